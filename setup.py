@@ -1,0 +1,56 @@
+"""Packages tfdare, beam_jobs and serving; Dataflow workers install this file too."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfdare/__init__.py").read_text()).group(1)
+
+# What every part needs: enough to sort events on a Beam worker, without TensorFlow.
+CORE = ["numpy>=1.26", "protobuf>=5.28", "google-crc32c>=1.5"]
+BEAM = ["apache-beam>=2.60", "pyarrow>=14"]
+MODEL = [
+    "tensorflow>=2.18",
+    "keras>=3.6",
+    "tf-keras>=2.18",
+    "tensorflow-recommenders>=0.7.3",
+    "scikit-learn>=1.4",
+    "matplotlib>=3.8",
+    "tqdm>=4.66",
+]
+SERVING = ["tensorflow-serving-api>=2.18", "grpcio>=1.60", "grpcio-health-checking>=1.60"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "build>=1.2",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
+]
+
+setup(
+    name="tfdare",
+    version=VERSION,
+    description="Decoupled attention and representation embeddings for lifelong histories, "
+    "from event log to TF Serving",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tfdare*", "beam_jobs*", "serving*"]),
+    package_data={"serving": ["config/*"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=CORE + BEAM + MODEL + SERVING,
+    extras_require={"test": TEST},
+    entry_points={
+        "console_scripts": ["tfdare=tfdare.cli:main"],
+        # tfdare imports neither beam_jobs nor serving: the command finds them here.
+        "tfdare.commands": [
+            "prepare=beam_jobs.build_sequences:main",
+            "serve=serving.server.main:main",
+            "query=serving.query:main",
+        ],
+    },
+)

@@ -1,0 +1,133 @@
+"""A folder of sequences, as the Beam job leaves it, opened and checked without TensorFlow.
+
+Layout::
+
+    schema.json  manifest.json  _SUCCESS
+    vocabulary/<feature>.tsv                       raw_id <TAB> count, most frequent first
+    train|validation|test/part-00000-of-00008.tfrecord
+    rejected/*.jsonl                               {"file", "line", "reason", "row"} a line
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Iterator, Mapping
+
+import numpy as np
+
+from tfdare.record import UserRecord, decode, read_framed
+from tfdare.schema import Schema, SchemaError
+
+SPLITS = ("train", "validation", "test")
+SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """An opened folder.
+
+    Attributes:
+        path: str. The folder.
+        schema: Schema. Its ``schema.json``.
+        manifest: mapping. Its ``manifest.json``: counts, digests, options, code version.
+    """
+
+    path: str
+    schema: Schema
+    manifest: Mapping[str, Any]
+
+    def files(self, split: str) -> list[str]:
+        """TFRecord files of one split, sorted.
+
+        Raises:
+            SchemaError: no such split, or no file.
+        """
+        if split not in SPLITS:
+            raise SchemaError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
+        found = sorted(glob.glob(os.path.join(glob.escape(self.path), split, "part-*.tfrecord")))
+        if not found:
+            raise SchemaError(f"No TFRecord files under {os.path.join(self.path, split)!r}")
+        return found
+
+    def records(self, split: str) -> Iterator[UserRecord]:
+        """Every user's record of one split, in file order."""
+        for path in self.files(split):
+            with open(path, "rb") as file:
+                for data in read_framed(file):
+                    yield decode(data, self.schema.names)
+
+    def vocabulary_path(self, name: str) -> str:
+        """Vocabulary file of feature ``name``.
+
+        Raises:
+            SchemaError: the schema has no such feature, or names no file for it.
+        """
+        for feature in self.schema.features:
+            if feature.name == name and feature.vocabulary:
+                return os.path.join(self.path, feature.vocabulary)
+        raise SchemaError(f"No vocabulary for feature {name!r}. Features: {self.schema.names}")
+
+    def vocabulary(self, name: str) -> np.ndarray:
+        """Raw ids of feature ``name``, int64; element ``i`` has row ``i + 2``."""
+        path = self.vocabulary_path(name)
+        with open(path, encoding="utf-8") as file:
+            return np.array([int(line.split("\t", 1)[0]) for line in file], np.int64)
+
+
+def open_sequences(path: str, digest: str | None = None) -> Sequences:
+    """Opens a finished folder of sequences.
+
+    Args:
+        path: str. The folder that ``beam_jobs.build_sequences`` wrote.
+        digest: str or None. ``Schema.digest`` that the folder must have.
+
+    Raises:
+        SchemaError: no such folder, no ``_SUCCESS`` (an unfinished run), a vocabulary file that is
+            not the one the schema names, or another digest than ``digest``.
+    """
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        raise SchemaError(f"No folder of sequences at {path!r}")
+    if not os.path.exists(os.path.join(path, SUCCESS)):
+        raise SchemaError(
+            f"{path!r} has no {SUCCESS}: it is not a finished folder of sequences. "
+            "Build it with `tfdare prepare`."
+        )
+    schema = Schema.load(os.path.join(path, "schema.json"))
+    if digest is not None and schema.digest != digest:
+        raise SchemaError(
+            f"{path!r} has schema digest {schema.digest[:12]}, but {digest[:12]} is needed: "
+            "these sequences have other features, vocabularies, window or split."
+        )
+    with open(os.path.join(path, "manifest.json"), encoding="utf-8") as file:
+        manifest = json.load(file)
+    sequences = Sequences(path, schema, manifest)
+    for feature in schema.features:
+        if feature.vocabulary and feature.digest:
+            found = file_digest(sequences.vocabulary_path(feature.name))
+            if found != feature.digest:
+                raise SchemaError(
+                    f"{feature.vocabulary!r} in {path!r} has digest {found[:12]}, but the schema "
+                    f"says {feature.digest[:12]}: the vocabulary was changed after the run."
+                )
+    return sequences
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        SchemaError: there is no such file.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except FileNotFoundError as error:
+        raise SchemaError(f"Missing file: {path!r}") from error
+    return digest.hexdigest()
