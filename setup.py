@@ -13,6 +13,7 @@ CORE = ["numpy>=1.26", "protobuf>=5.28", "google-crc32c>=1.5"]
 BEAM = ["apache-beam>=2.60", "pyarrow>=14"]
 MODEL = [
     "tensorflow>=2.18",
+    "tensorboard>=2.18",
     "keras>=3.6",
     "tf-keras>=2.18",
     "tensorflow-recommenders>=0.7.3",
@@ -48,6 +49,11 @@ setup(
         "console_scripts": ["tfdare=tfdare.cli:main"],
         # tfdare imports neither beam_jobs nor serving: the command finds them here.
         "tfdare.commands": [
+            "simulate=tfdare.simulate:main",
+            "train=tfdare.training:main",
+            "evaluate=tfdare.evaluation:main",
+            "export=tfdare.export:main",
+            "demo=tfdare.demo:main",
             "prepare=beam_jobs.build_sequences:main",
             "serve=serving.server.main:main",
             "query=serving.query:main",

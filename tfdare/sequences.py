@@ -53,6 +53,10 @@ class Sequences:
             raise SchemaError(f"No TFRecord files under {os.path.join(self.path, split)!r}")
         return found
 
+    def requests(self, split: str) -> int:
+        """Number of requests of one split, as the manifest counts them."""
+        return int(self.manifest["counts"]["splits"][split]["requests"])
+
     def records(self, split: str) -> Iterator[UserRecord]:
         """Every user's record of one split, in file order."""
         for path in self.files(split):

@@ -1,0 +1,133 @@
+"""Event log -> folder of sequences: ``python -m beam_jobs.build_sequences --help``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, Sequence
+
+from beam_jobs.quiet import quiet
+
+with quiet():  # Beam warns of Google libraries that a local run does not need
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from beam_jobs import inputs, manifest
+from beam_jobs.errors import InputError, find_message
+from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
+from beam_jobs.histories import HISTORIES, SortHistories
+from beam_jobs.options import Options, parse
+from beam_jobs.progress import Progress
+from beam_jobs.publishing import Staging
+from beam_jobs.requests import RECORDS, BuildRequests
+from beam_jobs.storage import read_file, write_file
+from beam_jobs.tallies import TALLY
+from beam_jobs.vocabulary import CATALOG_FILE, LearnVocabularies
+from beam_jobs.writing import TALLY_FILE, WriteRejected, WriteSequences, WriteTally
+
+PROG = "python -m beam_jobs.build_sequences"
+_BUCKET_BYTES = 32 << 20
+_LEAST_BUCKETS, _MOST_BUCKETS = 4, 4096
+
+
+class BuildSequences(beam.PTransform):
+    """Chunks of a log -> all files of a folder of sequences but the schema and the manifest."""
+
+    def __init__(self, options: Options, buckets: int, chunks: list[inputs.Chunk], folder: str):
+        super().__init__()
+        self._options, self._buckets = options, buckets
+        self._chunks, self._folder = chunks, folder
+
+    def expand(self, chunks):
+        asked, folder, buckets = self._options, self._folder, self._buckets
+        features = asked.form.features
+        read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes)
+        histories = read[EVENTS] | SortHistories(
+            features, buckets, asked.min_events, asked.duplicates == "drop"
+        )
+        rejected = (read[REJECTED], histories[REJECTED]) | "AllRejected" >> beam.Flatten()
+        rejected | WriteRejected(folder, self._chunks, read[LINES])
+        learned = histories[HISTORIES] | LearnVocabularies(
+            features, asked.protocol, asked.min_count, buckets, folder
+        )
+        built = histories[HISTORIES] | BuildRequests(
+            learned, asked.protocol, asked.negatives, asked.seed
+        )
+        written = built[RECORDS] | WriteSequences(folder, buckets)
+        return (
+            (read[TALLY], histories[TALLY], built[TALLY], written)
+            | "AllTallies" >> beam.Flatten()
+            | WriteTally(folder, learned)
+        )
+
+
+def default_buckets(size: int) -> int:
+    """Buckets for a log of ``size`` bytes of text: about 32 MiB of it each."""
+    return min(max(-(-size // _BUCKET_BYTES), _LEAST_BUCKETS), _MOST_BUCKETS)
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the job and returns its manifest.
+
+    Raises:
+        InputError: the log or an option cannot be used. No output is left, an earlier one stays.
+    """
+    return build(parse(argv, PROG))
+
+
+def build(asked: Options) -> dict[str, Any]:
+    """The same as :func:`run`, from options that are parsed already."""
+    started = time.monotonic()
+    progress = Progress()
+    staging = Staging(asked.output, asked.overwrite)
+    files = inputs.find_files(asked.input, asked.form)
+    chunks = inputs.plan(files, asked.form, asked.chunk_bytes)
+    buckets = asked.buckets or default_buckets(inputs.text_size(files))
+    progress.say(
+        f"reading {len(files)} file{'s' * (len(files) > 1)}, "
+        f"{sum(file.size for file in files) / 1e6:,.1f} MB, {buckets} buckets"
+    )
+    try:
+        staging.check()
+        options = PipelineOptions(list(asked.beam))
+        with progress.stages(options.view_as(StandardOptions).runner):
+            pipeline = beam.Pipeline(options=options)
+            source = pipeline | "Chunks" >> beam.Create(chunks)
+            source | "BuildSequences" >> BuildSequences(asked, buckets, chunks, staging.folder)
+            pipeline.run().wait_until_finish()
+        found = json.loads(read_file(f"{staging.folder}/{TALLY_FILE}"))
+        tally, learned = found["tally"], found["learned"]
+        manifest.check(manifest.counts_of(tally), asked, staging.folder)
+        schema = manifest.make_schema(asked, learned)
+        seconds = time.monotonic() - started
+        made = manifest.make_manifest(asked, files, buckets, tally, learned, schema, seconds)
+        write_file(f"{staging.folder}/schema.json", schema.to_json().encode())
+        text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+        write_file(f"{staging.folder}/manifest.json", text.encode("utf-8", "backslashreplace"))
+        staging.publish([TALLY_FILE, CATALOG_FILE])
+        progress.say("published")
+    finally:
+        staging.remove()
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the command: 0, or 2 with a message on stderr."""
+    try:
+        asked = parse(argv, PROG)
+        made = build(asked)
+    except SystemExit as stop:  # argparse has said why
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        message = find_message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    print(manifest.summary(made, asked.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

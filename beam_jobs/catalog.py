@@ -1,0 +1,138 @@
+"""Catalog: the items of the training period, their features, and the rows of every vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.formats import MISSING
+from tfdare.schema import FIRST_ID, OOV_ID
+
+
+class Vocabulary:
+    """Raw ids in falling order of count, then rising order of id; id ``i`` of them is row ``i + 2``."""
+
+    def __init__(self, ids: np.ndarray, counts: np.ndarray):
+        self.ids, self.counts = ids, counts
+        self._by_id = np.argsort(ids, kind="stable")
+        self._sorted = ids[self._by_id]
+
+    @classmethod
+    def of(cls, values: np.ndarray, weights: np.ndarray, min_count: int) -> Vocabulary:
+        """Sums ``weights`` per value and keeps the values that reach ``min_count``."""
+        known = values != MISSING
+        ids, code = np.unique(values[known], return_inverse=True)
+        counts = np.zeros(len(ids), np.int64)
+        np.add.at(counts, code, weights[known])
+        ids, counts = ids[counts >= min_count], counts[counts >= min_count]
+        order = np.lexsort((ids, -counts))
+        return cls(ids[order], counts[order])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def index(self, values: np.ndarray) -> np.ndarray:
+        """Place of every value, -1 where the vocabulary lacks it."""
+        if not len(self.ids):
+            return np.full(len(values), -1, np.int64)
+        place = np.minimum(np.searchsorted(self._sorted, values), len(self.ids) - 1)
+        return np.where(self._sorted[place] == values, self._by_id[place], -1)
+
+    def rows(self, values: np.ndarray) -> np.ndarray:
+        """Row ids of raw values, int32."""
+        index = self.index(values)
+        return np.where(index >= 0, index + FIRST_ID, OOV_ID).astype(np.int32)
+
+    def text(self) -> bytes:
+        """The vocabulary file."""
+        pairs = zip(self.ids.tolist(), self.counts.tolist())
+        return "".join(f"{raw}\t{count}\n" for raw, count in pairs).encode()
+
+
+@dataclass
+class Catalog:
+    """All items of the training period, most frequent first, with those below ``min_count`` too.
+
+    Attributes:
+        features: tuple of str. The item first.
+        items: int64 ``[I]`` raw ids.
+        counts: int64 ``[I]`` events of the training period.
+        others: mapping of feature name to int64 ``[I]``: the item's own raw value.
+        min_count: int. Count that a vocabulary asks for.
+    """
+
+    features: tuple[str, ...]
+    items: np.ndarray
+    counts: np.ndarray
+    others: dict[str, np.ndarray]
+    min_count: int = 1
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def everything(self) -> Vocabulary:
+        """All items, also those below ``min_count``."""
+        return Vocabulary(self.items, self.counts)
+
+    @cached_property
+    def cumulative(self) -> np.ndarray:
+        """Running sum of the counts; negatives are drawn by it."""
+        return np.cumsum(self.counts)
+
+    @cached_property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Vocabulary of every feature."""
+        frequent = self.counts >= self.min_count
+        found = {self.features[0]: Vocabulary(self.items[frequent], self.counts[frequent])}
+        for name in self.features[1:]:
+            found[name] = Vocabulary.of(self.others[name], self.counts, self.min_count)
+        return found
+
+    @cached_property
+    def item_rows(self) -> dict[str, np.ndarray]:
+        """Row ids of every item's features."""
+        values = {self.features[0]: self.items, **self.others}
+        return {name: self.vocabularies[name].rows(values[name]) for name in self.features}
+
+    def rows(self, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Index of every event's item in the catalog (-1: unknown), and rows of its features.
+
+        A known item has its own features, whatever the event says; an unknown one the event's.
+        """
+        items, code = np.unique(columns[self.features[0]], return_inverse=True)
+        index = self.everything.index(items)[code]
+        known = index >= 0
+        rows = {}
+        for name in self.features:
+            rows[name] = (
+                self.item_rows[name][index] if len(self) else np.full(len(index), OOV_ID, np.int32)
+            )
+            if not known.all():
+                strange = ~known
+                rows[name][strange] = self.vocabularies[name].rows(columns[name][strange])
+        return index, rows
+
+    def save(self, file: BinaryIO) -> None:
+        """Writes the catalog as one Arrow table."""
+        names = ["item_count", *self.features]
+        arrays = [self.counts, self.items, *(self.others[name] for name in self.features[1:])]
+        schema = pa.schema(
+            [(name, pa.int64()) for name in names], {"min_count": str(self.min_count)}
+        )
+        table = pa.table([pa.array(values) for values in arrays], schema=schema)
+        with pa.ipc.new_stream(file, schema) as writer:
+            writer.write_table(table, max_chunksize=1 << 20)
+
+    @classmethod
+    def load(cls, file: BinaryIO) -> Catalog:
+        """Inverse of :meth:`save`."""
+        table = pa.ipc.open_stream(file.read()).read_all()
+        counts, items, *others = (column.to_numpy() for column in table.columns)
+        features = tuple(table.column_names[1:])
+        min_count = int(table.schema.metadata[b"min_count"])
+        return cls(features, items, counts, dict(zip(features[1:], others)), min_count)

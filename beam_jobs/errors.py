@@ -1,0 +1,40 @@
+"""The one error that a person who runs the job is meant to read."""
+
+from __future__ import annotations
+
+import re
+
+_OPEN, _CLOSE = "{[input] ", " [/input]}"
+
+
+class InputError(Exception):
+    """The log, or an option, cannot be used; the message says what was received.
+
+    Workers raise it too. Runners hand a worker's exception on as text wrapped in text, so the
+    message carries marks by which :func:`find_message` cuts it out again.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{_OPEN}{self.message}{_CLOSE}"
+
+    def __reduce__(self):
+        return InputError, (self.message,)
+
+
+def find_message(error: BaseException) -> str | None:
+    """The message of an :class:`InputError` inside ``error``, however a runner wrapped it."""
+    seen: set[int] = set()
+    chain: BaseException | None = error
+    while chain is not None and id(chain) not in seen:
+        if isinstance(chain, InputError):
+            return chain.message
+        match = re.search(re.escape(_OPEN) + "(.*?)" + re.escape(_CLOSE), str(chain), re.DOTALL)
+        if match:
+            return match.group(1)
+        seen.add(id(chain))
+        chain = chain.__cause__ or chain.__context__
+    return None

@@ -1,0 +1,163 @@
+"""Which column of a log means what: the published formats, and a mapping for any other table."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+from beam_jobs.errors import InputError
+from tfdare.schema import Feature, SchemaError
+
+FORMATS = ("taobao", "tmall", "csv", "parquet")
+MISSING = -1
+"""Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
+
+_TAOBAO = ("user", "item", "category", "behavior", "time")
+_TMALL = {
+    "user": "user_id",
+    "item": "item_id",
+    "category": "cat_id",
+    "seller": "seller_id",
+    "brand": "brand_id",
+    "time": "time_stamp",
+    "behavior": "action_type",
+}
+_ROLES = ("user", "time", "behavior")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the rows of a log are to be read.
+
+    Attributes:
+        kind: str. One of ``FORMATS``.
+        columns: mapping. ``user``, ``time``, ``behavior`` (may be missing) and every feature, in
+            the order of the schema, to the accepted names of its column, best first.
+        header: bool. Whether a text file starts with a line of names.
+        optional: frozenset. Features that a row may leave empty.
+        behaviors: tuple or None. Behaviors to keep; None keeps every row.
+        known_behaviors: tuple or None. All that the format defines; others are bad rows.
+    """
+
+    kind: str
+    columns: Mapping[str, tuple[str, ...]]
+    header: bool
+    optional: frozenset = frozenset()
+    behaviors: tuple[str, ...] | None = None
+    known_behaviors: tuple[str, ...] | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, the item first."""
+        return tuple(name for name in self.columns if name not in _ROLES)
+
+    @property
+    def keeps_behavior(self) -> bool:
+        """Whether rows of several behaviors are kept side by side."""
+        return "behavior" in self.columns and (
+            self.behaviors is None or len(self.behaviors) > 1
+        )
+
+    def find(self, header: Sequence[str], path: str) -> dict[str, int]:
+        """Place of every column among the names ``header`` found in ``path``.
+
+        Raises:
+            InputError: a column is missing, or there twice.
+        """
+        places, missing = {}, []
+        for name, accepted in self.columns.items():
+            found = [column for column in accepted if column in header]
+            if not found:
+                missing.append(" or ".join(accepted))
+                continue
+            if list(header).count(found[0]) > 1:
+                raise InputError(f"{path}: column {found[0]!r} is there twice: {list(header)}")
+            places[name] = list(header).index(found[0])
+        if missing:
+            hint = (
+                "Name yours with --columns, for example --columns user=uid,item=iid,time=ts."
+                if self.kind in ("csv", "parquet")
+                else f"Is this --format {self.kind}?"
+            )
+            raise InputError(
+                f"{path}: missing columns: {', '.join(missing)}. Found: {', '.join(header)}. {hint}"
+            )
+        return places
+
+
+def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
+    """The format from its command-line options.
+
+    Raises:
+        InputError: an option does not fit the format.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"--format must be one of {', '.join(FORMATS)}. Received: {kind!r}")
+    behaviors = tuple(part.strip() for part in behavior.split(",")) if behavior else None
+    if behaviors and not all(behaviors):
+        raise InputError(f"--behavior must be names with commas between. Received: {behavior!r}")
+    if kind in ("csv", "parquet"):
+        mapping = _mapping(columns)
+        if behaviors is None:
+            mapping.pop("behavior", None)
+        elif "behavior" not in mapping:
+            mapping["behavior"] = ("behavior",)
+        return Format(kind, mapping, header=kind == "csv", behaviors=behaviors)
+    if columns:
+        raise InputError(f"--columns is for csv and parquet; --format {kind} has fixed columns")
+    if kind == "taobao":
+        mapping, known, default = {name: (name,) for name in _TAOBAO}, ("pv", "buy", "cart", "fav"), "pv"
+    else:
+        mapping, known, default = {k: (v,) for k, v in _TMALL.items()}, ("0", "1", "2", "3"), "0"
+    unknown = sorted(set(behaviors or ()) - set(known))
+    if unknown:
+        raise InputError(
+            f"--behavior of --format {kind} must be among {', '.join(known)}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    return Format(
+        kind,
+        mapping,
+        header=kind == "tmall",
+        optional=frozenset(("seller", "brand")) if kind == "tmall" else frozenset(),
+        behaviors=behaviors or (default,),
+        known_behaviors=known,
+    )
+
+
+def taobao_places() -> dict[str, int]:
+    """Places of the columns in a Taobao log, which has no header."""
+    return {name: place for place, name in enumerate(_TAOBAO)}
+
+
+def header_names(line: str) -> list[str]:
+    """Names in the first line of a csv file."""
+    return [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
+
+
+def _mapping(columns: str | None) -> dict[str, tuple[str, ...]]:
+    mapping = {
+        "user": ("user",),
+        "item": ("item",),
+        "category": ("category",),
+        "time": ("time", "timestamp"),
+    }
+    for part in (columns or "").split(","):
+        if not part.strip():
+            continue
+        name, equals, column = (piece.strip() for piece in part.partition("="))
+        if not equals or not name:
+            raise InputError(f"--columns must be name=column pairs. Received: {part!r}")
+        if not column:
+            if name != "category":
+                raise InputError(f"--columns: {name!r} needs a column. Received: {part!r}")
+            mapping.pop(name, None)
+            continue
+        if name not in _ROLES:
+            try:
+                Feature(name, 2)
+            except SchemaError as error:
+                raise InputError(f"--columns: {error}") from error
+        mapping[name] = (column,)
+    return mapping

@@ -1,0 +1,174 @@
+"""SortHistories: the events of a bucket of users -> every user's events, oldest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.events import REJECTED, RejectedRows, unpack_order
+from beam_jobs.rows import Events, Rejected
+from beam_jobs.tallies import TALLY, tagged
+
+HISTORIES = "histories"
+DUPLICATE = "duplicate of an earlier row"
+
+
+@dataclass
+class Histories:
+    """Users of a bucket and their events, sorted by (user, time, place in the log).
+
+    Attributes:
+        bucket: int.
+        users: list of str, sorted by their UTF-8 bytes.
+        length: int64. Events of every user.
+        columns: mapping of name to int64: the features, ``time`` and ``order``.
+    """
+
+    bucket: int
+    users: list[str]
+    length: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    @property
+    def start(self) -> np.ndarray:
+        """Index of every user's first event."""
+        return np.cumsum(self.length) - self.length
+
+
+def sort_events(bucket: int, parts: Iterable[Events], names: tuple[str, ...]) -> Histories:
+    """Sorts the events of one bucket; the order in which ``parts`` come does not matter."""
+    parts = [part for part in parts if len(part.line)]
+    names = (*names, "order")
+    if not parts:
+        return Histories(bucket, [], np.zeros(0, np.int64), {n: np.zeros(0, np.int64) for n in names})
+    user = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
+    columns = {
+        name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns
+    }
+    columns["order"] = np.concatenate([part.line for part in parts])
+    rank = np.empty(len(user.dictionary), np.int64)
+    users = user.dictionary.to_pylist()
+    # code points and UTF-8 bytes sort alike
+    by_name = sorted(range(len(users)), key=users.__getitem__)
+    rank[by_name] = np.arange(len(users))
+    rank = rank[user.indices.to_numpy(zero_copy_only=False)]
+    rows = np.lexsort((columns["order"], columns["time"], rank))
+    columns = {name: column[rows] for name, column in columns.items()}
+    length = np.bincount(rank, minlength=len(users))
+    return Histories(bucket, [users[i] for i in by_name], length, columns)
+
+
+def find_duplicates(histories: Histories) -> np.ndarray:
+    """Indices of the events that equal an earlier one of the same user in all but the order."""
+    columns = histories.columns
+    user = np.repeat(np.arange(len(histories.users)), histories.length)
+    tie = (user[1:] == user[:-1]) & (columns["time"][1:] == columns["time"][:-1])
+    if not tie.any():
+        return np.zeros(0, np.int64)
+    near = np.flatnonzero(np.concatenate([[False], tie]) | np.concatenate([tie, [False]]))
+    names = [name for name in columns if name not in ("order", "time")]
+    keys = [user[near], columns["time"][near], *(columns[name][near] for name in names)]
+    order = np.lexsort((columns["order"][near], *reversed(keys)))
+    same = np.ones(len(order) - 1, bool)
+    for key in keys:
+        same &= key[order][1:] == key[order][:-1]
+    return np.sort(near[order[1:][same]])
+
+
+def keep_events(histories: Histories, keep: np.ndarray) -> Histories:
+    """The histories with only the events of the mask ``keep``; users without events go."""
+    user = np.repeat(np.arange(len(histories.users)), histories.length)
+    length = np.bincount(user[keep], minlength=len(histories.users))
+    return Histories(
+        histories.bucket,
+        [name for name, count in zip(histories.users, length) if count],
+        length[length > 0],
+        {name: column[keep] for name, column in histories.columns.items()},
+    )
+
+
+class _SortBucket(beam.DoFn):
+    def __init__(self, names: tuple[str, ...], min_events: int, drop_duplicates: bool):
+        self._names = names
+        self._min_events = min_events
+        self._drop = drop_duplicates
+
+    def process(self, element) -> Iterator[Any]:
+        bucket, parts = element
+        histories = sort_events(bucket, parts, self._names)
+        tally = {}
+        if self._drop:
+            repeated = find_duplicates(histories)
+            if len(repeated):
+                yield from self._reject(histories, repeated)
+                tally[f"rows_rejected/{DUPLICATE}"] = len(repeated)
+                keep = np.ones(len(histories.columns["order"]), bool)
+                keep[repeated] = False
+                histories = keep_events(histories, keep)
+        histories.columns.pop("behavior", None)
+        long = histories.length >= self._min_events
+        tally |= {
+            "rows_kept": histories.length.sum(),
+            "users_seen": len(long),
+            "users_kept": long.sum(),
+            "users_too_short": (~long).sum(),
+            "events_kept": histories.length[long].sum(),
+            "events_too_short": histories.length[~long].sum(),
+            "longest_history": histories.length.max(initial=0),
+        }
+        yield tagged(tally)
+        yield keep_events(histories, np.repeat(long, histories.length))
+
+    def _reject(self, histories: Histories, repeated: np.ndarray) -> Iterator[Any]:
+        chunk, line = unpack_order(histories.columns["order"][repeated])
+        user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
+        values = [histories.columns[name][repeated].tolist() for name in self._names]
+        rows = np.array(
+            [
+                Rejected(place, DUPLICATE, ",".join(map(str, (histories.users[u], *row))))
+                for u, place, *row in zip(user.tolist(), line.tolist(), *values)
+            ],
+            object,
+        )
+        for number in np.unique(chunk).tolist():
+            some = tuple(rows[chunk == number])
+            yield beam.pvalue.TaggedOutput(REJECTED, RejectedRows(number, some))
+
+
+class SortHistories(beam.PTransform):
+    """(bucket, Events) -> ``histories`` of users that are long enough, ``rejected``, ``tally``.
+
+    Every bucket gives exactly one element, also where no user falls into it.
+    """
+
+    def __init__(
+        self, features: tuple[str, ...], buckets: int, min_events: int, drop_duplicates: bool
+    ):
+        super().__init__()
+        self._buckets = buckets
+        self._sort = _SortBucket((*features, "time"), min_events, drop_duplicates)
+
+    def expand(self, events):
+        nothing = Events(pa.array([], pa.string()), {}, np.zeros(0, np.int64))
+        every = (
+            events.pipeline
+            | "EveryBucket" >> beam.Create(range(self._buckets))
+            | "NoEvents"
+            >> beam.Map(lambda bucket: (bucket, nothing)).with_output_types(tuple[int, Any])
+        )
+        keyed = events | "KeyByBucket" >> beam.Map(lambda pair: pair).with_output_types(
+            tuple[int, Any]
+        )
+        return (
+            (keyed, every)
+            | beam.Flatten()
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "SortBucket"
+            >> beam.ParDo(self._sort)
+            .with_outputs(REJECTED, TALLY, main=HISTORIES)
+            .with_output_types(Any)
+        )

@@ -1,0 +1,185 @@
+"""``schema.json`` and ``manifest.json``, and the check that a run left something to use."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any, Mapping, Sequence
+
+from apache_beam.io.filesystems import FileSystems
+
+import tfdare
+from beam_jobs.errors import InputError
+from beam_jobs.inputs import InputFile
+from beam_jobs.options import Options
+from beam_jobs.storage import open_file
+from beam_jobs.vocabulary import VOCABULARY_FOLDER
+from beam_jobs.writing import REJECTED_FOLDER
+from tfdare.schema import Feature, Schema
+from tfdare.sequences import SPLITS
+
+_REASON = "rows_rejected/"
+_SHOWN = 3
+
+
+def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
+    """The tally as the ``counts`` of the manifest."""
+    reasons = {name[len(_REASON) :]: n for name, n in tally.items() if name.startswith(_REASON)}
+    parts = ("users", "requests", "candidates", "positives", "negatives",
+             "requests_short_of_negatives", "bytes")  # fmt: skip
+    return {
+        "rows": {
+            "read": tally.get("rows_read", 0),
+            "filtered": tally.get("rows_filtered", 0),
+            "rejected": sum(reasons.values()),
+            "rejected_by_reason": dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
+            "kept": tally.get("rows_kept", 0),
+        },
+        "users": {name: tally.get(f"users_{name}", 0) for name in ("seen", "kept", "too_short")},
+        "events": {
+            "kept": tally.get("events_kept", 0),
+            "too_short": tally.get("events_too_short", 0),
+            "longest_history": tally.get("longest_history", 0),
+        },
+        "splits": {
+            split: {part: tally.get(f"{split}/{part}", 0) for part in parts} for split in SPLITS
+        },
+    }
+
+
+def check(counts: Mapping[str, Any], options: Options, folder: str) -> None:
+    """Refuses a run that left nothing.
+
+    Raises:
+        InputError: no row, or no user, is left, or the sums do not agree.
+    """
+    rows, users, events = counts["rows"], counts["users"], counts["events"]
+    if rows["kept"] == 0:
+        if rows["read"] == 0:
+            raise InputError(f"No rows in {', '.join(options.input)}: nothing but a header")
+        text = f"No row is left of the {rows['read']:,} read: {rows['rejected']:,} were rejected"
+        if rows["filtered"]:
+            kept = ", ".join(options.form.behaviors or ())
+            text += f", {rows['filtered']:,} are of other behaviors than {kept}"
+        raise InputError("\n  ".join([text + ".", *_first_rejected(folder)]))
+    if users["kept"] == 0:
+        raise InputError(
+            f"No user is long enough: the longest history has {events['longest_history']:,} "
+            f"events; --min_events is {options.min_events}"
+        )
+    sums = {
+        "rows": rows["read"] == rows["filtered"] + rows["rejected"] + rows["kept"],
+        "users": users["seen"] == users["kept"] + users["too_short"],
+        "events": rows["kept"] == events["kept"] + events["too_short"],
+        **{
+            split: part["candidates"] == part["positives"] + part["negatives"]
+            for split, part in counts["splits"].items()
+        },
+    }
+    if wrong := [name for name, fine in sums.items() if not fine]:
+        raise RuntimeError(f"Counts do not add up ({', '.join(wrong)}): {json.dumps(counts)}")
+
+
+def make_schema(options: Options, learned: Mapping[str, Any]) -> Schema:
+    """The schema of the sequences."""
+    features = tuple(
+        Feature(
+            name,
+            learned["vocabularies"][name]["size"],
+            vocabulary=f"{VOCABULARY_FOLDER}/{name}.tsv",
+            digest=learned["vocabularies"][name]["sha256"],
+        )
+        for name in options.form.features
+    )
+    return Schema(
+        features=features,
+        window=options.window,
+        max_candidates=1 + options.negatives,
+        split=options.split,
+    )
+
+
+def make_manifest(
+    options: Options,
+    files: Sequence[InputFile],
+    buckets: int,
+    tally: Mapping[str, int],
+    learned: Mapping[str, Any],
+    schema: Schema,
+    seconds: float,
+) -> dict[str, Any]:
+    """All that a reader may want to know of the run."""
+    return {
+        "version": 1,
+        "code": {"package": "tfdare", "version": tfdare.__version__},
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "schema_digest": schema.digest,
+        "counts": counts_of(tally),
+        "digests": {
+            "records": {
+                split: f"{tally.get(f'digest/{split}', 0) % 2**64:016x}" for split in SPLITS
+            },
+            "vocabularies": {
+                name: part["sha256"] for name, part in learned["vocabularies"].items()
+            },
+        },
+        "vocabularies": {
+            name: {"size": part["size"], "training_events": part["events"]}
+            for name, part in learned["vocabularies"].items()
+        },
+        "training_period": {"items": learned["items"], "events": learned["events"]},
+        "options": {
+            "format": options.form.kind,
+            "columns": {name: list(found) for name, found in options.form.columns.items()},
+            "window": options.window,
+            "buckets": buckets,
+            "chunk_bytes": options.chunk_bytes,
+            **options.split,
+        },
+        "input": [{"file": f.path, "bytes": f.size, "kind": f.kind} for f in files],
+    }
+
+
+def summary(manifest: Mapping[str, Any], output: str) -> str:
+    """A few lines for a person."""
+    counts = manifest["counts"]
+    rows, users = counts["rows"], counts["users"]
+    lines = [
+        f"rows        {rows['read']:,} read, {rows['filtered']:,} of other behaviors, "
+        f"{rows['rejected']:,} rejected, {rows['kept']:,} kept"
+    ]
+    for reason, count in list(rows["rejected_by_reason"].items())[:10]:
+        lines.append(f"  rejected  {count:,} {reason}")
+    if rows["rejected"]:
+        lines.append(f"  see       {output}/{REJECTED_FOLDER}/*.jsonl")
+    lines.append(f"users       {users['kept']:,} kept, {users['too_short']:,} too short")
+    for split, part in counts["splits"].items():
+        short = part["requests_short_of_negatives"]
+        lines.append(
+            f"{split:<11} {part['requests']:,} requests of {part['users']:,} users, "
+            f"{part['candidates']:,} candidates"
+            + (f", {short:,} requests short of negatives" if short else "")
+        )
+    sizes = ", ".join(f"{name} {part['size']:,}" for name, part in manifest["vocabularies"].items())
+    lines.append(f"vocabulary  {sizes} (padding and unknown included)")
+    speed = rows["read"] / max(manifest["seconds"], 0.1)
+    lines.append(f"time        {manifest['seconds']:,} s, {speed:,.0f} rows a second")
+    lines.append(f"sequences   {output}")
+    return "\n".join(lines)
+
+
+def _first_rejected(folder: str) -> list[str]:
+    (match,) = FileSystems.match([f"{folder}/{REJECTED_FOLDER}/*.jsonl"])
+    shown: list[str] = []
+    for path in sorted(entry.path for entry in match.metadata_list):
+        with open_file(path) as file:
+            for line in file.read(1 << 16).decode("utf-8", "ignore").splitlines()[:_SHOWN]:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue  # a very long row, cut by the read above
+                shown.append(f"{row['file']}:{row['line']}: {row['reason']}: {row['row'][:120]}")
+        if len(shown) >= _SHOWN:
+            break
+    return shown[:_SHOWN]

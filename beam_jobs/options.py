@@ -1,0 +1,204 @@
+"""Command line of ``build_sequences``: the job's own options, checked, and Beam's."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_jobs import splits
+from beam_jobs.errors import InputError
+from beam_jobs.formats import FORMATS, Format, make_format
+from beam_jobs.inputs import CHUNK_BYTES
+
+DEFAULT_RUNNER = "FnApiRunner"
+_HELP = """\
+Paste this:  %(prog)s --input UserBehavior.csv --format taobao --output sequences
+
+Turns an event log into a folder of sequences: every user's events sorted by time, and the
+requests cut from them for train, validation and test. Open it with tfdare.sequences, train on it
+with tfdare.data. Options of Beam pass through (--runner, --direct_num_workers, --project, ...).
+"""
+_EPILOG = """\
+A log with columns of other names, and a clock of whole hours:
+  %(prog)s --input checkins.csv.gz --format csv --columns item=venue,time=timestamp \\
+      --split last_fraction --duplicates keep --output sequences
+All cores of this machine:
+  %(prog)s ... --direct_num_workers=0 --direct_running_mode=multi_processing
+
+A row is a line. Blank lines are no rows. Bad rows and repeated rows are left out and kept, with
+file, line and reason, in OUTPUT/rejected/*.jsonl. Time may be any integer that grows (a parquet
+timestamp is read as seconds). With tmall, a row without seller or brand stays, and that feature
+is out of vocabulary. OUTPUT appears only when all of it is written; on a remote file system,
+where a folder cannot be renamed, its _SUCCESS is written last.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked to do."""
+
+    input: tuple[str, ...]
+    output: str
+    form: Format
+    protocol: splits.Protocol
+    min_events: int
+    window: int
+    negatives: int
+    seed: int
+    min_count: int
+    duplicates: str
+    buckets: int | None
+    overwrite: bool
+    chunk_bytes: int
+    beam: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """Protocol and options for the schema: all that decides what the sequences hold."""
+        behaviors = self.form.behaviors
+        return {
+            "protocol": self.protocol.name,
+            **splits.options(self.protocol),
+            "min_events": self.min_events,
+            "negatives": self.negatives,
+            "seed": self.seed,
+            "min_count": self.min_count,
+            "duplicates": self.duplicates,
+            "behaviors": sorted(behaviors) if behaviors else None,
+        }
+
+
+def make_parser(prog: str) -> argparse.ArgumentParser:
+    """The parser of the job's own options."""
+    parser = argparse.ArgumentParser(
+        prog,
+        usage="%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]",
+        description=_HELP,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns; gzip is fine")
+    add("--format", required=True, help=", ".join(FORMATS))
+    add("--output", required=True, metavar="FOLDER", help="folder to make")
+    add("--columns", help="csv, parquet: name=column pairs for user, item, time, behavior and any "
+        "further feature (brand=brand_id); default user=user,item=item,category=category,"
+        "time=time or timestamp; category= leaves the category out")  # fmt: skip
+    add("--behavior", help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
+        "csv and parquet all")  # fmt: skip
+    add("--split", default="leave_last", help=f"{' or '.join(splits.PROTOCOLS)}; default leave_last")
+    for protocol in splits.PROTOCOLS.values():
+        for field in dataclasses.fields(protocol):
+            if field.init and f"--{field.name}" not in parser._option_string_actions:
+                defaults = ", ".join(
+                    f"{name} {getattr(other, field.name)}"
+                    for name, other in splits.PROTOCOLS.items()
+                    if hasattr(other, field.name)
+                )
+                kind = type(getattr(protocol, field.name))
+                add(f"--{field.name}", type=kind, help=f"default {defaults}")
+    add("--min_events", type=int, help="events a user must have; default leave_last 210, "
+        "last_fraction 60")  # fmt: skip
+    add("--window", type=int, default=200, help="behaviors a request shows; default 200")
+    add("--negatives", type=int, default=2, help="for each request; default 2")
+    add("--seed", type=int, default=1, help="of the negatives; default 1")
+    add("--min_count", type=int, default=1, help="training events an id needs to have a row of its "
+        "own; default 1")  # fmt: skip
+    add("--duplicates", default="drop", help="drop (default) or keep rows equal to an earlier one "
+        "in all columns read; keep where the clock is coarse")  # fmt: skip
+    add("--buckets", type=int, help="groups of users, and shards of each split; default by size")
+    add("--overwrite", action="store_true", help="replace FOLDER, once the new one is whole")
+    add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
+    return parser
+
+
+def parse(argv: Sequence[str] | None, prog: str) -> Options:
+    """Options of a command line.
+
+    Raises:
+        InputError: an option is unknown or does not fit.
+        SystemExit: ``--help`` was asked for, or argparse refused.
+    """
+    args, rest = make_parser(prog).parse_known_args(argv)
+    _check_beam(rest)
+    if args.split not in splits.PROTOCOLS:
+        raise InputError(
+            f"--split must be one of {', '.join(splits.PROTOCOLS)}. Received: {args.split!r}"
+        )
+    if args.duplicates not in ("drop", "keep"):
+        raise InputError(f"--duplicates must be drop or keep. Received: {args.duplicates!r}")
+    protocol = _protocol(args)
+    min_events = protocol.min_events if args.min_events is None else args.min_events
+    for name, value, least in [
+        ("min_events", min_events, 2),
+        ("window", args.window, 1),
+        ("negatives", args.negatives, 0),
+        ("seed", args.seed, 0),
+        ("min_count", args.min_count, 1),
+        ("buckets", args.buckets, 1),
+        ("chunk_bytes", args.chunk_bytes, 1),
+    ]:
+        if value is not None and not least <= value < 2**31:
+            raise InputError(f"--{name} must be at least {least}. Received: {value}")
+    if args.chunk_bytes > 1 << 30:
+        raise InputError(f"--chunk_bytes must be at most {1 << 30}. Received: {args.chunk_bytes}")
+    if (args.buckets or 0) > 99_999:
+        raise InputError(f"--buckets must be below 100,000. Received: {args.buckets}")
+    if not any(arg.startswith("--runner") for arg in rest):
+        rest = [*rest, f"--runner={DEFAULT_RUNNER}"]
+    return Options(
+        input=tuple(args.input),
+        output=args.output.rstrip("/") or args.output,
+        form=make_format(args.format, args.columns, args.behavior),
+        protocol=protocol,
+        min_events=min_events,
+        window=args.window,
+        negatives=args.negatives,
+        seed=args.seed,
+        min_count=args.min_count,
+        duplicates=args.duplicates,
+        buckets=args.buckets,
+        overwrite=args.overwrite,
+        chunk_bytes=args.chunk_bytes,
+        beam=tuple(rest),
+    )
+
+
+def _protocol(args: argparse.Namespace) -> splits.Protocol:
+    chosen = splits.PROTOCOLS[args.split]
+    own = {field.name for field in dataclasses.fields(chosen) if field.init}
+    given = {}
+    for name, protocol in splits.PROTOCOLS.items():
+        for field in dataclasses.fields(protocol):
+            value = getattr(args, field.name, None) if field.init else None
+            if value is None:
+                continue
+            if field.name not in own:
+                raise InputError(f"--{field.name} belongs to --split {name}, not {args.split}")
+            given[field.name] = value
+    for name, value in given.items():
+        least = 0 if name in ("train_targets", "test_fraction") else 1
+        if not value >= least or (name == "test_fraction" and not value < 1):
+            limit = "from 0 up to, not with, 1" if name == "test_fraction" else f"at least {least}"
+            raise InputError(f"--{name} must be {limit}. Received: {value}")
+    protocol = chosen(**given)
+    if isinstance(protocol, splits.LastFraction) and protocol.max_test < protocol.min_test:
+        raise InputError(
+            f"--max_test must be at least --min_test, {protocol.min_test}. "
+            f"Received: {protocol.max_test}"
+        )
+    return protocol
+
+
+def _check_beam(rest: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for part in PipelineOptions.__subclasses__():
+        part._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(rest))
+    if unknown:
+        raise InputError(f"Neither an option of this job nor of Beam: {' '.join(unknown)}")

@@ -1,0 +1,109 @@
+"""The staging folder of a run, and the one step by which it becomes the output."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs.errors import InputError
+from beam_jobs.storage import UNFINISHED, is_local
+from tfdare.sequences import SUCCESS
+
+
+class Staging:
+    """A fresh folder beside the output; call ``publish`` when all is in it, ``remove`` always."""
+
+    def __init__(self, output: str, overwrite: bool):
+        self.output = output
+        self._overwrite = overwrite
+        self._run = uuid.uuid4().hex[:8]
+        self.folder = f"{output}.tmp-{self._run}"
+
+    def check(self) -> None:
+        """Refuses an output that is there already.
+
+        Raises:
+            InputError: it exists and may not be replaced, or nothing can be written beside it.
+        """
+        if is_local(self.output):
+            if os.path.lexists(self.output):
+                if not self._overwrite:
+                    raise InputError(
+                        f"--output {self.output!r} exists. Give --overwrite to replace it."
+                    )
+                if not os.path.isdir(self.output) or os.path.islink(self.output):
+                    raise InputError(f"--output {self.output!r} exists and is no folder")
+                if os.listdir(self.output) and not _is_sequences(self.output):
+                    raise InputError(
+                        f"--output {self.output!r} exists and is no folder of sequences; "
+                        "--overwrite does not replace it"
+                    )
+        elif not self._overwrite and _remote_files(self.output):
+            raise InputError(f"--output {self.output!r} exists. Give --overwrite to replace it.")
+        try:
+            FileSystems.mkdirs(self.folder)
+        except Exception as error:  # every file system has its own
+            raise InputError(f"--output {self.output!r} cannot be written: {error}") from error
+
+    def publish(self, working_files: list[str]) -> None:
+        """Drops ``working_files`` and makes the folder the output."""
+        FileSystems.delete([f"{self.folder}/{name}" for name in working_files])
+        if is_local(self.output):
+            self._publish_local()
+        else:
+            self._publish_remote()
+
+    def _publish_local(self) -> None:
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                if UNFINISHED in name:  # of a bundle that was tried twice
+                    os.remove(os.path.join(folder, name))
+        with open(os.path.join(self.folder, SUCCESS), "w", encoding="utf-8") as file:
+            os.fsync(file.fileno())
+        old = f"{self.output}.old-{self._run}"
+        replaced = os.path.lexists(self.output)
+        if replaced:
+            if not self._overwrite:
+                raise InputError(f"--output {self.output!r} was made by another run meanwhile")
+            os.rename(self.output, old)
+        try:
+            os.rename(self.folder, self.output)
+        except BaseException:
+            if replaced:
+                os.rename(old, self.output)
+            raise
+        if replaced:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _publish_remote(self) -> None:
+        """No rename of folders there: the old ``_SUCCESS`` goes first, the new one comes last."""
+        marker = f"{self.output}/{SUCCESS}"
+        if FileSystems.exists(marker):
+            FileSystems.delete([marker])
+        if old := _remote_files(self.output):
+            FileSystems.delete(old)
+        new = [path for path in _remote_files(self.folder) if UNFINISHED not in path]
+        moved = [self.output + path[len(self.folder) :] for path in new]
+        for start in range(0, len(new), 100):
+            FileSystems.rename(new[start : start + 100], moved[start : start + 100])
+        with FileSystems.create(marker):
+            pass
+
+    def remove(self) -> None:
+        """Removes what is left of the staging folder."""
+        if is_local(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif left := _remote_files(self.folder):
+            FileSystems.delete(left)
+
+
+def _is_sequences(folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for name in (SUCCESS, "schema.json"))
+
+
+def _remote_files(folder: str) -> list[str]:
+    (match,) = FileSystems.match([f"{folder}/**"])
+    return [entry.path for entry in match.metadata_list]

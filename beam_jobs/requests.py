@@ -1,0 +1,128 @@
+"""BuildRequests: histories and the catalog -> one record per user and split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.utils.shared import Shared
+
+from beam_jobs.catalog import Catalog
+from beam_jobs.hashing import hash_strings
+from beam_jobs.histories import Histories
+from beam_jobs.negatives import draw_negatives
+from beam_jobs.splits import Cuts, Protocol, cuts
+from beam_jobs.storage import open_file
+from beam_jobs.tallies import TALLY, tagged
+from tfdare.record import UserRecord, encode
+
+RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Records of one file, sorted by user."""
+
+    split: str
+    number: int
+    records: list[bytes]
+
+
+def build_requests(
+    histories: Histories, catalog: Catalog, protocol: Protocol, negatives: int, seed: int
+) -> Iterator[tuple[str, list[UserRecord], dict[str, int]]]:
+    """For every split its name, the records of a bucket, and their tally."""
+    index, rows = catalog.rows({name: histories.columns[name] for name in catalog.features})
+    event_user = np.repeat(np.arange(len(histories.users)), histories.length)
+    user_hash = hash_strings(pa.array(histories.users, pa.string()))
+    for split, found in cuts(protocol, histories.length).items():
+        drawn = draw_negatives(
+            catalog, seed, negatives, user_hash, event_user, index, found.user, found.position
+        )
+        records, tally = _records(histories, catalog, rows, found, drawn)
+        short = int((drawn < 0).any(axis=1).sum()) if negatives else 0
+        tally["requests_short_of_negatives"] = short
+        yield split, records, {f"{split}/{name}": value for name, value in tally.items()}
+
+
+def _records(histories: Histories, catalog: Catalog, rows, found: Cuts, drawn: np.ndarray):
+    target_length = 1 + (drawn >= 0).sum(axis=1, dtype=np.int32)
+    exists = np.concatenate([np.ones((len(drawn), 1), bool), drawn >= 0], axis=1)
+    event = histories.start[found.user] + found.position
+    target = {}
+    for name in catalog.features:
+        positive = rows[name][event][:, None]
+        some = catalog.item_rows[name][drawn] if len(catalog) else drawn
+        target[name] = np.concatenate([positive, some], axis=1)[exists].astype(np.int32)
+    label = np.zeros(exists.shape, np.uint8)
+    label[:, 0] = 1
+    label = label[exists]
+    users, first = np.unique(found.user, return_index=True)
+    last = np.append(first[1:], len(found.user))
+    ends = np.concatenate([[0], np.cumsum(target_length)])
+    start, time = histories.start.tolist(), histories.columns["time"]
+    position = found.position.astype(np.int32)
+    records = []
+    for user, a, b in zip(users.tolist(), first.tolist(), last.tolist()):
+        begin, low, high = start[user], ends[a], ends[b]
+        seen = slice(begin, begin + int(position[b - 1]))
+        records.append(
+            UserRecord(
+                user=histories.users[user],
+                history={name: values[seen] for name, values in rows.items()},
+                history_time=time[seen],
+                position=position[a:b],
+                target_length=target_length[a:b],
+                target={name: values[low:high] for name, values in target.items()},
+                label=label[low:high],
+            )
+        )
+    tally = {
+        "users": len(users),
+        "requests": len(found.user),
+        "candidates": int(target_length.sum()),
+        "positives": len(found.user),
+        "negatives": int((drawn >= 0).sum()),
+    }
+    return records, tally
+
+
+class _BuildBucket(beam.DoFn):
+    def __init__(self, protocol: Protocol, negatives: int, seed: int):
+        self._protocol, self._negatives, self._seed = protocol, negatives, seed
+        self._shared = Shared()
+
+    def process(self, histories: Histories, learned: dict[str, Any]) -> Iterator[Any]:
+        path = learned["catalog"]
+
+        def load() -> Catalog:
+            with open_file(path) as file:
+                return Catalog.load(file)
+
+        catalog = self._shared.acquire(load, tag=path)  # once per worker
+        for split, records, tally in build_requests(
+            histories, catalog, self._protocol, self._negatives, self._seed
+        ):
+            yield tagged(tally)
+            yield Shard(split, histories.bucket, [encode(record) for record in records])
+
+
+class BuildRequests(beam.PTransform):
+    """Histories, with what LearnVocabularies gave -> ``records`` by shard and split, ``tally``."""
+
+    def __init__(self, learned, protocol: Protocol, negatives: int, seed: int):
+        super().__init__()
+        self._learned = learned
+        self._build = _BuildBucket(protocol, negatives, seed)
+
+    def expand(self, histories):
+        return (
+            histories
+            | "BuildBucket"
+            >> beam.ParDo(self._build, beam.pvalue.AsSingleton(self._learned))
+            .with_outputs(TALLY, main=RECORDS)
+            .with_output_types(Any)
+        )

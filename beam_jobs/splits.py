@@ -1,0 +1,127 @@
+"""Which events of a user become requests, and of which split.
+
+A request at position ``p`` has event ``p`` as its target and the events ``0 .. p - 1`` as its
+history. All functions take the lengths of many users' histories at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+import numpy as np
+
+from tfdare.sequences import SPLITS
+
+TRAIN, VALIDATION, TEST = SPLITS
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Requests of one split: user ``user[r]`` (index into the lengths), position ``position[r]``.
+
+    Sorted by user, then position.
+    """
+
+    user: np.ndarray
+    position: np.ndarray
+
+
+@dataclass(frozen=True)
+class LeaveLast:
+    """The paper's protocol: the last event is test, the one before is validation.
+
+    Training targets lie ``train_stride``, ``2 * train_stride``, ... events before the validation
+    event, ``train_targets`` of them.
+    """
+
+    train_targets: int = 19
+    train_stride: int = 5
+    name: str = dataclasses.field(default="leave_last", init=False)
+    min_events: int = dataclasses.field(default=210, init=False, repr=False)
+
+    def held_out(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First validation and first test position."""
+        return np.maximum(length - 2, 0), np.maximum(length - 1, 0)
+
+    def training(self, length: np.ndarray) -> Cuts:
+        """Requests to train on."""
+        back = np.arange(self.train_targets, 0, -1) * self.train_stride
+        position = (length - 2)[:, None] - back[None, :]
+        user = np.broadcast_to(np.arange(len(length))[:, None], position.shape)
+        keep = position >= 1
+        return Cuts(user[keep], position[keep])
+
+
+@dataclass(frozen=True)
+class LastFraction:
+    """The last part of every user's events is test, a third as many before it validation.
+
+    Test has ``test_fraction`` of a user's events, at least ``min_test`` and at most ``max_test``.
+    Training has every ``train_stride``th event before both, from position ``train_start`` on.
+    """
+
+    test_fraction: float = 0.1
+    min_test: int = 3
+    max_test: int = 30
+    train_start: int = 20
+    train_stride: int = 3
+    name: str = dataclasses.field(default="last_fraction", init=False)
+    min_events: int = dataclasses.field(default=60, init=False, repr=False)
+
+    def held_out(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First validation and first test position."""
+        tests = np.floor(length * self.test_fraction + 1e-9).astype(np.int64)
+        tests = np.clip(tests, self.min_test, self.max_test)
+        test = np.maximum(length - tests, 0)
+        return np.maximum(test - np.maximum(tests // 3, 1), 0), test
+
+    def training(self, length: np.ndarray) -> Cuts:
+        """Requests to train on."""
+        stop, _ = self.held_out(length)
+        first = max(self.train_start, 1)
+        count = np.maximum(-(-(stop - first) // self.train_stride), 0)
+        user, index = _ranges(count)
+        return Cuts(user, first + index * self.train_stride)
+
+
+Protocol = LeaveLast | LastFraction
+PROTOCOLS: Mapping[str, type] = {"leave_last": LeaveLast, "last_fraction": LastFraction}
+
+
+def options(protocol: Protocol) -> dict[str, Any]:
+    """The protocol's options, for ``schema.json``."""
+    return {
+        field.name: getattr(protocol, field.name)
+        for field in dataclasses.fields(protocol)
+        if field.init
+    }
+
+
+def training_period(protocol: Protocol, length: np.ndarray) -> np.ndarray:
+    """Events of every user that lie before its first held-out event."""
+    return protocol.held_out(length)[0]
+
+
+def cuts(protocol: Protocol, length: np.ndarray) -> dict[str, Cuts]:
+    """The requests of every split; no position is below 1, so that no history is empty."""
+    length = np.asarray(length, np.int64)
+    validation, test = protocol.held_out(length)
+    return {
+        TRAIN: protocol.training(length),
+        VALIDATION: _between(validation, test),
+        TEST: _between(test, length),
+    }
+
+
+def _between(start: np.ndarray, stop: np.ndarray) -> Cuts:
+    start = np.maximum(start, 1)
+    user, index = _ranges(np.maximum(stop - start, 0))
+    return Cuts(user, start[user] + index)
+
+
+def _ranges(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``count[u]`` times ``u``, and the numbers ``0 .. count[u] - 1`` beside it."""
+    user = np.repeat(np.arange(len(count)), count)
+    return user, np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)

@@ -1,0 +1,57 @@
+"""Counts that travel with the data, so that the manifest is exact on every runner.
+
+Beam's own counters are shown in consoles, but a bundle that a runner tries twice may count twice.
+A tally is a dict of name to int; tallies add up, and names that start with ``longest`` keep the
+largest.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, Mapping
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+LONGEST = "longest"
+TALLY = "tally"
+"""Tag of the output on which a DoFn hands out its tallies."""
+
+
+def add(total: dict[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """Adds ``more`` to ``total`` and returns it."""
+    for name, value in more.items():
+        if name.startswith(LONGEST):
+            total[name] = max(total.get(name, 0), value)
+        else:
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def tagged(counts: Mapping[str, int]) -> beam.pvalue.TaggedOutput:
+    """The tally as an output of a DoFn; Beam's counters of the same names count along."""
+    counts = {name: int(value) for name, value in counts.items()}
+    for name, value in counts.items():
+        if name.startswith(LONGEST):
+            Metrics.distribution("tfdare", name).update(value)
+        elif not name.startswith("digest"):
+            Metrics.counter("tfdare", name).inc(value)
+    return beam.pvalue.TaggedOutput(TALLY, counts)
+
+
+class AddTallies(beam.CombineFn):
+    """Sums tallies."""
+
+    def create_accumulator(self) -> dict[str, int]:
+        return {}
+
+    def add_input(self, accumulator, element):
+        return add(accumulator, element)
+
+    def merge_accumulators(self, accumulators: Iterable[dict[str, int]]):
+        total: dict[str, int] = {}
+        for accumulator in accumulators:
+            add(total, accumulator)
+        return total
+
+    def extract_output(self, accumulator):
+        return accumulator

@@ -1,0 +1,156 @@
+"""LearnVocabularies: what the training period holds -> the catalog of items and its files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+
+from beam_jobs.catalog import Catalog
+from beam_jobs.formats import MISSING
+from beam_jobs.hashing import mix
+from beam_jobs.histories import Histories
+from beam_jobs.splits import Protocol, training_period
+from beam_jobs.storage import write_file
+
+CATALOG_FILE = "catalog.arrow"
+VOCABULARY_FOLDER = "vocabulary"
+_PARTS = 16
+
+
+@dataclass
+class ItemCounts:
+    """Items, how often each came, and the earliest value of its other features.
+
+    ``first[name]`` holds (value, time, order): the value that came first, ``MISSING`` if none.
+    """
+
+    items: np.ndarray
+    counts: np.ndarray
+    first: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    def take(self, rows: np.ndarray) -> ItemCounts:
+        """The items ``rows``."""
+        first = {name: tuple(part[rows] for part in parts) for name, parts in self.first.items()}
+        return ItemCounts(self.items[rows], self.counts[rows], first)
+
+
+def count_items(histories: Histories, protocol: Protocol, others: tuple[str, ...]) -> ItemCounts:
+    """Counts the events of the training period of one bucket."""
+    period = training_period(protocol, histories.length)
+    place = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
+    early = place < np.repeat(period, histories.length)
+    columns = {name: column[early] for name, column in histories.columns.items()}
+    ones = np.ones(len(columns["item"]), np.int64)
+    first = {name: (columns[name], columns["time"], columns["order"]) for name in others}
+    return _combine(columns["item"], ones, first)
+
+
+def merge_counts(parts: Iterable[ItemCounts]) -> ItemCounts:
+    """Adds up counts of the same items."""
+    parts = list(parts)
+    return _combine(
+        np.concatenate([part.items for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+        {
+            name: tuple(np.concatenate(some) for some in zip(*(part.first[name] for part in parts)))
+            for name in parts[0].first
+        },
+    )
+
+
+def make_catalog(counts: ItemCounts, features: tuple[str, ...], min_count: int) -> Catalog:
+    """Items of the training period, most frequent first, equal counts by rising id."""
+    counts = counts.take(np.lexsort((counts.items, -counts.counts)))
+    others = {name: counts.first[name][0] for name in features[1:]}
+    return Catalog(features, counts.items, counts.counts, others, min_count)
+
+
+def _combine(items, weights, first) -> ItemCounts:
+    ids, code = np.unique(items, return_inverse=True)
+    counts = np.zeros(len(ids), np.int64)
+    np.add.at(counts, code, weights)
+    found = {name: _earliest(code, len(ids), *parts) for name, parts in first.items()}
+    return ItemCounts(ids, counts, found)
+
+
+def _earliest(code, size, value, time, order):
+    """Per code the (value, time, order) that is earliest among the values that are there."""
+    last = np.iinfo(np.int64).max
+    if (missing := value == MISSING).any():
+        code, value, time, order = (part[~missing] for part in (code, value, time, order))
+    best_time, best_order = np.full(size, last), np.full(size, last)
+    best_value = np.full(size, MISSING)
+    np.minimum.at(best_time, code, time)
+    near = time == best_time[code]
+    code, value, order = code[near], value[near], order[near]
+    np.minimum.at(best_order, code, order)
+    chosen = order == best_order[code]
+    best_value[code[chosen]] = value[chosen]
+    return best_value, best_time, best_order
+
+
+class _CountItems(beam.DoFn):
+    def __init__(self, protocol: Protocol, others: tuple[str, ...], parts: int):
+        self._protocol, self._others, self._parts = protocol, others, parts
+
+    def process(self, histories: Histories) -> Iterator[tuple[int, ItemCounts]]:
+        counts = count_items(histories, self._protocol, self._others)
+        part = mix(counts.items) % np.uint64(self._parts)
+        for number in range(self._parts):
+            yield number, counts.take(np.flatnonzero(part == number))
+
+
+class _WriteCatalog(beam.DoFn):
+    def __init__(self, features: tuple[str, ...], min_count: int, folder: str):
+        self._features, self._min_count, self._folder = features, min_count, folder
+
+    def process(self, element) -> Iterator[dict[str, Any]]:
+        _, parts = element
+        catalog = make_catalog(merge_counts(parts), self._features, self._min_count)
+        learned = {}
+        for name, vocabulary in catalog.vocabularies.items():
+            text = vocabulary.text()
+            write_file(f"{self._folder}/{VOCABULARY_FOLDER}/{name}.tsv", text)
+            learned[name] = {
+                "size": len(vocabulary) + 2,
+                "sha256": hashlib.sha256(text).hexdigest(),
+                "events": int(vocabulary.counts.sum()),
+            }
+        path = f"{self._folder}/{CATALOG_FILE}"
+        write_file(path, catalog.save)
+        yield {
+            "vocabularies": learned,
+            "catalog": path,
+            "items": len(catalog),
+            "events": int(catalog.counts.sum()),
+        }
+
+
+class LearnVocabularies(beam.PTransform):
+    """Histories -> one dict: the vocabularies written, their digests, the path of the catalog.
+
+    Only events before a user's first held-out event count. Other features of an item are the ones
+    it came with first, in the order of (time, place in the log).
+    """
+
+    def __init__(
+        self, features: tuple[str, ...], protocol: Protocol, min_count: int, buckets: int, folder: str
+    ):
+        super().__init__()
+        self._count = _CountItems(protocol, features[1:], min(buckets, _PARTS))
+        self._write = _WriteCatalog(features, min_count, folder)
+
+    def expand(self, histories):
+        return (
+            histories
+            | "CountItems" >> beam.ParDo(self._count).with_output_types(tuple[int, Any])
+            | "GroupByPart" >> beam.GroupByKey()
+            | "MergeCounts"
+            >> beam.Map(lambda pair: (0, merge_counts(pair[1]))).with_output_types(tuple[int, Any])
+            | "GroupParts" >> beam.GroupByKey()
+            | "WriteCatalog" >> beam.ParDo(self._write).with_output_types(Any)
+        )

@@ -1,0 +1,137 @@
+"""WriteSequences and WriteRejected: elements -> the files of a folder of sequences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+
+from beam_jobs.events import RejectedRows
+from beam_jobs.inputs import Chunk
+from beam_jobs.requests import Shard
+from beam_jobs.storage import new_file, write_file
+from beam_jobs.tallies import AddTallies
+from tfdare.record import write_framed
+
+REJECTED_FOLDER = "rejected"
+TALLY_FILE = "tally.json"
+_BLOCK_BITS = 18  # lines of a chunk that share a file of rejected rows
+
+
+def records_digest(records: Iterable[bytes]) -> int:
+    """A sum over records that does not depend on their order, nor on their shards."""
+    return sum(
+        int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") for data in records
+    )
+
+
+class _WriteShard(beam.DoFn):
+    def __init__(self, folder: str, shards: int):
+        self._folder, self._shards = folder, shards
+
+    def process(self, shard: Shard) -> Iterator[dict[str, int]]:
+        name = f"part-{shard.number:05d}-of-{self._shards:05d}.tfrecord"
+        with new_file(f"{self._folder}/{shard.split}/{name}") as file:
+            for data in shard.records:
+                write_framed(file, data)
+        yield {
+            f"digest/{shard.split}": records_digest(shard.records),
+            f"{shard.split}/bytes": sum(len(data) + 16 for data in shard.records),
+        }
+
+
+class WriteSequences(beam.PTransform):
+    """Shards -> ``<folder>/<split>/part-*.tfrecord``; gives the tally of bytes and digests."""
+
+    def __init__(self, folder: str, shards: int):
+        super().__init__()
+        self._write = _WriteShard(folder, shards)
+
+    def expand(self, shards):
+        return shards | "WriteShard" >> beam.ParDo(self._write).with_output_types(Any)
+
+
+class _WriteRejected(beam.DoFn):
+    def __init__(self, folder: str, chunks: list[Chunk]):
+        self._folder = folder
+        self._files = [(chunk.file, chunk.path) for chunk in chunks]
+
+    def process(self, element, lines: list[tuple[int, int]]) -> Iterator[int]:
+        (chunk, block), groups = element
+        count = np.zeros(len(self._files), np.int64)
+        for number, found in lines:
+            count[number] = found
+        file, path = self._files[chunk]
+        before = sum(
+            int(count[number])
+            for number in range(chunk - 1, -1, -1)
+            if self._files[number][0] == file
+        )
+        rows = sorted((row for group in groups for row in group), key=lambda row: row.line)
+        text = "".join(
+            json.dumps(
+                {"file": path, "line": before + row.line, "reason": row.reason, "row": row.row},
+                ensure_ascii=False,
+            )
+            + "\n"
+            for row in rows
+        )
+        name = f"part-{chunk:06d}-{block:06d}.jsonl"
+        data = text.encode("utf-8", "backslashreplace")
+        write_file(f"{self._folder}/{REJECTED_FOLDER}/{name}", data)
+        yield len(rows)
+
+
+def _by_block(rejected: RejectedRows):
+    blocks: dict[int, list] = {}
+    for row in rejected.rows:
+        blocks.setdefault(row.line >> _BLOCK_BITS, []).append(row)
+    for block, rows in blocks.items():
+        yield (rejected.chunk, block), rows
+
+
+class WriteRejected(beam.PTransform):
+    """RejectedRows -> ``<folder>/rejected/*.jsonl``, each row with its line in the file.
+
+    Read in the order of their names the files go through the log from its first line to its last.
+    ``lines`` are the lines of every chunk, from which a line in the file is reckoned.
+    """
+
+    def __init__(self, folder: str, chunks: list[Chunk], lines):
+        super().__init__()
+        self._write, self._lines = _WriteRejected(folder, chunks), lines
+
+    def expand(self, rejected):
+        # one combined element: some runners show an uncombined side input before it is complete
+        lines = self._lines | "AllLines" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+        return (
+            rejected
+            | "ByBlock"
+            >> beam.FlatMap(_by_block).with_output_types(tuple[tuple[int, int], Any])
+            | "GroupByBlock" >> beam.GroupByKey()
+            | "WriteRows"
+            >> beam.ParDo(self._write, beam.pvalue.AsSingleton(lines)).with_output_types(int)
+        )
+
+
+class WriteTally(beam.PTransform):
+    """Tallies -> one file with their sum and what LearnVocabularies gave, for the manifest."""
+
+    def __init__(self, folder: str, learned):
+        super().__init__()
+        self._path, self._learned = f"{folder}/{TALLY_FILE}", learned
+
+    def expand(self, tallies):
+        path = self._path
+
+        def write(tally, learned):
+            write_file(path, json.dumps({"tally": tally, "learned": learned}).encode())
+
+        return (
+            tallies
+            | "AddTallies" >> beam.CombineGlobally(AddTallies())
+            | "WriteTally" >> beam.Map(write, beam.pvalue.AsSingleton(self._learned))
+        )

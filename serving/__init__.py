@@ -1,0 +1,1 @@
+"""Ask a served model, and serve one: gRPC client, development server, server configuration."""

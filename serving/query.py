@@ -1,0 +1,174 @@
+"""``tfdare query``: ranks a user's candidates with a running server, and shows why."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Sequence
+
+import grpc
+import numpy as np
+
+from serving.arguments import positive_int
+from tfdare.command import Parser
+
+TOLERANCE = 1e-6
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "query",
+        example="tfdare query --address localhost:8500 --model dare "
+        "--sequences ./sequences --user 42 --top 5",
+        description="Ranks the candidates of a user's newest request with a running server: once "
+        "as search and then score, once as a whole; and shows the behaviors that search found.",
+    )
+    parser.add_argument("--address", default="localhost:8500", help="host:port of the server")
+    parser.add_argument("--model", default="dare", help="name that the server knows")
+    parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
+    parser.add_argument("--user", required=True, help="raw user id")
+    parser.add_argument(
+        "--candidates", type=int, nargs="+", help="raw item ids, instead of the request's own"
+    )
+    parser.add_argument("--split_name", default="test", help="train, validation or test")
+    parser.add_argument("--top", type=positive_int, default=5, help="rows of each table")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for each ranking")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Asks and prints.
+
+    Returns:
+        0; 1 where split and whole do not agree; 2 where there was nothing to ask or no answer.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if not options.timeout > 0:
+        parser.error(f"--timeout must be positive. Received: {options.timeout}")
+    from serving.client import ServingError
+    from serving.lookup import UnknownUser
+
+    try:
+        answer = _ask(options)
+    except (UnknownUser, ValueError, OSError) as error:
+        print(f"tfdare query: {error}", file=sys.stderr)
+        return 2
+    except ServingError as error:
+        print(f"tfdare query: {_explained(error)}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        print(_text(answer, options.top))
+    if not answer["agree"]:
+        print("tfdare query: split and whole do not agree.", file=sys.stderr)
+    return 0 if answer["agree"] else 1
+
+
+def _ask(options) -> dict[str, Any]:
+    from serving.client import Client, one_request
+    from serving.lookup import RawIds, candidates, newest_request
+    from tfdare.sequences import open_sequences
+
+    sequences = open_sequences(options.sequences)
+    ids = RawIds(sequences)
+    asked = newest_request(sequences, options.split_name, options.user, ids)
+    target, label = asked.target, asked.label
+    if options.candidates:
+        target = candidates(sequences, options.split_name, options.candidates, ids)
+        label = None
+    names = sequences.schema.names
+    if not len(target[names[0]]):
+        raise ValueError(f"User {asked.user!r} has no request there. Give --candidates.")
+    request = one_request(asked.history, target)
+    with Client(options.address, options.model, timeout=options.timeout, retries=2) as client:
+        split = client.rank(request, split=True)
+        whole = client.rank(request, version=split.version)
+    difference = float(np.abs(split.probability - whole.probability).max())
+    length = int(request["history_length"][0])
+    order = np.argsort(-whole.probability[0], kind="stable")
+    best = int(order[0])
+
+    def features(side, index):
+        return {name: int(side[name][index]) for name in names}
+
+    index, score = whole.behavior_index[0, best], whole.attention_score[0, best]
+    kept = np.flatnonzero(index >= 0)
+    kept = kept[np.argsort(-score[kept], kind="stable")]
+    weight = np.exp(score[kept] - score[kept].max()) if len(kept) else score[kept]
+    weight = weight / weight.sum() if len(kept) else weight
+    return {
+        "user": asked.user,
+        "address": options.address,
+        "model": options.model,
+        "version": whole.version,
+        "history_length": length,
+        "agree": bool(difference <= TOLERANCE),
+        "difference": difference,
+        "candidates": [
+            {
+                "rank": rank,
+                **features(target, c),
+                "probability": float(whole.probability[0, c]),
+                **({} if label is None else {"clicked": bool(label[c])}),
+            }
+            for rank, c in enumerate(order, start=1)
+        ],
+        "behaviors": [
+            {
+                "position": length - int(index[k]),
+                **features(asked.history, index[k]),
+                "attention_score": float(score[k]),
+                "weight": float(w),
+            }
+            for k, w in zip(kept, weight)
+        ],
+    }
+
+
+def _explained(error) -> str:
+    if error.code is grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"No server answers at {error.address} ({error.message}). Start one: "
+            "tfdare serve --model_base_path ./export/dare --model_name dare --port 8500"
+        )
+    return str(error)
+
+
+def _text(answer: dict[str, Any], top: int) -> str:
+    rows, found = answer["candidates"], answer["behaviors"]
+    agree = "agree" if answer["agree"] else "DO NOT agree"
+    lines = [
+        f"User {answer['user']}: {answer['history_length']} behaviors, {len(rows)} candidates; "
+        f"{answer['model']} version {answer['version']} at {answer['address']}.",
+        f"Split (search, then score) and whole {agree}: largest difference "
+        f"{answer['difference']:.1e}.",
+        "",
+        f"Candidates by probability{_of(top, len(rows))}:",
+        *_table(rows[:top]),
+        "",
+        f"Behaviors that search found for the best one{_of(top, len(found))}, position 1 the "
+        "newest:",
+        *(_table(found[:top]) if found else ["  none: the history is empty"]),
+    ]
+    return "\n".join(lines)
+
+
+def _of(top: int, total: int) -> str:
+    return f", {top} of {total}" if top < total else ""
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    def cell(value):
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    cells = [[name.replace("_", " ") for name in rows[0]]]
+    cells += [[cell(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  " + "  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in cells]

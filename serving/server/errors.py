@@ -1,0 +1,48 @@
+"""Errors that a request or a start can end in, and their gRPC codes. Does not import TensorFlow."""
+
+from __future__ import annotations
+
+import grpc
+
+MAX_MESSAGE = 1024
+"""Characters of an error message that travel; it rides in the trailing headers."""
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class StartError(Exception):
+    """The server cannot start as asked: no folder, no version, a version that does not load."""
+
+
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        code: grpc.StatusCode. The code to answer with.
+        message: str. What went wrong, in the words of the API.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid(message: str) -> RequestError:
+    """A RequestError with INVALID_ARGUMENT."""
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def code_of(number: int) -> grpc.StatusCode:
+    """TensorFlow numbers its error codes as gRPC does; an unknown one is UNKNOWN."""
+    return _CODES.get(number, grpc.StatusCode.UNKNOWN)
+
+
+def shortened(message: str) -> str:
+    """The message as it travels: what TensorFlow's Python side adds left out, and not too long."""
+    for mark in ("\n\nOriginal stack trace", "\n\nErrors may have originated", "\nDefined at"):
+        message = message.partition(mark)[0]
+    message = message.removeprefix("Graph execution error:").strip()
+    if len(message) > MAX_MESSAGE:
+        message = message[:MAX_MESSAGE] + "...TRUNCATED"
+    return message

@@ -1,0 +1,105 @@
+"""One loaded version of a model: a SavedModel in a graph and session of its own."""
+
+from __future__ import annotations
+
+import os
+from typing import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from serving.protos import meta_graph_pb2
+from serving.server.errors import RequestError, StartError, code_of, shortened
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+class Servable:
+    """A version that is loaded and can be run, from any thread.
+
+    It is loaded as the stock server does it: the ``serve`` graph of the SavedModel, restored
+    into a session, tables initialized; not through ``tf.saved_model.load``, which hides faults.
+
+    Args:
+        name: str. The model's name.
+        version: int. The version's number.
+        path: str. Folder that holds ``saved_model.pb``.
+        session_config: tf.compat.v1.ConfigProto or None. Threads of the session.
+
+    Raises:
+        StartError: the folder does not load.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        path: str,
+        session_config: tf.compat.v1.ConfigProto | None = None,
+    ):
+        self.name = name
+        self.version = version
+        self.path = path
+        graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=graph, config=session_config)
+        try:
+            with graph.as_default():
+                meta = tf.compat.v1.saved_model.loader.load(
+                    self._session, [tf.saved_model.SERVING], path
+                )
+            self.signatures: Mapping[str, meta_graph_pb2.SignatureDef] = dict(meta.signature_def)
+            self._tensors = {
+                info.name: graph.get_tensor_by_name(info.name)
+                for signature in self.signatures.values()
+                for info in [*signature.inputs.values(), *signature.outputs.values()]
+                if info.WhichOneof("encoding") == "name" and ":" in info.name
+            }
+            graph.finalize()  # no run may change it, so runs need no lock
+        except Exception as error:  # whatever the loader raises, the version is not usable
+            self._session.close()
+            raise StartError(
+                f"Version {version} of model {name!r} in {path!r} does not load: "
+                f"{type(error).__name__}: {shortened(str(error))}"
+            ) from error
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        timeout: float | None = None,
+    ) -> list[np.ndarray]:
+        """Values of the tensors ``fetches``, by graph name, given those of ``feeds``.
+
+        Args:
+            feeds: mapping of tensor name to array, dtypes and shapes already checked.
+            fetches: sequence of tensor names.
+            timeout: float or None. Seconds after which the run is given up.
+
+        Raises:
+            RequestError: the run failed; carries the code that TensorFlow gives.
+        """
+        options = None
+        if timeout is not None:
+            milliseconds = min(max(1, int(timeout * 1000)), 2**31)
+            options = tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
+        try:
+            return self._session.run(
+                [self._tensors[name] for name in fetches],
+                {self._tensors[name]: value for name, value in feeds.items()},
+                options=options,
+            )
+        except tf.errors.OpError as error:
+            raise RequestError(code_of(error.error_code), shortened(error.message)) from error
+
+    def knows(self, tensor_name: str) -> bool:
+        """Whether a signature's tensor is one that can be fed or fetched."""
+        return tensor_name in self._tensors
+
+    @property
+    def warmup_path(self) -> str:
+        """Where the version keeps requests to replay before it serves."""
+        return os.path.join(self.path, "assets.extra", "tf_serving_warmup_requests")
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session.close()

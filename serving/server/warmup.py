@@ -1,0 +1,48 @@
+"""Replays a version's own requests before it serves, so that the first user does not wait."""
+
+from __future__ import annotations
+
+import os
+
+from google.protobuf.message import DecodeError
+
+from serving.protos import prediction_log_pb2
+from serving.server.errors import RequestError, StartError
+from serving.server.predict import predict
+from serving.server.servable import Servable
+from tfdare.record import read_framed
+
+MAX_RECORDS = 1000
+
+
+def warm_up(servable: Servable) -> int:
+    """Replays ``assets.extra/tf_serving_warmup_requests``, a TFRecord of ``PredictionLog``.
+
+    Returns:
+        How many requests were replayed; 0 where the version has no such file.
+
+    Raises:
+        StartError: a record cannot be read or answered: the version does not load.
+    """
+    if not os.path.exists(servable.warmup_path):
+        return 0
+    count = 0
+    try:
+        with open(servable.warmup_path, "rb") as file:
+            for data in read_framed(file):
+                count += 1
+                if count > MAX_RECORDS:
+                    raise ValueError(
+                        f"Number of warmup records exceeds the maximum ({MAX_RECORDS})"
+                    )
+                log = prediction_log_pb2.PredictionLog.FromString(data)
+                kind = log.WhichOneof("log_type")
+                if kind != "predict_log":
+                    raise ValueError(f"Unsupported log_type for warmup: {kind}")
+                predict(servable, log.predict_log.request)
+    except (RequestError, ValueError, DecodeError, OSError) as error:
+        raise StartError(
+            f"Version {servable.version} of model {servable.name!r} in {servable.path!r} does not "
+            f"load: warm-up record {count} failed: {error}"
+        ) from error
+    return count

@@ -1,0 +1,62 @@
+"""The sequences of a log, in plain Python: slow, and written without a look at the pipeline."""
+
+from collections import Counter
+
+
+def held_out(length, fraction=0.1, least=2, most=30):
+    """Lists of validation and test positions under last_fraction."""
+    tests = max(least, min(most, int(length * fraction + 1e-9)))
+    validations = max(1, tests // 3)
+    test = list(range(length - tests, length))
+    return list(range(length - tests - validations, length - tests)), test
+
+
+def sequences(rows, min_events, train_start, train_stride=3, min_count=1, keep_duplicates=False):
+    """What the pipeline should make of (user, item, category, time) rows, but for the negatives.
+
+    Returns:
+        Vocabularies (lists of (id, count)), records by (user, split), and the users' own items.
+    """
+    seen, users = set(), {}
+    for number, row in enumerate(rows):
+        if row in seen and not keep_duplicates:
+            continue
+        seen.add(row)
+        users.setdefault(str(row[0]), []).append((row[3], number, row[1], row[2]))
+    users = {user: sorted(found) for user, found in users.items() if len(found) >= min_events}
+    training = []
+    for found in users.values():
+        validation, _ = held_out(len(found))
+        training += found[: validation[0]]
+    own = {}
+    for _, _, item, category in sorted(training):
+        own.setdefault(item, category)
+    vocabularies = {}
+    for name, values in {
+        "item": [item for _, _, item, _ in training],
+        "category": [own[item] for _, _, item, _ in training],
+    }.items():
+        pairs = [pair for pair in Counter(values).items() if pair[1] >= min_count]
+        vocabularies[name] = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+    row = {
+        name: {raw: place + 2 for place, (raw, _) in enumerate(pairs)}
+        for name, pairs in vocabularies.items()
+    }
+    records = {}
+    for user, found in users.items():
+        items = [row["item"].get(item, 1) for _, _, item, _ in found]
+        categories = [row["category"].get(own.get(item, c), 1) for _, _, item, c in found]
+        validation, test = held_out(len(found))
+        train = list(range(train_start, validation[0], train_stride))
+        for split, positions in (("train", train), ("validation", validation), ("test", test)):
+            if positions:
+                last = positions[-1]
+                records[user, split] = {
+                    "position": positions,
+                    "history_item": items[:last],
+                    "history_category": categories[:last],
+                    "time": [time for time, *_ in found][:last],
+                    "target": [(items[p], categories[p]) for p in positions],
+                }
+    touched = {user: {item for _, _, item, _ in found} for user, found in users.items()}
+    return vocabularies, records, touched, own

@@ -1,0 +1,124 @@
+"""Negatives: stable, proportional, never an item of the user's own."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_jobs.catalog import Catalog
+from beam_jobs.hashing import hash_strings, uniform
+from beam_jobs.negatives import draw_negatives
+
+
+def catalog(counts):
+    counts = np.array(counts, np.int64)
+    return Catalog(("item",), np.arange(len(counts)) * 10, counts, {})
+
+
+def draw(counts, touched, requests=1, count=2, seed=1, user_hash=123):
+    """Draws for one user who touched the catalog indices ``touched``."""
+    touched = np.array(touched, np.int64)
+    return draw_negatives(
+        catalog(counts),
+        seed,
+        count,
+        np.array([user_hash], np.uint64),
+        np.zeros(len(touched), np.int64),
+        touched,
+        np.zeros(requests, np.int64),
+        np.arange(1, requests + 1),
+    )
+
+
+def test_draws_are_proportional_to_counts():
+    counts = np.array([50, 30, 15, 5])
+    drawn = draw(counts, [], requests=40_000, count=1)[:, 0]
+    share = np.bincount(drawn, minlength=4) / len(drawn)
+    np.testing.assert_allclose(share, counts / counts.sum(), atol=0.01)
+
+
+def test_draws_stay_proportional_among_what_the_user_left():
+    drawn = draw([50, 30, 15, 5], [0], requests=40_000, count=1)[:, 0]
+    share = np.bincount(drawn, minlength=4) / len(drawn)
+    np.testing.assert_allclose(share, np.array([0, 30, 15, 5]) / 50, atol=0.01)
+
+
+def test_draws_stay_proportional_where_hardly_anything_is_left():
+    # items 1 and 2 are a millionth of all events: drawn exactly, not by trying again
+    drawn = draw([10**9, 300, 700], [0], requests=4_000, count=1)[:, 0]
+    share = np.bincount(drawn, minlength=3) / len(drawn)
+    np.testing.assert_allclose(share, [0, 0.3, 0.7], atol=0.03)
+
+
+def test_draws_are_the_same_again_and_differ_by_seed_user_and_position():
+    counts = np.ones(10_000, np.int64)
+    first = draw(counts, [], requests=50)
+    np.testing.assert_array_equal(first, draw(counts, [], requests=50))
+    assert (first != draw(counts, [], requests=50, seed=2)).mean() > 0.9
+    assert (first != draw(counts, [], requests=50, user_hash=5)).mean() > 0.9
+    assert len(np.unique(first)) > 90
+
+
+def test_draws_do_not_depend_on_the_other_users_of_a_bucket():
+    items = catalog([5] * 50)
+    users = np.array([7, 8, 9], np.uint64)
+    together = draw_negatives(
+        items, 1, 2, users, np.array([0, 1, 2]), np.array([3, 4, 5]),
+        np.array([0, 1, 1, 2]), np.array([4, 4, 9, 1]),
+    )  # fmt: skip
+    alone = draw_negatives(
+        items, 1, 2, users[1:2], np.array([0]), np.array([4]), np.array([0, 0]), np.array([4, 9])
+    )
+    np.testing.assert_array_equal(together[1:3], alone)
+
+
+def test_a_user_who_touched_everything_gets_none():
+    assert (draw([3, 2, 1], [0, 1, 2], requests=3) == -1).all()
+
+
+def test_one_item_left_is_repeated():
+    assert (draw([3, 2, 1], [0, 1], requests=3) == 2).all()
+
+
+def test_an_empty_catalog_gives_none():
+    assert draw([], [], requests=2).tolist() == [[-1, -1], [-1, -1]]
+
+
+@given(
+    st.lists(st.integers(1, 1000), min_size=1, max_size=12),
+    st.sets(st.integers(-1, 11)),
+    st.integers(0, 4),
+    st.integers(0, 2**31 - 1),
+)
+def test_never_an_item_of_the_user_and_distinct_where_possible(counts, touched, count, seed):
+    touched = {index for index in touched if index < len(counts)}
+    left = set(range(len(counts))) - touched
+    for row in draw(counts, sorted(touched), requests=4, count=count, seed=seed).tolist():
+        if not left:
+            assert row == [-1] * count
+        else:
+            assert set(row) <= left
+            assert len(set(row)) == min(count, len(left))
+
+
+def test_hashes_are_written_down():
+    """Other values would mean other buckets and other negatives for the same log and seed."""
+    import pyarrow as pa
+
+    found = hash_strings(pa.array(["1", "user", "", "Zoë"]))
+    assert len(set(found.tolist())) == 4
+    np.testing.assert_array_equal(found[1:2], hash_strings(pa.array(["x", "user"]))[1:])
+    np.testing.assert_array_equal(
+        hash_strings(pa.array(["a", "bb", "ccc"])[1:]), hash_strings(pa.array(["bb", "ccc"]))
+    )
+    assert found.tolist() == GOLDEN_HASHES
+    assert uniform(1, 2, 3) == pytest.approx(GOLDEN_UNIFORM, abs=0)
+
+
+GOLDEN_HASHES = [
+    9897235953639169013,
+    2727811030561505115,
+    14087677454934409008,
+    9533895564530027538,
+]
+GOLDEN_UNIFORM = 0.5319382428546512

@@ -1,0 +1,205 @@
+"""A small model, a running development server and a folder of sequences, once a session."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from serving.client import Client
+from tfdare.record import UserRecord, encode, write_framed
+from tfdare.schema import Feature, Schema
+from tfdare.sequences import file_digest
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+K = 4
+
+
+def raw_items():
+    """Raw item ids that the small model knows; see small_model.py."""
+    return np.array([1_000_000_000_000 + 7 * i for i in range(300)], np.int64)
+
+
+def raw_categories():
+    return np.array([11 * i + 3 for i in range(20)], np.int64)
+
+
+def category_of(items):
+    """Category of a raw item that the small model knows."""
+    return raw_categories()[((np.asarray(items) - raw_items()[0]) // 7) % 20]
+
+
+@pytest.fixture(scope="session")
+def ids():
+    """(items, categories, category_of) of the small model."""
+    return raw_items(), raw_categories(), category_of
+
+
+def _environment():
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Environment of a child process that finds the packages under test."""
+    return _environment()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folder of models: ``dare`` (version 1, with warm-up requests), ``two`` (versions 1 and 2,
+    of other weights) and ``failing`` (version 1, with a warm-up request that fails)."""
+    folder = tmp_path_factory.mktemp("models")
+    wanted = ("dare/1:0:warm", "two/1:0:cold", "two/2:1:cold", "failing/1:0:failing")
+    command = [sys.executable, str(HERE / "small_model.py"), *(f"{folder}/{w}" for w in wanted)]
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_base(models):
+    """Folder of the model ``dare``."""
+    return models / "dare"
+
+
+@dataclasses.dataclass
+class Running:
+    """A server process: where it listens, what it said."""
+
+    process: subprocess.Popen
+    address: str
+    said: list[str]
+    errors: pathlib.Path
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def running(*arguments, log):
+    with open(log, "wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving.server", *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment(),
+        )
+    said = []
+    try:
+        for line in process.stdout:
+            said.append(line.rstrip())
+            if found := re.search(r"served at (\S+:\d+)", line):
+                yield Running(process, found.group(1), said, pathlib.Path(log))
+                return
+        raise AssertionError(f"No server: {said} {pathlib.Path(log).read_text()}")
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory):
+    """Context manager of a server process with the given flags."""
+
+    def start(*arguments):
+        return running(*arguments, log=tmp_path_factory.mktemp("log") / "stderr")
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def own_server(model_base, start_server):
+    """The development server on the small model."""
+    with start_server("--model_base_path", model_base, "--model_name", "dare",
+                      "--port", 0) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def address(request):
+    """Server of the conformance tests: TFDARE_SERVING_ADDRESS, or the development server."""
+    given = os.environ.get("TFDARE_SERVING_ADDRESS")
+    return given or request.getfixturevalue("own_server").address
+
+
+@pytest.fixture(scope="session")
+def client(own_server):
+    """A client of the development server."""
+    with Client(own_server.address, timeout=60) as client:
+        yield client
+
+
+def random_requests(users=3, width=20, candidates=5, seed=0):
+    """A request mapping of ids that the small model knows, lengths from 0 to ``width``."""
+    random = np.random.default_rng(seed)
+    history = random.choice(raw_items(), [users, width])
+    target = random.choice(raw_items(), [users, candidates])
+    return {
+        "history_item": history,
+        "history_category": category_of(history),
+        "history_length": random.integers(0, width + 1, users).astype(np.int32),
+        "target_item": target,
+        "target_category": category_of(target),
+    }
+
+
+@pytest.fixture(scope="session")
+def requests_of():
+    """``requests_of(users, width, candidates, seed)``: a random request mapping."""
+    return random_requests
+
+
+@pytest.fixture(scope="session")
+def sequences(tmp_path_factory):
+    """A folder of sequences whose raw ids the small model knows: users 100, 101, 102."""
+    path = tmp_path_factory.mktemp("sequences")
+    (path / "vocabulary").mkdir()
+    for name, raw in (("item", raw_items()), ("category", raw_categories())):
+        lines = [f"{value}\t{len(raw) - i}\n" for i, value in enumerate(raw)]
+        (path / "vocabulary" / f"{name}.tsv").write_text("".join(lines))
+    schema = Schema(
+        features=tuple(
+            Feature(name, size + 2, vocabulary=f"vocabulary/{name}.tsv",
+                    digest=file_digest(path / "vocabulary" / f"{name}.tsv"))
+            for name, size in (("item", 300), ("category", 20))
+        ),
+        window=30,
+    )
+    (path / "schema.json").write_text(schema.to_json())
+    (path / "manifest.json").write_text("{}")
+    random = np.random.default_rng(3)
+    for split in ("train", "test"):
+        (path / split).mkdir()
+        with open(path / split / "part-00000-of-00001.tfrecord", "wb") as file:
+            for user in (100, 101, 102):
+                item = random.integers(2, 200, 50)
+                target = random.integers(2, 200, 6)
+                if split == "test":
+                    item[40] = 1  # out of vocabulary
+                record = UserRecord(
+                    str(user),
+                    {"item": item, "category": np.where(item > 1, (item - 2) % 20 + 2, 1)},
+                    np.arange(50), np.array([20, 45]), np.array([3, 3]),
+                    {"item": target, "category": (target - 2) % 20 + 2},
+                    np.array([1, 0, 0, 1, 0, 0]),
+                )
+                write_framed(file, encode(record))
+    (path / "_SUCCESS").touch()
+    return path

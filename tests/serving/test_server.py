@@ -1,0 +1,355 @@
+"""The development server itself: what it loads, how it starts, fails to start, and stops."""
+
+import concurrent.futures
+import pathlib
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import grpc
+import pytest
+from google.protobuf import text_format
+
+import serving
+from serving.client import Client, ServingError
+from serving.protos import model_pb2, model_server_config_pb2, predict_pb2
+from serving.server.config import ModelConfig, find_versions, read_config
+from serving.server.errors import MAX_MESSAGE, RequestError, StartError, shortened
+from serving.server.main import main
+from serving.tensors import to_proto
+
+CONFIG = pathlib.Path(serving.__file__).parent / "config" / "models.config"
+
+
+def predict_request(inputs, signature=""):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(to_proto(value))
+    return request
+
+
+# --- starting ---
+
+
+def test_help_starts_with_a_line_to_paste(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("tfdare serve --model_base_path ")
+
+
+def test_starting_says_what_is_served_and_nothing_else(own_server):
+    assert own_server.said == [
+        "Loaded dare version 1, 3 warm-up requests.",
+        f"dare version 1 is served at {own_server.address} (gRPC). Ctrl-C stops the server.",
+    ]
+    assert "cuda" not in own_server.errors.read_text()
+    assert "InitializeLog" not in own_server.errors.read_text()
+
+
+def test_help_and_mistakes_do_not_start_tensorflow(environment, tmp_path):
+    code = (
+        "import sys\nfrom serving.server.main import main\n"
+        f"assert main(['--model_base_path', {str(tmp_path)!r}]) == 2\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "No version of model 'dare'" in done.stderr, done.stderr
+
+
+def test_no_such_folder(capsys, tmp_path):
+    assert main(["--model_base_path", str(tmp_path / "none"), "--port", "0"]) == 2
+    assert "No such folder" in capsys.readouterr().err
+
+
+def test_no_version_in_the_folder(capsys, tmp_path):
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "3").touch()
+    assert main(["--model_base_path", str(tmp_path), "--port", "0"]) == 2
+    assert "No version of model 'dare'" in capsys.readouterr().err
+
+
+def test_port_in_use(capsys, model_base, own_server):
+    port = own_server.address.rpartition(":")[2]
+    assert main(["--model_base_path", str(model_base), "--port", port]) == 2
+    assert f"Port {port} on localhost cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--model_base_path", "a", "--model_config_file", "b"],
+     ["--model_base_path", "a", "--port", "-1"], ["--model_base_path", "a", "--port", "99999"],
+     ["--model_base_path", "a", "--grpc_max_threads", "0"]],
+)
+def test_flags_that_make_no_sense(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["graph", "variables", "assets"])
+def test_a_version_that_does_not_load(damage, model_base, tmp_path, capsys):
+    shutil.copytree(model_base, tmp_path / "dare")
+    version = tmp_path / "dare" / "1"
+    if damage == "graph":
+        (version / "saved_model.pb").write_bytes(b"garbage")
+    elif damage == "variables":
+        shutil.rmtree(version / "variables")
+    else:
+        (version / "assets" / "item.txt").unlink()
+    assert main(["--model_base_path", str(tmp_path / "dare"), "--port", "0"]) == 2
+    assert "Version 1 of model 'dare'" in (said := capsys.readouterr().err)
+    assert "does not load" in said and "Traceback" not in said
+
+
+def test_a_warm_up_record_that_fails_fails_the_load(models, capsys):
+    base = str(models / "failing")
+    assert main(["--model_base_path", base, "--port", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "warm-up record 2 failed: input size does not match signature" in said
+
+
+@pytest.mark.parametrize("content", [b"garbage", struct.pack("<QI", 1, 1)])
+def test_a_damaged_warm_up_file_fails_the_load(content, model_base, tmp_path, capsys):
+    shutil.copytree(model_base, tmp_path / "dare")
+    (tmp_path / "dare/1/assets.extra/tf_serving_warmup_requests").write_bytes(content)
+    assert main(["--model_base_path", str(tmp_path / "dare"), "--port", "0"]) == 2
+    assert "Damaged TFRecord" in capsys.readouterr().err
+
+
+# --- the shipped configuration, and an orderly stop ---
+
+
+def test_shipped_config_starts_a_server_which_drains(models, tmp_path, start_server, requests_of):
+    config = text_format.Parse(CONFIG.read_text(), model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path, model.model_platform) == (
+        "dare", "/models/dare", "tensorflow",
+    )
+    file = tmp_path / "models.config"
+    file.write_text(CONFIG.read_text().replace("/models/", f"{models}/"))
+    heavy = requests_of(users=4, width=20_000, candidates=500)
+    with start_server("--model_config_file", file, "--port", 0) as server:
+        with Client(server.address, timeout=60, retries=0) as client:
+            assert client.versions() == {1: "AVAILABLE"}
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                under_way = pool.submit(client.rank, heavy)
+                time.sleep(0.3)
+                was_under_way = not under_way.done()
+                assert server.stop(signal.SIGTERM) == 0
+                assert under_way.result().probability.shape == (4, 500)
+                assert was_under_way
+            with pytest.raises(ServingError, match="UNAVAILABLE"):
+                client.versions()
+
+
+def test_compose_file_serves_the_same_folder_with_the_stock_image():
+    text = (CONFIG.parent / "compose.yaml").read_text()
+    for part in ("image: tensorflow/serving", "--model_config_file=/config/models.config",
+                 ":/models:ro", "./models.config:/config/models.config:ro", ":8500:8500",
+                 ":8501:8501"):
+        assert part in text
+
+
+def test_config_file_options(tmp_path, models):
+    file = tmp_path / "models.config"
+    file.write_text(f"""
+        model_config_list {{
+          config {{ name: "a" base_path: "{models}/two" model_platform: "tensorflow"
+                    model_version_policy {{ all {{}} }}
+                    version_labels {{ key: "stable" value: 1 }} }}
+          config {{ name: "b" base_path: "{models}/two"
+                    model_version_policy {{ specific {{ versions: 1 }} }} }}
+          config {{ name: "c" base_path: "{models}/two" }}
+          config {{ name: "d" base_path: "{models}/two"
+                    model_version_policy {{ latest {{ num_versions: 5 }} }} }}
+          config {{ name: "e" base_path: "{models}/two"
+                    model_version_policy {{ specific {{ versions: 7 }} }} }}
+        }}""")
+    a, b, c, d, e = read_config(str(file))
+    assert [list(m.versions()) for m in (a, b, c, d)] == [[1, 2], [1], [2], [1, 2]]
+    assert a.labels == {"stable": 1} and c.labels == {}
+    with pytest.raises(StartError, match=r"has no version 7 .*Versions there: \[1, 2\]"):
+        e.versions()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("nonsense {", "is not a model server config"),
+        ("", "names no model"),
+        ('model_config_list { config { name: "a" } }', "needs a name and a base_path"),
+        ('model_config_list { config { name: "a" base_path: "/a" model_platform: "x" } }',
+         "must have model_platform"),
+        ('model_config_list { config { name: "a" base_path: "/a" } '
+         'config { name: "a" base_path: "/b" } }', "more than once"),
+    ],
+)
+def test_config_files_that_cannot_be_used(text, message, tmp_path, capsys):
+    file = tmp_path / "models.config"
+    file.write_text(text)
+    assert main(["--model_config_file", str(file)]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(StartError, match="Cannot read"):
+        read_config(str(tmp_path / "none"))
+
+
+def test_versions_are_integers_in_rising_order(tmp_path):
+    for name in ("2", "10", "007", "-3", "1.5", "tmp-4", "٣"):
+        (tmp_path / name).mkdir()
+    assert list(find_versions(str(tmp_path))) == [2, 7, 10]
+
+
+# --- in this process: versions, labels, the run ---
+
+
+@pytest.fixture(scope="module")
+def manager(models):
+    from serving.server.manager import load_models
+
+    config = ModelConfig("two", str(models / "two"), all=True, labels={"stable": 1, "canary": 2})
+    manager = load_models([config])
+    yield manager
+    manager.close()
+
+
+@pytest.fixture(scope="module")
+def two(manager):
+    from serving.server.service import Server
+
+    server = Server(manager, "localhost:0", threads=2)
+    server.start()
+    with Client(f"localhost:{server.port}", "two", timeout=60) as client:
+        yield client
+    server.stop(1)
+
+
+def test_latest_specific_and_labels(two, requests_of):
+    requests = requests_of()
+    latest, first = two.rank(requests), two.rank(requests, version=1)
+    assert (latest.version, first.version) == (2, 1)
+    assert abs(latest.probability - first.probability).max() > 0.01
+    for label, version, whole in (("stable", 1, first), ("canary", 2, latest)):
+        answer = two.predict("serving_default", requests, label=label)
+        assert answer.version == version and answer.model == "two"
+        assert (answer.outputs["probability"] == whole.probability).all()
+    assert two.rank(requests, split=True, version=1).version == 1
+    assert list(two.versions()) == [2, 1]
+
+
+def test_a_version_replaced_between_search_and_score(manager, two, requests_of):
+    from serving.server.manager import Model
+
+    model = manager.models["two"]
+
+    class Replacing(Client):
+        def search(self, *arguments, **options):
+            found = super().search(*arguments, **options)
+            manager.publish("two", Model({1: model.versions[1]}))
+            return found
+
+    try:
+        with Replacing(two.address, "two", timeout=60) as client:
+            result = client.rank(requests_of(), split=True)
+            assert result.version == 1
+            whole = client.rank(requests_of())
+            assert abs(result.probability - whole.probability).max() <= 1e-6
+            manager.publish("two", model)
+            with pytest.raises(ServingError, match="NOT_FOUND"):
+                client.rank(requests_of(), split=True, version=2)
+    finally:
+        manager.publish("two", model)
+
+
+def test_a_server_that_starts_late_is_waited_for(manager, requests_of):
+    from serving.server.service import Server
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    with Client(address, "two", timeout=60, retries=1000) as client:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.rank, requests_of())
+            time.sleep(0.7)
+            assert not answer.done()
+            server = Server(manager, address)
+            server.start()
+            assert answer.result(30).probability.shape == (3, 5)
+            server.stop(1)
+
+
+def test_requests_past_their_deadline_leave_the_threads_free(two, requests_of):
+    heavy, light = requests_of(4, 5000, 500), requests_of()
+    for _ in range(6):
+        with pytest.raises(ServingError, match="DEADLINE_EXCEEDED"):
+            two.rank(heavy, timeout=0.05)
+    assert two.rank(light).probability.shape == (3, 5)
+
+
+def test_publishing_replaces_and_labels_must_exist(manager):
+    from serving.server.manager import Model
+
+    model = manager.models["two"]
+    with pytest.raises(StartError, match="label 'old' to version 9 of model two"):
+        manager.publish("two", Model(model.versions, {"old": 9}))
+    one = Model({1: model.versions[1]})
+    assert manager.publish("two", one) is model
+    try:
+        assert manager.resolve(model_pb2.ModelSpec(name="two")).version == 1
+        with pytest.raises(RequestError, match="Unrecognized servable version label: stable"):
+            manager.resolve(model_pb2.ModelSpec(name="two", version_label="stable"))
+    finally:
+        manager.publish("two", model)
+
+
+def test_the_deadline_is_the_timeout_of_the_run(manager, requests_of):
+    from serving.server.predict import predict
+
+    servable = manager.models["two"].versions[1]
+    with pytest.raises(RequestError) as caught:
+        predict(servable, predict_request(requests_of(4, 5000, 500)), timeout=0.01)
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert predict(servable, predict_request(requests_of()), timeout=60).outputs
+
+
+def test_an_error_inside_the_run_keeps_its_code(manager, requests_of):
+    from serving.server.predict import predict
+
+    requests = requests_of(width=6)
+    requests["history_category"] = requests["history_category"][:, :5]
+    with pytest.raises(RequestError) as caught:
+        predict(manager.models["two"].versions[1], predict_request(requests))
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.message.startswith("ConcatOp")
+
+
+def test_a_signature_that_is_not_one_to_predict_with(manager, requests_of):
+    from serving.server.predict import predict
+
+    request = predict_request(requests_of(), "__saved_model_init_op")
+    with pytest.raises(RequestError, match="Expected prediction signature method_name") as caught:
+        predict(manager.models["two"].versions[1], request)
+    assert caught.value.code is grpc.StatusCode.INTERNAL
+
+
+def test_an_address_that_cannot_be_listened_on(manager):
+    from serving.server.service import Server
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="Cannot listen on"):
+            Server(manager, f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+def test_messages_travel_short():
+    assert shortened("wrong\n\nOriginal stack trace for x") == "wrong"
+    assert shortened("x" * 5000) == "x" * MAX_MESSAGE + "...TRUNCATED"

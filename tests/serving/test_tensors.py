@@ -1,0 +1,80 @@
+"""TensorProto and numpy, both ways, without TensorFlow."""
+
+import numpy as np
+import pytest
+
+from serving.protos import tensor_pb2, types_pb2
+from serving.tensors import from_proto, to_proto, type_name
+
+DTYPES = "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("typed", [False, True])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3, 2)])
+def test_round_trip(dtype, typed, shape):
+    array = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
+    back = from_proto(to_proto(array, typed))
+    assert back.dtype == array.dtype and back.shape == array.shape
+    np.testing.assert_array_equal(back, array)
+
+
+def test_extremes_orders_and_bytes():
+    for dtype in ("i8", "u8", "i4"):
+        info = np.iinfo(dtype)
+        array = np.array([info.min, info.max], dtype)
+        for typed in (False, True):
+            np.testing.assert_array_equal(from_proto(to_proto(array, typed)), array)
+    swapped = np.arange(6, dtype=">i8").reshape(2, 3).T
+    np.testing.assert_array_equal(from_proto(to_proto(swapped)), swapped)
+    np.testing.assert_array_equal(from_proto(to_proto(swapped, True)), swapped)
+    strings = np.array([[b"a", b"\xff"]], object)
+    assert from_proto(to_proto(strings)).tolist() == strings.tolist()
+    assert from_proto(to_proto(np.array([b"ab"]))).tolist() == [b"ab"]
+    nan = np.array([np.nan, np.inf, -np.inf], np.float32)
+    np.testing.assert_array_equal(from_proto(to_proto(nan, True)), nan)
+
+
+def proto(dtype, shape, **values):
+    made = tensor_pb2.TensorProto(dtype=dtype, **values)
+    for size in shape:
+        made.tensor_shape.dim.add(size=size)
+    return made
+
+
+def test_fewer_values_repeat_the_last():
+    made = proto(types_pb2.DT_INT64, [2, 2], int64_val=[5, 6])
+    assert from_proto(made).tolist() == [[5, 6], [6, 6]]
+    assert from_proto(proto(types_pb2.DT_FLOAT, [2])).tolist() == [0.0, 0.0]
+    assert from_proto(proto(types_pb2.DT_STRING, [1])).tolist() == [b""]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        proto(types_pb2.DT_INT64, [2], tensor_content=b"123"),
+        proto(types_pb2.DT_INT64, [1], int64_val=[1, 2]),
+        proto(types_pb2.DT_INT64, [-1], int64_val=[1]),
+        proto(types_pb2.DT_INT64, [1 << 40, 1 << 40], int64_val=[1]),
+        proto(types_pb2.DT_UINT8, [1], int_val=[300]),
+        proto(types_pb2.DT_INVALID, [1]),
+        proto(types_pb2.DT_RESOURCE, [1]),
+        proto(types_pb2.DT_STRING, [1], tensor_content=b"a"),
+        proto(types_pb2.DT_INT64, [1] * 40, int64_val=[1]),
+    ],
+)
+def test_protos_that_do_not_hold_together(bad):
+    with pytest.raises(ValueError):
+        from_proto(bad)
+    unknown = tensor_pb2.TensorProto(dtype=types_pb2.DT_INT64)
+    unknown.tensor_shape.unknown_rank = True
+    with pytest.raises(ValueError):
+        from_proto(unknown)
+
+
+def test_names_and_dtypes_without_counterpart():
+    assert type_name(types_pb2.DT_FLOAT) == "float" and type_name(types_pb2.DT_INT64) == "int64"
+    assert "4321" in type_name(4321)
+    for array in (np.array([1j]), np.array(["text"]), np.array([1], "M8[s]")):
+        with pytest.raises(ValueError, match="No tensor holds"):
+            to_proto(array)

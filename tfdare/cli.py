@@ -1,0 +1,55 @@
+"""``tfdare <command>``: finds a command among the installed ones and runs it.
+
+Commands are entry points of the group ``tfdare.commands`` (see setup.py), so that this package
+imports neither ``beam_jobs`` nor ``serving``, and each command imports only what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+
+from tfdare import __version__
+
+_SUMMARY = {
+    "simulate": "write an event log with known, planted interests",
+    "prepare": "event log -> sequences (a Beam pipeline)",
+    "train": "sequences -> trained model and its metrics",
+    "evaluate": "metrics of a trained model on one split",
+    "export": "trained model -> SavedModel for TensorFlow Serving",
+    "serve": "serve SavedModels over gRPC (development server)",
+    "query": "rank a user's candidates through a server",
+    "demo": "all of it, once, on a simulated log or on yours",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    commands = {entry.name: entry for entry in metadata.entry_points(group="tfdare.commands")}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help(commands))
+        return 0
+    if argv[0] == "--version":
+        print(f"tfdare {__version__}")
+        return 0
+    if argv[0] not in commands:
+        print(f"tfdare: no command {argv[0]!r}\n\n{_help(commands)}", file=sys.stderr)
+        return 2
+    return commands[argv[0]].load()(argv[1:])
+
+
+def _help(commands) -> str:
+    known = [name for name in _SUMMARY if name in commands]
+    lines = [f"  {name:<9} {_SUMMARY.get(name, '')}" for name in known]
+    lines += [f"  {name}" for name in sorted(set(commands) - set(known))]
+    return "\n".join(
+        ["tfdare demo --output build/demo", "", "usage: tfdare COMMAND [OPTIONS]", "", *lines, "",
+         "Each command explains itself: tfdare COMMAND --help"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Everything in which Keras 2 (``TF_USE_LEGACY_KERAS=1``) and Keras 3 differ for this package."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # start-up chatter; warnings of ours stay
+
+import tensorflow as tf  # noqa: E402
+
+KERAS_3 = hasattr(tf.keras, "version")
+"""Whether ``tf.keras`` is Keras 3."""
+
+_saving = tf.keras.utils if KERAS_3 else tf.keras.saving
+
+register = _saving.register_keras_serializable(package="tfdare")
+"""Class decorator: the one registration name of this package's layers, models and optimizers."""
+
+
+def raw(weight) -> tf.Variable:
+    """The ``tf.Variable`` behind a weight; what ``tf.gather`` needs for a sparse gradient."""
+    return weight if isinstance(weight, tf.Variable) else weight.value
+
+
+def serialize(thing) -> dict:
+    """A Keras object as JSON-ready config."""
+    return _saving.serialize_keras_object(thing)
+
+
+def deserialize(thing):
+    """Inverse of :func:`serialize`; objects that are built already pass through."""
+    if isinstance(thing, dict):
+        return _saving.deserialize_keras_object(thing)
+    return thing

@@ -1,0 +1,175 @@
+"""How well a trained model ranks one split, beside the baselines that any model must beat."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from tfdare.command import Parser, run
+from tfdare.compat import tf
+from tfdare.data import read_requests
+from tfdare.metrics import auc, gauc, logloss
+from tfdare.sequences import SPLITS, Sequences, open_sequences
+
+BASELINE_TARGETS = 200_000
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One entry a candidate, padded ones left out.
+
+    Attributes:
+        label: float32 ``[n]``.
+        probability: float32 ``[n]``.
+        user: str ``[n]``, as integers that stand for users.
+        request: int64 ``[n]``.
+        repeats: int32 ``[n, features]``. How often the candidate's value of each feature occurs
+            in the user's earlier history.
+    """
+
+    label: np.ndarray
+    probability: np.ndarray
+    user: np.ndarray
+    request: np.ndarray
+    repeats: np.ndarray
+
+
+def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
+            limit: int | None = None) -> Predictions:
+    """Probabilities of every candidate of a split.
+
+    Args:
+        model: TwoStageModel, or None for the facts alone (probabilities are then zero).
+        sequences: Sequences.
+        split: str.
+        batch_size: int. Requests at once.
+        limit: int or None. Stop after about this many candidates.
+    """
+    compiled = tf.function(lambda requests: model(requests, training=False), reduce_retracing=True)
+    names = sequences.schema.names
+    columns: dict[str, list] = {
+        name: [] for name in ("label", "probability", "user", "request", "repeats")
+    }
+    seen_requests = count = 0
+    for requests, label, weight in read_requests(
+        sequences, split, batch_size, with_history_facts=True
+    ):
+        users = requests.pop("user").numpy()
+        repeats = [requests.pop(f"target_repeats_{name}").numpy() for name in names]
+        real = weight.numpy() > 0
+        probability = compiled(requests).numpy() if model is not None else np.zeros_like(label)
+        request = np.broadcast_to(
+            seen_requests + np.arange(len(users))[:, np.newaxis], real.shape
+        )
+        columns["label"].append(label.numpy()[real])
+        columns["probability"].append(probability[real])
+        columns["user"].append(np.broadcast_to(users[:, np.newaxis], real.shape)[real])
+        columns["request"].append(request[real])
+        columns["repeats"].append(np.stack(repeats, axis=-1)[real])
+        seen_requests += len(users)
+        count += int(real.sum())
+        if limit is not None and count >= limit:
+            break
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    joined["user"] = np.unique(joined["user"], return_inverse=True)[1]
+    return Predictions(**joined)
+
+
+def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> dict[str, Any]:
+    """The numbers of ``metrics.json`` for one split.
+
+    A request counts as *seen* when the item it clicked is already in the user's earlier history,
+    as *new* otherwise; sampled negatives are never items of the user, so the two slices compare
+    clicks of either kind with the negatives of their own requests.
+
+    Returns:
+        ``auc``, ``gauc`` (by user), ``request_gauc`` (by request), ``logloss`` over all targets;
+        ``auc_seen``, ``gauc_seen``, ``auc_new``, ``gauc_new`` by slice (None where a class is
+        missing); counts; and ``baselines``: the AUC of "was this item in the history"
+        (``seen``) and of a logistic regression on repeat counts (``repeat_counts``), which was
+        fitted on the train split.
+    """
+    found = predict(model, sequences, split, batch_size)
+    clicked_before = np.zeros(int(found.request.max()) + 1, bool)
+    item_seen = found.repeats[:, 0] > 0
+    np.logical_or.at(clicked_before, found.request, item_seen & (found.label > 0.5))
+    seen = clicked_before[found.request]
+    numbers: dict[str, Any] = {}
+    for suffix, rows in (("", slice(None)), ("_seen", seen), ("_new", ~seen)):
+        label, probability = found.label[rows], found.probability[rows]
+        numbers[f"auc{suffix}"] = auc(label, probability)
+        numbers[f"gauc{suffix}"] = gauc(label, probability, found.user[rows])
+    numbers["request_gauc"] = gauc(found.label, found.probability, found.request)
+    numbers["logloss"] = logloss(found.label, found.probability)
+    numbers["targets"] = int(found.label.size)
+    numbers["clicks"] = int(found.label.sum())
+    numbers["requests"] = int(clicked_before.size)
+    numbers["requests_seen"] = int(clicked_before.sum())
+    numbers["users"] = int(found.user.max()) + 1
+    numbers["baselines"] = {
+        "seen": auc(found.label, item_seen),
+        "repeat_counts": _repeat_counts(sequences, found),
+    }
+    return numbers
+
+
+def _repeat_counts(sequences: Sequences, found: Predictions) -> float | None:
+    train = predict(None, sequences, "train", limit=BASELINE_TARGETS)
+    if len(np.unique(train.label)) < 2:
+        return None
+    regression = LogisticRegression(max_iter=1000)
+    regression.fit(_counts(train), train.label > 0.5)
+    return auc(found.label, regression.decision_function(_counts(found)))
+
+
+def _counts(found: Predictions) -> np.ndarray:
+    return np.concatenate([np.log1p(found.repeats), found.repeats > 0], axis=1)
+
+
+def summary(numbers: dict[str, Any]) -> str:
+    """The numbers as a person reads them, a few lines."""
+
+    def show(name):
+        value = numbers[name]
+        return "  n/a " if value is None else f"{value:.4f}"
+
+    base = numbers["baselines"]
+    counts = "n/a" if base["repeat_counts"] is None else f"{base['repeat_counts']:.4f}"
+    return "\n".join([
+        f"  {'targets':<22}{'AUC':>8}{'GAUC':>9}",
+        f"  {'all':<22}{show('auc'):>8}{show('gauc'):>9}",
+        f"  {'item seen before':<22}{show('auc_seen'):>8}{show('gauc_seen'):>9}",
+        f"  {'item new to the user':<22}{show('auc_new'):>8}{show('gauc_new'):>9}",
+        f"  log loss {numbers['logloss']:.4f}; {numbers['targets']:,} targets of "
+        f"{numbers['users']:,} users; repeat counts alone reach AUC {counts}",
+    ])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``tfdare evaluate``."""
+    parser = Parser(
+        "evaluate",
+        "tfdare evaluate --run build/dare --sequences build/sequences --split test",
+        "Metrics of a trained model on one split, printed and kept in RUN/metrics.json.",
+    )
+    parser.add_argument("--run", required=True, help="folder that `tfdare train` wrote")
+    parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="which part to rank")
+    parser.add_argument("--batch_size", type=int, default=512, help="requests at once")
+
+    def action(options):
+        from tfdare.runs import load_run, update_metrics
+
+        opened = load_run(options.run)
+        sequences = open_sequences(options.sequences, opened.schema.digest)
+        numbers = evaluate(opened.model(), sequences, options.split, options.batch_size)
+        update_metrics(options.run, options.split, numbers)
+        print(f"{options.split} split of {options.sequences}")
+        print(summary(numbers))
+        print(f"  written to {os.path.join(options.run, 'metrics.json')}")
+
+    return run(parser, argv, action)

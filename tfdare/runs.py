@@ -1,0 +1,130 @@
+"""A run: the folder that training leaves and that evaluation and export start from.
+
+``run.json`` (options), ``schema.json`` and ``vocabulary/`` (copied, so that a run stands alone),
+``model.keras``, ``metrics.json``, ``history.csv``, ``tensorboard/``; while training goes on,
+``backup/`` holds the last finished epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from tfdare.command import UsageError
+from tfdare.schema import Schema
+from tfdare.sequences import Sequences
+
+MODEL, OPTIONS, METRICS = "model.keras", "run.json", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: str. The folder.
+        schema: Schema. With the model's dimensions.
+        options: dict. What ``tfdare train`` was asked for.
+    """
+
+    path: str
+    schema: Schema
+    options: dict[str, Any]
+
+    def model(self):
+        """The trained Keras model.
+
+        Raises:
+            UsageError: it was saved by the other generation of Keras.
+        """
+        import tfdare.models  # noqa: F401  registers the classes
+        from tfdare.compat import tf
+
+        try:
+            return tf.keras.models.load_model(os.path.join(self.path, MODEL))
+        except (ValueError, TypeError, ImportError, KeyError) as error:
+            raise UsageError(
+                f"{os.path.join(self.path, MODEL)!r} could not be loaded with this Keras; it was "
+                f"trained with Keras {self.options.get('keras')} (TF_USE_LEGACY_KERAS chooses): "
+                f"{error}"
+            ) from error
+
+    def sequences_for_lookup(self) -> Sequences:
+        """The run's own schema and vocabularies, for id look-ups."""
+        return Sequences(self.path, self.schema, {})
+
+
+def load_run(path: str) -> Run:
+    """Opens a finished run.
+
+    Raises:
+        UsageError: there is no run at `path`, or its training has not finished.
+    """
+    if not os.path.exists(os.path.join(path, OPTIONS)):
+        raise UsageError(f"No training run at {path!r}: it has no {OPTIONS}")
+    if not os.path.exists(os.path.join(path, MODEL)):
+        raise UsageError(
+            f"Training at {path!r} has not finished: it has no {MODEL}. "
+            "The same `tfdare train` command resumes it."
+        )
+    with open(os.path.join(path, OPTIONS), encoding="utf-8") as file:
+        options = json.load(file)
+    return Run(path, Schema.load(os.path.join(path, "schema.json")), options)
+
+
+def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str, Any],
+              overwrite: bool = False) -> bool:
+    """Makes the folder, or finds one whose training was cut off.
+
+    Returns:
+        Whether training resumes.
+
+    Raises:
+        UsageError: the folder holds a finished run, other files, or a run with other options.
+    """
+    if overwrite and os.path.exists(os.path.join(path, OPTIONS)):
+        shutil.rmtree(path)
+    if os.path.isdir(path) and os.listdir(path):
+        if not os.path.exists(os.path.join(path, OPTIONS)):
+            raise UsageError(f"{path!r} exists and is not a training run; choose another --output")
+        if os.path.exists(os.path.join(path, METRICS)):
+            raise UsageError(f"{path!r} holds a finished run; choose another --output or pass "
+                             "--overwrite")
+        with open(os.path.join(path, OPTIONS), encoding="utf-8") as file:
+            before = json.load(file)
+        if before != options:
+            differ = sorted(k for k in {*before, *options} if before.get(k) != options.get(k))
+            raise UsageError(
+                f"{path!r} holds an unfinished run with other options ({', '.join(differ)}); "
+                "repeat those to resume it, or pass --overwrite"
+            )
+        return True
+    os.makedirs(os.path.join(path, "vocabulary"), exist_ok=True)
+    for feature in schema.features:
+        source = sequences.vocabulary_path(feature.name)
+        shutil.copyfile(source, os.path.join(path, feature.vocabulary))
+    with open(os.path.join(path, "schema.json"), "w", encoding="utf-8") as file:
+        file.write(schema.to_json())
+    write_json(os.path.join(path, OPTIONS), options)
+    return False
+
+
+def write_json(path: str, data: Any) -> None:
+    """Writes JSON beside `path` and renames it into place."""
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2, sort_keys=True)
+        file.write("\n")
+    os.replace(f"{path}.tmp", path)
+
+
+def update_metrics(path: str, split: str, numbers: dict[str, Any]) -> None:
+    """Puts one split's numbers into the run's ``metrics.json``."""
+    target = os.path.join(path, METRICS)
+    metrics = {}
+    if os.path.exists(target):
+        with open(target, encoding="utf-8") as file:
+            metrics = json.load(file)
+    write_json(target, {**metrics, split: numbers})
