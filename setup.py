@@ -12,16 +12,17 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfdare/__init__.py").read_
 CORE = ["numpy>=1.26", "protobuf>=5.28", "google-crc32c>=1.5"]
 BEAM = ["apache-beam>=2.60", "pyarrow>=14"]
 MODEL = [
-    "tensorflow>=2.18",
-    "tensorboard>=2.18",
+    "tensorflow>=2.18,<2.22",
+    "tensorboard>=2.18,<2.22",
     "keras>=3.6",
-    "tf-keras>=2.18",
-    "tensorflow-recommenders>=0.7.3",
+    "tf-keras>=2.18,<2.22",
+    # on macOS it asks for a TensorFlow that ended with 2.16
+    "tensorflow-recommenders>=0.7.3; sys_platform == 'linux'",
     "scikit-learn>=1.4",
     "matplotlib>=3.8",
     "tqdm>=4.66",
 ]
-SERVING = ["tensorflow-serving-api>=2.18", "grpcio>=1.60", "grpcio-health-checking>=1.60"]
+SERVING = ["tensorflow-serving-api>=2.18,<2.22", "grpcio>=1.60", "grpcio-health-checking>=1.60"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -40,6 +41,7 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     packages=find_packages(include=["tfdare*", "beam_jobs*", "serving*"]),
     package_data={"serving": ["config/*"]},
     python_requires=">=3.10,<3.14",

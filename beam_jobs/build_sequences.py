@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any, Sequence
@@ -26,7 +27,6 @@ from beam_jobs.tallies import TALLY
 from beam_jobs.vocabulary import CATALOG_FILE, LearnVocabularies
 from beam_jobs.writing import TALLY_FILE, WriteRejected, WriteSequences, WriteTally
 
-PROG = "python -m beam_jobs.build_sequences"
 _BUCKET_BYTES = 32 << 20
 _LEAST_BUCKETS, _MOST_BUCKETS = 4, 4096
 
@@ -73,7 +73,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         InputError: the log or an option cannot be used. No output is left, an earlier one stays.
     """
-    return build(parse(argv, PROG))
+    return build(parse(argv, _prog()))
 
 
 def build(asked: Options) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def build(asked: Options) -> dict[str, Any]:
             pipeline.run().wait_until_finish()
         found = json.loads(read_file(f"{staging.folder}/{TALLY_FILE}"))
         tally, learned = found["tally"], found["learned"]
-        manifest.check(manifest.counts_of(tally), asked, staging.folder)
+        manifest.check(tally, asked, staging.folder)
         schema = manifest.make_schema(asked, learned)
         seconds = time.monotonic() - started
         made = manifest.make_manifest(asked, files, buckets, tally, learned, schema, seconds)
@@ -115,8 +115,11 @@ def build(asked: Options) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
     try:
-        asked = parse(argv, PROG)
+        asked = parse(argv, _prog())
         made = build(asked)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
@@ -127,6 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(manifest.summary(made, asked.output))
     return 0
+
+
+def _prog() -> str:
+    called = os.path.basename(sys.argv[0])
+    return "tfdare prepare" if called == "tfdare" else "python -m beam_jobs.build_sequences"
 
 
 if __name__ == "__main__":

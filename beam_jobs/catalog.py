@@ -14,7 +14,7 @@ from tfdare.schema import FIRST_ID, OOV_ID
 
 
 class Vocabulary:
-    """Raw ids in falling order of count, then rising order of id; id ``i`` of them is row ``i + 2``."""
+    """Raw ids by falling count, then by rising id; the ``i``-th of them is row ``i + 2``."""
 
     def __init__(self, ids: np.ndarray, counts: np.ndarray):
         self.ids, self.counts = ids, counts

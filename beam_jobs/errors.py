@@ -34,7 +34,7 @@ def find_message(error: BaseException) -> str | None:
             return chain.message
         match = re.search(re.escape(_OPEN) + "(.*?)" + re.escape(_CLOSE), str(chain), re.DOTALL)
         if match:
-            return match.group(1)
+            return re.sub(r" \[while running '[^']*'\]$", "", match.group(1))
         seen.add(id(chain))
         chain = chain.__cause__ or chain.__context__
     return None

@@ -9,11 +9,12 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs.errors import InputError
 from beam_jobs.formats import Format
 from beam_jobs.hashing import hash_strings
 from beam_jobs.inputs import Chunk, blocks
 from beam_jobs.rows import Events, Rejected, to_events
-from beam_jobs.tallies import TALLY, tagged
+from beam_jobs.tallies import DAMAGED, TALLY, tagged
 
 EVENTS, REJECTED, LINES = "events", "rejected", "lines"
 _LINE_BITS = 32
@@ -44,6 +45,14 @@ class _ReadChunk(beam.DoFn):
         self._chunk_bytes = chunk_bytes
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
+        try:
+            yield from self._read(chunk)
+        except InputError as error:
+            # Raised here, it would be tried again and drown in the tracebacks of the workers:
+            # the message goes to the driver with the tally, and the run fails there.
+            yield tagged({f"{DAMAGED}{error.message}": 1})
+
+    def _read(self, chunk: Chunk) -> Iterator[Any]:
         lines = 0
         for block in blocks(chunk, self._form, self._chunk_bytes):
             lines += block.lines

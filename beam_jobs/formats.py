@@ -107,9 +107,11 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
     if columns:
         raise InputError(f"--columns is for csv and parquet; --format {kind} has fixed columns")
     if kind == "taobao":
-        mapping, known, default = {name: (name,) for name in _TAOBAO}, ("pv", "buy", "cart", "fav"), "pv"
+        mapping = {name: (name,) for name in _TAOBAO}
+        known, default = ("pv", "buy", "cart", "fav"), "pv"
     else:
-        mapping, known, default = {k: (v,) for k, v in _TMALL.items()}, ("0", "1", "2", "3"), "0"
+        mapping = {name: (column,) for name, column in _TMALL.items()}
+        known, default = ("0", "1", "2", "3"), "0"
     unknown = sorted(set(behaviors or ()) - set(known))
     if unknown:
         raise InputError(

@@ -48,9 +48,14 @@ def string_buffers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return found, np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
 
 
-def uniform(*keys) -> np.ndarray:
-    """A number in [0, 1) for every row of integer keys; the same keys give the same number."""
+def combine(*keys) -> np.ndarray:
+    """One uint64 for every row of integer keys; the same keys give the same number."""
     code = np.uint64(0)
     for key in keys:
         code = mix(code ^ mix(key))
+    return code
+
+
+def unit_interval(code: np.ndarray) -> np.ndarray:
+    """Hashes as numbers in [0, 1)."""
     return (code >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ def find_files(patterns: Sequence[str], form: Format) -> list[InputFile]:
     """
     sizes: dict[str, int] = {}
     for pattern in patterns:
+        if os.path.isfile(pattern):  # as it stands, also with brackets in its name
+            sizes[pattern] = os.path.getsize(pattern)
+            continue
+        if os.path.isdir(pattern):
+            raise InputError(f"--input {pattern!r} is a folder. Name its files: {pattern}/*")
         try:
             (match,) = FileSystems.match([pattern])
             found = {entry.path: entry.size_in_bytes for entry in match.metadata_list}
@@ -272,7 +278,8 @@ def _parquet_blocks(chunk: Chunk, form: Format) -> Iterator[Block]:
             size = batch.num_rows
 
             def text_of(row, found=found):
-                return ",".join("" if (v := c[row].as_py()) is None else str(v) for c in found.values())
+                values = [column[row].as_py() for column in found.values()]
+                return ",".join("" if value is None else str(value) for value in values)
 
             yield Block(found, np.arange(line, line + size), [], size, text_of)
             line += size

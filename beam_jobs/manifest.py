@@ -13,6 +13,7 @@ from beam_jobs.errors import InputError
 from beam_jobs.inputs import InputFile
 from beam_jobs.options import Options
 from beam_jobs.storage import open_file
+from beam_jobs.tallies import DAMAGED
 from beam_jobs.vocabulary import VOCABULARY_FOLDER
 from beam_jobs.writing import REJECTED_FOLDER
 from tfdare.schema import Feature, Schema
@@ -32,7 +33,7 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
             "read": tally.get("rows_read", 0),
             "filtered": tally.get("rows_filtered", 0),
             "rejected": sum(reasons.values()),
-            "rejected_by_reason": dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
+            "rejected_by_reason": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
             "kept": tally.get("rows_kept", 0),
         },
         "users": {name: tally.get(f"users_{name}", 0) for name in ("seen", "kept", "too_short")},
@@ -47,12 +48,16 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def check(counts: Mapping[str, Any], options: Options, folder: str) -> None:
-    """Refuses a run that left nothing.
+def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
+    """Refuses a run that could not read its input, or that left nothing.
 
     Raises:
-        InputError: no row, or no user, is left, or the sums do not agree.
+        InputError: a file is damaged, or no row, or no user, is left.
+        RuntimeError: the sums do not agree.
     """
+    if damaged := sorted(name[len(DAMAGED) :] for name in tally if name.startswith(DAMAGED)):
+        raise InputError("\n  ".join(damaged))
+    counts = counts_of(tally)
     rows, users, events = counts["rows"], counts["users"], counts["events"]
     if rows["kept"] == 0:
         if rows["read"] == 0:

@@ -1,7 +1,8 @@
 """Negatives: items the user never touched, drawn in proportion to how often items came.
 
-Every draw is a hash of (user, position, slot, attempt, seed), so the runner, the buckets and the
-order of work change nothing.
+Every draw is a hash of (user, position, slot, seed), so the runner, the buckets and the order of
+work change nothing. Nothing is drawn and thrown away: a draw is a place on the line of all events
+of the training period, laid out item by item, from which the user's own items are cut out.
 """
 
 from __future__ import annotations
@@ -9,80 +10,87 @@ from __future__ import annotations
 import numpy as np
 
 from beam_jobs.catalog import Catalog
-from beam_jobs.hashing import uniform
-
-_ATTEMPTS = 48
+from beam_jobs.hashing import combine, unit_interval
 
 
-def draw_negatives(
-    catalog: Catalog,
-    seed: int,
-    count: int,
-    user_hash: np.ndarray,
-    event_user: np.ndarray,
-    event_item: np.ndarray,
-    user: np.ndarray,
-    position: np.ndarray,
-) -> np.ndarray:
-    """Draws ``count`` negatives for every request of a bucket.
+class Negatives:
+    """Draws negatives for the users of a bucket.
 
     Args:
         catalog: Catalog. Items and how often each came in the training period.
-        seed: int.
-        count: int. Negatives of a request.
         user_hash: uint64 ``[U]``. A stable hash of every user.
-        event_user, event_item: int64. User and catalog index (-1: unknown) of every event of the
-            whole log of these users; none of a user's items is drawn for it.
-        user, position: int64 ``[R]``. The requests.
-
-    Returns:
-        int64 ``[R, count]`` catalog indices, -1 where the user has touched every item. The
-        negatives of a request differ, unless fewer items than ``count`` are left for the user.
+        event_user, event_item: int64 ``[E]``. User, and catalog index (-1: unknown), of every
+            event of the whole log of these users; none of a user's items is drawn for it.
+        seed: int.
     """
-    requests, items = len(user), len(catalog)
-    drawn = np.full((requests, count), -1, np.int64)
-    if not requests or not items:
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        user_hash: np.ndarray,
+        event_user: np.ndarray,
+        event_item: np.ndarray,
+        seed: int,
+    ):
+        self._counts, self._cumulative = catalog.counts, catalog.cumulative
+        self._user_hash, self._seed = user_hash, seed
+        items, total = len(catalog), int(catalog.counts.sum())
+        known = event_item >= 0
+        touched = _distinct(event_user[known] * items + event_item[known])
+        owner, item = (touched // items, touched % items) if items else (touched, touched)
+        width = catalog.counts[item]
+        self._cut = np.concatenate([[0], np.cumsum(width)])
+        self._first = np.searchsorted(owner, np.arange(len(user_hash)))  # of each user's cuts
+        after = np.append(self._first[1:], len(owner))[: len(self._first)]
+        self._left = total - (self._cut[after] - self._cut[self._first])
+        # where each cut lies once those before it are taken out; rises within a user
+        before = self._cut[:-1] - self._cut[self._first][owner]
+        self._stride = total + 1
+        self._keys = owner * self._stride + self._cumulative[item] - width - before
+
+    def draw(self, user: np.ndarray, position: np.ndarray, count: int) -> np.ndarray:
+        """Negatives of the requests at ``position`` of ``user``.
+
+        Returns:
+            int64 ``[R, count]`` catalog indices, -1 where the user has touched every item. The
+            negatives of a request differ, unless fewer items than ``count`` are left for the user.
+        """
+        drawn = np.full((len(user), count), -1, np.int64)
+        if not drawn.size or not len(self._counts):
+            return drawn
+        key = combine(self._user_hash[user], position, self._seed)
+        left = self._left[user]
+        # the stretches of the line that this request's earlier negatives cover
+        start, width = np.zeros(drawn.shape, np.int64), np.zeros(drawn.shape, np.int64)
+        for slot in range(count):
+            fresh = left - width[:, :slot].sum(axis=1)
+            repeat = fresh <= 0  # nothing new is left: any item left for the user will do
+            size = np.where(repeat, left, fresh)
+            place = (unit_interval(combine(key, slot)) * size).astype(np.int64)
+            place = np.minimum(place, np.maximum(size - 1, 0))
+            order = np.argsort(start[:, :slot], axis=1, kind="stable")
+            for rank in range(slot):
+                chosen = order[:, rank, None]
+                first = np.take_along_axis(start, chosen, axis=1)[:, 0]
+                skip = np.take_along_axis(width, chosen, axis=1)[:, 0]
+                place = np.where(~repeat & (place >= first), place + skip, place)
+            item, start[:, slot] = self._find(user, place)
+            drawn[:, slot] = np.where(left > 0, item, -1)
+            width[:, slot] = np.where(repeat, 0, self._counts[item])
         return drawn
-    known = event_item >= 0
-    touched = np.unique(event_user[known] * items + event_item[known])
-    total = int(catalog.cumulative[-1])
-    for slot in range(count):
-        open_ = np.arange(requests)
-        for attempt in range(_ATTEMPTS):
-            point = uniform(user_hash[user[open_]], position[open_], slot, attempt, seed) * total
-            item = np.searchsorted(catalog.cumulative, point.astype(np.int64), side="right")
-            fine = ~_contains(touched, user[open_] * items + item)
-            fine &= (drawn[open_, :slot] != item[:, None]).all(axis=1)
-            drawn[open_[fine], slot] = item[fine]
-            open_ = open_[~fine]
-            if not len(open_):
-                break
-        else:
-            _draw_exactly(catalog, touched, seed, slot, user_hash, user, position, open_, drawn)
-    return drawn
+
+    def _find(self, user: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Item at a place of each user's line, and where the item begins on it."""
+        cuts = np.searchsorted(self._keys, user * self._stride + place, side="right")
+        shift = self._cut[cuts] - self._cut[self._first[user]]
+        item = np.searchsorted(self._cumulative, place + shift, side="right")
+        item = np.minimum(item, len(self._counts) - 1)
+        return item, self._cumulative[item] - self._counts[item] - shift
 
 
-def _draw_exactly(catalog, touched, seed, slot, user_hash, user, position, requests, drawn):
-    """The same for users who touched nearly everything: draws among what is left for them."""
-    items = len(catalog)
-    for person in np.unique(user[requests]).tolist():
-        first, last = np.searchsorted(touched, [person * items, (person + 1) * items])
-        left = np.ones(items, bool)
-        left[touched[first:last] - person * items] = False
-        left = np.flatnonzero(left)
-        if not len(left):
-            continue
-        for request in requests[user[requests] == person].tolist():
-            fresh = left[~np.isin(left, drawn[request, :slot])]
-            choice = fresh if len(fresh) else left
-            running = np.cumsum(catalog.counts[choice])
-            point = uniform(user_hash[person], position[request], slot, _ATTEMPTS, seed)
-            place = np.searchsorted(running, int(point * running[-1]), side="right")
-            drawn[request, slot] = choice[place]
-
-
-def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    if not len(sorted_keys):
-        return np.zeros(len(keys), bool)
-    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return sorted_keys[place] == keys
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Sorted and without repeats; ``numpy.unique`` hashes, which is far slower here."""
+    values = np.sort(values)
+    if len(values):
+        values = values[np.concatenate([[True], values[1:] != values[:-1]])]
+    return values

@@ -15,9 +15,8 @@ from beam_jobs.formats import FORMATS, Format, make_format
 from beam_jobs.inputs import CHUNK_BYTES
 
 DEFAULT_RUNNER = "FnApiRunner"
+_EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
-Paste this:  %(prog)s --input UserBehavior.csv --format taobao --output sequences
-
 Turns an event log into a folder of sequences: every user's events sorted by time, and the
 requests cut from them for train, validation and test. Open it with tfdare.sequences, train on it
 with tfdare.data. Options of Beam pass through (--runner, --direct_num_workers, --project, ...).
@@ -72,9 +71,16 @@ class Options:
         }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its help starts with a line to paste."""
+
+    def format_help(self) -> str:
+        return f"{_EXAMPLE.format(prog=self.prog)}\n\n{super().format_help()}"
+
+
 def make_parser(prog: str) -> argparse.ArgumentParser:
     """The parser of the job's own options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog,
         usage="%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]",
         description=_HELP,
@@ -91,7 +97,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         "time=time or timestamp; category= leaves the category out")  # fmt: skip
     add("--behavior", help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
         "csv and parquet all")  # fmt: skip
-    add("--split", default="leave_last", help=f"{' or '.join(splits.PROTOCOLS)}; default leave_last")
+    protocols = " or ".join(splits.PROTOCOLS)
+    add("--split", default="leave_last", help=f"{protocols}; default leave_last")
     for protocol in splits.PROTOCOLS.values():
         for field in dataclasses.fields(protocol):
             if field.init and f"--{field.name}" not in parser._option_string_actions:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ _STAGES = (  # a transform of the stage, and what to say when it begins
     ("WriteCatalog", "writing vocabularies"),
     ("BuildBucket", "building and writing requests"),
 )
-_WORKER_OPTIONS = "PIPELINE_OPTIONS"  # what local worker processes read at their start
+_WORKER_OPTIONS = "PIPELINE_OPTIONS_FILE"  # what local worker processes read at their start
 _BUNDLES = "apache_beam.runners.portability.fn_api_runner.fn_runner.run_bundle"
 
 
@@ -42,17 +43,30 @@ class Progress:
         bundles.propagate = False
         if runner and not runner.endswith("FnApiRunner"):
             self.say(f"running on {runner}")
-        options_before = os.environ.get(_WORKER_OPTIONS)
-        os.environ.setdefault(_WORKER_OPTIONS, json.dumps({"default_sdk_harness_log_level": "ERROR"}))
         try:
-            yield
+            with _quiet_workers():
+                yield
         finally:
-            if options_before is None:
-                os.environ.pop(_WORKER_OPTIONS, None)
             bundles.removeHandler(handler)
             beam_log.setLevel(before[0])
             bundles.setLevel(before[1])
             bundles.propagate = before[2]
+
+
+@contextmanager
+def _quiet_workers():
+    """Worker processes of the local runner log nothing: what fails there is raised here too."""
+    if _WORKER_OPTIONS in os.environ:
+        yield
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"default_sdk_harness_log_level": "CRITICAL"}, file)
+        file.flush()
+        os.environ[_WORKER_OPTIONS] = file.name
+        try:
+            yield
+        finally:
+            os.environ.pop(_WORKER_OPTIONS, None)
 
 
 class _StageHandler(logging.Handler):

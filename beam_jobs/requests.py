@@ -13,7 +13,7 @@ from apache_beam.utils.shared import Shared
 from beam_jobs.catalog import Catalog
 from beam_jobs.hashing import hash_strings
 from beam_jobs.histories import Histories
-from beam_jobs.negatives import draw_negatives
+from beam_jobs.negatives import Negatives
 from beam_jobs.splits import Cuts, Protocol, cuts
 from beam_jobs.storage import open_file
 from beam_jobs.tallies import TALLY, tagged
@@ -38,10 +38,9 @@ def build_requests(
     index, rows = catalog.rows({name: histories.columns[name] for name in catalog.features})
     event_user = np.repeat(np.arange(len(histories.users)), histories.length)
     user_hash = hash_strings(pa.array(histories.users, pa.string()))
+    sampler = Negatives(catalog, user_hash, event_user, index, seed)
     for split, found in cuts(protocol, histories.length).items():
-        drawn = draw_negatives(
-            catalog, seed, negatives, user_hash, event_user, index, found.user, found.position
-        )
+        drawn = sampler.draw(found.user, found.position, negatives)
         records, tally = _records(histories, catalog, rows, found, drawn)
         short = int((drawn < 0).any(axis=1).sum()) if negatives else 0
         tally["requests_short_of_negatives"] = short

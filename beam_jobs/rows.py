@@ -30,11 +30,34 @@ class Rejected:
 
 @dataclass
 class Events:
-    """Events of a chunk, in its order: user (a string array), columns of int64, line in the chunk."""
+    """Events of a chunk in its order: users as strings, columns and lines as int64."""
 
     user: pa.Array
     columns: dict[str, np.ndarray]
     line: np.ndarray
+
+    def __getstate__(self):
+        columns = {name: pack(column) for name, column in self.columns.items()}
+        return self.user, columns, pack(self.line)
+
+    def __setstate__(self, state):
+        self.user, columns, line = state
+        self.columns = {name: unpack(column) for name, column in columns.items()}
+        self.line = unpack(line)
+
+
+def pack(column: np.ndarray) -> tuple[int, np.ndarray]:
+    """An int64 column as its least value and what comes on top, in 32 bits where that does."""
+    least = int(column.min(initial=LARGEST))
+    if not len(column) or int(column.max()) - least >= 2**32:
+        return 0, column
+    return least, (column - least).astype(np.uint32)
+
+
+def unpack(packed: tuple[int, np.ndarray]) -> np.ndarray:
+    """Inverse of :func:`pack`."""
+    least, column = packed
+    return column.astype(np.int64) + least
 
 
 def to_events(

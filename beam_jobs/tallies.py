@@ -13,6 +13,8 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 LONGEST = "longest"
+DAMAGED = "damaged/"
+"""Names that start so carry the message about an input that cannot be read."""
 TALLY = "tally"
 """Tag of the output on which a DoFn hands out its tallies."""
 
@@ -33,6 +35,8 @@ def tagged(counts: Mapping[str, int]) -> beam.pvalue.TaggedOutput:
     for name, value in counts.items():
         if name.startswith(LONGEST):
             Metrics.distribution("tfdare", name).update(value)
+        elif name.startswith(DAMAGED):
+            Metrics.counter("tfdare", "chunks_damaged").inc(value)
         elif not name.startswith("digest"):
             Metrics.counter("tfdare", name).inc(value)
     return beam.pvalue.TaggedOutput(TALLY, counts)

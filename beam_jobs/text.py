@@ -55,6 +55,9 @@ def split_block(
     special = _lines_with(data, b"\r", ends)
     if quoted:
         special = np.union1d(special, _lines_with(data, b'"', ends))
+    if not _is_utf8(data):  # the columnar parser cannot hand such rows on
+        wide = np.flatnonzero(np.frombuffer(data, np.uint8) >= 128)
+        special = np.union1d(special, np.searchsorted(ends, wide))
     rest, index = data, np.arange(lines)
     if len(special):
         plain = np.ones(lines, bool)
@@ -138,6 +141,16 @@ def _split_line(line: bytes, width: int, quoted: bool) -> tuple[list[bytes], str
     if len(fields) != width:
         return [], f"{len(fields)} columns instead of {width}"
     return fields, None
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _lines_with(data: bytes, mark: bytes, ends: np.ndarray) -> np.ndarray:

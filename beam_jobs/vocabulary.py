@@ -138,7 +138,12 @@ class LearnVocabularies(beam.PTransform):
     """
 
     def __init__(
-        self, features: tuple[str, ...], protocol: Protocol, min_count: int, buckets: int, folder: str
+        self,
+        features: tuple[str, ...],
+        protocol: Protocol,
+        min_count: int,
+        buckets: int,
+        folder: str,
     ):
         super().__init__()
         self._count = _CountItems(protocol, features[1:], min(buckets, _PARTS))

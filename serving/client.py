@@ -132,6 +132,8 @@ class Client:
         timeout: float. Seconds that a call may take, retries included. Defaults to 10.
         retries: int. Times a call is sent again while the server cannot be reached (UNAVAILABLE),
             after a random pause that doubles. Defaults to 5.
+        id_dtype: dtype. Of the ids as the signatures take them: int64 for raw ids, int32 where
+            the model was exported over row ids. Defaults to int64.
 
     Raises:
         ServingError: (from every call) the call failed; carries the code and the message.
@@ -151,6 +153,7 @@ class Client:
         search_model: str | None = None,
         timeout: float = 10.0,
         retries: int = 5,
+        id_dtype: type = np.int64,
     ):
         if not timeout > 0 or retries < 0:
             raise ValueError(
@@ -163,6 +166,7 @@ class Client:
         self.search_model = search_model or model
         self.timeout = timeout
         self.retries = retries
+        self.id_dtype = np.dtype(id_dtype)
         self._channels = {
             name: grpc.insecure_channel(name, options=_OPTIONS)
             for name in {self.address, self.search_address}
@@ -188,7 +192,7 @@ class Client:
     ) -> SearchResult:
         """The K behaviors of each history that matter most to each candidate."""
         answer = self.predict(
-            "search", checked(requests), version=version, timeout=timeout,
+            "search", self._sent(checked(requests)), version=version, timeout=timeout,
             model=self.search_model, address=self.search_address,
         )
         return SearchResult(
@@ -205,7 +209,7 @@ class Client:
     ) -> ScoreResult:
         """Click probabilities of the candidates, given what search found for them."""
         inputs = score_inputs(requests, found.behavior_index, found.attention_score)
-        answer = self.predict("score", inputs, version=version, timeout=timeout)
+        answer = self.predict("score", self._sent(inputs), version=version, timeout=timeout)
         return ScoreResult(answer.outputs["probability"], answer.version)
 
     def rank(
@@ -228,7 +232,7 @@ class Client:
         timeout = self.timeout if timeout is None else timeout
         if not split:
             answer = self.predict(
-                "serving_default", checked(requests), version=version, timeout=timeout
+                "serving_default", self._sent(checked(requests)), version=version, timeout=timeout
             )
             outputs = answer.outputs
             return RankResult(
@@ -298,6 +302,12 @@ class Client:
         response = self._call(stub.GetModelStatus, request, self.address, timeout)
         name = get_model_status_pb2.ModelVersionStatus.State.Name
         return {status.version: name(status.state) for status in response.model_version_status}
+
+    def _sent(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            name: value.astype(self.id_dtype, copy=False) if value.dtype == np.int64 else value
+            for name, value in inputs.items()
+        }
 
     def _call(self, method, request, address: str, timeout: float | None):
         until = time.monotonic() + (self.timeout if timeout is None else timeout)

@@ -57,22 +57,25 @@ class RawIds:
 
 
 def newest_request(
-    sequences: Sequences, split: str, user: str, ids: RawIds, shown: int = 5
+    sequences: Sequences, split: str, user: str | None, ids: RawIds, shown: int = 5
 ) -> UserRequest:
     """The user's newest request of a split: the window of history before it, its candidates.
+
+    Without a user, the first one of the split.
 
     Raises:
         UnknownUser: there is none; the message names ``shown`` users that exist.
     """
     others: list[str] = []
     for record in sequences.records(split):
-        if record.user == user:
+        if user is None or record.user == user:
             return _request(sequences, record, ids)
-        if len(others) < shown:
+        if len(others) <= shown:
             others.append(record.user)
+    some = ", ".join(others[:shown]) + (", ..." if len(others) > shown else "")
     raise UnknownUser(
         f"No user {user!r} in split {split!r} of {sequences.path!r}. "
-        + (f"Users there: {', '.join(others)}, ..." if others else "The split holds no user.")
+        + (f"Users there: {some}" if others else "The split holds no user.")
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any, Sequence
 
 import grpc
@@ -20,20 +21,21 @@ def _parser() -> Parser:
     parser = Parser(
         "query",
         example="tfdare query --address localhost:8500 --model dare "
-        "--sequences ./sequences --user 42 --top 5",
+        "--sequences build/sequences --top 5",
         description="Ranks the candidates of a user's newest request with a running server: once "
         "as search and then score, once as a whole; and shows the behaviors that search found.",
     )
     parser.add_argument("--address", default="localhost:8500", help="host:port of the server")
     parser.add_argument("--model", default="dare", help="name that the server knows")
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
-    parser.add_argument("--user", required=True, help="raw user id")
+    parser.add_argument("--user", help="raw user id; the split's first user if left out")
     parser.add_argument(
         "--candidates", type=int, nargs="+", help="raw item ids, instead of the request's own"
     )
     parser.add_argument("--split_name", default="test", help="train, validation or test")
     parser.add_argument("--top", type=positive_int, default=5, help="rows of each table")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for each ranking")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds to let the server start")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 
@@ -86,6 +88,7 @@ def _ask(options) -> dict[str, Any]:
         raise ValueError(f"User {asked.user!r} has no request there. Give --candidates.")
     request = one_request(asked.history, target)
     with Client(options.address, options.model, timeout=options.timeout, retries=2) as client:
+        _await_server(client, options.wait)
         split = client.rank(request, split=True)
         whole = client.rank(request, version=split.version)
     difference = float(np.abs(split.probability - whole.probability).max())
@@ -130,11 +133,26 @@ def _ask(options) -> dict[str, Any]:
     }
 
 
+def _await_server(client, seconds: float) -> None:
+    """Returns once the server answers at all, or the time is up; what it answers comes later."""
+    from serving.client import ServingError
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            client.versions(timeout=1.0)
+            return
+        except ServingError as error:
+            if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                return
+            time.sleep(0.2)
+
+
 def _explained(error) -> str:
     if error.code is grpc.StatusCode.UNAVAILABLE:
         return (
             f"No server answers at {error.address} ({error.message}). Start one: "
-            "tfdare serve --model_base_path ./export/dare --model_name dare --port 8500"
+            "tfdare serve --model_base_path build/servables/dare --model_name dare --port 8500"
         )
     return str(error)
 

@@ -308,12 +308,13 @@ def test_help_starts_with_a_line_to_paste(capsys):
         (["--lifelong", "0.7", "--drift", "0.7"], "lifelong=0.7, drift=0.7"),
         (["--items", "5", "--categories", "6"], "items=5, categories=6"),
         (["--bad_rows", "-1"], "bad_rows=-1"),
-        (["--output", "missing/log.csv"], "missing/log.csv"),
+        (["--output", "occupied/log.csv"], "occupied"),
         (["--output", "."], "--output ."),
     ],
 )
 def test_command_names_what_it_cannot_use(arguments, received, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "occupied").write_text("a file where a folder would be needed")
     assert main(["--output", "log.csv", *arguments]) == 2
     assert received in capsys.readouterr().err
     assert os.listdir(tmp_path) == []

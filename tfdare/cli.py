@@ -6,8 +6,10 @@ imports neither ``beam_jobs`` nor ``serving``, and each command imports only wha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import tempfile
 from importlib import metadata
 
 from tfdare import __version__
@@ -27,7 +29,6 @@ _SUMMARY = {
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     commands = {entry.name: entry for entry in metadata.entry_points(group="tfdare.commands")}
     if not argv or argv[0] in ("-h", "--help"):
         print(_help(commands))
@@ -38,7 +39,37 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in commands:
         print(f"tfdare: no command {argv[0]!r}\n\n{_help(commands)}", file=sys.stderr)
         return 2
-    return commands[argv[0]].load()(argv[1:])
+    with _quiet():
+        command = commands[argv[0]].load()
+    return command(argv[1:])
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Holds back what TensorFlow says while it is imported, and shows it if that fails.
+
+    Its libraries write to the file descriptor before any log level applies. A level that the
+    person has set is a wish to see it all.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # errors of TensorFlow reach us as exceptions
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _help(commands) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # start-up chatter; warnings of ours stay
 
@@ -10,6 +11,9 @@ import tensorflow as tf  # noqa: E402
 
 KERAS_3 = hasattr(tf.keras, "version")
 """Whether ``tf.keras`` is Keras 3."""
+
+KERAS_VERSION = tf.keras.version() if KERAS_3 else metadata.version("tf-keras")
+"""Of the Keras in use, such as ``"3.15.1"`` or ``"2.21.0"``."""
 
 _saving = tf.keras.utils if KERAS_3 else tf.keras.saving
 

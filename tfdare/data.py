@@ -113,6 +113,10 @@ def _parse(data, schema: Schema):
     parsed = tf.io.parse_single_example(data, features)
     record = {name: tf.io.decode_raw(parsed[name], _DTYPES[kind]) for name, kind in kinds.items()}
     record["user"] = parsed["user"]
+    tf.debugging.assert_less_equal(
+        record["target_length"], schema.max_candidates,
+        message="A request has more candidates than the schema's max_candidates",
+    )
     return record
 
 
@@ -124,7 +128,11 @@ def _by_request(flat, record, schema: Schema):
 
 def _repeats(history, position, target):
     """How often each target ``[R, C]`` occurs among the first ``position[R]`` behaviors."""
-    before = tf.range(tf.size(history))[tf.newaxis, tf.newaxis, :] < position[:, tf.newaxis,
-                                                                              tf.newaxis]
-    same = history[tf.newaxis, tf.newaxis, :] == target[:, :, tf.newaxis]
-    return tf.reduce_sum(tf.cast(tf.logical_and(same, before), tf.int32), axis=-1)
+    length = tf.size(history, tf.int64)
+    # Sorted by (id, place), an id's behaviors before a position lie between two bounds.
+    keys = tf.sort(tf.cast(history, tf.int64) * (length + 1) + tf.range(length))
+    lower = tf.cast(target, tf.int64) * (length + 1)
+    upper = lower + tf.cast(position, tf.int64)[:, tf.newaxis]
+    bounds = tf.searchsorted(keys, tf.reshape(tf.stack([lower, upper]), [-1]))
+    bounds = tf.reshape(bounds, tf.concat([[2], tf.shape(target)], 0))
+    return tf.ensure_shape(bounds[1] - bounds[0], target.shape)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from tfdare.command import Parser, run
+from tfdare.command import Parser, UsageError, run
 from tfdare.compat import tf
 from tfdare.data import read_requests
 from tfdare.metrics import auc, gauc, logloss
+from tfdare.schema import SchemaError
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 
 BASELINE_TARGETS = 200_000
@@ -92,7 +93,12 @@ def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> 
         missing); counts; and ``baselines``: the AUC of "was this item in the history"
         (``seen``) and of a logistic regression on repeat counts (``repeat_counts``), which was
         fitted on the train split.
+
+    Raises:
+        SchemaError: the split holds no requests.
     """
+    if not sequences.requests(split):
+        raise SchemaError(f"The {split} split of {sequences.path!r} holds no requests")
     found = predict(model, sequences, split, batch_size)
     clicked_before = np.zeros(int(found.request.max()) + 1, bool)
     item_seen = found.repeats[:, 0] > 0
@@ -164,6 +170,8 @@ def main(argv: list[str] | None = None) -> int:
     def action(options):
         from tfdare.runs import load_run, update_metrics
 
+        if options.batch_size < 1:
+            raise UsageError(f"--batch_size must be positive. Received: {options.batch_size}")
         opened = load_run(options.run)
         sequences = open_sequences(options.sequences, opened.schema.digest)
         numbers = evaluate(opened.model(), sequences, options.split, options.batch_size)

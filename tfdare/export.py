@@ -7,6 +7,7 @@ folder is renamed to ``base/<name>/<version>/``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -72,7 +73,8 @@ def export_model(
     aside = tempfile.mkdtemp(prefix=f".writing-{version}-", dir=servable)
     try:
         module = ServingModule(model, vocabularies)
-        tf.saved_model.save(module, aside, signatures=module.signatures_by_name)
+        with _only_warnings():
+            tf.saved_model.save(module, aside, signatures=module.signatures_by_name)
         extra = os.path.join(aside, "assets.extra")
         os.makedirs(extra)
         with open(os.path.join(extra, "schema.json"), "w", encoding="utf-8") as file:
@@ -216,6 +218,17 @@ def _difference(got, wanted):
     if got.shape != wanted.shape or not np.isfinite(got).all():
         return float("inf")
     return float(np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0))
+
+
+@contextlib.contextmanager
+def _only_warnings():
+    logger = tf.get_logger()
+    before = logger.level
+    logger.setLevel("WARNING")  # where assets were written is a passing name here
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _versions(servable):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
 from scipy.stats import rankdata
 
-from tfdare.compat import register
+from tfdare.compat import register, tf
 
 
 def auc(label: np.ndarray, score: np.ndarray) -> float | None:
@@ -45,6 +44,8 @@ def gauc(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> float | Non
         - [Deep Interest Network](https://arxiv.org/abs/1706.06978), section 6.2 (user-weighted AUC)
     """
     label = (np.asarray(label) > 0.5).astype(np.float64)
+    if not label.size:
+        return None
     group = np.unique(np.asarray(group), return_inverse=True)[1]
     order = np.lexsort((score, group))
     label, group, score = label[order], group[order], np.asarray(score)[order]
@@ -89,7 +90,7 @@ class RequestGAUC(tf.keras.metrics.Metric):
         self.targets = self.add_weight(name="targets", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = tf.convert_to_tensor(y_pred)
+        y_pred = tf.cast(y_pred, tf.float32)
         real = tf.ones_like(y_pred) if sample_weight is None else tf.cast(sample_weight, tf.float32)
         real = tf.cast(tf.broadcast_to(real, tf.shape(y_pred)) > 0, tf.float32)
         clicked = tf.cast(y_true > 0.5, tf.float32) * real

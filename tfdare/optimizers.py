@@ -121,6 +121,8 @@ class SparseAdam(tf.keras.optimizers.Adam):
         # A norm is wrong while a row's gradient is still in pieces.
         if self.clipnorm or self.global_clipnorm or self.clipvalue:
             grads = [sum_duplicates(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        if self.global_clipnorm:
+            return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]  # Keras 3's is dense
         return super()._clip_gradients(grads)
 
     def _deduplicate_sparse_grad(self, grads):

@@ -87,7 +87,10 @@ def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str
     """
     if overwrite and os.path.exists(os.path.join(path, OPTIONS)):
         shutil.rmtree(path)
-    if os.path.isdir(path) and os.listdir(path):
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UsageError(f"{path!r} exists and is not a folder; choose another --output")
+    resumed = os.path.isdir(path) and bool(os.listdir(path))
+    if resumed:
         if not os.path.exists(os.path.join(path, OPTIONS)):
             raise UsageError(f"{path!r} exists and is not a training run; choose another --output")
         if os.path.exists(os.path.join(path, METRICS)):
@@ -101,15 +104,16 @@ def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str
                 f"{path!r} holds an unfinished run with other options ({', '.join(differ)}); "
                 "repeat those to resume it, or pass --overwrite"
             )
-        return True
-    os.makedirs(os.path.join(path, "vocabulary"), exist_ok=True)
+    # The options come first: a folder that holds them is a run, however early it was cut off.
+    os.makedirs(path, exist_ok=True)
+    write_json(os.path.join(path, OPTIONS), options)
     for feature in schema.features:
-        source = sequences.vocabulary_path(feature.name)
-        shutil.copyfile(source, os.path.join(path, feature.vocabulary))
+        copy = os.path.join(path, feature.vocabulary)
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        shutil.copyfile(sequences.vocabulary_path(feature.name), copy)
     with open(os.path.join(path, "schema.json"), "w", encoding="utf-8") as file:
         file.write(schema.to_json())
-    write_json(os.path.join(path, OPTIONS), options)
-    return False
+    return resumed
 
 
 def write_json(path: str, data: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping
@@ -64,9 +63,9 @@ class Feature:
                 "A feature's `name` must be a lower-case identifier and none of "
                 f"{sorted(_RESERVED)}. Received: name={self.name!r}"
             )
-        _require_int(f"feature {self.name!r}", "vocabulary_size", self.vocabulary_size, FIRST_ID)
-        _require_int(f"feature {self.name!r}", "attention_dim", self.attention_dim, 1)
-        _require_int(f"feature {self.name!r}", "representation_dim", self.representation_dim, 1)
+        _set_int(self, f"feature {self.name!r}", "vocabulary_size", FIRST_ID)
+        _set_int(self, f"feature {self.name!r}", "attention_dim", 1)
+        _set_int(self, f"feature {self.name!r}", "representation_dim", 1)
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,10 @@ class Position:
     representation_dim: int = 16
 
     def __post_init__(self):
-        _require_int("position", "exact", self.exact, 1)
-        _require_int("position", "per_octave", self.per_octave, 1)
-        _require_int("position", "attention_dim", self.attention_dim, 0)
-        _require_int("position", "representation_dim", self.representation_dim, 0)
+        _set_int(self, "position", "exact", 1)
+        _set_int(self, "position", "per_octave", 1)
+        _set_int(self, "position", "attention_dim", 0)
+        _set_int(self, "position", "representation_dim", 0)
 
     def buckets(self, window: int) -> np.ndarray:
         """Row of every position ``0 .. window``, as int32 ``[window + 1]``, never falling."""
@@ -143,6 +142,8 @@ class Schema:
 
     def __post_init__(self):
         object.__setattr__(self, "features", tuple(self.features))
+        if not isinstance(self.split, Mapping):
+            raise SchemaError(f"`split` must be a mapping. Received: split={self.split!r}")
         object.__setattr__(self, "split", dict(self.split))
         if not self.features:
             raise SchemaError("A schema needs at least one feature. Received: features=()")
@@ -152,8 +153,8 @@ class Schema:
         names = [feature.name for feature in self.features]
         if len(set(names)) != len(names):
             raise SchemaError(f"Feature names must differ. Received: {names}")
-        _require_int("schema", "window", self.window, 1)
-        _require_int("schema", "max_candidates", self.max_candidates, 1)
+        _set_int(self, "schema", "window", 1)
+        _set_int(self, "schema", "max_candidates", 1)
         if self.encoding not in ENCODINGS:
             raise SchemaError(f"`encoding` must be one of {ENCODINGS}. Received: {self.encoding!r}")
 
@@ -209,6 +210,7 @@ class Schema:
         """
         if not isinstance(data, Mapping):
             raise SchemaError(f"A schema must be a JSON object. Received: {data!r}")
+        received = sorted(map(str, data))
         data = dict(data)
         version = data.pop("version", None)
         if version != SCHEMA_VERSION:
@@ -219,8 +221,10 @@ class Schema:
             features = tuple(Feature(**feature) for feature in data.pop("features"))
             position = Position(**data.pop("position"))
             return cls(features=features, position=position, **data)
-        except (KeyError, TypeError) as error:
-            raise SchemaError(f"Not a schema: {error}") from error
+        except KeyError as error:
+            raise SchemaError(f"Not a schema: no {error}. Received: {received}") from error
+        except TypeError as error:
+            raise SchemaError(f"Not a schema: {error}. Received: {received}") from error
 
     def to_json(self) -> str:
         """``schema.json`` as text."""
@@ -246,10 +250,13 @@ class Schema:
             return cls.from_json(file.read())
 
 
-def _require_int(owner: str, name: str, value: Any, minimum: int) -> None:
+def _set_int(part: Any, owner: str, name: str, minimum: int) -> None:
+    """Checks a field, and makes a Python integer of it: NumPy's are not written as JSON."""
+    value = getattr(part, name)
     integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integral or value < minimum or not math.isfinite(value):
+    if not integral or value < minimum:
         raise SchemaError(
             f"`{name}` of {owner} must be an integer of at least {minimum}. "
             f"Received: {name}={value!r}"
         )
+    object.__setattr__(part, name, int(value))

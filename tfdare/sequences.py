@@ -55,7 +55,19 @@ class Sequences:
 
     def requests(self, split: str) -> int:
         """Number of requests of one split, as the manifest counts them."""
-        return int(self.manifest["counts"]["splits"][split]["requests"])
+        return self._count(split, "requests")
+
+    def candidates(self, split: str) -> int:
+        """Number of candidates of one split, as the manifest counts them."""
+        return self._count(split, "candidates")
+
+    def _count(self, split: str, part: str) -> int:
+        try:
+            return int(self.manifest["counts"]["splits"][split][part])
+        except KeyError as error:
+            raise SchemaError(
+                f"The manifest.json of {self.path!r} does not count {part} of {split!r}"
+            ) from error
 
     def records(self, split: str) -> Iterator[UserRecord]:
         """Every user's record of one split, in file order."""
@@ -101,14 +113,17 @@ def open_sequences(path: str, digest: str | None = None) -> Sequences:
             f"{path!r} has no {SUCCESS}: it is not a finished folder of sequences. "
             "Build it with `tfdare prepare`."
         )
-    schema = Schema.load(os.path.join(path, "schema.json"))
+    schema = Schema.from_json(_text(path, "schema.json"))
     if digest is not None and schema.digest != digest:
         raise SchemaError(
             f"{path!r} has schema digest {schema.digest[:12]}, but {digest[:12]} is needed: "
             "these sequences have other features, vocabularies, window or split."
         )
-    with open(os.path.join(path, "manifest.json"), encoding="utf-8") as file:
-        manifest = json.load(file)
+    text = _text(path, "manifest.json")
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise SchemaError(f"The manifest.json of {path!r} is not JSON: {error}") from error
     sequences = Sequences(path, schema, manifest)
     for feature in schema.features:
         if feature.vocabulary and feature.digest:
@@ -119,6 +134,14 @@ def open_sequences(path: str, digest: str | None = None) -> Sequences:
                     f"says {feature.digest[:12]}: the vocabulary was changed after the run."
                 )
     return sequences
+
+
+def _text(folder: str, name: str) -> str:
+    try:
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise SchemaError(f"{folder!r} has no {name}") from error
 
 
 def file_digest(path: str) -> str:

@@ -310,10 +310,12 @@ def main(argv: list[str] | None = None) -> int:
 def _write(arguments: argparse.Namespace) -> None:
     names = {field.name for field in dataclasses.fields(SimulatorOptions)}
     output = arguments.output
-    if os.path.isdir(output) or not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise UsageError(
-            f"`--output` must be a file in a folder that exists. Received: --output {output}"
-        )
+    if os.path.isdir(output):
+        raise UsageError(f"`--output` must be a file, not a folder. Received: --output {output}")
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"`--output` has no usable folder: {error}") from error
     try:
         options = SimulatorOptions(**{k: v for k, v in vars(arguments).items() if k in names})
         counts = write_log(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import shutil
 import sys
 import time
 from typing import Any
 
+from tfdare.checkpoints import Backup, KeepBest, keep_epochs
 from tfdare.command import Parser, UsageError, run
-from tfdare.compat import tf
+from tfdare.compat import KERAS_VERSION, tf
 from tfdare.data import read_requests
 from tfdare.evaluation import evaluate, summary
 from tfdare.losses import CandidateCrossentropy
@@ -17,8 +18,8 @@ from tfdare.metrics import RequestGAUC
 from tfdare.models import MODELS, build_model
 from tfdare.optimizers import SparseAdam
 from tfdare.runs import METRICS, MODEL, start_run, write_json
-from tfdare.schema import Schema
-from tfdare.sequences import open_sequences
+from tfdare.schema import Schema, SchemaError
+from tfdare.sequences import SPLITS, open_sequences
 
 SHUFFLE_BYTES = 256 << 20
 
@@ -63,7 +64,9 @@ def train(
 
     Returns:
         The content of ``metrics.json``: ``{"validation": ..., "test": ...}`` of
-        :func:`tfdare.evaluation.evaluate`, and ``"training"`` (seconds, examples/s, epochs).
+        :func:`tfdare.evaluation.evaluate`, and ``"training"``: ``epochs``, how many of them were
+        done by an earlier call that was cut off (``epochs_before``), and ``seconds`` and
+        ``examples_per_s`` of this call.
 
     Raises:
         UsageError: an argument or the output folder is not usable.
@@ -72,9 +75,18 @@ def train(
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("top_k", top_k)):
         if value < 1:
             raise UsageError(f"--{name} must be positive. Received: {value}")
+    for name, value in (("weight_decay", weight_decay), ("auxiliary_weight", auxiliary_weight),
+                        ("seed", seed)):
+        if value < 0:
+            raise UsageError(f"--{name} must not be negative. Received: {value}")
+    if not learning_rate > 0:
+        raise UsageError(f"--learning_rate must be positive. Received: {learning_rate}")
     if model not in MODELS:
         raise UsageError(f"--model must be one of {', '.join(sorted(MODELS))}. Received: {model}")
     opened = open_sequences(sequences)
+    for split in SPLITS:
+        if not opened.requests(split):
+            raise SchemaError(f"The {split} split of {sequences!r} holds no requests")
     schema = opened.schema.with_dims(attention_dim, representation_dim)
     if top_k > schema.window:
         raise UsageError(f"--top_k {top_k} exceeds the window of {schema.window} behaviors")
@@ -87,67 +99,59 @@ def train(
         "learning_rate": learning_rate, "weight_decay": weight_decay,
         "auxiliary_weight": auxiliary_weight, "seed": seed,
         "sequences": os.path.basename(os.path.abspath(sequences)),
-        "keras": tf.keras.__name__.split(".")[0], "tensorflow": tf.__version__,
+        "schema_digest": schema.digest,
+        "keras": KERAS_VERSION, "tensorflow": tf.__version__,
     }
     resumed = start_run(output, opened, schema, options, overwrite)
+    backup = Backup(os.path.join(output, "backup"), network)
+    before = backup.restore()
     if resumed:
-        print(f"Resuming the training that was cut off at {output}", file=sys.stderr)
-
-    fit_data = read_requests(
-        opened, "train", batch_size, shuffle=shuffle_buffer(schema), seed=seed
-    )
-    started = time.perf_counter()
-    history = network.fit(
-        fit_data,
-        validation_data=read_requests(opened, "validation", batch_size),
-        epochs=epochs,
-        callbacks=_callbacks(output),
-        verbose=(1 if sys.stderr.isatty() else 2) if verbose == "auto" else verbose,
-        shuffle=False,
-    )
-    seconds = time.perf_counter() - started
+        print(
+            f"Resuming the training that was cut off at {output}: "
+            f"{before} of {epochs} epochs are done",
+            file=sys.stderr,
+        )
+    log = os.path.join(output, "history.csv")
     best = os.path.join(output, "best.weights.h5")
+    best_so_far = keep_epochs(log, before)
+    started = time.perf_counter()
+    if before < epochs:
+        network.fit(
+            read_requests(
+                opened, "train", batch_size, shuffle=shuffle_buffer(schema), seed=seed + before
+            ),
+            validation_data=read_requests(opened, "validation", batch_size),
+            initial_epoch=before,
+            epochs=epochs,
+            callbacks=[
+                KeepBest(best, best=best_so_far),
+                tf.keras.callbacks.CSVLogger(log, append=True),
+                tf.keras.callbacks.TensorBoard(
+                    os.path.join(output, "tensorboard"), write_graph=False
+                ),
+                backup,  # last: an epoch that it holds is in the files of the others
+            ],
+            verbose=(1 if sys.stderr.isatty() else 2) if verbose == "auto" else verbose,
+            shuffle=False,
+        )
+    seconds = time.perf_counter() - started
     if os.path.exists(best):
         network.load_weights(best)
     network.save(os.path.join(output, f"saving-{MODEL}"))
     os.replace(os.path.join(output, f"saving-{MODEL}"), os.path.join(output, MODEL))
-    done = len(history.epoch)
-    targets = opened.manifest["counts"]["splits"]["train"]["candidates"]
+    targets = opened.candidates("train")
     metrics = {split: evaluate(network, opened, split) for split in ("validation", "test")}
     metrics["training"] = {
-        "epochs": done,
+        "epochs": epochs,
+        "epochs_before": before,
         "seconds": round(seconds, 2),
-        "examples_per_s": round(targets * done / seconds) if seconds else 0,
+        "examples_per_s": round(targets * (epochs - before) / seconds),
     }
     write_json(os.path.join(output, METRICS), metrics)
     if os.path.exists(best):
         os.remove(best)
+    shutil.rmtree(os.path.join(output, "backup"), ignore_errors=True)
     return metrics
-
-
-def _callbacks(output: str) -> list:
-    callbacks = tf.keras.callbacks
-    log = os.path.join(output, "history.csv")
-    return [
-        callbacks.BackupAndRestore(os.path.join(output, "backup")),
-        callbacks.ModelCheckpoint(
-            os.path.join(output, "best.weights.h5"),
-            monitor="val_auc",
-            mode="max",
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=_best_so_far(log),
-        ),
-        callbacks.CSVLogger(log, append=True),
-        callbacks.TensorBoard(os.path.join(output, "tensorboard"), write_graph=False),
-    ]
-
-
-def _best_so_far(log: str) -> float | None:
-    if not os.path.exists(log):
-        return None
-    with open(log, newline="", encoding="utf-8") as file:
-        return max((float(row["val_auc"]) for row in csv.DictReader(file)), default=None)
 
 
 def main(argv: list[str] | None = None) -> int:

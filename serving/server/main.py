@@ -21,7 +21,7 @@ GRACE_SECONDS = 10.0
 def _parser() -> Parser:
     parser = Parser(
         "serve",
-        example="tfdare serve --model_base_path ./export/dare --model_name dare --port 8500",
+        example="tfdare serve --model_base_path build/servables/dare --model_name dare --port 8500",
         description="Serves exported models over the gRPC API of TensorFlow Serving, for "
         "development; flags are named as the stock server's. Use the stock server in production.",
     )
@@ -84,8 +84,10 @@ def _serve(options) -> int:
         intra_op_parallelism_threads=threads,
         inter_op_parallelism_threads=threads,
         allow_soft_placement=True,
+        gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),  # others may need the device too
     )
-    manager = load_models(configs, session_config, said=lambda line: print(line, flush=True))
+    with quiet_start(explained=(StartError,)):
+        manager = load_models(configs, session_config, lambda line: print(line, flush=True))
     try:
         server = Server(manager, f"{options.host}:{options.port}", options.grpc_max_threads)
     except OSError:

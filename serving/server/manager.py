@@ -130,22 +130,18 @@ def load_models(
     Raises:
         StartError: a folder, a version or a warm-up record is not as it must be.
     """
-    manager = Manager()
+    manager, loaded = Manager(), []
     try:
         for config in configs:
             versions = {}
             for version, path in config.versions().items():
-                servable = Servable(config.name, version, path, session_config)
-                versions[version] = servable
-                try:
-                    replayed = warm_up(servable)
-                except StartError:
-                    for loaded in versions.values():
-                        loaded.close()
-                    raise
+                versions[version] = Servable(config.name, version, path, session_config)
+                loaded.append(versions[version])
+                replayed = warm_up(versions[version])
                 said(f"Loaded {config.name} version {version}, {replayed} warm-up requests.")
             manager.publish(config.name, Model(versions, config.labels))
     except StartError:
-        manager.close()
+        for servable in loaded:
+            servable.close()
         raise
     return manager

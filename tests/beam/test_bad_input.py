@@ -64,12 +64,14 @@ def test_truncated_gzip(prepare, tmp_path):
     assert not outcome.output.exists()
 
 
-def test_truncated_gzip_across_processes(prepare, tmp_path):
-    data = gzip.compress(csv_text(made_up_rows()).encode())
-    path = tmp_path / "log.csv.gz"
-    path.write_bytes(data[:-20])
-    outcome = prepare(path, "--runner", "BundleBasedDirectRunner", *SMALL)
-    refused(outcome, "is cut short")
+def test_truncated_gzip_found_by_worker_processes(prepare, tmp_path):
+    data = gzip.compress(TAOBAO.encode() * 1000)
+    paths = [tmp_path / "one.gz", tmp_path / "two.gz"]
+    for path in paths:
+        path.write_bytes(data[:-20])
+    processes = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+    outcome = prepare(paths, *processes, form="taobao")
+    refused(outcome, f"error: {paths[0]} is cut short", f"{paths[1]} is cut short")
 
 
 def test_corrupt_gzip(prepare, tmp_path):
@@ -87,7 +89,8 @@ def test_gzip_by_name_only(prepare, tmp_path):
 
 
 def test_unknown_format(prepare, log):
-    refused(prepare(log, form="orc"), "--format must be one of taobao, tmall, csv, parquet", "'orc'")
+    words = "--format must be one of taobao, tmall, csv, parquet"
+    refused(prepare(log, form="orc"), words, "'orc'")
 
 
 def test_missing_columns_are_named_beside_those_found(prepare, tmp_path):
@@ -227,4 +230,4 @@ def test_help_starts_with_a_line_to_paste(capsys):
 
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert "Paste this:  python -m beam_jobs.build_sequences --input" in text
+    assert text.startswith("python -m beam_jobs.build_sequences --input ")

@@ -1,13 +1,14 @@
 """Negatives: stable, proportional, never an item of the user's own."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.catalog import Catalog
-from beam_jobs.hashing import hash_strings, uniform
-from beam_jobs.negatives import draw_negatives
+from beam_jobs.hashing import combine, hash_strings, unit_interval
+from beam_jobs.negatives import Negatives
 
 
 def catalog(counts):
@@ -18,16 +19,9 @@ def catalog(counts):
 def draw(counts, touched, requests=1, count=2, seed=1, user_hash=123):
     """Draws for one user who touched the catalog indices ``touched``."""
     touched = np.array(touched, np.int64)
-    return draw_negatives(
-        catalog(counts),
-        seed,
-        count,
-        np.array([user_hash], np.uint64),
-        np.zeros(len(touched), np.int64),
-        touched,
-        np.zeros(requests, np.int64),
-        np.arange(1, requests + 1),
-    )
+    owner = np.zeros(len(touched), np.int64)
+    negatives = Negatives(catalog(counts), np.array([user_hash], np.uint64), owner, touched, seed)
+    return negatives.draw(np.zeros(requests, np.int64), np.arange(1, requests + 1), count)
 
 
 def test_draws_are_proportional_to_counts():
@@ -44,7 +38,7 @@ def test_draws_stay_proportional_among_what_the_user_left():
 
 
 def test_draws_stay_proportional_where_hardly_anything_is_left():
-    # items 1 and 2 are a millionth of all events: drawn exactly, not by trying again
+    # items 1 and 2 are a millionth of all events: the draw may not wait for luck
     drawn = draw([10**9, 300, 700], [0], requests=4_000, count=1)[:, 0]
     share = np.bincount(drawn, minlength=3) / len(drawn)
     np.testing.assert_allclose(share, [0, 0.3, 0.7], atol=0.03)
@@ -62,12 +56,11 @@ def test_draws_are_the_same_again_and_differ_by_seed_user_and_position():
 def test_draws_do_not_depend_on_the_other_users_of_a_bucket():
     items = catalog([5] * 50)
     users = np.array([7, 8, 9], np.uint64)
-    together = draw_negatives(
-        items, 1, 2, users, np.array([0, 1, 2]), np.array([3, 4, 5]),
-        np.array([0, 1, 1, 2]), np.array([4, 4, 9, 1]),
-    )  # fmt: skip
-    alone = draw_negatives(
-        items, 1, 2, users[1:2], np.array([0]), np.array([4]), np.array([0, 0]), np.array([4, 9])
+    together = Negatives(items, users, np.array([0, 1, 2]), np.array([3, 4, 5]), 1).draw(
+        np.array([0, 1, 1, 2]), np.array([4, 4, 9, 1]), 2
+    )
+    alone = Negatives(items, users[1:2], np.array([0]), np.array([4]), 1).draw(
+        np.array([0, 0]), np.array([4, 9]), 2
     )
     np.testing.assert_array_equal(together[1:3], alone)
 
@@ -101,10 +94,17 @@ def test_never_an_item_of_the_user_and_distinct_where_possible(counts, touched, 
             assert len(set(row)) == min(count, len(left))
 
 
+def test_pairs_are_drawn_without_replacement():
+    # items 1, 2, 3 are left; the second draw is proportional among the two that remain
+    counts = np.array([40, 30, 20, 10])
+    drawn = draw(counts, [0], requests=60_000, count=2)
+    for first, second, share in [(1, 2, 30 / 60 * 20 / 30), (3, 1, 10 / 60 * 30 / 50)]:
+        found = ((drawn[:, 0] == first) & (drawn[:, 1] == second)).mean()
+        assert found == pytest.approx(share, abs=0.01)
+
+
 def test_hashes_are_written_down():
     """Other values would mean other buckets and other negatives for the same log and seed."""
-    import pyarrow as pa
-
     found = hash_strings(pa.array(["1", "user", "", "Zoë"]))
     assert len(set(found.tolist())) == 4
     np.testing.assert_array_equal(found[1:2], hash_strings(pa.array(["x", "user"]))[1:])
@@ -112,7 +112,7 @@ def test_hashes_are_written_down():
         hash_strings(pa.array(["a", "bb", "ccc"])[1:]), hash_strings(pa.array(["bb", "ccc"]))
     )
     assert found.tolist() == GOLDEN_HASHES
-    assert uniform(1, 2, 3) == pytest.approx(GOLDEN_UNIFORM, abs=0)
+    assert unit_interval(combine(1, 2, 3)) == pytest.approx(GOLDEN_UNIFORM, abs=0)
 
 
 GOLDEN_HASHES = [

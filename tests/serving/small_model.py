@@ -1,8 +1,6 @@
 """Writes a small SavedModel with the three signatures, for the tests of ``serving``.
 
-    python small_model.py BASE/VERSION:SEED:WARM_UP ...
-
-where WARM_UP is warm, cold or failing.
+    python small_model.py BASE/VERSION:SEED ...
 
 It does not use tfdare's models: a server and a client must hold with any graph of this contract.
 """
@@ -144,7 +142,7 @@ def signatures(model):
     return {"search": search, "score": score, "serving_default": serving_default}
 
 
-def write_warmup(path, failing):
+def write_warmup(path):
     one = one_request(
         {"item": item_ids()[:6], "category": category_ids()[:6]},
         {"item": item_ids()[:2], "category": category_ids()[:2]},
@@ -158,20 +156,16 @@ def write_warmup(path, failing):
             request.model_spec.signature_name = name
             for key, value in inputs.items():
                 request.inputs[key].CopyFrom(to_proto(value))
-            if failing and name == "score":
-                del request.inputs["behavior_position"]
             writer.write(log.SerializeToString())
 
 
 def main(specs):
     for spec in specs:
-        path, seed, warmup = spec.rsplit(":", 2)
+        path, seed = spec.rsplit(":", 1)
         with tempfile.TemporaryDirectory() as scratch:
             model = Small(scratch, int(seed))
             tf.saved_model.save(model, path, signatures=signatures(model))
-        if warmup != "cold":
-            extra = os.path.join(path, "assets.extra", "tf_serving_warmup_requests")
-            write_warmup(extra, warmup == "failing")
+        write_warmup(os.path.join(path, "assets.extra", "tf_serving_warmup_requests"))
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def test_deadline_of_a_call(client, requests_of):
     requests = requests_of(users=2, width=2000, candidates=2000)
     started = time.monotonic()
     with pytest.raises(ServingError) as caught:
-        client.rank(requests, timeout=0.02)
+        client.rank(requests, timeout=0.01)
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - started < 5
     small = requests_of()
@@ -197,6 +197,12 @@ def test_errors_carry_code_and_message(client, own_server, requests_of):
     with pytest.raises(ServingError, match="Unrecognized servable version label: old"):
         client.predict("search", requests_of(), label="old")
     assert "AVAILABLE" in client.versions().values()
+
+
+def test_ids_in_the_dtype_that_a_model_over_row_ids_takes(own_server, requests_of):
+    with Client(own_server.address, id_dtype=np.int32) as client:
+        with pytest.raises(ServingError, match="to be int64 but int32 is provided"):
+            client.rank(requests_of())
 
 
 def test_nobody_there():

@@ -106,10 +106,25 @@ def test_unknown_user(ask, sequences):
     code, said = ask(user=999)
     assert code == 2
     assert "No user '999' in split 'test'" in said.err
-    assert "Users there: 100, 101, 102" in said.err
-    with pytest.raises(UnknownUser):
-        opened = open_sequences(str(sequences))
-        newest_request(opened, "train", "x", RawIds(opened))
+    assert "Users there: 100, 101, 102, 103\n" in said.err
+    assert "..." not in said.err
+    opened = open_sequences(str(sequences))
+    with pytest.raises(UnknownUser, match=r"Users there: 100, 101, \.\.\."):
+        newest_request(opened, "train", "x", RawIds(opened), shown=2)
+
+
+def test_a_user_without_history(ask):
+    code, said = ask(user=103)
+    assert code == 0, said.err
+    assert said.out.startswith("User 103: 0 behaviors, 3 candidates")
+    assert "none: the history is empty" in said.out
+
+
+def test_halves_that_do_not_agree_are_reported(ask, monkeypatch):
+    monkeypatch.setattr("serving.query.TOLERANCE", -1.0)  # nothing agrees
+    code, said = ask()
+    assert code == 1 and "whole DO NOT agree" in said.out
+    assert "do not agree" in said.err
 
 
 def test_nobody_listens(ask):

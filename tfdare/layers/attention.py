@@ -51,8 +51,8 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     Returns:
         float ``[..., N]``; rows sum to 1, or to 0 where the mask keeps nothing.
     """
-    lowest = scores.dtype.min
-    scores = tf.where(mask, scores, tf.constant(lowest, scores.dtype))
+    lowest = tf.constant(float(scores.dtype.min), scores.dtype)
+    scores = tf.where(mask, scores, lowest)
     top = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
     top = tf.where(top > lowest, top, tf.zeros_like(top))
     exponent = tf.where(mask, tf.exp(tf.minimum(scores - top, 0)), tf.zeros_like(scores))

@@ -52,7 +52,7 @@ class TopKSearch(tf.keras.layers.Layer):
         real = index[tf.newaxis, tf.newaxis, :] < tf.cast(history_length, tf.int32)[
             :, tf.newaxis, tf.newaxis
         ]
-        newest_first = tf.where(real, newest_first, tf.constant(scores.dtype.min, scores.dtype))
+        newest_first = tf.where(real, newest_first, tf.constant(-float("inf"), scores.dtype))
         kept = tf.minimum(self.top_k, behaviors)
         score, place = tf.math.top_k(newest_first, kept)
         found = behaviors - 1 - place

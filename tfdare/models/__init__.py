@@ -1,5 +1,7 @@
 """Two-stage models, composed from layers, and a table of the published ones."""
 
+import tfdare.metrics  # noqa: F401  a saved model names its metrics and optimizer: register them
+import tfdare.optimizers  # noqa: F401
 from tfdare.models.published import DARE, MODELS, TWIN, build_model
 from tfdare.models.two_stage import TwoStageModel
 

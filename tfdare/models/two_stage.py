@@ -6,7 +6,7 @@ from typing import Any, Mapping, NamedTuple
 
 import tensorflow as tf
 
-from tfdare.compat import deserialize, register, serialize
+from tfdare.compat import KERAS_3, deserialize, register, serialize
 from tfdare.layers import (
     Head,
     RoleEmbedding,
@@ -198,11 +198,15 @@ class TwoStageModel(tf.keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, *args, **kwargs):
         """The compiled loss, plus the auxiliary loss while training."""
-        loss = super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs)
         auxiliary, self._auxiliary_probability = self._auxiliary_probability, None
         if auxiliary is None:
-            return loss
-        return loss + self.auxiliary_weight * CandidateCrossentropy()(y, auxiliary, sample_weight)
+            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs)
+        added = self.auxiliary_weight * CandidateCrossentropy()(y, auxiliary, sample_weight)
+        if KERAS_3:
+            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs) + added
+        # Keras 2 logs as `loss` what passes here, not what is returned.
+        losses = [*self.losses, added]
+        return self.compiled_loss(y, y_pred, sample_weight, regularization_losses=losses)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -250,11 +254,10 @@ def _positions(requests, history):
     return tf.maximum(length - index, 0)
 
 
-
 def _spread(weights, index, shape):
     """Weights ``[U, C, K]`` at their places in ``[U, C, N]``; places of -1 carry no weight."""
     users, candidates, behaviors = shape[0], shape[1], shape[2]
-    row = tf.range(users * candidates)[:, tf.newaxis] * behaviors
-    place = tf.reshape(row + tf.reshape(tf.maximum(index, 0), [users * candidates, -1]), [-1, 1])
-    flat = tf.scatter_nd(place, tf.reshape(weights, [-1]), [users * candidates * behaviors])
+    row = tf.reshape(tf.range(users * candidates) * behaviors, [users, candidates, 1])
+    place = tf.where(index >= 0, row + index, -1)  # a negative segment is dropped
+    flat = tf.math.unsorted_segment_sum(weights, place, users * candidates * behaviors)
     return tf.reshape(flat, shape)

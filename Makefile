@@ -1,0 +1,40 @@
+# Two commands set everything up on a fresh machine: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUTPUT ?= build/demo
+EPOCHS ?= 2
+# make demo LOG=events.csv FORMAT=csv PREPARE="--split last_fraction --columns time=timestamp"
+LOG ?=
+FORMAT ?= taobao
+PREPARE ?=
+KERAS_TESTS := tests/test_layers.py tests/test_models.py tests/test_losses.py \
+	tests/test_optimizers.py tests/test_export.py tests/test_compat.py
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: demo test test-keras2 bench install clean
+
+demo: install
+	$(BIN)/tfdare demo --output $(OUTPUT) --epochs $(EPOCHS) \
+		$(if $(LOG),--log $(LOG) --format $(FORMAT)) $(if $(PREPARE),-- $(PREPARE))
+
+test: install
+	$(BIN)/python -m pytest -q tests
+	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q $(KERAS_TESTS)
+
+bench: install
+	$(BIN)/python -m tests.benchmarks
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[test]'
+	touch $@
+
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

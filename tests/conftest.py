@@ -1,0 +1,40 @@
+"""Quiet TensorFlow, and small models that tests read but never change."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def schema():
+    """Two features and positions, every dimension different."""
+    from tests.harness import tiny_schema
+
+    return tiny_schema()
+
+
+@pytest.fixture(scope="session")
+def dare(schema):
+    """A DARE with random weights; K = 3."""
+    from tests.harness import randomize
+    from tfdare.models import DARE
+
+    yield from _unchanged(randomize(DARE(schema, top_k=3)))
+
+
+@pytest.fixture(scope="session")
+def twin():
+    """A TWIN with random weights; K = 3."""
+    from tests.harness import randomize, shared_schema
+    from tfdare.models import TWIN
+
+    yield from _unchanged(randomize(TWIN(shared_schema(), top_k=3)))
+
+
+def _unchanged(model):
+    before = [weight.copy() for weight in model.get_weights()]
+    yield model
+    after = model.get_weights()
+    assert all((old == new).all() for old, new in zip(before, after)), "a test trained a fixture"

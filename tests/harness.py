@@ -1,0 +1,182 @@
+"""What every layer must pass, and the small data that the tests of the model side share."""
+
+import doctest
+import importlib
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from tfdare.compat import deserialize, raw, serialize
+from tfdare.schema import Feature, Position, Schema
+
+UNKNOWN = None
+
+
+def tiny_schema(window=12, **position) -> Schema:
+    """Two features whose dimensions all differ, and positions that fold into buckets."""
+    given = {"exact": 4, "per_octave": 2, "attention_dim": 5, "representation_dim": 2, **position}
+    return Schema(
+        (
+            Feature("item", 30, attention_dim=3, representation_dim=4),
+            Feature("category", 7, attention_dim=2, representation_dim=3),
+        ),
+        window=window,
+        position=Position(**given),
+    )
+
+
+def shared_schema() -> Schema:
+    """The same with dimensions that one table can serve."""
+    return tiny_schema().with_dims(4, 4)
+
+
+def randomize(model, seed=0):
+    """Weights far from their start, so that nothing passes by being nearly zero."""
+    rng = np.random.default_rng(seed)
+
+    def values(weight):
+        if "variance" in weight.name:
+            return rng.uniform(0.5, 1.5, weight.shape)
+        if "kernel" in weight.name:
+            return rng.normal(0, weight.shape[0] ** -0.5, weight.shape)
+        return rng.normal(0, 0.5, weight.shape)
+
+    model.set_weights([values(weight) for weight in model.weights])
+    return model
+
+
+def requests(schema, users=3, behaviors=8, candidates=4, lengths=None, seed=0):
+    """Random requests; histories carry garbage beyond their length, but ids within the tables."""
+    rng = np.random.default_rng(seed)
+    if lengths is None:
+        lengths = rng.integers(0, behaviors + 1, users)
+    made = {"history_length": np.asarray(lengths, np.int32)}
+    for feature in schema.features:
+        for kind, columns in (("history", behaviors), ("target", candidates)):
+            ids = rng.integers(1, feature.vocabulary_size, (users, columns))
+            made[f"{kind}_{feature.name}"] = ids.astype(np.int32)
+    return made
+
+
+def cut(made, users=slice(None), behaviors=slice(None)):
+    """Some users of requests, some columns of their histories."""
+    return {
+        name: array[users][:, behaviors] if name.startswith("history_") and array.ndim == 2
+        else array[users]
+        for name, array in made.items()
+    }
+
+
+def tensors(arrays):
+    return {name: tf.constant(array) for name, array in arrays.items()}
+
+
+def flat(outputs):
+    """Outputs of any nesting as a list of numpy arrays."""
+    return [np.asarray(output) for output in tf.nest.flatten(outputs) if output is not None]
+
+
+def assert_same(got, wanted, tolerance=1e-6):
+    got, wanted = flat(got), flat(wanted)
+    assert len(got) == len(wanted)
+    for one, other in zip(got, wanted):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+def run_doctests(name: str) -> int:
+    """Runs the examples of a module; returns how many there were."""
+    result = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert result.failed == 0
+    return result.attempted
+
+
+def run_layer_test(layer_class, config, inputs, folder, call=None):
+    """A layer's life: configured, called, traced, fitted, saved, exported.
+
+    Args:
+        layer_class: the class.
+        config: its arguments, without a name.
+        inputs: arrays by name, batch first.
+        folder: an empty folder.
+        call: function of the layer and tensors by name. Defaults to the layer's keywords.
+    """
+    call = call or (lambda layer, given: layer(**given))
+    layer = layer_class(**config, name="tested")
+    _check_config(layer_class, layer)
+    given = tensors(inputs)
+    eager = call(layer, given)
+    again = layer_class.from_config(layer.get_config())
+    call(again, given)
+    again.set_weights(layer.get_weights())
+    assert_same(call(again, given), eager)
+    specs = {
+        name: tf.TensorSpec([UNKNOWN] * array.ndim, array.dtype, name)
+        for name, array in inputs.items()
+    }
+    if layer_class.__name__ in ("ScaledDotAttention", "TargetAwarePooling", "Head"):
+        # The last axis of embeddings is always known.
+        specs = {
+            name: tf.TensorSpec([UNKNOWN] * (array.ndim - 1) + [array.shape[-1]], array.dtype, name)
+            if array.dtype == np.float32 else specs[name] for name, array in inputs.items()
+        }
+    traced = tf.function(lambda **kw: call(layer, kw), autograph=False).get_concrete_function(
+        **specs
+    )
+    assert_same(traced(**given), eager)
+    _check_saved_model(layer, call, given, specs, eager, str(folder / "saved_model"))
+    _check_fit_and_keras_file(layer_class, config, inputs, str(folder / "model.keras"), call)
+
+
+def _check_config(layer_class, layer):
+    config = json.loads(json.dumps(layer.get_config()))
+    rebuilt = layer_class.from_config(config)
+    assert json.loads(json.dumps(rebuilt.get_config())) == config
+    assert rebuilt.name == "tested"
+    packed = json.loads(json.dumps(serialize(layer)))
+    assert packed["registered_name"] == f"tfdare>{layer_class.__name__}"
+    unpacked = deserialize(packed)
+    assert type(unpacked) is layer_class
+    assert json.loads(json.dumps(unpacked.get_config())) == config
+
+
+def _check_saved_model(layer, call, given, specs, eager, path):
+    module = tf.Module()
+    module.held = [raw(weight) for weight in layer.weights]
+    function = tf.function(
+        lambda **kw: {str(i): x for i, x in enumerate(tf.nest.flatten(call(layer, kw)))},
+        autograph=False,
+    ).get_concrete_function(**specs)
+    tf.saved_model.save(module, path, signatures=function)
+    answers = tf.saved_model.load(path).signatures["serving_default"](**given)
+    assert_same([answers[str(i)] for i in range(len(answers))], tf.nest.flatten(eager))
+
+
+def _check_fit_and_keras_file(layer_class, config, inputs, path, call):
+    layer = layer_class(**config, name="tested")
+    given = {
+        name: tf.keras.Input(array.shape[1:], dtype=str(array.dtype), name=name)
+        for name, array in inputs.items()
+    }
+    outputs = call(layer, given)
+    floats = [x for x in tf.nest.flatten(outputs) if "float" in str(x.dtype)]
+    ends = [tf.keras.layers.Flatten()(x) for x in floats]
+    together = ends[0] if len(ends) == 1 else tf.keras.layers.Concatenate()(ends)
+    last = tf.keras.layers.Dense(1)(together)
+    model = tf.keras.Model(given, [last, *tf.nest.flatten(outputs)])
+    fitted = tf.keras.Model(given, last)
+    before = [weight.copy() for weight in layer.get_weights()]
+    fitted.compile(optimizer=tf.keras.optimizers.SGD(0.1), loss="mse")
+    history = fitted.fit(inputs, np.ones((len(next(iter(inputs.values()))), 1)), verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    if layer.trainable_weights:
+        moved = [not np.array_equal(a, b) for a, b in zip(before, layer.get_weights())]
+        assert any(moved)
+    model.save(path)
+    loaded = tf.keras.models.load_model(path)
+    assert type(loaded.get_layer("tested")) is layer_class
+    assert_same(loaded(tensors(inputs)), model(tensors(inputs)))

@@ -1,0 +1,147 @@
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.harness import randomize, requests
+from tfdare.compat import KERAS_3, deserialize, raw, register, serialize
+from tfdare.layers import Head, TopKSearch
+from tfdare.losses import CandidateCrossentropy
+from tfdare.metrics import RequestGAUC
+from tfdare.models import DARE, TWIN
+from tfdare.optimizers import SparseAdam
+from tests.harness import shared_schema
+
+
+def test_generation_is_what_keras_says():
+    assert KERAS_3 == tf.keras.__version__.startswith("3.") if hasattr(
+        tf.keras, "__version__"
+    ) else KERAS_3 == (tf.keras.version().startswith("3."))
+
+
+def test_raw_is_the_variable_itself():
+    layer = tf.keras.layers.Dense(2)
+    layer.build((None, 3))
+    kernel = raw(layer.kernel)
+    assert isinstance(kernel, tf.Variable)
+    kernel.assign(tf.ones([3, 2]))
+    assert layer.get_weights()[0].tolist() == [[1.0, 1.0]] * 3
+    variable = tf.Variable([1.0, 2.0])
+    assert raw(variable) is variable
+
+
+def test_gather_from_raw_has_a_sparse_gradient():
+    layer = tf.keras.layers.Embedding(5, 2)
+    layer.build((None,))
+    table = raw(layer.embeddings)
+    with tf.GradientTape() as tape:
+        looked_up = tf.gather(table, [3, 3])
+    assert isinstance(tape.gradient(looked_up, table), tf.IndexedSlices)
+
+
+def test_serialize_and_deserialize():
+    packed = serialize(TopKSearch(7, name="seven"))
+    assert packed["registered_name"] == "tfdare>TopKSearch"
+    again = deserialize(packed)
+    assert (type(again), again.top_k, again.name) == (TopKSearch, 7, "seven")
+    assert deserialize(again) is again
+    assert deserialize(None) is None
+
+
+def test_register_names_the_package():
+    @register
+    class OnlyHere(tf.keras.layers.Layer):
+        pass
+
+    assert serialize(OnlyHere())["registered_name"] == "tfdare>OnlyHere"
+    assert type(deserialize(serialize(OnlyHere()))) is OnlyHere
+
+
+def _dataset(schema, batches=3, users=4):
+    made = requests(schema, users=batches * users, seed=20)
+    made["target_length"] = np.resize(np.array([4, 1, 3], np.int32), batches * users)
+    label = (made["target_item"] % 2).astype(np.float32)
+    weight = (np.arange(4) < made["target_length"][:, None]).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((made, label, weight)).batch(users)
+
+
+def _model(schema, kind=DARE):
+    return randomize(kind(
+        schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False)
+    ))
+
+
+@pytest.mark.parametrize("kind", ["DARE", "TWIN"])
+def test_plain_compile_and_fit_without_a_warning(kind, schema, tmp_path):
+    model = _model(schema) if kind == "DARE" else _model(shared_schema(), TWIN)
+    data = _dataset(model.schema)
+    model.compile(
+        optimizer=SparseAdam(0.01),
+        loss=CandidateCrossentropy(),
+        weighted_metrics=[tf.keras.metrics.AUC(name="auc"), RequestGAUC()],
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = model.fit(
+            data,
+            validation_data=data,
+            epochs=2,
+            verbose=0,
+            callbacks=[
+                tf.keras.callbacks.BackupAndRestore(str(tmp_path / "backup")),
+                tf.keras.callbacks.TensorBoard(str(tmp_path / "tensorboard"), write_graph=False),
+            ],
+        ).history
+        model.save(str(tmp_path / "model.keras"))
+        loaded = tf.keras.models.load_model(str(tmp_path / "model.keras"))
+    # Keras's own reading of variables under NumPy 2 is not this package's to mend.
+    assert [str(w.message) for w in caught if "__array__" not in str(w.message)] == []
+    assert set(history) == {
+        prefix + name for prefix in ("", "val_") for name in ("loss", "auc", "request_gauc")
+    }
+    for values in history.values():
+        assert len(values) == 2 and np.isfinite(values).all()
+    assert list((tmp_path / "tensorboard").glob("train/*"))
+    again = loaded.evaluate(data, return_dict=True, verbose=0)
+    for name in ("loss", "auc", "request_gauc"):
+        assert again[name] == pytest.approx(history[f"val_{name}"][-1], abs=1e-6)
+
+
+def test_training_learns(schema):
+    tf.keras.utils.set_random_seed(0)
+    model = _model(schema)
+    data = _dataset(schema, batches=1, users=12)
+    model.compile(SparseAdam(0.05), CandidateCrossentropy(), jit_compile=False)
+    loss = model.fit(data, epochs=15, verbose=0).history["loss"]
+    assert loss[-1] < 0.5 * loss[0]
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_backup_and_restore_goes_on_with_weights_and_moments(schema, tmp_path):
+    def train(backup, kill_at=None):
+        model = _model(schema)
+        model.compile(SparseAdam(0.05), CandidateCrossentropy(), jit_compile=False)
+
+        def killed(epoch, logs=None):
+            if epoch == kill_at:
+                raise _Killed
+
+        callbacks = [
+            tf.keras.callbacks.BackupAndRestore(str(backup)),
+            tf.keras.callbacks.LambdaCallback(on_epoch_begin=killed),
+        ]
+        done = model.fit(_dataset(schema), epochs=3, verbose=0, callbacks=callbacks).epoch
+        return model, done
+
+    whole, done = train(tmp_path / "whole")
+    assert done == [0, 1, 2]
+    with pytest.raises(_Killed):
+        train(tmp_path / "backup", kill_at=2)
+    resumed, done = train(tmp_path / "backup")
+    assert done == [2]
+    for one, other in zip(whole.get_weights(), resumed.get_weights()):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
