@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tfdare.compat import deserialize, serialize, tf
+from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC, auc, gauc, logloss
 
 TARGETS = st.lists(
@@ -146,7 +147,7 @@ def test_request_gauc_config_round_trip():
 def test_request_gauc_in_a_compiled_model():
     inputs = tf.keras.Input((3,))
     model = tf.keras.Model(inputs, tf.keras.layers.Activation("linear")(inputs))
-    model.compile(loss="mse", weighted_metrics=[RequestGAUC()])
+    model.compile(loss=CandidateCrossentropy(), weighted_metrics=[RequestGAUC()])
     requests = [[(1, 0.5), (0, 0.25)], [(1, 0.0), (0, 1.0), (0, 0.0)], [(0, 0.5)]]
     label, score, weight = batch_of(requests, width=3)
     logs = model.evaluate(score, label, sample_weight=weight, batch_size=2, verbose=0,

@@ -317,7 +317,7 @@ def test_command_names_what_it_cannot_use(arguments, received, tmp_path, monkeyp
     (tmp_path / "occupied").write_text("a file where a folder would be needed")
     assert main(["--output", "log.csv", *arguments]) == 2
     assert received in capsys.readouterr().err
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["occupied"]
 
 
 @pytest.mark.parametrize(

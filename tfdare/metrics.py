@@ -93,7 +93,7 @@ class RequestGAUC(tf.keras.metrics.Metric):
         y_pred = tf.cast(y_pred, tf.float32)
         real = tf.ones_like(y_pred) if sample_weight is None else tf.cast(sample_weight, tf.float32)
         real = tf.cast(tf.broadcast_to(real, tf.shape(y_pred)) > 0, tf.float32)
-        clicked = tf.cast(y_true > 0.5, tf.float32) * real
+        clicked = tf.cast(tf.cast(y_true, tf.float32) > 0.5, tf.float32) * real
         other = real - clicked
         gap = y_pred[:, :, tf.newaxis] - y_pred[:, tf.newaxis, :]
         wins = 0.5 * (tf.sign(gap) + 1) * clicked[:, :, tf.newaxis] * other[:, tf.newaxis, :]
