@@ -1,23 +1,23 @@
+import os
 import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.harness import randomize, requests
+from tests.harness import randomize, requests, shared_schema
 from tfdare.compat import KERAS_3, deserialize, raw, register, serialize
 from tfdare.layers import Head, TopKSearch
 from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC
 from tfdare.models import DARE, TWIN
 from tfdare.optimizers import SparseAdam
-from tests.harness import shared_schema
 
 
-def test_generation_is_what_keras_says():
-    assert KERAS_3 == tf.keras.__version__.startswith("3.") if hasattr(
-        tf.keras, "__version__"
-    ) else KERAS_3 == (tf.keras.version().startswith("3."))
+def test_generation_is_the_one_asked_for():
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true")
+    assert KERAS_3 != legacy
+    assert hasattr(tf.keras, "ops") == KERAS_3
 
 
 def test_raw_is_the_variable_itself():
@@ -72,12 +72,18 @@ def _model(schema, kind=DARE):
     ))
 
 
-@pytest.mark.parametrize("kind", ["DARE", "TWIN"])
-def test_plain_compile_and_fit_without_a_warning(kind, schema, tmp_path):
-    model = _model(schema) if kind == "DARE" else _model(shared_schema(), TWIN)
-    data = _dataset(model.schema)
+def test_twin_fits():
+    model = _model(shared_schema(), TWIN)
+    model.compile(SparseAdam(0.05), CandidateCrossentropy(), run_eagerly=True)
+    loss = model.fit(_dataset(model.schema, batches=1), epochs=6, verbose=0).history["loss"]
+    assert loss[-1] < 0.8 * loss[0]
+
+
+def test_plain_compile_and_fit_without_a_warning(schema, tmp_path):
+    model = _model(schema)
+    data = _dataset(schema)
     model.compile(
-        optimizer=SparseAdam(0.01),
+        optimizer=SparseAdam(0.05),
         loss=CandidateCrossentropy(),
         weighted_metrics=[tf.keras.metrics.AUC(name="auc"), RequestGAUC()],
     )
@@ -86,8 +92,9 @@ def test_plain_compile_and_fit_without_a_warning(kind, schema, tmp_path):
         history = model.fit(
             data,
             validation_data=data,
-            epochs=2,
+            epochs=12,
             verbose=0,
+            shuffle=False,  # Keras 3 warns that it cannot shuffle a Dataset
             callbacks=[
                 tf.keras.callbacks.BackupAndRestore(str(tmp_path / "backup")),
                 tf.keras.callbacks.TensorBoard(str(tmp_path / "tensorboard"), write_graph=False),
@@ -101,20 +108,13 @@ def test_plain_compile_and_fit_without_a_warning(kind, schema, tmp_path):
         prefix + name for prefix in ("", "val_") for name in ("loss", "auc", "request_gauc")
     }
     for values in history.values():
-        assert len(values) == 2 and np.isfinite(values).all()
+        assert len(values) == 12 and np.isfinite(values).all()
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+    assert history["request_gauc"][-1] > 0.9
     assert list((tmp_path / "tensorboard").glob("train/*"))
     again = loaded.evaluate(data, return_dict=True, verbose=0)
     for name in ("loss", "auc", "request_gauc"):
         assert again[name] == pytest.approx(history[f"val_{name}"][-1], abs=1e-6)
-
-
-def test_training_learns(schema):
-    tf.keras.utils.set_random_seed(0)
-    model = _model(schema)
-    data = _dataset(schema, batches=1, users=12)
-    model.compile(SparseAdam(0.05), CandidateCrossentropy(), jit_compile=False)
-    loss = model.fit(data, epochs=15, verbose=0).history["loss"]
-    assert loss[-1] < 0.5 * loss[0]
 
 
 class _Killed(Exception):
@@ -124,7 +124,7 @@ class _Killed(Exception):
 def test_backup_and_restore_goes_on_with_weights_and_moments(schema, tmp_path):
     def train(backup, kill_at=None):
         model = _model(schema)
-        model.compile(SparseAdam(0.05), CandidateCrossentropy(), jit_compile=False)
+        model.compile(SparseAdam(0.05), CandidateCrossentropy(), run_eagerly=True)
 
         def killed(epoch, logs=None):
             if epoch == kill_at:
@@ -134,7 +134,7 @@ def test_backup_and_restore_goes_on_with_weights_and_moments(schema, tmp_path):
             tf.keras.callbacks.BackupAndRestore(str(backup)),
             tf.keras.callbacks.LambdaCallback(on_epoch_begin=killed),
         ]
-        done = model.fit(_dataset(schema), epochs=3, verbose=0, callbacks=callbacks).epoch
+        done = model.fit(_dataset(schema, batches=1), epochs=3, verbose=0, callbacks=callbacks).epoch
         return model, done
 
     whole, done = train(tmp_path / "whole")

@@ -1,6 +1,7 @@
 """``tfdare train``: what a run holds, what is refused, and a kill in the middle."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from tests.folders import WINDOW, make_splits, write_folder
+from tests.test_cli import NOISE
+from tests.test_cli import run as run_tfdare
 from tfdare import evaluation
 from tfdare.checkpoints import Backup, KeepBest, keep_epochs
 from tfdare.command import UsageError
@@ -36,10 +39,17 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, folder):
-    """A finished run of two epochs; tests read it."""
+def finished(tmp_path_factory, folder):
+    """A run of two epochs by a fresh process: its folder, and what the process said."""
     output = tmp_path_factory.mktemp("trained") / "run"
-    assert main(arguments(folder, output, "--epochs", "2")) == 0
+    return output, run_tfdare("train", *arguments(folder, output, "--epochs", "2"))
+
+
+@pytest.fixture(scope="module")
+def trained(finished):
+    """The folder of a finished run of two epochs; tests read it."""
+    output, process = finished
+    assert process.returncode == 0, process.stderr
     return output
 
 
@@ -83,6 +93,14 @@ def test_a_run(trained, folder):
     assert str(folder.path) not in (trained / "run.json").read_text()
     opened = load_run(str(trained))
     assert opened.schema == folder.schema.with_dims(4, 4)
+
+
+def test_training_is_quiet(finished):
+    output, process = finished
+    assert process.returncode == 0, process.stderr
+    assert not NOISE.search(process.stderr + process.stdout), process.stderr
+    assert "Warning" not in process.stderr and "Traceback" not in process.stderr
+    assert "Epoch 2/2" in process.stdout and f"run kept at {output}" in process.stdout
 
 
 def test_the_model_learns(trained, folder):
@@ -171,7 +189,7 @@ def test_history_keeps_the_epochs_that_are_done(tmp_path):
 
 
 def test_killed_and_resumed(folder, tmp_path, capfd):
-    run, epochs = tmp_path / "run", 30
+    run, epochs = tmp_path / "run", 8
     given = arguments(folder, run, "--epochs", str(epochs))
     process = subprocess.Popen(
         [sys.executable, "-m", "tfdare.cli", "train", *given], cwd=ROOT,
@@ -319,8 +337,6 @@ def test_evaluate_refuses(trained, folder, tmp_path, capsys):
 
 def test_shuffle_buffer(folder):
     assert shuffle_buffer(folder.schema) == 50_000
-    import dataclasses
-
     long = dataclasses.replace(folder.schema, window=20_000)
     assert shuffle_buffer(long) * 4 * 2 * 20_003 <= 256 << 20
     assert shuffle_buffer(dataclasses.replace(long, window=10**7)) == 1000

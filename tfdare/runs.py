@@ -38,14 +38,14 @@ class Run:
         """The trained Keras model.
 
         Raises:
-            UsageError: it was saved by the other generation of Keras.
+            UsageError: it cannot be read, or was saved by the other generation of Keras.
         """
         import tfdare.models  # noqa: F401  registers the classes
         from tfdare.compat import tf
 
         try:
             return tf.keras.models.load_model(os.path.join(self.path, MODEL))
-        except (ValueError, TypeError, ImportError, KeyError) as error:
+        except (ValueError, TypeError, ImportError, KeyError, OSError) as error:
             raise UsageError(
                 f"{os.path.join(self.path, MODEL)!r} could not be loaded with this Keras; it was "
                 f"trained with Keras {self.options.get('keras')} (TF_USE_LEGACY_KERAS chooses): "
