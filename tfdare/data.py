@@ -6,7 +6,7 @@ import os
 
 from tfdare.compat import tf
 from tfdare.record import PACKED
-from tfdare.schema import Schema, SchemaError
+from tfdare.schema import OOV_ID, Schema, SchemaError
 from tfdare.sequences import Sequences, open_sequences
 
 _DTYPES = {"<i8": tf.int64, "<i4": tf.int32, "u1": tf.uint8}
@@ -36,7 +36,8 @@ def read_requests(
         seed: int. Of the shuffle; each epoch's order differs, each run's is the same.
         with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature,
             ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value occurs
-            in the user's *whole* earlier history, for evaluation by slices.
+            in the user's *whole* earlier history (0 where it is out of vocabulary), for evaluation
+            by slices.
 
     Returns:
         Dataset of ``(requests, label, weight)``: tensors named and shaped as DESIGN's request
@@ -135,4 +136,5 @@ def _repeats(history, position, target):
     upper = lower + tf.cast(position, tf.int64)[:, tf.newaxis]
     bounds = tf.searchsorted(keys, tf.reshape(tf.stack([lower, upper]), [-1]))
     bounds = tf.reshape(bounds, tf.concat([[2], tf.shape(target)], 0))
-    return tf.ensure_shape(bounds[1] - bounds[0], target.shape)
+    known = tf.cast(target > OOV_ID, tf.int32)  # who knows which items share the unknown row
+    return tf.ensure_shape((bounds[1] - bounds[0]) * known, target.shape)
