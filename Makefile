@@ -11,7 +11,6 @@ PREPARE ?=
 KERAS_TESTS := tests/test_layers.py tests/test_models.py tests/test_losses.py \
 	tests/test_optimizers.py tests/test_export.py tests/test_compat.py
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: demo test test-keras2 bench install clean
@@ -21,8 +20,8 @@ demo: install
 		$(if $(LOG),--log $(LOG) --format $(FORMAT)) $(if $(PREPARE),-- $(PREPARE))
 
 test: install
-	$(BIN)/python -m pytest -q tests
-	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q $(KERAS_TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(KERAS_TESTS)
 
 bench: install
 	$(BIN)/python -m tests.benchmarks

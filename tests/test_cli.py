@@ -11,6 +11,7 @@ import pytest
 
 import tfdare
 from tfdare import cli, command
+from tfdare.quiet import quiet
 from tfdare.schema import SchemaError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -114,23 +115,33 @@ def test_the_pattern_knows_noise():
 def test_a_failing_import_is_not_quiet(capfd, monkeypatch):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     with pytest.raises(ImportError):
-        with cli._quiet():
+        with quiet():
             os.write(2, b"what the library had to say\n")
             raise ImportError("gone")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "what the library had to say\nafter\n"
 
 
-def test_what_goes_well_is_held_back(capfd, monkeypatch):
+def test_chatter_is_dropped_and_the_rest_comes_through(capfd, monkeypatch):
+    chatter = (
+        b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+        b"I0000 00:00:1795462388.281839   10962 cudart_stub.cc:31] Could not find cuda drivers\n"
+        b"2026-01-01 00:00:00.123456: I tensorflow/core/util/port.cc:153] oneDNN operations\n"
+    )
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-    with cli._quiet():
-        os.write(2, b"start-up chatter\n")
+    with quiet():
+        os.write(2, chatter + b"a plugin's own warning\n")
     os.write(2, b"after\n")
-    assert capfd.readouterr().err == "after\n"
+    assert capfd.readouterr().err == "a plugin's own warning\nafter\n"
+    with pytest.raises(KeyError):
+        with quiet(explained=(KeyError,)):
+            os.write(2, chatter)
+            raise KeyError
+    assert capfd.readouterr().err == ""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    with cli._quiet():
-        os.write(2, b"asked for\n")
-    assert capfd.readouterr().err == "asked for\n"
+    with quiet():
+        os.write(2, b"I0000 00:00:1795462388.2 1 a.cc:1] asked for\n")
+    assert "asked for" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

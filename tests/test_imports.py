@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONTRACT = {"schema", "record", "sequences"}
-LIGHT = CONTRACT | {"command"}
+LIGHT = CONTRACT | {"command", "quiet"}
 HEAVY = {"tensorflow", "keras", "tf_keras", "tensorflow_recommenders", "sklearn"}
 
 

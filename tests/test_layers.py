@@ -15,6 +15,7 @@ from tfdare.layers import (
     TopKSearch,
     gather_behaviors,
     masked_softmax,
+    newest_first,
 )
 from tfdare.schema import Feature, Position, Schema, SchemaError
 
@@ -46,7 +47,7 @@ LAYERS = {
     "ScaledDotAttention": (
         ScaledDotAttention,
         {},
-        {"query": floats(2, 3, 4), "key": floats(2, 5, 4), "position_score": floats(2, 5)},
+        {"query": floats(2, 3, 4), "key": floats(2, 5, 4), "position_score": floats(2, 1, 5)},
         None,
     ),
     "TopKSearch": (
@@ -262,10 +263,10 @@ def test_search_by_hand():
         [[-3.0, -1, 9, 9, 9], [-1, -3, 9, 9, 9]],
         [[9.0, 9, 9, 9, 9], [9, 9, 9, 9, 9]],
     ])
-    index, score = TopKSearch(3)(scores, tf.constant([4, 2, 0]))
-    assert index.dtype == tf.int32 and score.dtype == tf.float32
-    assert index.numpy().tolist() == [
-        [[0, 2, 3], [3, 2, 1]],
+    place, score = TopKSearch(3)(scores, tf.constant([4, 2, 0]))
+    assert place.dtype == tf.int32 and score.dtype == tf.float32
+    assert place.numpy().tolist() == [
+        [[0, 2, 3], [0, 1, 2]],
         [[1, 0, -1], [0, 1, -1]],
         [[-1, -1, -1], [-1, -1, -1]],
     ]
@@ -278,18 +279,17 @@ def test_search_by_hand():
 
 @pytest.mark.parametrize("behaviors", [0, 1, 2])
 def test_search_is_as_wide_as_k_over_short_histories(behaviors):
-    index, score = TopKSearch(4)(tf.ones([2, 3, behaviors]), tf.constant([behaviors, 0]))
-    assert index.shape == score.shape == (2, 3, 4)
-    newest_first = list(range(behaviors))[::-1] + [-1] * (4 - behaviors)
-    assert index[0, 0].numpy().tolist() == newest_first
-    assert index[1, 2].numpy().tolist() == [-1] * 4
+    place, score = TopKSearch(4)(tf.ones([2, 3, behaviors]), tf.constant([behaviors, 0]))
+    assert place.shape == score.shape == (2, 3, 4)
+    assert place[0, 0].numpy().tolist() == list(range(behaviors)) + [-1] * (4 - behaviors)
+    assert place[1, 2].numpy().tolist() == [-1] * 4
     assert score[0, 0].numpy().tolist() == [1.0] * behaviors + [0.0] * (4 - behaviors)
 
 
 def test_search_ends_with_no_behavior_where_scores_are_the_lowest_number():
     scores = tf.fill([1, 1, 3], tf.float32.min)
-    index, _ = TopKSearch(3)(scores, tf.constant([2]))
-    assert index.numpy().tolist() == [[[1, 0, -1]]]
+    place, _ = TopKSearch(3)(scores, tf.constant([2]))
+    assert place.numpy().tolist() == [[[0, 1, -1]]]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -301,13 +301,13 @@ def test_search_ends_with_no_behavior_where_scores_are_the_lowest_number():
 def test_search_equals_sorting(lengths, top_k, seed):
     # Few distinct scores, so that ties are common.
     scores = np.random.default_rng(seed).integers(-2, 3, (len(lengths), 2, 9)).astype(np.float32)
-    index, score = TopKSearch(top_k)(tf.constant(scores), tf.constant(lengths, tf.int64))
+    place, score = TopKSearch(top_k)(tf.constant(scores), tf.constant(lengths, tf.int64))
     for u, length in enumerate(lengths):
         for c in range(2):
             row = scores[u, c]
-            wanted = sorted(range(length), key=lambda i: (-row[i], -i))[:top_k]
+            wanted = sorted(range(length), key=lambda i: (-row[i], i))[:top_k]
             missing = top_k - len(wanted)
-            assert index[u, c].numpy().tolist() == wanted + [-1] * missing
+            assert place[u, c].numpy().tolist() == wanted + [-1] * missing
             assert score[u, c].numpy().tolist() == [row[i] for i in wanted] + [0.0] * missing
 
 
@@ -317,12 +317,17 @@ def test_search_refuses_top_k(top_k):
         TopKSearch(top_k)
 
 
+def test_newest_first_by_hand():
+    history = tf.constant([[11, 12, 13, 99], [21, 99, 98, 97], [96, 95, 94, 93]])
+    turned = newest_first(history, tf.constant([3, 1, 0]))
+    assert turned.numpy().tolist() == [[13, 12, 11, 99], [21, 99, 98, 97], [96, 95, 94, 93]]
+    assert newest_first(history, tf.constant([9, -1, 4])).numpy()[0].tolist() == [99, 13, 12, 11]
+    assert newest_first(tf.zeros([2, 0], tf.int32), tf.constant([0, 0])).shape == (2, 0)
+
+
 def test_gather_behaviors_by_hand():
-    requests = {
-        "history_item": tf.constant([[11, 12, 13, 99], [21, 99, 99, 99]]),
-        "history_length": tf.constant([3, 1]),
-    }
-    found = gather_behaviors(requests, tf.constant([[[2, 0]], [[0, -1]]]), ("item",))
+    history = {"item": tf.constant([[13, 12, 11, 99], [21, 99, 99, 99]])}
+    found = gather_behaviors(history, tf.constant([[[0, 2]], [[0, -1]]]))
     assert found["behavior_item"].numpy().tolist() == [[[13, 11]], [[21, 0]]]
     assert found["behavior_position"].numpy().tolist() == [[[1, 3]], [[1, 0]]]
 

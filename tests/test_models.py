@@ -151,7 +151,7 @@ def test_score_scales_features_and_position_apart():
     }
     # Features over sqrt(3 + 1), position over sqrt(4):
     # (4 + 6 + 36) / 2 - 6 / 2, and (16 + 4 + 36) / 2 + 10 / 2.
-    assert model.attend(made).numpy().tolist() == [[[20.0, 33.0]]]
+    assert model.attend(made).numpy().tolist() == [[[33.0, 20.0]]]  # newest first
     found = model.search(made)
     assert found["behavior_index"].numpy().tolist() == [[[1]]]
     assert found["attention_score"].numpy().tolist() == [[[33.0]]]
@@ -269,8 +269,8 @@ def test_a_history_beyond_the_window_shares_the_last_bucket(dare):
         made[f"history_{name}"][:] = 2
     scores = dare.attend(made).numpy()
     # Window 12: the oldest 28 behaviors, and four inside, have the last row.
-    np.testing.assert_allclose(scores[0, :, :29], np.repeat(scores[0, :, :1], 29, 1), rtol=1e-5)
-    assert not np.isclose(scores[0, 0, 28], scores[0, 0, 29])
+    np.testing.assert_allclose(scores[0, :, 11:], np.repeat(scores[0, :, 11:12], 29, 1), rtol=1e-5)
+    assert not np.isclose(scores[0, 0, 11], scores[0, 0, 10])
     assert np.isfinite(dare(made)).all()
 
 

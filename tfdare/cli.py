@@ -6,13 +6,11 @@ imports neither ``beam_jobs`` nor ``serving``, and each command imports only wha
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from importlib import metadata
 
 from tfdare import __version__
+from tfdare.quiet import quiet
 
 _SUMMARY = {
     "simulate": "write an event log with known, planted interests",
@@ -39,37 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in commands:
         print(f"tfdare: no command {argv[0]!r}\n\n{_help(commands)}", file=sys.stderr)
         return 2
-    with _quiet():
+    with quiet():
         command = commands[argv[0]].load()
     return command(argv[1:])
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Holds back what TensorFlow says while it is imported, and shows it if that fails.
-
-    Its libraries write to the file descriptor before any log level applies. A level that the
-    person has set is a wish to see it all.
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        yield
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # errors of TensorFlow reach us as exceptions
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _help(commands) -> str:

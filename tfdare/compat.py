@@ -1,15 +1,18 @@
-"""Everything in which Keras 2 (``TF_USE_LEGACY_KERAS=1``) and Keras 3 differ for this package."""
+"""The one door to TensorFlow, and all in which the two generations of Keras differ here.
+
+Keras 3 is the default of ``tf.keras``; ``TF_USE_LEGACY_KERAS=1`` chooses Keras 2.
+"""
 
 from __future__ import annotations
 
-import os
 from importlib import metadata
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # start-up chatter; warnings of ours stay
+from tfdare.quiet import quiet
 
-import tensorflow as tf  # noqa: E402
+with quiet():
+    import tensorflow as tf
 
-KERAS_3 = hasattr(tf.keras, "version")
+    KERAS_3 = hasattr(tf.keras, "version")  # imports Keras, which comes late and chatters, too
 """Whether ``tf.keras`` is Keras 3."""
 
 KERAS_VERSION = tf.keras.version() if KERAS_3 else metadata.version("tf-keras")

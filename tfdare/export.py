@@ -19,6 +19,7 @@ import numpy as np
 
 from tfdare.command import Parser, UsageError, run
 from tfdare.compat import tf
+from tfdare.layers import gather_behaviors, newest_first
 from tfdare.models import TwoStageModel
 from tfdare.runs import load_run
 from tfdare.schema import FIRST_ID, OOV_ID
@@ -171,32 +172,64 @@ def check_export(path: str, model, requests, vocabularies) -> float:
     greatest = 0.0
     for i, batch in enumerate(requests):
         for signature, inputs in batch.items():
-            for name, wanted in _keras_answer(model, signature, inputs, vocabularies).items():
-                got = found[f"{i}/{signature}/{name}"]
-                gap = _difference(got, wanted)
+            rows = _rows(model, inputs, vocabularies)
+            prefix = f"{i}/{signature}/"
+            got = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+            for name, (answer, wanted) in _compared(model, rows, got).items():
+                gap = _difference(answer, wanted)
                 if not gap <= TOLERANCE:
                     raise ExportError(
-                        f"Signature {signature!r}, output {name!r} differs from the Keras model "
+                        f"Signature {signature!r}, {name} differs from the Keras model "
                         f"by {gap:.3g} (more than {TOLERANCE:g})"
                     )
                 greatest = max(greatest, gap)
     return greatest
 
 
-def _keras_answer(model, signature, inputs, vocabularies):
+def _rows(model, inputs, vocabularies):
     rows = dict(inputs)
     for feature in model.schema.features:
         for kind in ("history", "target", "behavior"):
             key = f"{kind}_{feature.name}"
             if key in rows and vocabularies is not None:
                 rows[key] = lookup_rows(vocabularies.vocabulary(feature.name), rows[key])
-    if signature == SCORE:
-        return {"probability": model.score(rows).numpy()}
-    found = model.search({name: tf.constant(array) for name, array in rows.items()})
-    answer = {name: found[name].numpy() for name in ("behavior_index", "attention_score")}
-    if signature == DEFAULT:
-        answer["probability"] = model(rows).numpy()
-    return answer
+    return rows
+
+
+def _compared(model, rows, got):
+    """What a signature answered beside what the Keras model says, by name.
+
+    Two behaviors whose scores are a rounding step apart may change places, so a found behavior is
+    compared by the score that the model gives it, and the probability by what was found.
+    """
+    if "attention_score" not in got:
+        return {"probability": (got["probability"], model.score(rows).numpy())}
+    index, length = got["behavior_index"], rows["history_length"][:, np.newaxis, np.newaxis]
+    wanted = model.search(rows)
+    place = np.where(index >= 0, length - 1 - index, -1)
+    scores = np.pad(model.attend(rows).numpy(), [(0, 0), (0, 0), (1, 0)])
+    pairs = {
+        "attention_score": (got["attention_score"], wanted["attention_score"].numpy()),
+        "number of behaviors found": ((index >= 0).sum(-1), (wanted["behavior_index"] >= 0)
+                                      .numpy().sum(-1)),
+        "score of behavior_index": (np.take_along_axis(scores, place + 1, axis=-1),
+                                    got["attention_score"]),
+        "repeats in behavior_index": (_repeats(index), np.zeros(index.shape[:2])),
+    }
+    if "probability" in got:
+        history = {
+            name: newest_first(tf.constant(rows[f"history_{name}"]), rows["history_length"])
+            for name in model.schema.names
+        }
+        behaviors = gather_behaviors(history, tf.constant(place, tf.int32))
+        again = model.score({**rows, **behaviors, "attention_score": got["attention_score"]})
+        pairs["probability"] = (got["probability"], again.numpy())
+    return pairs
+
+
+def _repeats(index):
+    ordered = np.sort(index, axis=-1)
+    return ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).sum(-1)
 
 
 def lookup_rows(raw_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
-from tfdare.compat import register
+from tfdare.compat import register, tf
 
 _EPSILON = 1e-7
 

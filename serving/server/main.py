@@ -12,8 +12,8 @@ import threading
 from serving.arguments import non_negative_int, positive_int
 from serving.server.config import ModelConfig, read_config
 from serving.server.errors import StartError
-from serving.server.quiet import quiet_start
 from tfdare.command import Parser
+from tfdare.quiet import quiet
 
 GRACE_SECONDS = 10.0
 
@@ -71,7 +71,7 @@ def _serve(options) -> int:
     for config in configs:
         config.versions()
     _require_free(options.host, options.port)
-    with quiet_start():
+    with quiet():
         import tensorflow as tf
     tf.get_logger().setLevel("ERROR")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -86,7 +86,7 @@ def _serve(options) -> int:
         allow_soft_placement=True,
         gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),  # others may need the device too
     )
-    with quiet_start(explained=(StartError,)):
+    with quiet(explained=(StartError,)):
         manager = load_models(configs, session_config, lambda line: print(line, flush=True))
     try:
         server = Server(manager, f"{options.host}:{options.port}", options.grpc_max_threads)

@@ -14,7 +14,7 @@ import pkgutil
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 OUTPUT = pathlib.Path("build")
 
 

@@ -96,7 +96,7 @@ def running(*arguments, log):
         process = subprocess.Popen(
             [sys.executable, "-m", "serving.server", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=errors, text=True,
-            env={**_environment(), "TF_CPP_MIN_LOG_LEVEL": "0"},  # all that it may say
+            env={k: v for k, v in _environment().items() if k != "TF_CPP_MIN_LOG_LEVEL"},
         )
     said = []
     try:

@@ -4,7 +4,7 @@ from tfdare.layers.attention import ScaledDotAttention, masked_softmax
 from tfdare.layers.embedding import DecoupledEmbedding, RoleEmbedding, SharedEmbedding
 from tfdare.layers.head import Head
 from tfdare.layers.pooling import TargetAwarePooling
-from tfdare.layers.search import TopKSearch, gather_behaviors
+from tfdare.layers.search import TopKSearch, gather_behaviors, newest_first
 
 __all__ = [
     "DecoupledEmbedding",
@@ -16,4 +16,5 @@ __all__ = [
     "TopKSearch",
     "gather_behaviors",
     "masked_softmax",
+    "newest_first",
 ]

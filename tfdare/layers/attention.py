@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
-from tfdare.compat import register
+from tfdare.compat import register, tf
 
 
 @register
 class ScaledDotAttention(tf.keras.layers.Layer):
     """Scaled dot product of targets and behaviors, plus a score of position.
 
-    ``s[u, c, n] = <query[u, c], key[u, n]> / sqrt(D) + position_score[u, n]``
+    ``s[u, c, n] = <query[u, c], key[u, n]> / sqrt(D) + position_score[n]``
 
     All candidates of a request attend to one copy of its history.
 
     Call arguments:
         query: float ``[U, C, D]``. Attention embeddings of the targets.
         key: float ``[U, N, D]``. Attention embeddings of the behaviors.
-        position_score: float ``[U, N]`` or None. Already scaled.
+        position_score: float ``[N]``, or what broadcasts to ``[U, C, N]``, or None. One number per
+            position, already scaled.
 
     Returns:
         float ``[U, C, N]``, unmasked.
@@ -35,7 +34,7 @@ class ScaledDotAttention(tf.keras.layers.Layer):
     def call(self, query, key, position_score=None):
         scores = tf.matmul(query, key, transpose_b=True) * (float(query.shape[-1]) ** -0.5)
         if position_score is not None:
-            scores += position_score[:, tf.newaxis, :]
+            scores += position_score
         return scores
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-import tensorflow as tf
-
-from tfdare.compat import raw, register
+from tfdare.compat import raw, register, tf
 from tfdare.schema import Schema, SchemaError
 
 
@@ -98,7 +96,8 @@ class RoleEmbedding(tf.keras.layers.Layer):
 
         Args:
             ids: mapping of feature name to integer row ids, all of one shape ``[...]``.
-            position: int ``[...]``. Distance to the target; 0 for targets.
+            position: int, a shape that broadcasts to ``[...]``. Distance to the target; 0 for
+                targets. One vector for all histories costs one look-up per position.
 
         Returns:
             float ``[..., representation_dim]``.
@@ -106,8 +105,9 @@ class RoleEmbedding(tf.keras.layers.Layer):
         features = _side_by_side(self.representation_tables, ids)
         if self.representation_position_table is None:
             return features
-        table = raw(self.representation_position_table)
-        return tf.concat([features, tf.gather(table, self.bucket(position))], axis=-1)
+        at = tf.gather(raw(self.representation_position_table), self.bucket(position))
+        at = tf.broadcast_to(at, tf.concat([tf.shape(features)[:-1], tf.shape(at)[-1:]], axis=0))
+        return tf.concat([features, at], axis=-1)
 
     def bucket(self, position: tf.Tensor) -> tf.Tensor:
         """Table row of a position; what lies beyond the window shares its last row."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-import tensorflow as tf
-
-from tfdare.compat import register
+from tfdare.compat import register, tf
 
 
 @register

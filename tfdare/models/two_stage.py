@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, NamedTuple
 
-import tensorflow as tf
-
-from tfdare.compat import KERAS_3, deserialize, register, serialize
+from tfdare.compat import KERAS_3, deserialize, register, serialize, tf
 from tfdare.layers import (
     Head,
     RoleEmbedding,
@@ -15,6 +13,7 @@ from tfdare.layers import (
     TopKSearch,
     gather_behaviors,
     masked_softmax,
+    newest_first,
 )
 from tfdare.losses import CandidateCrossentropy
 
@@ -105,14 +104,13 @@ class TwoStageModel(tf.keras.Model):
         return self.embedding.schema
 
     def attend(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Attention score of every behavior for every target, float ``[U, C, N]``, unmasked."""
+        """Attention score of every behavior for every target, unmasked.
+
+        Returns:
+            float ``[U, C, N]``, newest behavior first: place ``j`` is position ``j + 1``.
+        """
         requests = self._tensors(requests, "history_length")
-        history = self._ids(requests, "history")
-        return self.attention_layer(
-            self.embedding.attention(self._ids(requests, "target")),
-            self.embedding.attention(history),
-            self.embedding.position_score(_positions(requests, history)),
-        )
+        return self._attend(self._history(requests), self._ids(requests, "target"))
 
     def search(self, requests: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The first stage.
@@ -126,11 +124,15 @@ class TwoStageModel(tf.keras.Model):
             targets. -1 (index) and 0 (position) where the history had fewer than K behaviors.
         """
         requests = self._tensors(requests, "history_length")
-        index, score = self.search_layer(self.attend(requests), requests["history_length"])
+        length = tf.cast(requests["history_length"], tf.int32)
+        history = self._history(requests)
+        scores = self._attend(history, self._ids(requests, "target"))
+        place, score = self.search_layer(scores, length)
+        index = tf.where(place >= 0, length[:, tf.newaxis, tf.newaxis] - 1 - place, -1)
         targets = {name: requests[name] for name in requests if name.startswith("target_")}
         return {
             **targets,
-            **gather_behaviors(requests, index, self.schema.names),
+            **gather_behaviors(history, place),
             "behavior_index": index,
             "attention_score": score,
         }
@@ -164,14 +166,14 @@ class TwoStageModel(tf.keras.Model):
         if self.auxiliary_head is None:
             return Outputs(self.score(self.search(requests), training=training), None)
         length = tf.cast(requests["history_length"], tf.int32)
-        history = self._ids(requests, "history")
-        position = _positions(requests, history)
-        scores = self.attend(requests)
-        index, kept = self.search_layer(scores, length)
+        history = self._history(requests)
+        scores = self._attend(history, self._ids(requests, "target"))
+        place, kept = self.search_layer(scores, length)
+        position = _positions(history)
         weights = tf.concat(
             [
-                _spread(masked_softmax(kept, index >= 0), index, tf.shape(scores)),
-                masked_softmax(scores, (position > 0)[:, tf.newaxis, :]),
+                _spread(masked_softmax(kept, place >= 0), place, tf.shape(scores)),
+                masked_softmax(scores, (position <= length[:, tf.newaxis])[:, tf.newaxis, :]),
             ],
             axis=1,
         )
@@ -224,6 +226,20 @@ class TwoStageModel(tf.keras.Model):
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
 
+    def _attend(self, history, target):
+        return self.attention_layer(
+            self.embedding.attention(target),
+            self.embedding.attention(history),
+            self.embedding.position_score(_positions(history)),
+        )
+
+    def _history(self, requests):
+        """Row ids of the behaviors, newest first."""
+        length = requests["history_length"]
+        return {
+            name: newest_first(ids, length) for name, ids in self._ids(requests, "history").items()
+        }
+
     def _ids(self, tensors, kind):
         names = [f"{kind}_{name}" for name in self.schema.names]
         tensors = self._tensors(tensors, *names)
@@ -246,18 +262,15 @@ class TwoStageModel(tf.keras.Model):
         return {name: tf.convert_to_tensor(value) for name, value in given.items()}
 
 
-def _positions(requests, history):
-    """Distance of each behavior to the target, int32 ``[U, N]``; 0 on padding."""
-    any_feature = next(iter(history.values()))
-    index = tf.range(tf.shape(any_feature)[1])[tf.newaxis, :]
-    length = tf.cast(requests["history_length"], tf.int32)[:, tf.newaxis]
-    return tf.maximum(length - index, 0)
+def _positions(history):
+    """Distance to the target of each place, newest first: int32 ``[N]``, 1 to N."""
+    return tf.range(1, tf.shape(next(iter(history.values())))[1] + 1)
 
 
-def _spread(weights, index, shape):
+def _spread(weights, place, shape):
     """Weights ``[U, C, K]`` at their places in ``[U, C, N]``; places of -1 carry no weight."""
     users, candidates, behaviors = shape[0], shape[1], shape[2]
     row = tf.reshape(tf.range(users * candidates) * behaviors, [users, candidates, 1])
-    place = tf.where(index >= 0, row + index, -1)  # a negative segment is dropped
+    place = tf.where(place >= 0, row + place, -1)  # a negative segment is dropped
     flat = tf.math.unsorted_segment_sum(weights, place, users * candidates * behaviors)
     return tf.reshape(flat, shape)
