@@ -157,13 +157,13 @@ def _plot(metrics: dict[str, dict[str, Any]], path: str) -> None:
         axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
     counts = next(iter(metrics.values()))["baselines"]["repeat_counts"]
     if counts is not None:
-        axes.hlines(counts, -width / 2, 2 * width - width / 2, colors="0.4", linestyles="--",
+        axes.hlines(counts, -width / 2, 2 * width - width / 2, colors="black", linestyles="--",
                     label="repeat counts")
     axes.set_xticks([x + width * (len(metrics) - 1) / 2 for x in range(len(slices))],
                     slices.values())
     axes.set(ylim=(0.5, 1.04), ylabel="test AUC")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=len(metrics) + 1)
     figure.savefig(path, dpi=150)
 
 
