@@ -15,7 +15,7 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_jobs import inputs, manifest
-from beam_jobs.errors import InputError, find_message
+from beam_jobs.errors import find_message
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
 from beam_jobs.histories import HISTORIES, SortHistories
 from beam_jobs.options import Options, parse

@@ -78,6 +78,17 @@ def test_history_facts_see_past_the_window(tmp_path):
     assert 5 not in batch[0]["history_item"].numpy()
 
 
+def test_an_unknown_target_repeats_nothing(tmp_path):
+    # Row 1 stands for many items: that the history holds it says nothing about this one.
+    record = make_record(np.random.default_rng(0), length=10, requests=1)
+    record.history["item"][:] = [1] * 6 + [4] * 4
+    record.position[:] = 10
+    record.target["item"][:2] = [1, 4]
+    opened = write_folder(tmp_path / "s", {"train": [record]})
+    (batch,) = read_requests(opened, "train", 1, with_history_facts=True)
+    assert batch[0]["target_repeats_item"].numpy()[0, :2].tolist() == [0, 4]
+
+
 @pytest.mark.parametrize("facts", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 7, 10_000])
 def test_batches(folder, splits, batch_size, facts):

@@ -560,13 +560,13 @@ def _csv(events: Events) -> bytes:
 def _with_bad_rows(data: bytes, rows: np.ndarray, number: int) -> bytes:
     """Adds a spoiled copy after each of ``rows``, after ``number`` bad rows in earlier blocks."""
     lines = data.split(b"\n")
-    for number, row in enumerate(rows.tolist(), start=number):
+    for place, row in enumerate(rows.tolist(), start=number):
         fields = lines[row].partition(b"\n")[0].split(b",")
         spoiled = (
             fields[:4],
             [*fields[:4], b"yesterday"],
             [fields[0], b"-" + fields[1], *fields[2:]],
-        )[number % 3]
+        )[place % 3]
         lines[row] += b"\n" + b",".join(spoiled)
     return b"\n".join(lines)
 

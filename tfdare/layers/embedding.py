@@ -1,4 +1,4 @@
-"""Which table answers for which role: attention (what to search) or representation (what to score)."""
+"""Which table answers for which role: attention (search) or representation (score)."""
 
 from __future__ import annotations
 
