@@ -68,10 +68,13 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
             text += f", {rows['filtered']:,} are of other behaviors than {kept}"
         raise InputError("\n  ".join([text + ".", *_first_rejected(folder)]))
     if users["kept"] == 0:
-        raise InputError(
+        text = (
             f"No user is long enough: the longest history has {events['longest_history']:,} "
             f"events; --min_events is {options.min_events}"
         )
+        if rows["rejected"]:
+            text += f". {rows['rejected']:,} rows were rejected:"
+        raise InputError("\n  ".join([text, *_first_rejected(folder)]))
     sums = {
         "rows": rows["read"] == rows["filtered"] + rows["rejected"] + rows["kept"],
         "users": users["seen"] == users["kept"] + users["too_short"],

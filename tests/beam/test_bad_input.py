@@ -147,6 +147,12 @@ def test_no_user_long_enough(prepare, tmp_path):
         prepare(path, form="taobao"),
         "the longest history has 45 events; --min_events is 210",
     )
+    with path.open("a") as log:
+        log.write("1,10,5\n")
+    refused(
+        prepare(path, form="taobao"),
+        "--min_events is 210. 1 rows were rejected:", "log.csv:46: 3 columns instead of 5: 1,10,5",
+    )
 
 
 @pytest.mark.parametrize(
