@@ -145,3 +145,33 @@ def test_backup_and_restore_goes_on_with_weights_and_moments(schema, tmp_path):
     assert done == [2]
     for one, other in zip(whole.get_weights(), resumed.get_weights()):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(KERAS_3, reason="tensorflow-recommenders asks for Keras 2")
+def test_a_task_of_tensorflow_recommenders_trains_a_model(schema):
+    import tensorflow_recommenders as tfrs
+
+    class Ranker(tfrs.Model):
+        def __init__(self):
+            super().__init__()
+            self.dare = DARE(schema, top_k=3)
+            self.task = tfrs.tasks.Ranking(loss=CandidateCrossentropy())
+
+        def call(self, given):
+            return self.dare(given)
+
+        def compute_loss(self, inputs, training=False):
+            given, label, weight = inputs
+            outputs = self.dare.forward(given, training=training)
+            return sum(
+                self.task(labels=label, predictions=predicted, sample_weight=weight)
+                for predicted in outputs
+            )
+
+    ranker = Ranker()
+    ranker.compile(optimizer=SparseAdam(0.05))
+    table = raw(ranker.dare.embedding.attention_tables["item"])
+    before = table.numpy()
+    history = ranker.fit(_dataset(schema), epochs=8, verbose=0).history["total_loss"]
+    assert np.isfinite(history).all() and history[-1] < 0.8 * history[0]
+    assert (table.numpy() != before).any()
