@@ -19,6 +19,7 @@ MODEL = [
     # on macOS it asks for a TensorFlow that ended with 2.16
     "tensorflow-recommenders>=0.7.3; sys_platform == 'linux'",
     "scikit-learn>=1.4",
+    "scipy>=1.11",
     "matplotlib>=3.8",
     "tqdm>=4.66",
 ]

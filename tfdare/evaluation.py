@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -13,6 +13,7 @@ from tfdare.command import Parser, UsageError, run
 from tfdare.compat import tf
 from tfdare.data import read_requests
 from tfdare.metrics import auc, gauc, logloss
+from tfdare.runs import METRICS, load_run, update_metrics
 from tfdare.schema import SchemaError
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 
@@ -81,25 +82,41 @@ def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
 
 
 def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> dict[str, Any]:
-    """The numbers of ``metrics.json`` for one split.
+    """The numbers of ``metrics.json`` for one split; see :func:`evaluate_splits`."""
+    return evaluate_splits(model, sequences, (split,), batch_size)[split]
+
+
+def evaluate_splits(
+    model, sequences: Sequences, splits: Sequence[str], batch_size: int = 512
+) -> dict[str, dict[str, Any]]:
+    """The numbers of ``metrics.json``, by split; the baseline is fitted once for all.
 
     A request counts as *seen* when the item it clicked is already in the user's earlier history,
     as *new* otherwise; sampled negatives are never items of the user, so the two slices compare
     clicks of either kind with the negatives of their own requests.
 
     Returns:
-        ``auc``, ``gauc`` (by user), ``request_gauc`` (by request), ``logloss`` over all targets;
+        For each split ``auc``, ``gauc`` (by user), ``request_gauc`` (by request), ``logloss`` over
+        all targets;
         ``auc_seen``, ``gauc_seen``, ``auc_new``, ``gauc_new`` by slice (None where a class is
         missing); counts; and ``baselines``: the AUC of "was this item in the history"
         (``seen``) and of a logistic regression on repeat counts (``repeat_counts``), which was
         fitted on the train split.
 
     Raises:
-        SchemaError: the split holds no requests.
+        SchemaError: a split holds no requests.
     """
-    if not sequences.requests(split):
-        raise SchemaError(f"The {split} split of {sequences.path!r} holds no requests")
-    found = predict(model, sequences, split, batch_size)
+    for split in splits:
+        if not sequences.requests(split):
+            raise SchemaError(f"The {split} split of {sequences.path!r} holds no requests")
+    regression = _fit_repeat_counts(sequences)
+    return {
+        split: _numbers(predict(model, sequences, split, batch_size), regression)
+        for split in splits
+    }
+
+
+def _numbers(found: Predictions, regression: LogisticRegression | None) -> dict[str, Any]:
     clicked_before = np.zeros(int(found.request.max()) + 1, bool)
     item_seen = found.repeats[:, 0] > 0
     np.logical_or.at(clicked_before, found.request, item_seen & (found.label > 0.5))
@@ -118,18 +135,19 @@ def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> 
     numbers["users"] = int(found.user.max()) + 1
     numbers["baselines"] = {
         "seen": auc(found.label, item_seen),
-        "repeat_counts": _repeat_counts(sequences, found),
+        "repeat_counts": None if regression is None else auc(
+            found.label, regression.decision_function(_counts(found))
+        ),
     }
     return numbers
 
 
-def _repeat_counts(sequences: Sequences, found: Predictions) -> float | None:
+def _fit_repeat_counts(sequences: Sequences) -> LogisticRegression | None:
     train = predict(None, sequences, "train", limit=BASELINE_TARGETS)
     if len(np.unique(train.label)) < 2:
         return None
     regression = LogisticRegression(max_iter=1000)
-    regression.fit(_counts(train), train.label > 0.5)
-    return auc(found.label, regression.decision_function(_counts(found)))
+    return regression.fit(_counts(train), train.label > 0.5)
 
 
 def _counts(found: Predictions) -> np.ndarray:
@@ -168,8 +186,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=512, help="requests at once")
 
     def action(options):
-        from tfdare.runs import load_run, update_metrics
-
         if options.batch_size < 1:
             raise UsageError(f"--batch_size must be positive. Received: {options.batch_size}")
         opened = load_run(options.run)
@@ -178,6 +194,6 @@ def main(argv: list[str] | None = None) -> int:
         update_metrics(options.run, options.split, numbers)
         print(f"{options.split} split of {options.sequences}")
         print(summary(numbers))
-        print(f"  written to {os.path.join(options.run, 'metrics.json')}")
+        print(f"  written to {os.path.join(options.run, METRICS)}")
 
     return run(parser, argv, action)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 
 import numpy as np
 
@@ -106,13 +107,14 @@ def example_requests(
     """
     rng = np.random.default_rng(seed)
     schema, top_k = model.schema, model.search_layer.top_k
+    known_ids = _raw_ids(model, vocabularies)
 
     def ids(feature, shape):
         known = max(feature.vocabulary_size - FIRST_ID, 1)
         row = rng.integers(0, known, shape)
         if vocabularies is None:
             return (row + OOV_ID).astype(np.int32)
-        raw_ids = vocabularies.vocabulary(feature.name)
+        raw_ids = known_ids[feature.name]
         drawn = raw_ids[row] if raw_ids.size else row.astype(np.int64)
         return np.where(rng.random(shape) < 0.05, np.int64(2**62) + row, drawn)
 
@@ -169,10 +171,14 @@ def check_export(path: str, model, requests, vocabularies) -> float:
             )
         with np.load(answers) as file:
             found = dict(file)
+    lookups = {
+        name: partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
+        for name, raw_ids in _raw_ids(model, vocabularies).items()
+    }
     greatest = 0.0
     for i, batch in enumerate(requests):
         for signature, inputs in batch.items():
-            rows = _rows(model, inputs, vocabularies)
+            rows = _rows(inputs, lookups)
             prefix = f"{i}/{signature}/"
             got = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
             for name, (answer, wanted) in _compared(model, rows, got).items():
@@ -186,13 +192,20 @@ def check_export(path: str, model, requests, vocabularies) -> float:
     return greatest
 
 
-def _rows(model, inputs, vocabularies):
+def _raw_ids(model, vocabularies) -> dict[str, np.ndarray]:
+    """Each feature's vocabulary, its file read once; empty where signatures take row ids."""
+    if vocabularies is None:
+        return {}
+    return {name: vocabularies.vocabulary(name) for name in model.schema.names}
+
+
+def _rows(inputs, lookups):
     rows = dict(inputs)
-    for feature in model.schema.features:
+    for name, lookup in lookups.items():
         for kind in ("history", "target", "behavior"):
-            key = f"{kind}_{feature.name}"
-            if key in rows and vocabularies is not None:
-                rows[key] = lookup_rows(vocabularies.vocabulary(feature.name), rows[key])
+            key = f"{kind}_{name}"
+            if key in rows:
+                rows[key] = lookup(rows[key])
     return rows
 
 
@@ -232,16 +245,20 @@ def _repeats(index):
     return ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).sum(-1)
 
 
-def lookup_rows(raw_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def lookup_rows(
+    raw_ids: np.ndarray, ids: np.ndarray, order: np.ndarray | None = None
+) -> np.ndarray:
     """Rows of raw ids by a sorted vocabulary, int32; the check's own way, apart from the graph's.
 
     Args:
         raw_ids: int64 ``[V]``; element ``i`` has row ``i + 2``.
         ids: int64, any shape.
+        order: int ``[V]`` or None. What sorts `raw_ids`, where many calls share it.
     """
     if not raw_ids.size:
         return np.full(ids.shape, OOV_ID, np.int32)
-    order = np.argsort(raw_ids, kind="stable")
+    if order is None:
+        order = np.argsort(raw_ids, kind="stable")
     place = np.clip(np.searchsorted(raw_ids, ids, sorter=order), 0, raw_ids.size - 1)
     known = raw_ids[order[place]] == ids
     return np.where(known, order[place] + FIRST_ID, OOV_ID).astype(np.int32)

@@ -12,7 +12,7 @@ from tfdare.checkpoints import Backup, KeepBest, keep_epochs
 from tfdare.command import Parser, UsageError, run
 from tfdare.compat import KERAS_VERSION, tf
 from tfdare.data import read_requests
-from tfdare.evaluation import evaluate, summary
+from tfdare.evaluation import evaluate_splits, summary
 from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC
 from tfdare.models import MODELS, build_model
@@ -140,7 +140,7 @@ def train(
     network.save(os.path.join(output, f"saving-{MODEL}"))
     os.replace(os.path.join(output, f"saving-{MODEL}"), os.path.join(output, MODEL))
     targets = opened.candidates("train")
-    metrics = {split: evaluate(network, opened, split) for split in ("validation", "test")}
+    metrics = evaluate_splits(network, opened, ("validation", "test"))
     metrics["training"] = {
         "epochs": epochs,
         "epochs_before": before,
