@@ -8,8 +8,9 @@ EPOCHS ?= 2
 LOG ?=
 FORMAT ?= taobao
 PREPARE ?=
-KERAS_TESTS := tests/test_layers.py tests/test_models.py tests/test_losses.py \
-	tests/test_optimizers.py tests/test_export.py tests/test_compat.py
+KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,attention compat cross duplicates embeddings \
+	export export_features features gradients head losses model_life models optimizers \
+	optimizers_in_training pooling published recommenders search))
 
 export PYTHONDONTWRITEBYTECODE ?= 1
 

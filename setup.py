@@ -55,6 +55,7 @@ setup(
             "simulate=tfdare.simulate:main",
             "train=tfdare.training:main",
             "evaluate=tfdare.evaluation:main",
+            "compare=tfdare.compare:main",
             "export=tfdare.export:main",
             "demo=tfdare.demo:main",
             "prepare=beam_jobs.build_sequences:main",

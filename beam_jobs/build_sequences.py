@@ -41,18 +41,17 @@ class BuildSequences(beam.PTransform):
 
     def expand(self, chunks):
         asked, folder, buckets = self._options, self._folder, self._buckets
-        features = asked.form.features
         read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes)
         histories = read[EVENTS] | SortHistories(
-            features, buckets, asked.min_events, asked.duplicates == "drop"
+            asked.form, buckets, asked.min_events, asked.duplicates == "drop"
         )
         rejected = (read[REJECTED], histories[REJECTED]) | "AllRejected" >> beam.Flatten()
         rejected | WriteRejected(folder, self._chunks, read[LINES])
         learned = histories[HISTORIES] | LearnVocabularies(
-            features, asked.protocol, asked.min_count, buckets, folder
+            asked.form, asked.protocol, asked.min_count, buckets, folder
         )
         built = histories[HISTORIES] | BuildRequests(
-            learned, asked.protocol, asked.negatives, asked.seed
+            learned, asked.form, asked.protocol, asked.negatives, asked.seed
         )
         written = built[RECORDS] | WriteSequences(folder, buckets)
         return (

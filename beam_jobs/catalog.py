@@ -10,7 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.formats import MISSING
-from tfdare.schema import FIRST_ID, OOV_ID
+from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
+
+
+def sum_counts(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values, rising, and the sum of each one's weights."""
+    ids, code = np.unique(values, return_inverse=True)
+    counts = np.zeros(len(ids), np.int64)
+    np.add.at(counts, code, weights)
+    return ids, counts
 
 
 class Vocabulary:
@@ -23,11 +31,14 @@ class Vocabulary:
 
     @classmethod
     def of(cls, values: np.ndarray, weights: np.ndarray, min_count: int) -> Vocabulary:
-        """Sums ``weights`` per value and keeps the values that reach ``min_count``."""
+        """Sums ``weights`` per value and keeps the values that reach ``min_count``.
+
+        ``values`` may be ``[E]``, or ``[E, V]``: then each of the V counts with the row's weight.
+        """
         known = values != MISSING
-        ids, code = np.unique(values[known], return_inverse=True)
-        counts = np.zeros(len(ids), np.int64)
-        np.add.at(counts, code, weights[known])
+        if values.ndim > 1:
+            weights = np.broadcast_to(weights[:, None], values.shape)
+        ids, counts = sum_counts(values[known], weights[known])
         ids, counts = ids[counts >= min_count], counts[counts >= min_count]
         order = np.lexsort((ids, -counts))
         return cls(ids[order], counts[order])
@@ -38,14 +49,25 @@ class Vocabulary:
     def index(self, values: np.ndarray) -> np.ndarray:
         """Place of every value, -1 where the vocabulary lacks it."""
         if not len(self.ids):
-            return np.full(len(values), -1, np.int64)
+            return np.full(values.shape, -1, np.int64)
         place = np.minimum(np.searchsorted(self._sorted, values), len(self.ids) - 1)
         return np.where(self._sorted[place] == values, self._by_id[place], -1)
 
     def rows(self, values: np.ndarray) -> np.ndarray:
-        """Row ids of raw values, int32."""
+        """Row ids of raw values, int32; where one of several values (``[E, V]``) is not there,
+        padding."""
         index = self.index(values)
-        return np.where(index >= 0, index + FIRST_ID, OOV_ID).astype(np.int32)
+        rows = np.where(index >= 0, index + FIRST_ID, OOV_ID).astype(np.int32)
+        if values.ndim > 1:
+            rows[values == MISSING] = PADDING_ID
+        return rows
+
+    @classmethod
+    def load(cls, text: bytes) -> Vocabulary:
+        """Inverse of :meth:`text`."""
+        pairs = [line.split(b"\t") for line in text.splitlines()]
+        ids, counts = np.array(pairs, np.int64).reshape(-1, 2).T
+        return cls(ids, counts)
 
     def text(self) -> bytes:
         """The vocabulary file."""
@@ -61,7 +83,8 @@ class Catalog:
         features: tuple of str. The item first.
         items: int64 ``[I]`` raw ids.
         counts: int64 ``[I]`` events of the training period.
-        others: mapping of feature name to int64 ``[I]``: the item's own raw value.
+        others: mapping of feature name to int64 ``[I]``, or ``[I, V]`` for one of several values:
+            the item's own raw ones.
         min_count: int. Count that a vocabulary asks for.
     """
 
@@ -110,7 +133,9 @@ class Catalog:
         rows = {}
         for name in self.features:
             rows[name] = (
-                self.item_rows[name][index] if len(self) else np.full(len(index), OOV_ID, np.int32)
+                self.item_rows[name][index]
+                if len(self)
+                else np.full(columns[name].shape, OOV_ID, np.int32)
             )
             if not known.all():
                 strange = ~known
@@ -120,11 +145,13 @@ class Catalog:
     def save(self, file: BinaryIO) -> None:
         """Writes the catalog as one Arrow table."""
         names = ["item_count", *self.features]
-        arrays = [self.counts, self.items, *(self.others[name] for name in self.features[1:])]
+        values = [self.counts, self.items, *(self.others[name] for name in self.features[1:])]
+        arrays = [_arrow(column) for column in values]
         schema = pa.schema(
-            [(name, pa.int64()) for name in names], {"min_count": str(self.min_count)}
+            [(name, array.type) for name, array in zip(names, arrays)],
+            {"min_count": str(self.min_count)},
         )
-        table = pa.table([pa.array(values) for values in arrays], schema=schema)
+        table = pa.table(arrays, schema=schema)
         with pa.ipc.new_stream(file, schema) as writer:
             writer.write_table(table, max_chunksize=1 << 20)
 
@@ -132,7 +159,20 @@ class Catalog:
     def load(cls, file: BinaryIO) -> Catalog:
         """Inverse of :meth:`save`."""
         table = pa.ipc.open_stream(file.read()).read_all()
-        counts, items, *others = (column.to_numpy() for column in table.columns)
+        counts, items, *others = (_numpy(column) for column in table.columns)
         features = tuple(table.column_names[1:])
         min_count = int(table.schema.metadata[b"min_count"])
         return cls(features, items, counts, dict(zip(features[1:], others)), min_count)
+
+
+def _arrow(column: np.ndarray) -> pa.Array:
+    if column.ndim == 1:
+        return pa.array(column)
+    return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    return np.concatenate([np.zeros(0, np.int64), *parts]).reshape(-1, column.type.list_size)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
 from beam_jobs.errors import InputError
-from tfdare.schema import Feature, SchemaError
+from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaError
 
 FORMATS = ("taobao", "tmall", "csv", "parquet")
 MISSING = -1
 """Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
+HOUR, DAY = "hour_of_day", "day_of_week"
+"""Sources of context that are derived from the time of the request, in seconds, UTC."""
 
 _TAOBAO = ("user", "item", "category", "behavior", "time")
 _TMALL = {
@@ -32,12 +35,16 @@ class Format:
 
     Attributes:
         kind: str. One of ``FORMATS``.
-        columns: mapping. ``user``, ``time``, ``behavior`` (may be missing) and every feature, in
-            the order of the schema, to the accepted names of its column, best first.
+        columns: mapping. ``user``, ``time``, ``behavior`` (may be missing), every feature, in
+            the order of the schema, and every column of context, to the accepted names of its
+            column, best first.
         header: bool. Whether a text file starts with a line of names.
         optional: frozenset. Features that a row may leave empty.
         behaviors: tuple or None. Behaviors to keep; None keeps every row.
         known_behaviors: tuple or None. All that the format defines; others are bad rows.
+        multi_hot: mapping of feature to the values that are kept of a row at most.
+        context: mapping of categorical context feature to its source: a column, ``HOUR``, ``DAY``.
+        numeric: mapping of numeric context feature to its column.
     """
 
     kind: str
@@ -46,10 +53,19 @@ class Format:
     optional: frozenset = frozenset()
     behaviors: tuple[str, ...] | None = None
     known_behaviors: tuple[str, ...] | None = None
+    multi_hot: Mapping[str, int] = field(default_factory=dict)
+    context: Mapping[str, str] = field(default_factory=dict)
+    numeric: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the features, the item first."""
+        others = (*_ROLES, *self.context, *self.numeric)
+        return tuple(name for name in self.columns if name not in others)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the columns that hold features or context, the item first."""
         return tuple(name for name in self.columns if name not in _ROLES)
 
     @property
@@ -128,6 +144,63 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
     )
 
 
+def with_context(
+    form: Format,
+    multi_hot: Sequence[str] = (),
+    context: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+) -> Format:
+    """The format with features of several values, and with context, from ``name=what`` options.
+
+    Raises:
+        InputError: an option is malformed, repeats a name, or does not fit the format.
+    """
+    several = {}
+    for name, size in _pairs("multi_hot", multi_hot).items():
+        if name not in form.features[1:]:
+            raise InputError(
+                f"--multi_hot: {name!r} is no feature beside the item. Name its column with "
+                f"--columns {name}=...; features: {', '.join(form.features)}"
+            )
+        if not (size.isascii() and size.isdigit() and 2 <= int(size) < 2**15):
+            raise InputError(f"--multi_hot must be name=values, 2 or more. Received: {name}={size}")
+        several[name] = int(size)
+    sources, numbers = _pairs("context", context), _pairs("numeric", numeric)
+    columns = dict(form.columns)
+    for option, given, kind in (
+        ("context", sources, lambda name: CategoricalContext(name, 2)),
+        ("numeric", numbers, NumericContext),
+    ):
+        for name, source in given.items():
+            try:
+                kind(name)
+            except SchemaError as error:
+                raise InputError(f"--{option}: {error}") from error
+            if name in columns or name in _ROLES or (option == "numeric" and name in sources):
+                raise InputError(f"--{option}: the name {name!r} is taken by another column")
+            if option == "numeric" or source not in (HOUR, DAY):
+                columns[name] = (source,)
+    derived = sorted(name for name, source in sources.items() if source in (HOUR, DAY))
+    if form.kind not in ("csv", "parquet") and (several or len(columns) > len(form.columns)):
+        raise InputError(
+            f"--multi_hot, --numeric and columns of --context are for csv and parquet; "
+            f"--format {form.kind} has fixed columns"
+        )
+    if form.kind == "tmall" and derived:
+        raise InputError(
+            f"--context: the days of --format tmall have no {HOUR} or {DAY}. "
+            f"Received: {', '.join(derived)}"
+        )
+    return dataclasses.replace(
+        form,
+        columns=columns,
+        optional=form.optional | (set(sources) & set(columns)),
+        multi_hot=several,
+        context=sources,
+        numeric=numbers,
+    )
+
+
 def taobao_places() -> dict[str, int]:
     """Places of the columns in a Taobao log, which has no header."""
     return {name: place for place, name in enumerate(_TAOBAO)}
@@ -163,3 +236,15 @@ def _mapping(columns: str | None) -> dict[str, tuple[str, ...]]:
                 raise InputError(f"--columns: {error}") from error
         mapping[name] = (column,)
     return mapping
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in given:
+        name, _, what = (piece.strip() for piece in part.partition("="))
+        if not name or not what:
+            raise InputError(f"--{option} must be name=value pairs. Received: {part!r}")
+        if name in found:
+            raise InputError(f"--{option}: {name!r} is there twice. Received: {' '.join(given)}")
+        found[name] = what
+    return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
 from beam_jobs.events import REJECTED, RejectedRows, unpack_order
+from beam_jobs.formats import MISSING, Format
 from beam_jobs.rows import Events, Rejected, pack, unpack
 from beam_jobs.tallies import TALLY, tagged
 
@@ -25,7 +26,8 @@ class Histories:
         bucket: int.
         users: list of str, sorted by their UTF-8 bytes.
         length: int64. Events of every user.
-        columns: mapping of name to int64: the features, ``time`` and ``order``.
+        columns: mapping of name to int64: the features (``[E, V]`` with several values), ``time``
+            and ``order``, and what context needs, which may be float64.
     """
 
     bucket: int
@@ -47,13 +49,24 @@ class Histories:
         return np.cumsum(self.length) - self.length
 
 
-def sort_events(bucket: int, parts: Iterable[Events], names: tuple[str, ...]) -> Histories:
-    """Sorts the events of one bucket; the order in which ``parts`` come does not matter."""
+def sort_events(
+    bucket: int,
+    parts: Iterable[Events],
+    names: tuple[str, ...],
+    several: Mapping[str, int] | None = None,
+) -> Histories:
+    """Sorts the events of one bucket; the order in which ``parts`` come does not matter.
+
+    ``names`` are the columns but the order, ``several`` the values of those that have some.
+    """
     parts = sorted((part for part in parts if len(part.line)), key=lambda part: part.line[0])
     names = (*names, "order")
     if not parts:
         nothing = np.zeros(0, np.int64)
-        return Histories(bucket, [], nothing, {name: nothing for name in names})
+        columns = {name: nothing for name in names}
+        for name, width in (several or {}).items():
+            columns[name] = np.zeros((0, width), np.int64)
+        return Histories(bucket, [], nothing, columns)
     user = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
     columns = {
         name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns
@@ -90,12 +103,21 @@ def find_duplicates(histories: Histories) -> np.ndarray:
         return np.zeros(0, np.int64)
     near = np.flatnonzero(np.concatenate([[False], tie]) | np.concatenate([tie, [False]]))
     names = [name for name in columns if name not in ("order", "time")]
-    keys = [user[near], columns["time"][near], *(columns[name][near] for name in names)]
+    keys = [user[near], columns["time"][near]]
+    for name in names:
+        keys += _as_keys(columns[name][near])
     order = np.lexsort((columns["order"][near], *reversed(keys)))
     same = np.ones(len(order) - 1, bool)
     for key in keys:
         same &= key[order][1:] == key[order][:-1]
     return np.sort(near[order[1:][same]])
+
+
+def _as_keys(column: np.ndarray) -> list[np.ndarray]:
+    """Columns of integers that are equal where the values are, missing numbers too."""
+    if column.dtype.kind == "f":
+        column = np.where(np.isnan(column), np.nan, column).view(np.int64)
+    return [column] if column.ndim == 1 else list(column.T)
 
 
 def keep_events(histories: Histories, keep: np.ndarray) -> Histories:
@@ -111,14 +133,15 @@ def keep_events(histories: Histories, keep: np.ndarray) -> Histories:
 
 
 class _SortBucket(beam.DoFn):
-    def __init__(self, names: tuple[str, ...], min_events: int, drop_duplicates: bool):
-        self._names = names
+    def __init__(self, form: Format, min_events: int, drop_duplicates: bool):
+        self._names = (*form.features, "time", *form.values[len(form.features) :])
+        self._several = form.multi_hot
         self._min_events = min_events
         self._drop = drop_duplicates
 
     def process(self, element) -> Iterator[Any]:
         bucket, parts = element
-        histories = sort_events(bucket, parts, self._names)
+        histories = sort_events(bucket, parts, self._names, self._several)
         tally = {}
         if self._drop:
             repeated = find_duplicates(histories)
@@ -145,10 +168,10 @@ class _SortBucket(beam.DoFn):
     def _reject(self, histories: Histories, repeated: np.ndarray) -> Iterator[Any]:
         chunk, line = unpack_order(histories.columns["order"][repeated])
         user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
-        values = [histories.columns[name][repeated].tolist() for name in self._names]
+        values = [_as_text(histories.columns[name][repeated]) for name in self._names]
         rows = np.array(
             [
-                Rejected(place, DUPLICATE, ",".join(map(str, (histories.users[u], *row))))
+                Rejected(place, DUPLICATE, ",".join((histories.users[u], *row)))
                 for u, place, *row in zip(user.tolist(), line.tolist(), *values)
             ],
             object,
@@ -158,18 +181,23 @@ class _SortBucket(beam.DoFn):
             yield beam.pvalue.TaggedOutput(REJECTED, RejectedRows(number, some))
 
 
+def _as_text(column: np.ndarray) -> list[str]:
+    """Values as a row of text has them."""
+    if column.ndim > 1:
+        return ["|".join(str(one) for one in row if one != MISSING) for row in column.tolist()]
+    return ["" if one != one or one == MISSING else str(one) for one in column.tolist()]
+
+
 class SortHistories(beam.PTransform):
     """(bucket, Events) -> ``histories`` of users that are long enough, ``rejected``, ``tally``.
 
     Every bucket gives exactly one element, also where no user falls into it.
     """
 
-    def __init__(
-        self, features: tuple[str, ...], buckets: int, min_events: int, drop_duplicates: bool
-    ):
+    def __init__(self, form: Format, buckets: int, min_events: int, drop_duplicates: bool):
         super().__init__()
         self._buckets = buckets
-        self._sort = _SortBucket((*features, "time"), min_events, drop_duplicates)
+        self._sort = _SortBucket(form, min_events, drop_duplicates)
 
     def expand(self, events):
         nothing = Events(pa.array([], pa.string()), {}, np.zeros(0, np.int64))

@@ -238,7 +238,7 @@ def _row_groups(file: InputFile, form: Format, chunk_bytes: int):
         table = pq.ParquetFile(raw)
         places = form.find(table.schema_arrow.names, file.path)
         for name, place in places.items():
-            _check_type(table.schema_arrow.field(place), name, file.path)
+            _check_type(table.schema_arrow.field(place), name, file.path, form)
         start, size = 0, 0
         groups = table.metadata.num_row_groups
         for group in range(groups):
@@ -248,18 +248,26 @@ def _row_groups(file: InputFile, form: Format, chunk_bytes: int):
                 start, size = group + 1, 0
 
 
-def _check_type(field: pa.Field, name: str, path: str) -> None:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+def _check_type(field: pa.Field, name: str, path: str, form: Format) -> None:
+    kind, needed = field.type, "integers or text are needed"
+    if name in form.multi_hot:
+        needed = "lists of integers, or text with | between them, are needed"
+        kind = kind.value_type if _is_list(kind) else kind
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     tests = [pa.types.is_integer, pa.types.is_string, pa.types.is_large_string]
     if name not in ("user", "behavior"):
         tests.append(pa.types.is_floating)
     if name == "time":
         tests += [pa.types.is_timestamp, pa.types.is_date]
+    if name in form.numeric:
+        needed = "numbers or text are needed"
+        tests.append(pa.types.is_decimal)
     if not any(test(kind) for test in tests):
-        raise InputError(
-            f"{path}: column {field.name!r} ({name}) has type {field.type}; integers or text "
-            "are needed"
-        )
+        raise InputError(f"{path}: column {field.name!r} ({name}) has type {field.type}; {needed}")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _parquet_blocks(chunk: Chunk, form: Format) -> Iterator[Block]:
@@ -288,4 +296,7 @@ def _parquet_blocks(chunk: Chunk, form: Format) -> Iterator[Block]:
 def _plain(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if _is_list(column.type):
+        values = _plain(column.flatten())
+        return column.cast(pa.list_(values.type))
     return column.cast(pa.string()) if pa.types.is_large_string(column.type) else column

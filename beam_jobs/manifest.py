@@ -12,11 +12,12 @@ import tfdare
 from beam_jobs.errors import InputError
 from beam_jobs.inputs import InputFile
 from beam_jobs.options import Options
+from beam_jobs.rows import VALUES_CUT
 from beam_jobs.storage import open_file
 from beam_jobs.tallies import DAMAGED
 from beam_jobs.vocabulary import VOCABULARY_FOLDER
 from beam_jobs.writing import REJECTED_FOLDER
-from tfdare.schema import Feature, Schema
+from tfdare.schema import CategoricalContext, Feature, NumericContext, Schema
 from tfdare.sequences import SPLITS
 
 _REASON = "rows_rejected/"
@@ -28,7 +29,9 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
     reasons = {name[len(_REASON) :]: n for name, n in tally.items() if name.startswith(_REASON)}
     parts = ("users", "requests", "candidates", "positives", "negatives",
              "requests_short_of_negatives", "bytes")  # fmt: skip
+    cut = {name[len(VALUES_CUT) :]: n for name, n in tally.items() if name.startswith(VALUES_CUT)}
     return {
+        **({"values_cut": dict(sorted(cut.items()))} if cut else {}),
         "rows": {
             "read": tally.get("rows_read", 0),
             "filtered": tally.get("rows_filtered", 0),
@@ -90,20 +93,33 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
 
 def make_schema(options: Options, learned: Mapping[str, Any]) -> Schema:
     """The schema of the sequences."""
+    form = options.form
+
+    def vocabulary(name: str) -> dict[str, Any]:
+        part = learned["vocabularies"][name]
+        return {
+            "vocabulary_size": part["size"],
+            "vocabulary": f"{VOCABULARY_FOLDER}/{name}.tsv",
+            "digest": part["sha256"],
+        }
+
     features = tuple(
-        Feature(
-            name,
-            learned["vocabularies"][name]["size"],
-            vocabulary=f"{VOCABULARY_FOLDER}/{name}.tsv",
-            digest=learned["vocabularies"][name]["sha256"],
-        )
-        for name in options.form.features
+        Feature(name, max_values=form.multi_hot.get(name, 1), **vocabulary(name))
+        for name in form.features
     )
+    categorical = [CategoricalContext(name, **vocabulary(name)) for name in form.context]
+    numbers = learned["numeric"]
+    numeric = [
+        NumericContext(name, numbers[name]["mean"], numbers[name]["deviation"])
+        for name in form.numeric
+    ]
     return Schema(
         features=features,
         window=options.window,
         max_candidates=1 + options.negatives,
         split=options.split,
+        time_gap=options.time_gap,
+        context=(*categorical, *numeric),
     )
 
 
@@ -136,6 +152,7 @@ def make_manifest(
             name: {"size": part["size"], "training_events": part["events"]}
             for name, part in learned["vocabularies"].items()
         },
+        **({"numeric": learned["numeric"]} if learned["numeric"] else {}),
         "training_period": {"items": learned["items"], "events": learned["events"]},
         "options": {
             "format": options.form.kind,
@@ -171,6 +188,12 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
         )
     sizes = ", ".join(f"{name} {part['size']:,}" for name, part in manifest["vocabularies"].items())
     lines.append(f"vocabulary  {sizes} (padding and unknown included)")
+    for name, part in manifest.get("numeric", {}).items():
+        lines.append(
+            f"number      {name}: mean {part['mean']:.6g}, deviation {part['deviation']:.6g}"
+        )
+    for name, count in counts.get("values_cut", {}).items():
+        lines.append(f"cut         {count:,} values of {name} beyond those kept of a row")
     speed = rows["read"] / max(manifest["seconds"], 0.1)
     lines.append(f"time        {manifest['seconds']:,} s, {speed:,.0f} rows a second")
     lines.append(f"sequences   {output}")

@@ -11,8 +11,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import splits
 from beam_jobs.errors import InputError
-from beam_jobs.formats import FORMATS, Format, make_format
+from beam_jobs.formats import DAY, FORMATS, HOUR, Format, make_format, with_context
 from beam_jobs.inputs import CHUNK_BYTES
+from tfdare.schema import SchemaError, TimeGap
 
 DEFAULT_RUNNER = "FnApiRunner"
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
@@ -25,14 +26,17 @@ _EPILOG = """\
 A log with columns of other names, and a clock of whole hours:
   %(prog)s --input checkins.csv.gz --format csv --columns item=venue,time=timestamp \\
       --split last_fraction --duplicates keep --output sequences
+Tags of items; price, city and hour of the request; the time since each behavior:
+  %(prog)s ... --columns item=iid,tags=tag_ids --multi_hot tags=5 --numeric price=price \\
+      --context hour=hour_of_day city=city_id --time_gap 60
 All cores of this machine:
   %(prog)s ... --direct_num_workers=0 --direct_running_mode=multi_processing
 
 A row is a line. Blank lines are no rows. Bad rows and repeated rows are left out and kept, with
 file, line and reason, in OUTPUT/rejected/*.jsonl. Time may be any integer that grows (a parquet
 timestamp is read as seconds). With tmall, a row without seller or brand stays, and that feature
-is out of vocabulary. OUTPUT appears only when all of it is written; on a remote file system,
-where a folder cannot be renamed, its _SUCCESS is written last.
+is out of vocabulary; so is an empty value of --context. OUTPUT appears only when all of it is
+written; on a remote file system, where a folder cannot be renamed, its _SUCCESS is written last.
 """
 
 
@@ -53,12 +57,19 @@ class Options:
     buckets: int | None
     overwrite: bool
     chunk_bytes: int
+    time_gap: TimeGap | None = None
     beam: tuple[str, ...] = ()
 
     @property
     def split(self) -> dict[str, Any]:
         """Protocol and options for the schema: all that decides what the sequences hold."""
         behaviors = self.form.behaviors
+        asked_for = {
+            "multi_hot": dict(self.form.multi_hot),
+            "context": dict(self.form.context),
+            "numeric": dict(self.form.numeric),
+            "time_gap": self.time_gap and self.time_gap.unit,
+        }
         return {
             "protocol": self.protocol.name,
             **splits.options(self.protocol),
@@ -68,6 +79,7 @@ class Options:
             "min_count": self.min_count,
             "duplicates": self.duplicates,
             "behaviors": sorted(behaviors) if behaviors else None,
+            **{name: value for name, value in asked_for.items() if value},
         }
 
 
@@ -97,6 +109,16 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         "time=time or timestamp; category= leaves the category out")  # fmt: skip
     add("--behavior", help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
         "csv and parquet all")  # fmt: skip
+    add("--multi_hot", nargs="+", default=[], metavar="FEATURE=VALUES", help="csv, parquet: "
+        "features (named in --columns) of several integers in a row, | between them or a parquet "
+        "list; so many of them are kept")  # fmt: skip
+    add("--context", nargs="+", default=[], metavar="NAME=SOURCE", help=f"what requests carry and "
+        f"behaviors do not: {HOUR} or {DAY} (0 Monday) of the request's time in seconds, UTC, or "
+        "an integer column of the target event's row")  # fmt: skip
+    add("--numeric", nargs="+", default=[], metavar="NAME=COLUMN", help="numbers that requests "
+        "carry, from a column of the target event's row; empty is unknown")  # fmt: skip
+    add("--time_gap", type=int, metavar="UNIT", help="requests carry the time since each behavior; "
+        "UNIT is the shortest gap that counts as one, by the clock of the log")  # fmt: skip
     protocols = " or ".join(splits.PROTOCOLS)
     add("--split", default="leave_last", help=f"{protocols}; default leave_last")
     for protocol in splits.PROTOCOLS.values():
@@ -156,12 +178,18 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         raise InputError(f"--chunk_bytes must be at most {1 << 30}. Received: {args.chunk_bytes}")
     if (args.buckets or 0) > 99_999:
         raise InputError(f"--buckets must be below 100,000. Received: {args.buckets}")
+    form = make_format(args.format, args.columns, args.behavior)
+    form = with_context(form, args.multi_hot, args.context, args.numeric)
+    try:
+        time_gap = None if args.time_gap is None else TimeGap(unit=args.time_gap)
+    except SchemaError as error:
+        raise InputError(f"--time_gap: {error}") from error
     if not any(arg.startswith("--runner") for arg in rest):
         rest = [*rest, f"--runner={DEFAULT_RUNNER}"]
     return Options(
         input=tuple(args.input),
         output=args.output.rstrip("/") or args.output,
-        form=make_format(args.format, args.columns, args.behavior),
+        form=form,
         protocol=protocol,
         min_events=min_events,
         window=args.window,
@@ -172,6 +200,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         buckets=args.buckets,
         overwrite=args.overwrite,
         chunk_bytes=args.chunk_bytes,
+        time_gap=time_gap,
         beam=tuple(rest),
     )
 

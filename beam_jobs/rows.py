@@ -7,16 +7,18 @@ the same rule, so that what a row is does not depend on its neighbors.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs.formats import MISSING, Format
-from beam_jobs.hashing import hash_strings, string_buffers
+from beam_jobs.formats import Format
+from beam_jobs.hashing import hash_strings
+from beam_jobs.values import as_bytes, floats, integers, lengths_of, several
 
-LARGEST = 2**63 - 1
+VALUES_CUT = "values_cut/"
+"""Tallies of values of a multi-hot feature that a row had beyond those kept start so."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Rejected:
 
 @dataclass
 class Events:
-    """Events of a chunk in its order: users as strings, columns and lines as int64."""
+    """Events of a chunk in its order: users as strings, lines as int64, columns as int64 (``[E]``
+    or, with several values, ``[E, V]``) or float64."""
 
     user: pa.Array
     columns: dict[str, np.ndarray]
@@ -47,8 +50,11 @@ class Events:
 
 
 def pack(column: np.ndarray) -> tuple[int, np.ndarray]:
-    """An int64 column as its least value and what comes on top, in 32 bits where that does."""
-    least = int(column.min(initial=LARGEST))
+    """An int64 column as its least value and what comes on top, in 32 bits where that does; other
+    columns as they are."""
+    if column.dtype != np.int64:
+        return 0, column
+    least = int(column.min(initial=np.iinfo(np.int64).max))
     if not len(column) or int(column.max()) - least >= 2**32:
         return 0, column
     return least, (column - least).astype(np.uint32)
@@ -57,7 +63,7 @@ def pack(column: np.ndarray) -> tuple[int, np.ndarray]:
 def unpack(packed: tuple[int, np.ndarray]) -> np.ndarray:
     """Inverse of :func:`pack`."""
     least, column = packed
-    return column.astype(np.int64) + least
+    return column if column.dtype.kind == "f" else column.astype(np.int64) + least
 
 
 def to_events(
@@ -75,7 +81,8 @@ def to_events(
         form: Format. What the columns mean.
 
     Returns:
-        The events, the rejected rows, and the tally of rows read and filtered.
+        The events, the rejected rows, and the tally of rows read and filtered, and of values that
+        a row had too many of.
     """
     size = len(line)
     good, other = np.ones(size, bool), np.zeros(size, bool)
@@ -83,16 +90,19 @@ def to_events(
     if "behavior" in form.columns:
         other, odd = _by_behavior(columns["behavior"], form)
     values: dict[str, np.ndarray] = {}
-    for name in (*form.features, "time"):
-        numbers, doubtful = _integers(columns[name])
-        for row in doubtful[~other[doubtful]].tolist():
-            number, reason = _judge(_scalar(columns[name], row), name)
-            if reason == f"{name} is empty" and name in form.optional:
-                number, reason = MISSING, None
-            numbers[row] = number
-            if reason and odd.get(row) is None:
-                odd[row] = reason
-        values[name] = numbers
+    too_many: dict[str, np.ndarray] = {}
+    for name in (*form.features, "time", *form.values[len(form.features) :]):
+        if name in form.multi_hot:
+            values[name], reasons, too_many[name] = several(
+                columns[name], name, form.multi_hot[name]
+            )
+        elif name in form.numeric:
+            values[name], reasons = floats(columns[name], name)
+        else:
+            values[name], reasons = integers(columns[name], name, name in form.optional, ~other)
+        for row, reason in reasons.items():
+            if not other[row]:
+                odd.setdefault(row, reason)
     user, bad_users = _users(columns["user"])
     for row, reason in bad_users.items():
         if not other[row]:
@@ -107,22 +117,24 @@ def to_events(
             blank += 1
     keep = good & ~other
     if "behavior" in form.columns and form.keeps_behavior:
-        values["behavior"] = hash_strings(_text(columns["behavior"])).view(np.int64)
+        values["behavior"] = hash_strings(as_bytes(columns["behavior"])).view(np.int64)
     if not keep.all():
         user = user.filter(pa.array(keep))
         values = {name: column[keep] for name, column in values.items()}
+        too_many = {name: column[keep] for name, column in too_many.items()}
         line = line[keep]
     tally = {"rows_read": size - blank, "rows_filtered": int(other.sum())}
+    tally |= {f"{VALUES_CUT}{name}": int(column.sum()) for name, column in too_many.items()}
     return Events(user, values, line), rejected, tally
 
 
 def _by_behavior(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, str]]:
-    text = _text(column)
+    text = as_bytes(column)
     kept = np.ones(len(text), bool)
     if form.behaviors is not None:
         accepted = pa.array([name.encode() for name in form.behaviors], pa.binary())
         kept = pc.is_in(text, value_set=accepted).to_numpy(zero_copy_only=False)
-    odd = {row: "behavior is empty" for row in np.flatnonzero(_lengths(text) == 0).tolist()}
+    odd = {row: "behavior is empty" for row in np.flatnonzero(lengths_of(text) == 0).tolist()}
     if form.known_behaviors is not None and not kept.all():
         known = pa.array([name.encode() for name in form.known_behaviors], pa.binary())
         strange = ~pc.is_in(text, value_set=known).to_numpy(zero_copy_only=False)
@@ -133,61 +145,9 @@ def _by_behavior(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, 
     return other, odd
 
 
-def _integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative int64 values, and the rows whose value is still to be judged."""
-    kind, size = column.type, len(column)
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-        kind = column.type
-    if pa.types.is_integer(kind):
-        doubtful = np.zeros(size, bool)
-        if column.null_count:
-            doubtful |= column.is_null().to_numpy(zero_copy_only=False)
-            column = column.fill_null(0)
-        numbers = column.to_numpy(zero_copy_only=False)
-        doubtful |= (numbers < 0) | (numbers > LARGEST)
-        return numbers.astype(np.int64), np.flatnonzero(doubtful)
-    if pa.types.is_floating(kind):
-        numbers = column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
-        fine = (numbers >= 0) & (numbers < 2.0**53) & (numbers == np.floor(numbers))
-        return np.where(fine, numbers, 0).astype(np.int64), np.flatnonzero(~fine)
-    text = _text(column)
-    offsets, data = string_buffers(text)
-    lengths = np.diff(offsets)
-    data = data[offsets[0] : offsets[-1]]
-    doubtful = (lengths == 0) | (lengths > 18)
-    strange = (data < 48) | (data > 57)
-    if strange.any():
-        places = np.flatnonzero(strange) + offsets[0]
-        doubtful[np.searchsorted(offsets, places, side="right") - 1] = True
-    if doubtful.any():
-        text = pc.if_else(pa.array(doubtful), pa.scalar(b"0", pa.binary()), text)
-    numbers = text.cast(pa.string(), safe=False).cast(pa.int64()).to_numpy()
-    return (numbers if not doubtful.any() else numbers.copy()), np.flatnonzero(doubtful)
-
-
-def _judge(value: Any, name: str) -> tuple[int, str | None]:
-    """The number, or why the value is none. One rule for every format."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if value is None or value == "" or value != value:
-        return 0, f"{name} is empty"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value)
-    digits = text[1:] if text.startswith("-") else text
-    if not (digits.isascii() and digits.isdigit()):
-        return 0, f"{name} is not an integer"
-    if len(digits) > 4000 or abs(int(text)) > LARGEST:
-        return 0, f"{name} is larger than {LARGEST}"
-    if text.startswith("-") and int(text) != 0:
-        return 0, f"{name} is negative"
-    return int(text), None
-
-
 def _users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    text = _text(column)
-    odd = {row: "user is empty" for row in np.flatnonzero(_lengths(text) == 0).tolist()}
+    text = as_bytes(column)
+    odd = {row: "user is empty" for row in np.flatnonzero(lengths_of(text) == 0).tolist()}
     try:
         return text.cast(pa.string()), odd
     except pa.ArrowInvalid:
@@ -199,25 +159,3 @@ def _users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
                 odd[row] = "user is not UTF-8"
                 safe.append("")
         return pa.array(safe, pa.string()), odd
-
-
-def _text(column: pa.Array) -> pa.Array:
-    """The column as bytes, nulls as nothing."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (pa.types.is_binary(column.type) or pa.types.is_string(column.type)):
-        column = column.cast(pa.string())
-    if column.null_count:
-        column = column.fill_null("" if pa.types.is_string(column.type) else b"")
-    return column if pa.types.is_binary(column.type) else column.cast(pa.binary())
-
-
-def _lengths(text: pa.Array) -> np.ndarray:
-    return np.diff(string_buffers(text)[0])
-
-
-def _scalar(column: pa.Array, row: int) -> Any:
-    value = column[row]
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        value = value.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-    return value.as_py()

@@ -117,7 +117,7 @@ def _parse(data: bytes, places: Mapping[str, int], width: int):
         ),
         convert_options=pa_csv.ConvertOptions(
             column_types={name: pa.binary() for name in wanted.values()},
-            include_columns=list(wanted.values()),
+            include_columns=list(dict.fromkeys(wanted.values())),
             strings_can_be_null=False,
         ),
     )

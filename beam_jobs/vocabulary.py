@@ -9,8 +9,9 @@ from typing import Any, Iterable, Iterator
 import apache_beam as beam
 import numpy as np
 
-from beam_jobs.catalog import Catalog
-from beam_jobs.formats import MISSING
+from beam_jobs.catalog import Catalog, Vocabulary
+from beam_jobs.context import ContextCounts, count_context, merge_context
+from beam_jobs.formats import MISSING, Format
 from beam_jobs.hashing import mix
 from beam_jobs.histories import Histories
 from beam_jobs.splits import Protocol, training_period
@@ -26,33 +27,39 @@ class ItemCounts:
     """Items, how often each came, and the earliest value of its other features.
 
     ``first[name]`` holds (value, time, order): the value that came first, ``MISSING`` if none.
+    ``context`` counts what does not belong to items, if there is any.
     """
 
     items: np.ndarray
     counts: np.ndarray
     first: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    context: ContextCounts | None = None
 
     def take(self, rows: np.ndarray) -> ItemCounts:
-        """The items ``rows``."""
+        """The items ``rows``, without the context."""
         first = {name: tuple(part[rows] for part in parts) for name, parts in self.first.items()}
         return ItemCounts(self.items[rows], self.counts[rows], first)
 
 
-def count_items(histories: Histories, protocol: Protocol, others: tuple[str, ...]) -> ItemCounts:
+def count_items(histories: Histories, protocol: Protocol, form: Format) -> ItemCounts:
     """Counts the events of the training period of one bucket."""
     period = training_period(protocol, histories.length)
     place = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
     early = place < np.repeat(period, histories.length)
     columns = {name: column[early] for name, column in histories.columns.items()}
     ones = np.ones(len(columns["item"]), np.int64)
-    first = {name: (columns[name], columns["time"], columns["order"]) for name in others}
-    return _combine(columns["item"], ones, first)
+    first = {name: (columns[name], columns["time"], columns["order"]) for name in form.features[1:]}
+    counts = _combine(columns["item"], ones, first)
+    if form.context or form.numeric:
+        counts.context = count_context(form, columns)
+    return counts
 
 
 def merge_counts(parts: Iterable[ItemCounts]) -> ItemCounts:
     """Adds up counts of the same items."""
     parts = list(parts)
-    return _combine(
+    context = [part.context for part in parts if part.context is not None]
+    counts = _combine(
         np.concatenate([part.items for part in parts]),
         np.concatenate([part.counts for part in parts]),
         {
@@ -60,6 +67,8 @@ def merge_counts(parts: Iterable[ItemCounts]) -> ItemCounts:
             for name in parts[0].first
         },
     )
+    counts.context = merge_context(context) if context else None
+    return counts
 
 
 def make_catalog(counts: ItemCounts, features: tuple[str, ...], min_count: int) -> Catalog:
@@ -80,10 +89,10 @@ def _combine(items, weights, first) -> ItemCounts:
 def _earliest(code, size, value, time, order):
     """Per code the (value, time, order) that is earliest among the values that are there."""
     last = np.iinfo(np.int64).max
-    if (missing := value == MISSING).any():
+    if (missing := (value if value.ndim == 1 else value[:, 0]) == MISSING).any():
         code, value, time, order = (part[~missing] for part in (code, value, time, order))
     best_time, best_order = np.full(size, last), np.full(size, last)
-    best_value = np.full(size, MISSING)
+    best_value = np.full((size, *value.shape[1:]), MISSING)
     np.minimum.at(best_time, code, time)
     near = time == best_time[code]
     code, value, order = code[near], value[near], order[near]
@@ -94,14 +103,17 @@ def _earliest(code, size, value, time, order):
 
 
 class _CountItems(beam.DoFn):
-    def __init__(self, protocol: Protocol, others: tuple[str, ...], parts: int):
-        self._protocol, self._others, self._parts = protocol, others, parts
+    def __init__(self, protocol: Protocol, form: Format, parts: int):
+        self._protocol, self._form, self._parts = protocol, form, parts
 
     def process(self, histories: Histories) -> Iterator[tuple[int, ItemCounts]]:
-        counts = count_items(histories, self._protocol, self._others)
+        counts = count_items(histories, self._protocol, self._form)
         part = mix(counts.items) % np.uint64(self._parts)
         for number in range(self._parts):
-            yield number, counts.take(np.flatnonzero(part == number))
+            some = counts.take(np.flatnonzero(part == number))
+            if number == 0:
+                some.context = counts.context
+            yield number, some
 
 
 class _WriteCatalog(beam.DoFn):
@@ -110,28 +122,46 @@ class _WriteCatalog(beam.DoFn):
 
     def process(self, element) -> Iterator[dict[str, Any]]:
         _, parts = element
-        catalog = make_catalog(merge_counts(parts), self._features, self._min_count)
-        learned = {}
-        for name, vocabulary in catalog.vocabularies.items():
-            text = vocabulary.text()
-            write_file(f"{self._folder}/{VOCABULARY_FOLDER}/{name}.tsv", text)
-            learned[name] = {
-                "size": len(vocabulary) + 2,
-                "sha256": hashlib.sha256(text).hexdigest(),
-                "events": int(vocabulary.counts.sum()),
-            }
+        counts = merge_counts(parts)
+        catalog = make_catalog(counts, self._features, self._min_count)
+        learned = {name: self._learn(name, one) for name, one in catalog.vocabularies.items()}
+        context: dict[str, str] = {}
+        numeric: dict[str, dict[str, float]] = {}
+        if counts.context is not None:
+            for name, vocabulary in counts.context.vocabularies(self._min_count).items():
+                learned[name] = self._learn(name, vocabulary)
+                context[name] = self._path(name)
+            for name, moments in counts.context.moments.items():
+                numeric[name] = {
+                    "mean": moments.mean, "deviation": moments.deviation, "events": moments.count
+                }  # fmt: skip
         path = f"{self._folder}/{CATALOG_FILE}"
         write_file(path, catalog.save)
         yield {
             "vocabularies": learned,
             "catalog": path,
+            "context": context,
+            "numeric": numeric,
             "items": len(catalog),
             "events": int(catalog.counts.sum()),
         }
 
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{VOCABULARY_FOLDER}/{name}.tsv"
+
+    def _learn(self, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
+        text = vocabulary.text()
+        write_file(self._path(name), text)
+        return {
+            "size": len(vocabulary) + 2,
+            "sha256": hashlib.sha256(text).hexdigest(),
+            "events": int(vocabulary.counts.sum()),
+        }
+
 
 class LearnVocabularies(beam.PTransform):
-    """Histories -> one dict: the vocabularies written, their digests, the path of the catalog.
+    """Histories -> one dict: the vocabularies written, their digests, the path of the catalog,
+    the files of context vocabularies, mean and deviation of numbers.
 
     Only events before a user's first held-out event count. Other features of an item are the ones
     it came with first, in the order of (time, place in the log).
@@ -139,15 +169,15 @@ class LearnVocabularies(beam.PTransform):
 
     def __init__(
         self,
-        features: tuple[str, ...],
+        form: Format,
         protocol: Protocol,
         min_count: int,
         buckets: int,
         folder: str,
     ):
         super().__init__()
-        self._count = _CountItems(protocol, features[1:], min(buckets, _PARTS))
-        self._write = _WriteCatalog(features, min_count, folder)
+        self._count = _CountItems(protocol, form, min(buckets, _PARTS))
+        self._write = _WriteCatalog(form.features, min_count, folder)
 
     def expand(self, histories):
         return (

@@ -17,7 +17,7 @@ from serving.protos import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
-from serving.requests import checked, one_request, score_inputs, stack
+from serving.requests import checked, one_request, score_inputs, search_inputs, stack
 from serving.tensors import from_proto, to_proto
 
 __all__ = [
@@ -106,14 +106,15 @@ class RankResult:
 
     Attributes:
         probability: float32 ``[U, C]``.
-        behavior_index: int32 ``[U, C, K]``. Index into the history, -1 for none.
-        attention_score: float32 ``[U, C, K]``. 0 where there is none.
+        behavior_index: int32 ``[U, C, K]`` or None. Index into the history, -1 for none; None
+            where the model does not search.
+        attention_score: float32 ``[U, C, K]`` or None. 0 where there is none.
         version: int. The version that answered (of score, where there were two calls).
     """
 
     probability: np.ndarray
-    behavior_index: np.ndarray
-    attention_score: np.ndarray
+    behavior_index: np.ndarray | None
+    attention_score: np.ndarray | None
     version: int
 
 
@@ -122,7 +123,9 @@ class Client:
 
     Safe to share between threads. Every method takes requests as a mapping of arrays:
     ``history_<feature>`` int64 ``[U, N]``, ``history_length`` int32 ``[U]``, ``target_<feature>``
-    int64 ``[U, C]``, all with raw ids; :func:`one_request` makes one from a user's lists.
+    int64 ``[U, C]``, all with raw ids, and ``history_time_gap`` and ``context_<name>`` where the
+    model takes them (see :mod:`serving.requests`). :func:`one_request` makes one from a user's
+    lists.
 
     Args:
         address: str. ``host:port`` of the model server.
@@ -192,7 +195,7 @@ class Client:
     ) -> SearchResult:
         """The K behaviors of each history that matter most to each candidate."""
         answer = self.predict(
-            "search", self._sent(checked(requests)), version=version, timeout=timeout,
+            "search", self._sent(search_inputs(requests)), version=version, timeout=timeout,
             model=self.search_model, address=self.search_address,
         )
         return SearchResult(
@@ -237,8 +240,8 @@ class Client:
             outputs = answer.outputs
             return RankResult(
                 outputs["probability"],
-                outputs["behavior_index"],
-                outputs["attention_score"],
+                outputs.get("behavior_index"),
+                outputs.get("attention_score"),
                 answer.version,
             )
         until = time.monotonic() + timeout

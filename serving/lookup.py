@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from tfdare.record import UserRecord
-from tfdare.schema import FIRST_ID, SchemaError
+from tfdare.schema import FIRST_ID, MAX_GAP, PADDING_ID, NumericContext, SchemaError
 from tfdare.sequences import SPLITS, Sequences
 
 UNKNOWN_ID = -1
 """Raw id sent for a row that stands for no single id; the model takes it as out of vocabulary."""
+UNSEEN_VALUE = -(2**63)
+"""The same among several values, where -1 is none."""
 
 
 class UnknownUser(LookupError):
@@ -25,29 +27,53 @@ class UserRequest:
 
     Attributes:
         user: str. The raw user id.
-        history: mapping of feature to int64 ``[N]``, oldest first.
-        target: mapping of feature to int64 ``[C]``.
+        history: mapping of feature to int64 ``[N]``, oldest first; ``[N, L]`` with several values,
+            -1 where there is none.
+        target: mapping of feature to int64 ``[C]``, or ``[C, L]``.
         label: uint8 ``[C]`` or None. 1 clicked, 0 not, where the log knows it.
+        time_gap: int64 ``[N]`` or None. Time from each behavior to the request, where the schema
+            has it; to the newest behavior for a user without a request.
+        context: mapping of context feature to a raw id, int64 ``[L]`` of them, or a float; not
+            known (-1, none, NaN) for a user without a request.
     """
 
     user: str
     history: Mapping[str, np.ndarray]
     target: Mapping[str, np.ndarray]
     label: np.ndarray | None
+    time_gap: np.ndarray | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RawIds:
     """Row ids to raw ids and back, by the vocabulary files of ``sequences``."""
 
     def __init__(self, sequences: Sequences):
-        self._raw = {name: sequences.vocabulary(name) for name in sequences.schema.names}
+        schema = sequences.schema
+        parts = [*schema.features, *schema.context]
+        self._values = {
+            part.name: part.max_values for part in parts if not isinstance(part, NumericContext)
+        }
+        self._raw = {name: sequences.vocabulary(name) for name in self._values}
 
     def raw(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Raw ids of ``rows`` of feature ``name``; -1 for padding and out of vocabulary."""
-        rows = np.asarray(rows, np.int64)
+        """Raw ids of the rows of (context) feature ``name``.
+
+        Args:
+            name: str.
+            rows: int, any shape; flat, as records hold them, also of a feature of L values.
+
+        Returns:
+            int64 of the same shape, or ``[..., L]`` of a feature of L values. -1 for padding and
+            out of vocabulary; among several values -1 is padding alone.
+        """
+        rows, values = np.asarray(rows, np.int64), self._values[name]
         known = (rows >= FIRST_ID) & (rows < FIRST_ID + len(self._raw[name]))
         found = np.full(rows.shape, UNKNOWN_ID, np.int64)
         found[known] = self._raw[name][rows[known] - FIRST_ID]
+        if values > 1:
+            found[~known & (rows != PADDING_ID)] = UNSEEN_VALUE
+            found = found.reshape(-1, values)
         return found
 
     def row(self, name: str, raw: int) -> int | None:
@@ -80,20 +106,42 @@ def newest_request(
 
 
 def _request(sequences: Sequences, record: UserRecord, ids: RawIds) -> UserRequest:
+    schema, times = sequences.schema, record.history_time
     if len(record.position) == 0:  # a user with a history and nothing to rank
-        end, first, last = len(record.history_time), 0, 0
+        request, end, first, last = None, len(times), 0, 0
+        now = times[-1] if end else 0
     else:
         request = int(np.flatnonzero(record.position == record.position.max())[-1])
         end = int(record.position[request])
         last = int(record.target_length[: request + 1].sum())
         first = last - int(record.target_length[request])
-    start = max(0, end - sequences.schema.window)
+        now = None if record.request_time is None else record.request_time[request]
+    start = max(0, end - schema.window)
+    time_gap = None
+    if schema.time_gap is not None:
+        if now is None:
+            raise ValueError(f"The record of user {record.user!r} has no time of its requests.")
+        time_gap = np.clip(now - times[start:end], 0, MAX_GAP)
     return UserRequest(
         record.user,
-        {name: ids.raw(name, rows[start:end]) for name, rows in record.history.items()},
-        {name: ids.raw(name, rows[first:last]) for name, rows in record.target.items()},
+        {name: ids.raw(name, rows)[start:end] for name, rows in record.history.items()},
+        {name: ids.raw(name, rows)[first:last] for name, rows in record.target.items()},
         record.label[first:last],
+        time_gap,
+        {part.name: _context(part, record, request, ids) for part in schema.context},
     )
+
+
+def _context(part, record: UserRecord, request: int | None, ids: RawIds):
+    """One context feature of a request; not known where there is none."""
+    if isinstance(part, NumericContext):
+        return float("nan") if request is None else float(record.context[part.name][request])
+    if request is None:
+        nothing = np.full(part.max_values, PADDING_ID)
+        value = ids.raw(part.name, nothing).reshape(-1, part.max_values)[0]
+    else:
+        value = ids.raw(part.name, record.context[part.name]).reshape(-1, part.max_values)[request]
+    return value if part.max_values > 1 else int(value[0])
 
 
 def candidates(
@@ -103,9 +151,14 @@ def candidates(
 
     Features of an item that the sequences do not know are -1. The given split is read first.
     """
-    names = sequences.schema.names
+    names, shape = sequences.schema.names, (len(items),)
     item = names[0]
-    found = {name: np.full(len(items), UNKNOWN_ID, np.int64) for name in names}
+    found = {
+        feature.name: np.full(
+            shape if feature.max_values == 1 else (*shape, feature.max_values), UNKNOWN_ID, np.int64
+        )
+        for feature in sequences.schema.features
+    }
     found[item] = np.asarray(items, np.int64)
     wanted = {row: raw for raw in items if (row := ids.row(item, raw)) is not None}
     for side in _sides(sequences, split) if len(names) > 1 else ():
@@ -116,8 +169,11 @@ def candidates(
             raw = wanted.pop(int(side[item][hit]), None)
             if raw is None:  # the same item once more
                 continue
-            for name in names[1:]:
-                found[name][found[item] == raw] = ids.raw(name, side[name][hit])
+            for feature in sequences.schema.features[1:]:
+                values = slice(hit * feature.max_values, (hit + 1) * feature.max_values)
+                found[feature.name][found[item] == raw] = ids.raw(
+                    feature.name, side[feature.name][values]
+                )[0]
     return found
 
 

@@ -12,6 +12,8 @@ import grpc
 import numpy as np
 
 from serving.arguments import positive_int
+from serving.lookup import UNKNOWN_ID, UNSEEN_VALUE
+from serving.requests import NO_VALUE
 from tfdare.command import Parser
 
 TOLERANCE = 1e-6
@@ -83,23 +85,35 @@ def _ask(options) -> dict[str, Any]:
     if options.candidates:
         target = candidates(sequences, options.split_name, options.candidates, ids)
         label = None
-    names = sequences.schema.names
+    schema = sequences.schema
+    names = schema.names
     if not len(target[names[0]]):
         raise ValueError(f"User {asked.user!r} has no request there. Give --candidates.")
-    request = one_request(asked.history, target)
+    several = {
+        part.name: part.max_values
+        for part in (*schema.features, *schema.context) if getattr(part, "max_values", 1) > 1
+    }
+    request = one_request(asked.history, target, asked.time_gap, asked.context, several)
     with Client(options.address, options.model, timeout=options.timeout, retries=2) as client:
         _await_server(client, options.wait)
-        split = client.rank(request, split=True)
-        whole = client.rank(request, version=split.version)
+        whole = client.rank(request)
+        searches = whole.behavior_index is not None
+        split = client.rank(request, split=True, version=whole.version) if searches else whole
     difference = float(np.abs(split.probability - whole.probability).max())
     length = int(request["history_length"][0])
     order = np.argsort(-whole.probability[0], kind="stable")
     best = int(order[0])
 
     def features(side, index):
-        return {name: int(side[name][index]) for name in names}
+        return {name: _plain(side[name][index]) for name in names}
 
-    index, score = whole.behavior_index[0, best], whole.attention_score[0, best]
+    def behavior(index):
+        gap = {} if asked.time_gap is None else {"time_gap": int(asked.time_gap[index])}
+        return {"position": length - int(index), **features(asked.history, index), **gap}
+
+    index, score = np.array([], np.int32), np.array([], np.float32)
+    if searches:
+        index, score = whole.behavior_index[0, best], whole.attention_score[0, best]
     kept = np.flatnonzero(index >= 0)
     kept = kept[np.argsort(-score[kept], kind="stable")]
     weight = np.exp(score[kept] - score[kept].max()) if len(kept) else score[kept]
@@ -110,6 +124,8 @@ def _ask(options) -> dict[str, Any]:
         "model": options.model,
         "version": whole.version,
         "history_length": length,
+        **({"context": {k: _plain(v) for k, v in asked.context.items()}} if asked.context else {}),
+        "searches": searches,
         "agree": bool(difference <= TOLERANCE),
         "difference": difference,
         "candidates": [
@@ -123,14 +139,22 @@ def _ask(options) -> dict[str, Any]:
         ],
         "behaviors": [
             {
-                "position": length - int(index[k]),
-                **features(asked.history, index[k]),
+                **behavior(index[k]),
                 "attention_score": float(score[k]),
                 "weight": float(w),
             }
             for k, w in zip(kept, weight)
         ],
     }
+
+
+def _plain(value):
+    """An id, a list of those that are there, or a number, ready for JSON (None for unknown)."""
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if np.ndim(value) == 0:
+        return int(value)
+    return [UNKNOWN_ID if i == UNSEEN_VALUE else int(i) for i in value if i != NO_VALUE]
 
 
 def _await_server(client, seconds: float) -> None:
@@ -163,16 +187,26 @@ def _text(answer: dict[str, Any], top: int) -> str:
     lines = [
         f"User {answer['user']}: {answer['history_length']} behaviors, {len(rows)} candidates; "
         f"{answer['model']} version {answer['version']} at {answer['address']}.",
-        f"Split (search, then score) and whole {agree}: largest difference "
-        f"{answer['difference']:.1e}.",
-        "",
-        f"Candidates by probability{_of(top, len(rows))}:",
-        *_table(rows[:top]),
-        "",
-        f"Behaviors that search found for the best one{_of(top, len(found))}, position 1 the "
-        "newest:",
-        *(_table(found[:top]) if found else ["  none: the history is empty"]),
     ]
+    if answer["searches"]:
+        lines.append(
+            f"Split (search, then score) and whole {agree}: largest difference "
+            f"{answer['difference']:.1e}."
+        )
+    else:
+        lines.append("The model does not search: nothing to split.")
+    if "context" in answer:
+        known = [f"{name} {_cell(value)}" for name, value in answer["context"].items()]
+        lines.append(f"Context: {', '.join(known)}.")
+    lines += ["", f"Candidates by probability{_of(top, len(rows))}:", *_table(rows[:top])]
+    if answer["searches"]:
+        empty = "the history is empty" if not answer["history_length"] else "nothing matched"
+        lines += [
+            "",
+            f"Behaviors that search found for the best one{_of(top, len(found))}, position 1 the "
+            "newest:",
+            *(_table(found[:top]) if found else [f"  none: {empty}"]),
+        ]
     return "\n".join(lines)
 
 
@@ -181,12 +215,17 @@ def _of(top: int, total: int) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    def cell(value):
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        return f"{value:.4f}" if isinstance(value, float) else str(value)
-
     cells = [[name.replace("_", " ") for name in rows[0]]]
-    cells += [[cell(value) for value in row.values()] for row in rows]
+    cells += [[_cell(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return ["  " + "  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in cells]
+
+
+def _cell(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    if value is None:
+        return "unknown"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,50 +1,86 @@
 """Requests as arrays: one user's lists laid out, batches checked, what search found gathered.
 
 A request mapping holds ``history_<feature>`` int64 ``[U, N]``, ``history_length`` int32 ``[U]``
-and ``target_<feature>`` int64 ``[U, C]``. Only numpy is needed here.
+and ``target_<feature>`` int64 ``[U, C]``; ``[U, N, L]`` and ``[U, C, L]`` for a feature of up to L
+values, padded with -1 at the end. Where the model takes them it also holds ``history_time_gap``
+int32 ``[U, N]``, the time from each behavior to the request, and ``context_<name>``: int64 ``[U]``
+or ``[U, L]`` for ids, float32 ``[U]`` for a number, NaN where it is not known. Only numpy is needed
+here.
 """
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from tfdare.schema import PADDING_ID
+from tfdare.schema import MAX_GAP, PADDING_ID
 
-HISTORY, TARGET, BEHAVIOR, LENGTH = "history_", "target_", "behavior_", "history_length"
+HISTORY, TARGET, BEHAVIOR, CONTEXT = "history_", "target_", "behavior_", "context_"
+LENGTH, TIME_GAP = "history_length", "history_time_gap"
+NO_VALUE = -1
+"""Raw id that fills up the values of a feature that may have several."""
 
 
 def one_request(
-    history: Mapping[str, Sequence[int]], target: Mapping[str, Sequence[int]]
+    history: Mapping[str, Sequence],
+    target: Mapping[str, Sequence],
+    time_gap: Sequence[int] | None = None,
+    context: Mapping[str, Any] | None = None,
+    values: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """One user's lists as a request mapping with U = 1.
 
     Args:
         history: mapping of feature to raw ids, oldest first; may be empty lists.
         target: mapping of feature to raw ids of the candidates.
+        time_gap: sequence of int or None. Time from each behavior to now, by the log's clock.
+        context: mapping of feature to a raw id, a list of them (of a feature in `values`), or a
+            float; an integer is taken as an id.
+        values: mapping of feature to int. L, the schema's `max_values`, for every feature (of the
+            context, too) that has several values; each behavior then has a list of up to L raw ids.
 
     Raises:
-        ValueError: features differ, or lists of one side differ in length.
+        ValueError: features differ, lists of one side differ in length, or a behavior has more
+            values than L.
 
     Example:
-        >>> one = one_request({"item": [7, 8]}, {"item": [9]})
+        >>> one = one_request({"item": [7, 8]}, {"item": [9]}, context={"age": 31.0})
         >>> one["history_item"].tolist(), one["history_length"].tolist()
         ([[7, 8]], [2])
+        >>> tags = {"item": [7, 8], "tag": [[1, 2], []]}, {"item": [9], "tag": [[3]]}
+        >>> one_request(*tags, values={"tag": 2})["history_tag"].tolist()
+        [[[1, 2], [-1, -1]]]
     """
+    context, values = dict(context or {}), dict(values or {})
     if set(history) != set(target) or not history:
         raise ValueError(
             "`history` and `target` must have the same features, one at least. "
             f"Received: history={sorted(history)}, target={sorted(target)}"
         )
-    for name, side in (("history", history), ("target", target)):
-        lengths = {feature: len(values) for feature, values in side.items()}
+    if unknown := sorted(set(values) - set(history) - set(context)):
+        raise ValueError(f"`values` names features that are not there. Received: {unknown}")
+    timed = {} if time_gap is None else {"time_gap": time_gap}
+    for name, side in (("history", {**history, **timed}), ("target", target)):
+        lengths = {feature: len(listed) for feature, listed in side.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Lists of `{name}` must be equally long. Received: {lengths}")
-    inputs = {HISTORY + name: np.asarray([values], np.int64) for name, values in history.items()}
-    for name, values in target.items():
-        inputs[TARGET + name] = np.asarray([values], np.int64)
+
+    def ids(feature, listed):
+        if feature in values:
+            listed = [_filled(feature, some, values[feature]) for some in listed]
+            return np.asarray(listed, np.int64).reshape(1, len(listed), values[feature])
+        return np.asarray([listed], np.int64)
+
+    inputs = {HISTORY + name: ids(name, listed) for name, listed in history.items()}
+    inputs.update({TARGET + name: ids(name, listed) for name, listed in target.items()})
     inputs[LENGTH] = np.array([len(next(iter(history.values())))], np.int32)
+    if time_gap is not None:
+        inputs[TIME_GAP] = np.asarray([time_gap])
+    for name, value in context.items():
+        inputs[CONTEXT + name] = np.asarray(
+            [_filled(name, value, values[name])] if name in values else [value]
+        )
     return checked(inputs)
 
 
@@ -63,16 +99,19 @@ def stack(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
     stacked = {}
     for name in requests[0]:
         parts = [request[name] for request in requests]
+        shapes = [part.shape for part in parts]
         if name.startswith(HISTORY) and name != LENGTH:
-            width = max(part.shape[1] for part in parts)
-            parts = [
-                np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=PADDING_ID)
-                for part in parts
-            ]
-        elif len({part.shape[1:] for part in parts}) > 1:
+            if len({shape[2:] for shape in shapes}) > 1:
+                raise ValueError(
+                    "`requests` must have equally many values of a feature. "
+                    f"Received: {name} of shapes {shapes}"
+                )
+            width = max(shape[1] for shape in shapes)
+            parts = [_widened(part, width) for part in parts]
+        elif len({shape[1:] for shape in shapes}) > 1:
             raise ValueError(
-                "`requests` must have equally many candidates. "
-                f"Received: {name} of shapes {[part.shape for part in parts]}"
+                "`requests` must have equally many candidates, and values of a feature. "
+                f"Received: {name} of shapes {shapes}"
             )
         stacked[name] = np.concatenate(parts)
     return stacked
@@ -86,28 +125,47 @@ def checked(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     features = {name[len(TARGET) :] for name in requests if name.startswith(TARGET)}
     wanted = {HISTORY + name for name in features} | {TARGET + name for name in features}
-    if not features or set(requests) != wanted | {LENGTH}:
+    optional = {name for name in requests if name == TIME_GAP or name.startswith(CONTEXT)}
+    if not features or set(requests) - optional != wanted | {LENGTH}:
         raise ValueError(
             f"Requests must hold {LENGTH}, and history_<feature> and target_<feature> for every "
-            f"feature. Received: {sorted(requests)}"
+            f"feature; {TIME_GAP} and context_<name> may come besides. Received: {sorted(requests)}"
         )
-    inputs = {}
-    for name, value in requests.items():
-        array = np.asarray(value)
-        if array.size and array.dtype.kind not in "iu":
-            raise ValueError(f"`{name}` must hold integers. Received: dtype={array.dtype}")
-        inputs[name] = array.astype(np.int32 if name == LENGTH else np.int64, copy=False)
+    inputs = {name: _typed(name, np.asarray(value)) for name, value in requests.items()}
     users = inputs[LENGTH].shape
     if len(users) != 1:
         raise ValueError(f"`{LENGTH}` must have shape [U]. Received: {users}")
     for prefix, axis in ((HISTORY, "N"), (TARGET, "C")):
         shapes = {prefix + name: inputs[prefix + name].shape for name in sorted(features)}
+        if prefix == HISTORY and TIME_GAP in inputs:
+            shapes[TIME_GAP] = inputs[TIME_GAP].shape
         first = next(iter(shapes.values()))
-        if len(first) != 2 or first[:1] != users or len(set(shapes.values())) > 1:
-            raise ValueError(f"`{prefix}<feature>` must have shape [{users[0]}, {axis}] each. "
-                             f"Received: {shapes}")
-    names = [HISTORY + name for name in features]
-    width = inputs[names[0]].shape[1]
+        if (
+            any(len(shape) not in (2, 3) for shape in shapes.values())
+            or len(shapes.get(TIME_GAP, first[:2])) != 2
+            or first[:1] != users
+            or len({shape[:2] for shape in shapes.values()}) > 1
+        ):
+            raise ValueError(
+                f"`{prefix}<feature>` must have shape [{users[0]}, {axis}] each, or "
+                f"[{users[0]}, {axis}, L] with several values. Received: {shapes}"
+            )
+    for name in sorted(features):
+        sides = inputs[HISTORY + name].shape[2:], inputs[TARGET + name].shape[2:]
+        if sides[0] != sides[1]:
+            raise ValueError(
+                f"Feature {name!r} must have as many values in the history as in the target. "
+                f"Received: {inputs[HISTORY + name].shape} and {inputs[TARGET + name].shape}"
+            )
+    for name in sorted(optional - {TIME_GAP}):
+        shape = inputs[name].shape
+        if shape[:1] != users or len(shape) > 1 + (inputs[name].dtype == np.int64):
+            raise ValueError(
+                f"`{name}` must have shape [{users[0]}], or [{users[0]}, L] of ids. "
+                f"Received: {shape}"
+            )
+    behaviors = [name for name in inputs if name.startswith(HISTORY) and name != LENGTH]
+    width = inputs[behaviors[0]].shape[1]
     length = inputs[LENGTH]
     if length.size and (length.min() < 0 or length.max() > width):
         raise ValueError(
@@ -115,20 +173,20 @@ def checked(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             f"Received: {length.tolist()[:8]}"
         )
     if width == 0:  # a server that batches cannot pad a history without any column
-        for name in names:
-            inputs[name] = np.full((users[0], 1), PADDING_ID, np.int64)
+        for name in behaviors:
+            inputs[name] = _widened(inputs[name], 1)
     return inputs
 
 
 def score_inputs(
     requests: Mapping[str, np.ndarray], behavior_index: np.ndarray, attention_score: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Inputs of the signature ``score``: the candidates, and the behaviors that search kept.
+    """Inputs of the signature ``score``: candidates, context, and the behaviors that search kept.
 
-    Where ``behavior_index`` is -1 there is no behavior: id 0, position 0.
+    Where ``behavior_index`` is -1 there is no behavior: position 0, ids and time gap padding.
 
     Args:
-        requests: mapping of name to array, as search received it.
+        requests: mapping of name to array, as search received it, and the context.
         behavior_index: int ``[U, C, K]``. Index into the history, -1 for none.
         attention_score: float ``[U, C, K]``.
 
@@ -141,8 +199,9 @@ def score_inputs(
     users, width = requests[LENGTH].shape[0], None
     inputs = {}
     for name, value in requests.items():
-        if name.startswith(TARGET):
+        if name.startswith((TARGET, CONTEXT)):
             inputs[name] = value
+        if name.startswith(TARGET):
             width = value.shape[1]
     if index.ndim != 3 or index.shape[:2] != (users, width) or score.shape != index.shape:
         raise ValueError(
@@ -157,7 +216,45 @@ def score_inputs(
     for name, value in requests.items():
         if name.startswith(HISTORY) and name != LENGTH:
             found = value[rows, np.where(there, index, 0)]
-            inputs[BEHAVIOR + name[len(HISTORY) :]] = np.where(there, found, PADDING_ID)
+            real = there if found.ndim == 3 else there[..., None]
+            inputs[BEHAVIOR + name[len(HISTORY) :]] = np.where(real, found, _padding(value))
     inputs["behavior_position"] = np.where(there, length - index, 0).astype(np.int32)
     inputs["attention_score"] = score
     return inputs
+
+
+def search_inputs(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Inputs of the signature ``search``: the requests without their context."""
+    return {
+        name: value for name, value in checked(requests).items() if not name.startswith(CONTEXT)
+    }
+
+
+def _typed(name, array):
+    if name == TIME_GAP and array.size and array.dtype.kind in "iu":
+        return np.clip(array, 0, MAX_GAP).astype(np.int32)
+    if name.startswith(CONTEXT) and array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    if array.size and array.dtype.kind not in "iu":
+        numbers = "integers or floats" if name.startswith(CONTEXT) else "integers"
+        raise ValueError(f"`{name}` must hold {numbers}. Received: dtype={array.dtype}")
+    return array.astype(np.int32 if name in (LENGTH, TIME_GAP) else np.int64, copy=False)
+
+
+def _filled(feature, ids, size):
+    """A behavior's values, filled up to L."""
+    if np.ndim(ids) != 1 or len(ids) > size:
+        raise ValueError(
+            f"Feature {feature!r} must have lists of up to {size} ids. Received: {ids}"
+        )
+    return [*ids, *([NO_VALUE] * (size - len(ids)))]
+
+
+def _padding(array):
+    return np.array(NO_VALUE if array.ndim == 3 else PADDING_ID, array.dtype)
+
+
+def _widened(array, width):
+    missing = [(0, 0)] * array.ndim
+    missing[1] = (0, width - array.shape[1])
+    return np.pad(array, missing, constant_values=_padding(array))

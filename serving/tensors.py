@@ -86,7 +86,7 @@ def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
         raise ValueError(f"bad shape {list(shape)}")
     count = math.prod(shape)
     if proto.tensor_content:
-        if dtype == object or len(proto.tensor_content) != count * dtype.itemsize:
+        if dtype.kind == "O" or len(proto.tensor_content) != count * dtype.itemsize:
             raise ValueError(f"{len(proto.tensor_content)} bytes for shape {list(shape)}")
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
     values = getattr(proto, field)
@@ -102,6 +102,6 @@ def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
     except OverflowError as error:
         raise ValueError(f"a value does not fit {type_name(proto.dtype)}") from error
     if len(flat) < count:
-        fill = flat[-1] if len(flat) else (b"" if dtype == object else dtype.type(0))
+        fill = flat[-1] if len(flat) else (b"" if dtype.kind == "O" else dtype.type(0))
         flat = np.concatenate([flat, np.full(count - len(flat), fill, dtype)])
     return flat.reshape(shape)

@@ -1,5 +1,6 @@
 """Small finished folders of sequences, written by hand, and what a plain reading of them gives."""
 
+import dataclasses
 import json
 import os
 
@@ -7,15 +8,24 @@ import numpy as np
 
 import tfdare
 from tfdare.record import UserRecord, encode, write_framed
-from tfdare.schema import Feature, Position, Schema
+from tfdare.schema import CategoricalContext, Feature, NumericContext, Position, Schema, TimeGap
 from tfdare.sequences import SPLITS, SUCCESS, file_digest, open_sequences
 
 SIZES = {"item": 30, "category": 7}
 WINDOW = 12
 CANDIDATES = 3
+# What a folder can have on top, on request.
+MULTI_HOT = {"tags": (9, 3)}  # rows of the table, values of a behavior at most
+TIME_GAP = TimeGap(unit=10, octaves=8)
+CONTEXT = (
+    CategoricalContext("hour", 6),
+    CategoricalContext("interests", 8, max_values=2),
+    NumericContext("price", 10.0, 4.0),
+)
 
 
-def make_record(random, user="u", length=None, requests=None, new=True):
+def make_record(random, user="u", length=None, requests=None, new=True, multi_hot=None,
+                context=()):
     """One user with made-up behaviors.
 
     Clicked items are of a category that the user likes, so that there is something to learn; some
@@ -27,6 +37,9 @@ def make_record(random, user="u", length=None, requests=None, new=True):
         length: int or None. Behaviors. Defaults to 1 to 40.
         requests: int or None. Defaults to 0 to 5.
         new: bool. Whether clicks may be of items that the history does not hold.
+        multi_hot: mapping of feature to (rows, values at most), such as `MULTI_HOT`. Every item
+            has its own values, some none.
+        context: context features of the schema, such as `CONTEXT`.
     """
     length = int(random.integers(1, 41)) if length is None else length
     requests = int(random.integers(0, 6)) if requests is None else requests
@@ -51,17 +64,36 @@ def make_record(random, user="u", length=None, requests=None, new=True):
 
     def columns(items):
         items = np.array(items, np.int32)
-        return {"item": items, "category": ((items - 2) % 5 + 2).astype(np.int32)}
+        found = {"item": items, "category": ((items - 2) % 5 + 2).astype(np.int32)}
+        for name, (size, most) in (multi_hot or {}).items():
+            values = 1 + (items[:, None] * np.arange(1, most + 1)) % (size - 1)
+            there = np.arange(most) < (items % (most + 1))[:, None]
+            found[name] = np.where(there, values, 0).astype(np.int32).reshape(-1)
+        return found
 
+    times = np.sort(random.integers(0, 10_000, length))
     return UserRecord(
         user=user,
         history=columns(history),
-        history_time=np.sort(random.integers(0, 10_000, length)),
+        history_time=times,
         position=position.astype(np.int32),
         target_length=np.array(sizes, np.int32),
         target=columns(target),
         label=np.array(label, np.uint8),
+        request_time=np.append(times, times[-1] + 7)[position],
+        context={part.name: _context_values(random, part, requests) for part in context},
     )
+
+
+def _context_values(random, part, requests):
+    if isinstance(part, NumericContext):
+        values = random.normal(part.mean, part.deviation, requests).astype(np.float32)
+        return np.where(random.random(requests) < 0.3, np.float32(np.nan), values)
+    values = random.integers(1, part.vocabulary_size, (requests, part.max_values))
+    there = np.arange(part.max_values) < random.integers(
+        1 if part.max_values == 1 else 0, part.max_values + 1, (requests, 1)
+    )
+    return np.where(there, values, 0).astype(np.int32).reshape(-1)
 
 
 def make_splits(seed=0, users=12, **options):
@@ -74,7 +106,7 @@ def make_splits(seed=0, users=12, **options):
 
 
 def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=CANDIDATES,
-                 finished=True):
+                 finished=True, multi_hot=None, context=(), time_gap=None):
     """Writes a folder as the Beam job leaves it, and opens it.
 
     Args:
@@ -82,20 +114,30 @@ def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=
         splits: mapping of split to list of UserRecord.
         shards: int. Files a split; record ``i`` goes to file ``i % shards``.
         finished: bool. Whether ``_SUCCESS`` is written (the folder is opened only then).
+        multi_hot, context: as for :func:`make_record`, of which the records were made.
+        time_gap: TimeGap or None. Of the schema.
     """
     path = os.fspath(path)
     os.makedirs(os.path.join(path, "vocabulary"), exist_ok=True)
-    features = []
-    for name, size in sizes.items():
+
+    def vocabulary(name, size):
         file = f"vocabulary/{name}.tsv"
         rows = [f"{1000 + 7 * row}\t{size - row}\n" for row in range(size - 2)]
         _write_text(os.path.join(path, file), "".join(rows))
-        features.append(
-            Feature(name, size, vocabulary=file, digest=file_digest(os.path.join(path, file)))
-        )
+        return {"vocabulary": file, "digest": file_digest(os.path.join(path, file))}
+
+    features = [Feature(name, size, **vocabulary(name, size)) for name, size in sizes.items()]
+    for name, (size, most) in (multi_hot or {}).items():
+        features.append(Feature(name, size, max_values=most, **vocabulary(name, size)))
+    context = [
+        part if isinstance(part, NumericContext)
+        else dataclasses.replace(part, **vocabulary(part.name, part.vocabulary_size))
+        for part in context
+    ]
     schema = Schema(
         tuple(features), window, candidates, Position(exact=8, per_octave=2),
         split={"protocol": "last_fraction", "negatives": candidates - 1, "behaviors": None},
+        time_gap=time_gap, context=tuple(context),
     )
     _write_text(os.path.join(path, "schema.json"), schema.to_json())
     counts = {}
@@ -131,12 +173,15 @@ def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=
     return open_sequences(path)
 
 
-def plain_requests(records, names=tuple(SIZES), window=WINDOW, candidates=CANDIDATES):
-    """Every request of the records, in order, as dicts of plain lists."""
+def plain_requests(records, names=tuple(SIZES), window=WINDOW, candidates=CANDIDATES,
+                   multi_hot=None, context=(), time_gap=None):
+    """Every request of the records, in order, as dicts of plain lists (None for NaN)."""
     found = []
     for record in records:
         start = 0
-        for cut, size in zip(record.position.tolist(), record.target_length.tolist()):
+        for number, (cut, size) in enumerate(
+            zip(record.position.tolist(), record.target_length.tolist())
+        ):
             request = {"user": record.user, "history_length": min(cut, window),
                        "target_length": size}
             padding = [0] * (candidates - size)
@@ -147,12 +192,33 @@ def plain_requests(records, names=tuple(SIZES), window=WINDOW, candidates=CANDID
                 targets = record.target[name].tolist()[start:start + size]
                 request[f"target_{name}"] = targets + padding
                 request[f"target_repeats_{name}"] = [whole.count(t) for t in targets] + padding
+            for name, (_, most) in (multi_hot or {}).items():
+                whole = _in_groups(record.history[name], most)[:cut]
+                kept = whole[max(0, cut - window):]
+                nothing = [0] * most
+                request[f"history_{name}"] = kept + [nothing] * (window - len(kept))
+                targets = _in_groups(record.target[name], most)[start:start + size]
+                request[f"target_{name}"] = targets + [nothing] * len(padding)
+            if time_gap is not None:
+                times = record.history_time.tolist()[:cut][max(0, cut - window):]
+                gaps = [min(int(record.request_time[number]) - time, 2**31 - 1) for time in times]
+                request["history_time_gap"] = gaps + [0] * (window - len(gaps))
+            for part in context:
+                most = getattr(part, "max_values", 1)
+                value = _in_groups(record.context[part.name], most)[number]
+                value = value[0] if most == 1 else value
+                request[f"context_{part.name}"] = None if value != value else value
             labels = record.label.tolist()[start:start + size]
             request["label"] = [float(label) for label in labels + padding]
             request["weight"] = [1.0] * size + [0.0] * len(padding)
             found.append(request)
             start += size
     return found
+
+
+def _in_groups(values, size):
+    values = values.tolist()
+    return [values[start:start + size] for start in range(0, len(values), size)]
 
 
 def _write_text(path, text):

@@ -1,5 +1,6 @@
 """What every layer must pass, and the small data that the tests of the model side share."""
 
+import dataclasses
 import doctest
 import importlib
 import json
@@ -8,7 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfdare.compat import deserialize, raw, serialize
-from tfdare.schema import Feature, Position, Schema
+from tfdare.schema import (
+    CategoricalContext,
+    Feature,
+    NumericContext,
+    Position,
+    Schema,
+    TimeGap,
+)
 
 UNKNOWN = None
 
@@ -31,6 +39,26 @@ def shared_schema() -> Schema:
     return tiny_schema().with_dims(4, 4)
 
 
+def rich_schema(window=12) -> Schema:
+    """The tiny schema with a feature of several values, a time gap, and context of every kind."""
+    tiny = tiny_schema(window)
+    return dataclasses.replace(
+        tiny,
+        features=(*tiny.features, Feature("tag", 9, 2, 3, max_values=3)),
+        time_gap=TimeGap(octaves=6, per_octave=1, attention_dim=3, representation_dim=2),
+        context=(
+            CategoricalContext("hour", 6, dim=3),
+            CategoricalContext("interest", 8, dim=2, max_values=2),
+            NumericContext("age", mean=40.0, deviation=10.0),
+        ),
+    )
+
+
+def rich_shared_schema() -> Schema:
+    """The same with dimensions that one table can serve."""
+    return rich_schema().with_dims(4, 4)
+
+
 def randomize(model, seed=0):
     """Weights far from their start, so that nothing passes by being nearly zero."""
     rng = np.random.default_rng(seed)
@@ -47,22 +75,43 @@ def randomize(model, seed=0):
 
 
 def requests(schema, users=3, behaviors=8, candidates=4, lengths=None, seed=0):
-    """Random requests; histories carry garbage beyond their length, but ids within the tables."""
+    """Random requests; histories carry garbage beyond their length, but ids within the tables.
+
+    Features of several values have none to all of them, time gaps all magnitudes, and every other
+    number of the context is not known.
+    """
     rng = np.random.default_rng(seed)
     if lengths is None:
         lengths = rng.integers(0, behaviors + 1, users)
     made = {"history_length": np.asarray(lengths, np.int32)}
+
+    def ids(part, *shape):
+        if part.max_values == 1:
+            return rng.integers(1, part.vocabulary_size, shape).astype(np.int32)
+        values = rng.integers(1, part.vocabulary_size, (*shape, part.max_values))
+        count = rng.integers(0, part.max_values + 1, (*shape, 1))
+        return np.where(np.arange(part.max_values) < count, values, 0).astype(np.int32)
+
     for feature in schema.features:
         for kind, columns in (("history", behaviors), ("target", candidates)):
-            ids = rng.integers(1, feature.vocabulary_size, (users, columns))
-            made[f"{kind}_{feature.name}"] = ids.astype(np.int32)
+            made[f"{kind}_{feature.name}"] = ids(feature, users, columns)
+    if schema.time_gap is not None:
+        gap = np.exp2(rng.uniform(0, 9, (users, behaviors))) - 1
+        made["history_time_gap"] = gap.astype(np.int32)
+    for part in schema.context:
+        if isinstance(part, CategoricalContext):
+            made[f"context_{part.name}"] = ids(part, users)
+        else:
+            number = part.mean + part.deviation * rng.normal(size=users)
+            number[1::2] = np.nan
+            made[f"context_{part.name}"] = number.astype(np.float32)
     return made
 
 
 def cut(made, users=slice(None), behaviors=slice(None)):
     """Some users of requests, some columns of their histories."""
     return {
-        name: array[users][:, behaviors] if name.startswith("history_") and array.ndim == 2
+        name: array[users][:, behaviors] if name.startswith("history_") and array.ndim > 1
         else array[users]
         for name, array in made.items()
     }
@@ -95,7 +144,7 @@ def run_doctests(name: str) -> int:
     return result.attempted
 
 
-def run_layer_test(layer_class, config, inputs, folder, call=None):
+def run_layer_test(layer_class, config, inputs, folder, call=None, known=()):
     """A layer's life: configured, called, traced, fitted, saved, exported.
 
     Args:
@@ -104,6 +153,7 @@ def run_layer_test(layer_class, config, inputs, folder, call=None):
         inputs: arrays by name, batch first.
         folder: an empty folder.
         call: function of the layer and tensors by name. Defaults to the layer's keywords.
+        known: names of inputs whose last axis is always known.
     """
     call = call or (lambda layer, given: layer(**given))
     layer = layer_class(**config, name="tested")
@@ -115,15 +165,12 @@ def run_layer_test(layer_class, config, inputs, folder, call=None):
     again.set_weights(layer.get_weights())
     assert_same(call(again, given), eager)
     specs = {
-        name: tf.TensorSpec([UNKNOWN] * array.ndim, array.dtype, name)
+        name: tf.TensorSpec(
+            [UNKNOWN] * (array.ndim - 1) + [array.shape[-1] if name in known else UNKNOWN],
+            array.dtype, name,
+        )
         for name, array in inputs.items()
     }
-    if layer_class.__name__ in ("ScaledDotAttention", "TargetAwarePooling", "Head"):
-        # The last axis of embeddings is always known.
-        specs = {
-            name: tf.TensorSpec([UNKNOWN] * (array.ndim - 1) + [array.shape[-1]], array.dtype, name)
-            if array.dtype == np.float32 else specs[name] for name, array in inputs.items()
-        }
     traced = tf.function(lambda **kw: call(layer, kw), autograph=False).get_concrete_function(
         **specs
     )

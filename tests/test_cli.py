@@ -41,7 +41,8 @@ def exit_code(*argv):
 
 
 def test_commands_are_installed():
-    assert {"simulate", "prepare", "train", "evaluate", "export", "serve", "query"} <= set(COMMANDS)
+    names = {"simulate", "prepare", "train", "evaluate", "compare", "export", "serve", "query"}
+    assert names <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])

@@ -1,12 +1,26 @@
 """Requests as the reader batches them, against a plain reading of the same records."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from tests.folders import CANDIDATES, SIZES, WINDOW, make_record, make_splits, plain_requests
-from tests.folders import write_folder
+from tests.folders import (
+    CANDIDATES,
+    CONTEXT,
+    MULTI_HOT,
+    SIZES,
+    TIME_GAP,
+    WINDOW,
+    make_record,
+    make_splits,
+    plain_requests,
+    write_folder,
+)
 from tfdare.compat import tf
+from tfdare.cutting import Cutter
 from tfdare.data import read_requests
+from tfdare.record import encode
 from tfdare.schema import SchemaError
 
 FACTS = ["user", *(f"target_repeats_{name}" for name in SIZES)]
@@ -31,23 +45,106 @@ def as_dicts(dataset):
         columns.update(label=label.numpy(), weight=weight.numpy())
         for row in range(len(columns["label"])):
             one = {name: values[row] for name, values in columns.items()}
-            one = {name: getattr(value, "tolist", lambda v=value: v)() for name, value in one.items()}
-            if "user" in one:
-                one["user"] = one["user"].decode()
+            user = one.pop("user", None)
+            one = {name: value.tolist() for name, value in one.items()}
+            if user is not None:
+                one["user"] = user.decode()
+            if one.get("context_price") != one.get("context_price"):
+                one["context_price"] = None  # NaN equals nothing, not even itself
             found.append(one)
     return found
+
+
+EXTRAS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
+
+
+@pytest.fixture(scope="module")
+def rich_splits():
+    """Users with tags, context and times; one has a long history and few requests."""
+    splits = make_splits(seed=7, users=15, **EXTRAS)
+    random = np.random.default_rng(8)
+    splits["train"][3] = make_record(random, "long", length=400, requests=4, **EXTRAS)
+    splits["train"][5] = make_record(random, "silent", length=20, requests=0, **EXTRAS)
+    return splits
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory, rich_splits):
+    path = tmp_path_factory.mktemp("rich") / "sequences"
+    return write_folder(path, rich_splits, time_gap=TIME_GAP, **EXTRAS)
 
 
 def without_facts(requests):
     return [{name: one[name] for name in one if name not in FACTS} for one in requests]
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-@pytest.mark.parametrize("window", [None, 1, 5, WINDOW])
+@pytest.mark.parametrize(
+    "split, window", [("train", None), ("train", 1), ("validation", 5), ("test", WINDOW)]
+)
 def test_agrees_with_a_plain_reading(folder, splits, split, window):
     found = as_dicts(read_requests(folder, split, 4, window=window, with_history_facts=True))
     expected = plain_requests(splits[split], window=window or WINDOW)
     assert len(expected) > 20 and found == expected
+
+
+@pytest.mark.parametrize(
+    "split, window, facts", [("train", None, False), ("train", 3, False), ("test", WINDOW, True)]
+)
+def test_agrees_with_a_plain_reading_of_tags_context_and_time(
+    rich, rich_splits, split, window, facts
+):
+    # Without facts histories are trimmed, to what the windows show.
+    found = as_dicts(read_requests(rich, split, 4, window=window, with_history_facts=facts))
+    expected = plain_requests(
+        rich_splits[split], window=window or WINDOW, time_gap=TIME_GAP, **EXTRAS
+    )
+    assert len(expected) > 20
+    assert found == (expected if facts else without_facts(expected))
+
+
+def test_the_extras_cover_what_can_go_wrong(rich_splits):
+    found = plain_requests(rich_splits["train"], time_gap=TIME_GAP, **EXTRAS)
+    tags = [tuple(one) for request in found for one in request["history_tags"]]
+    assert {sum(1 for tag in one if tag) for one in tags} == {0, 1, 2, 3}
+    assert any(request["context_price"] is None for request in found)
+    assert {sum(1 for x in request["context_interests"] if x) for request in found} == {0, 1, 2}
+    assert max(max(request["history_time_gap"]) for request in found) > 100
+
+
+def test_specs_of_tags_context_and_time(rich):
+    requests, _, _ = read_requests(rich, "train", 4, window=5).element_spec
+    found = {name: (spec.dtype, tuple(spec.shape)) for name, spec in requests.items()}
+    expected = {
+        "history_tags": (tf.int32, (None, 5, 3)), "target_tags": (tf.int32, (None, CANDIDATES, 3)),
+        "history_time_gap": (tf.int32, (None, 5)),
+        "context_hour": (tf.int32, (None,)), "context_interests": (tf.int32, (None, 2)),
+        "context_price": (tf.float32, (None,)),
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert len(found) == len(expected) + 6
+
+
+@pytest.mark.parametrize("shuffle", [6, 1000])
+def test_shuffled_requests_keep_their_parts(rich, rich_splits, shuffle):
+    def ordered(requests):
+        return sorted(requests, key=lambda one: repr(sorted(one.items())))
+
+    dataset = read_requests(rich, "train", 5, shuffle=shuffle, with_history_facts=True)
+    expected = plain_requests(rich_splits["train"], time_gap=TIME_GAP, **EXTRAS)
+    found = as_dicts(dataset)
+    assert ordered(found) == ordered(expected) and found != expected
+    assert as_dicts(dataset) != found
+
+
+def test_gaps_beyond_32_bits_are_cut(tmp_path):
+    record = make_record(np.random.default_rng(0), length=4, requests=1)
+    record.position[:] = 4
+    record.history_time[:] = [0, 2**31, 2**33, 2**33 + 9]
+    record.request_time[:] = 2**33 + 5
+    opened = write_folder(tmp_path / "s", {"train": [record]}, time_gap=TIME_GAP)
+    (batch,) = read_requests(opened, "train", 1)
+    gaps = batch[0]["history_time_gap"].numpy()[0, :5].tolist()
+    assert gaps == [2**31 - 1, 2**31 - 1, 5, 0, 0]
 
 
 def test_without_facts(folder, splits):
@@ -188,6 +285,41 @@ def test_a_damaged_file_is_an_error(tmp_path, splits):
         file.truncate(300)
     with pytest.raises(tf.errors.DataLossError):
         as_dicts(read_requests(opened, "train", 4))
+
+
+def _replaced(record, **arrays):
+    return encode(dataclasses.replace(record, **arrays))
+
+
+DAMAGES = {
+    "history_category": lambda r: _replaced(
+        r, history={**r.history, "category": r.history["category"][:-1]}),
+    "target_item": lambda r: _replaced(r, target={**r.target, "item": r.target["item"][1:]}),
+    "target_tags": lambda r: _replaced(r, target={**r.target, "tags": r.target["tags"][:-1]}),
+    "history_time": lambda r: _replaced(r, history_time=r.history_time[1:]),
+    "request_time": lambda r: _replaced(r, request_time=r.request_time[1:]),
+    "context_hour": lambda r: _replaced(
+        r, context={**r.context, "hour": r.context["hour"][1:]}),
+    "position is beyond": lambda r: _replaced(r, position=r.position + len(r.history_time)),
+    "position is negative": lambda r: _replaced(r, position=r.position - 400),
+    "positions fall": lambda r: _replaced(r, position=r.position[::-1]),
+    "less than no candidates": lambda r: _replaced(r, target_length=-r.target_length),
+    "sum of target_length": lambda r: _replaced(
+        r, target_length=np.full_like(r.target_length, 1)),
+    "context_price": lambda r: _replaced(
+        r, context={k: v for k, v in r.context.items() if k != "price"}),
+    "Feature: request_time": lambda r: _replaced(r, request_time=None),
+}
+
+
+@pytest.mark.parametrize("words", DAMAGES)
+def test_a_record_whose_parts_do_not_fit_is_an_error(rich, rich_splits, words):
+    # Arrays of many users are joined: a wrong length would hand one user another's behaviors.
+    *fine, last = [encode(record) for record in rich_splits["train"][:4]]
+    cutter = Cutter(rich.schema, WINDOW, facts=False)
+    cutter.parse(tf.constant([*fine, last]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        cutter.parse(tf.constant([*fine, DAMAGES[words](rich_splits["train"][3])]))
 
 
 @pytest.mark.parametrize(

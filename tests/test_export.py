@@ -9,7 +9,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tests.harness import randomize, requests
 from tfdare.command import UsageError
 from tfdare.compat import register
-from tfdare.export import ExportError, check_export, example_requests, export_model, lookup_rows
+from tfdare.examples import example_requests
+from tfdare.export import export_model
+from tfdare.export_check import ExportError, check_export, lookup_rows
 from tfdare.layers import DecoupledEmbedding, Head, TopKSearch
 from tfdare.models import DARE, TwoStageModel
 from tfdare.schema import OOV_ID, Feature, Position, Schema, SchemaError
@@ -140,7 +142,9 @@ def test_signatures_are_those_of_the_table(which, id_type, request):
 # Answers
 
 
-@pytest.mark.parametrize("users,behaviors,candidates", [(3, 12, 4), (1, 30, 1), (2, 1, 2), (2, 0, 2)])
+@pytest.mark.parametrize(
+    "users,behaviors,candidates", [(3, 12, 4), (1, 30, 1), (2, 1, 2), (2, 0, 2)]
+)
 def test_raw_ids_answer_as_the_model_does(by_raw_id, users, behaviors, candidates):
     rows, ids = raw_requests(
         by_raw_id.model, users=users, behaviors=behaviors, candidates=candidates, seed=behaviors
@@ -350,7 +354,7 @@ def test_a_missing_vocabulary_publishes_nothing(dare, tmp_path):
 class PythonSearch(TopKSearch):
     """Runs where it was made, and nowhere else."""
 
-    def call(self, scores, history_length):
+    def call(self, scores, history_length, query=None, key=None, target=None, history=None):
         index, score = super().call(scores, history_length)
         same = tf.numpy_function(lambda x: x, [index], tf.int32)
         return tf.ensure_shape(same, index.shape), score

@@ -1,5 +1,6 @@
 """One user's record, on the wire as TensorFlow writes and reads it."""
 
+import dataclasses
 import io
 import struct
 
@@ -9,9 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfdare.compat import tf
-from tfdare.record import PACKED, UserRecord, decode, encode, read_framed, write_framed
+from tfdare.record import (
+    PACKED,
+    UserRecord,
+    context_dtypes,
+    decode,
+    encode,
+    read_framed,
+    write_framed,
+)
+from tfdare.schema import CategoricalContext, NumericContext
 
 NAMES = ("item", "category")
+CONTEXT = context_dtypes((CategoricalContext("hour", 5), NumericContext("price")))
 IDS = st.integers(-(2**31), 2**31 - 1)
 
 
@@ -32,13 +43,21 @@ def records(draw):
         target_length=np.array(sizes, np.int32),
         target={name: ids(total) for name in NAMES},
         label=ids(total, st.integers(0, 255), np.uint8),
+        request_time=ids(len(sizes), st.integers(-(2**63), 2**63 - 1), np.int64),
+        context={
+            "hour": ids(len(sizes)),
+            "price": ids(len(sizes), st.floats(width=32), np.float32),
+        },
     )
 
 
 def arrays_of(record):
     found = {f"history_{name}": values for name, values in record.history.items()}
     found.update({f"target_{name}": values for name, values in record.target.items()})
+    found.update({f"context_{name}": values for name, values in record.context.items()})
     found.update({name: getattr(record, name) for name in PACKED})
+    if record.request_time is not None:
+        found["request_time"] = record.request_time
     return found
 
 
@@ -48,7 +67,7 @@ def assert_equal(one, other):
     assert sorted(left) == sorted(right)
     for name, values in left.items():
         assert values.dtype == right[name].dtype, name
-        assert values.tolist() == right[name].tolist(), name
+        assert values.tobytes() == right[name].tobytes(), name  # NaN as it was
 
 
 def small():
@@ -60,12 +79,30 @@ def small():
         target_length=np.array([2, 1], np.int32),
         target={"item": np.array([5, 6, 7], np.int32), "category": np.array([4, 4, 4], np.int32)},
         label=np.array([1, 0, 1], np.uint8),
+        request_time=np.array([25, 35]),
+        context={"hour": np.array([3, 4], np.int32), "price": np.array([0.5, np.nan], np.float32)},
     )
+
+
+def test_dtypes_of_context():
+    assert CONTEXT == {"hour": "<i4", "price": "<f4"}
 
 
 @given(records())
 def test_round_trip(record):
-    assert_equal(decode(encode(record), NAMES), record)
+    assert_equal(decode(encode(record), NAMES, CONTEXT), record)
+
+
+def test_several_values_are_flat():
+    tags = np.array([2, 3, 0, 4, 0, 0], np.int32)  # two each
+    record = dataclasses.replace(small(), history={"tags": tags}, target={"tags": tags})
+    again = decode(encode(record), ("tags",))
+    assert again.history["tags"].tolist() == again.target["tags"].tolist() == tags.tolist()
+
+
+def test_the_time_of_requests_may_be_unknown():
+    again = decode(encode(dataclasses.replace(small(), request_time=None)), NAMES)
+    assert again.request_time is None and again.context == {}
 
 
 @given(records())
@@ -78,6 +115,8 @@ def test_equal_records_give_equal_bytes(record):
         target_length=record.target_length.astype(np.int64),
         target=dict(reversed(record.target.items())),
         label=record.label,
+        request_time=record.request_time.tolist(),
+        context=dict(reversed(record.context.items())),
     )
     assert encode(turned) == encode(record)
 
@@ -99,7 +138,7 @@ def test_reads_the_example_of_tensorflow():
     for name, values in arrays_of(small()).items():
         example.features.feature[name].bytes_list.value.append(values.tobytes())
     example.features.feature["user"].bytes_list.value.append(b"user-1")
-    assert_equal(decode(example.SerializeToString(), NAMES), small())
+    assert_equal(decode(example.SerializeToString(), NAMES, CONTEXT), small())
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xff\xff", encode(small())[:-3]])
@@ -111,6 +150,8 @@ def test_bytes_that_are_no_record(data):
 def test_a_missing_feature_is_named():
     with pytest.raises(ValueError, match="history_shop.*history_item"):
         decode(encode(small()), ("item", "shop"))
+    with pytest.raises(ValueError, match="context_city.*context_hour"):
+        decode(encode(small()), NAMES, {"city": "<i4"})
 
 
 def test_bytes_that_are_no_whole_number_of_ids():

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdare.schema import Feature, Position, Schema, SchemaError
+from tfdare.schema import (
+    MAX_GAP,
+    CategoricalContext,
+    Feature,
+    NumericContext,
+    Position,
+    Schema,
+    SchemaError,
+    TimeGap,
+)
 
 SCHEMA = Schema(
     features=(
@@ -17,6 +26,16 @@ SCHEMA = Schema(
     ),
     window=200,
     split={"protocol": "last_fraction", "test_fraction": 0.1},
+)
+FULL = dataclasses.replace(
+    SCHEMA,
+    features=(*SCHEMA.features, Feature("tags", 30, max_values=5)),
+    time_gap=TimeGap(unit=60),
+    context=(
+        CategoricalContext("hour", 26, vocabulary="vocabulary/hour.tsv", digest="d" * 64),
+        CategoricalContext("interests", 12, dim=4, max_values=3),
+        NumericContext("price", 12.5, 3.25),
+    ),
 )
 
 
@@ -32,13 +51,22 @@ def schemas(draw):
     maybe_text = st.none() | st.text(max_size=10)
     features = [
         Feature(name, draw(st.integers(2, 10**9)), draw(sizes), draw(sizes), draw(maybe_text),
-                draw(maybe_text))
-        for name in names
+                draw(maybe_text), draw(sizes) if place else 1)
+        for place, name in enumerate(names)
     ]
-    position = Position(draw(sizes), draw(sizes), draw(st.integers(0, 64)), draw(st.integers(0, 64)))
+    dims = st.integers(0, 64)
+    position = Position(draw(sizes), draw(sizes), draw(dims), draw(dims))
     values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
     split = draw(st.dictionaries(st.text(), values | st.lists(values, max_size=3), max_size=4))
-    return Schema(tuple(features), draw(sizes), draw(sizes), position, split)
+    time_gap = draw(st.none() | st.builds(TimeGap, sizes, sizes, sizes, dims, dims))
+    numbers = st.floats(allow_nan=False, allow_infinity=False)
+    categorical = st.builds(CategoricalContext, st.just("hour"), st.integers(2, 99), sizes,
+                            maybe_text, maybe_text, sizes)
+    numeric = st.builds(NumericContext, st.just("age"), numbers, numbers.filter(lambda x: x > 0))
+    context = draw(st.permutations(draw(categorical.map(lambda one: [one]) | st.just([]))
+                                   + draw(numeric.map(lambda one: [one]) | st.just([]))))
+    return Schema(tuple(features), draw(sizes), draw(sizes), position, split, "packed",
+                  time_gap, tuple(context))
 
 
 @given(schemas())
@@ -55,14 +83,30 @@ def test_load_reads_the_file(tmp_path):
 
 
 def test_sizes_from_numpy_become_json():
-    schema = Schema((Feature("item", np.int64(9)),), np.int32(5))
+    schema = Schema((Feature("item", np.int64(9)),), np.int32(5), time_gap=TimeGap(np.int64(3)),
+                    context=[NumericContext("age", np.float32(0.5), np.int64(2))])
     assert Schema.from_json(schema.to_json()) == schema
+    assert isinstance(schema.context, tuple)
+
+
+def test_json_tells_the_kinds_of_context():
+    data = json.loads(FULL.to_json())
+    assert data["version"] == 2
+    assert [one["kind"] for one in data["context"]] == ["categorical", "categorical", "numeric"]
+    assert data["context"][2] == {"kind": "numeric", "name": "price", "mean": 12.5,
+                                  "deviation": 3.25}
+    assert data["time_gap"]["unit"] == 60 and data["features"][2]["max_values"] == 5
+    assert json.loads(SCHEMA.to_json())["time_gap"] is None
+    assert Schema.from_json(FULL.to_json()) == FULL
 
 
 def test_digest_ignores_dimensions():
     assert SCHEMA.with_dims(4, 8).digest == SCHEMA.digest
     position = dataclasses.replace(SCHEMA.position, attention_dim=0)
     assert dataclasses.replace(SCHEMA, position=position).digest == SCHEMA.digest
+    assert FULL.with_dims(4, 8).digest == FULL.digest
+    context = (dataclasses.replace(FULL.context[0], dim=3), *FULL.context[1:])
+    assert dataclasses.replace(FULL, context=context).digest == FULL.digest
 
 
 def _item(**change):
@@ -90,10 +134,31 @@ def test_digest_covers_what_the_data_is(change):
     assert dataclasses.replace(SCHEMA, **change).digest != SCHEMA.digest
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time_gap": None},
+        {"time_gap": TimeGap(unit=61)},
+        {"time_gap": TimeGap(unit=60, per_octave=3)},
+        {"time_gap": TimeGap(unit=60, octaves=23)},
+        {"context": FULL.context[:2]},
+        {"context": FULL.context[::-1]},
+        {"context": (dataclasses.replace(FULL.context[0], digest="e" * 64), *FULL.context[1:])},
+        {"context": (FULL.context[0], dataclasses.replace(FULL.context[1], max_values=4),
+                     FULL.context[2])},
+        {"context": (*FULL.context[:2], NumericContext("price", 12.5, 3.5))},
+        {"features": (*SCHEMA.features, Feature("tags", 30, max_values=4))},
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_digest_covers_context_and_time_gap(change):
+    assert dataclasses.replace(FULL, **change).digest != FULL.digest
+
+
 def test_digest_is_stable():
     # Runs and folders on disk carry it: it must not change with the package.
     schema = Schema((Feature("item", 10),), 5)
-    assert schema.digest == "30fe558fefe625f54def1ef6c173fee79ca21f0a6416da9792d47afc727e51e2"
+    assert schema.digest == "06c3c2767b1e1429255ccffe15993cd3a7175226a98e90dbbebf9bac4cf2737c"
 
 
 def test_with_dims():
@@ -108,6 +173,17 @@ def test_with_dims_keeps_position_out():
     schema = dataclasses.replace(SCHEMA, position=Position(attention_dim=0, representation_dim=3))
     changed = schema.with_dims(5, 6)
     assert (changed.position.attention_dim, changed.position.representation_dim) == (0, 6)
+
+
+def test_with_dims_covers_the_time_gap_but_not_context():
+    changed = FULL.with_dims(5, 6)
+    assert (changed.time_gap.attention_dim, changed.time_gap.representation_dim) == (5, 6)
+    assert [f.attention_dim for f in changed.features] == [5, 5, 5]
+    assert changed.context == FULL.context
+    without = dataclasses.replace(FULL, time_gap=TimeGap(attention_dim=3, representation_dim=0))
+    changed = without.with_dims(5, 6).time_gap
+    assert (changed.attention_dim, changed.representation_dim) == (5, 0)
+    assert SCHEMA.with_dims(5).time_gap is None
 
 
 @pytest.mark.parametrize(
@@ -135,6 +211,35 @@ def test_with_dims_keeps_position_out():
         (lambda: Schema((Feature("item", 5),), 5, max_candidates=0), "max_candidates=0"),
         (lambda: Schema((Feature("item", 5),), 5, split="last"), "split='last'"),
         (lambda: Schema((Feature("item", 5),), 5, encoding="xml"), "'xml'"),
+        (lambda: Feature("time_gap", 5), "'time_gap'"),
+        (lambda: Feature("item", 5, max_values=0), "max_values=0"),
+        (lambda: Schema((Feature("item", 5, max_values=2),), 5), "max_values=2"),
+        (lambda: TimeGap(unit=0), "unit=0"),
+        (lambda: TimeGap(unit=2**31), "unit=2147483648"),
+        (lambda: TimeGap(unit=0.5), "unit=0.5"),
+        (lambda: TimeGap(per_octave=0), "per_octave=0"),
+        (lambda: TimeGap(octaves="24"), "octaves='24'"),
+        (lambda: TimeGap(attention_dim=-1), "attention_dim=-1"),
+        (lambda: TimeGap(representation_dim=None), "representation_dim=None"),
+        (lambda: CategoricalContext("Hour", 26), "'Hour'"),
+        (lambda: CategoricalContext("position", 26), "'position'"),
+        (lambda: CategoricalContext("hour", 1), "vocabulary_size=1"),
+        (lambda: CategoricalContext("hour", 26, dim=0), "dim=0"),
+        (lambda: CategoricalContext("hour", 26, max_values=0), "max_values=0"),
+        (lambda: NumericContext(""), "name=''"),
+        (lambda: NumericContext("age", mean="5"), "mean='5'"),
+        (lambda: NumericContext("age", mean=float("nan")), "mean=nan"),
+        (lambda: NumericContext("age", deviation=0), "deviation=0.0"),
+        (lambda: NumericContext("age", deviation=-2.0), "deviation=-2.0"),
+        (lambda: NumericContext("age", deviation=True), "deviation=True"),
+        (lambda: Schema((Feature("item", 5),), 5, time_gap=60), "60"),
+        (lambda: Schema((Feature("item", 5),), 5, position=None), "None"),
+        (lambda: Schema((Feature("item", 5),), 5, context=("hour",)), "'hour'"),
+        (lambda: Schema((Feature("item", 5),), 5, context=(Feature("hour", 5),)), "hour"),
+        (lambda: Schema((Feature("item", 5),), 5, context=(NumericContext("item"),)),
+         "['item', 'item']"),
+        (lambda: Schema((Feature("item", 5),), 5,
+                        context=(NumericContext("x"), CategoricalContext("x", 5))), "'x', 'x'"),
     ],
 )
 def test_errors_quote_what_was_received(make, quoted):
@@ -154,7 +259,7 @@ def _changed(**change):
     [
         ("{nonsense", "{nonsense"),
         ("[1, 2]", "[1, 2]"),
-        (_changed(version=2), "version=2"),
+        (_changed(version=1), "version=1"),
         (_changed(version=...), "version=None"),
         (_changed(colour="red"), "colour"),
         (_changed(window=...), "window"),
@@ -168,6 +273,13 @@ def _changed(**change):
         (_changed(position=[]), "position"),
         (_changed(split="ab"), "split='ab'"),
         (_changed(window="200"), "window='200'"),
+        (_changed(time_gap={"colour": 1}), "colour"),
+        (_changed(time_gap=7), "time_gap"),
+        (_changed(context=["hour"]), "'hour'"),
+        (_changed(context=[{"name": "hour", "vocabulary_size": 5}]), "kind"),
+        (_changed(context=[{"kind": "ordinal", "name": "hour"}]), "ordinal"),
+        (_changed(context=[{"kind": "numeric", "name": "age", "colour": 1}]), "colour"),
+        (_changed(context=[{"kind": "categorical", "name": "hour"}]), "vocabulary_size"),
     ],
 )
 def test_files_that_are_no_schema(text, quoted):
@@ -197,3 +309,33 @@ def test_every_doubling_beyond_adds_the_same_number_of_rows():
     assert rows[257] == 257  # the first position beyond shares no row with the last exact one
     assert Position().size(20_000) == 308
     assert Position(exact=300).size(200) == 201
+
+
+@given(st.integers(1, MAX_GAP), st.integers(1, 8), st.integers(1, 40),
+       st.integers(0, MAX_GAP) | st.integers(0, 200))
+def test_time_gap_rows(unit, per_octave, octaves, gap):
+    time_gap = TimeGap(unit, per_octave, octaves)
+    boundaries = time_gap.boundaries()
+    assert boundaries.dtype == np.int64 and boundaries[0] == unit
+    assert (np.diff(boundaries) > 0).all() and boundaries[-1] <= MAX_GAP
+    assert time_gap.size == len(boundaries) + 2
+    row = 1 + np.searchsorted(boundaries, gap, side="right")
+    assert 1 <= row < time_gap.size
+    if gap < unit:
+        assert row == 1
+    else:  # the row by its definition, where rounding does not decide and no row is left out
+        part = np.log2(gap / unit) * per_octave
+        if unit > 2 * per_octave and abs(part - round(part)) > 1e-9:
+            assert row == 2 + min(int(part), octaves * per_octave - 1)
+
+
+def test_time_gap_rows_by_hand():
+    time_gap = TimeGap(unit=10, per_octave=2, octaves=2)
+    assert time_gap.boundaries().tolist() == [10, 15, 20, 29]
+    assert time_gap.size == 6
+    gaps = [0, 9, 10, 14, 15, 19, 20, 28, 29, 40, 10**9]
+    rows = 1 + np.searchsorted(time_gap.boundaries(), gaps, side="right")
+    assert rows.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5]
+    # Whole numbers: no gap lies between 1 and 2, so 1 and 1.41 are one row.
+    assert TimeGap().boundaries()[:7].tolist() == [1, 2, 3, 4, 6, 8, 12]
+    assert TimeGap().size == 49

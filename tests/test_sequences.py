@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.folders import SIZES, make_splits, write_folder
+from tests.folders import CONTEXT, MULTI_HOT, SIZES, TIME_GAP, make_splits, write_folder
 from tfdare.schema import Schema, SchemaError
 from tfdare.sequences import SPLITS, open_sequences
 
@@ -36,6 +36,27 @@ def test_opens_what_was_written(folder):
             assert one.label.tolist() == other.label.tolist()
         assert opened.requests(split) == sum(len(record.position) for record in found)
         assert opened.candidates(split) == sum(len(record.label) for record in found)
+
+
+def test_opens_tags_context_and_time(tmp_path):
+    path, extras = tmp_path / "rich", {"multi_hot": MULTI_HOT, "context": CONTEXT}
+    splits = make_splits(users=3, **extras)
+    opened = write_folder(path, splits, time_gap=TIME_GAP, **extras)
+    assert opened.schema.time_gap == TIME_GAP and opened.users("test") == 3
+    assert [part.name for part in opened.schema.context] == ["hour", "interests", "price"]
+    for one, other in zip(opened.records("train"), splits["train"], strict=True):
+        assert one.history["tags"].tolist() == other.history["tags"].tolist()
+        assert one.request_time.tolist() == other.request_time.tolist()
+        assert set(one.context) == {"hour", "interests", "price"}
+        for name, values in one.context.items():
+            assert values.tobytes() == other.context[name].tobytes()
+    assert len(opened.vocabulary("hour")) == 4 and len(opened.vocabulary("tags")) == 7
+    with pytest.raises(SchemaError, match="'price'.*'tags', 'hour', 'interests'"):
+        opened.vocabulary("price")
+    with open(path / "vocabulary/hour.tsv", "a", encoding="utf-8") as file:
+        file.write("99\t1\n")
+    with pytest.raises(SchemaError, match="vocabulary/hour.tsv.*changed"):
+        open_sequences(path)
 
 
 def test_takes_a_path_object_and_its_digest(folder):

@@ -17,14 +17,17 @@ import pytest
 from tests.folders import WINDOW, make_splits, write_folder
 from tests.test_cli import NOISE
 from tests.test_cli import run as run_tfdare
-from tfdare import evaluation
+from tfdare import evaluation, stopping
 from tfdare.checkpoints import Backup, KeepBest, keep_epochs
 from tfdare.command import UsageError
 from tfdare.compat import raw, tf
 from tfdare.data import read_requests
+from tfdare.metrics import auc, gauc
 from tfdare.models import build_model
 from tfdare.runs import load_run
-from tfdare.training import compile_model, main, shuffle_buffer, train
+from tfdare.schema import SchemaError
+from tfdare.stopping import check_finite
+from tfdare.training import _head, _rate, compile_model, main, shuffle_buffer, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ("--batch_size", "16", "--attention_dim", "4", "--representation_dim", "4",
@@ -66,10 +69,10 @@ def epochs_of(run):
         return [(int(row["epoch"]), float(row["val_auc"])) for row in csv.DictReader(file)]
 
 
-def small_model(folder, seed=0):
+def small_model(folder, seed=0, **options):
     tf.keras.utils.set_random_seed(seed)
     model = build_model("DARE", folder.schema.with_dims(4, 4), top_k=4)
-    compile_model(model)
+    compile_model(model, **options)
     return model
 
 
@@ -85,11 +88,23 @@ def test_a_run(trained, folder):
     assert metrics["training"]["seconds"] > 0 and metrics["training"]["examples_per_s"] > 0
     assert [epoch for epoch, _ in epochs_of(trained)] == [0, 1]
     assert {path.name for path in trained.iterdir()} == {
-        "history.csv", "metrics.json", "model.keras", "run.json", "schema.json", "tensorboard",
-        "vocabulary",
+        "history.csv", "metrics.json", "model.keras", "predictions.npz", "run.json", "schema.json",
+        "tensorboard", "vocabulary",
     }
+    epochs = epochs_of(trained)
+    assert metrics["training"]["epochs_run"] == 2
+    assert metrics["training"]["best_epoch"] == 1 + (epochs[1][1] > epochs[0][1])
+    with np.load(trained / "predictions.npz") as kept:
+        assert kept["label"].size == folder.candidates("test") == kept["user"].size
+        assert auc(kept["label"], kept["probability"]) == pytest.approx(metrics["test"]["auc"])
+        assert gauc(kept["label"], kept["probability"], kept["user"]) == pytest.approx(
+            metrics["test"]["gauc"])
     options = read_json(trained / "run.json")
     assert options["model"] == "DARE" and options["top_k"] == 4 and options["seed"] == 1
+    assert {name: options[name] for name in (
+        "patience", "schedule", "optimizer", "table_learning_rate", "clip_norm", "dropout",
+    )} == {"patience": 0, "schedule": "constant", "optimizer": "adam",
+           "table_learning_rate": None, "clip_norm": 0.0, "dropout": 0.0}
     assert str(folder.path) not in (trained / "run.json").read_text()
     opened = load_run(str(trained))
     assert opened.schema == folder.schema.with_dims(4, 4)
@@ -155,7 +170,9 @@ def test_keep_best_keeps_the_best(folder, tmp_path):
 
 def test_backup_brings_all_of_it_back(folder, tmp_path):
     batch = next(iter(read_requests(folder, "train", 16)))
-    first, second = small_model(folder, seed=1), small_model(folder, seed=2)
+    rates = [_rate(rate, "cosine", 4) for rate in (0.01, 0.02)]
+    options = {"learning_rate": rates[0], "table_learning_rate": rates[1]}
+    first, second = small_model(folder, 1, **options), small_model(folder, 2, **options)
     backup = Backup(str(tmp_path / "backup"), first)
     assert backup.restore() == 0
     backup.set_model(first)
@@ -172,6 +189,8 @@ def test_backup_brings_all_of_it_back(folder, tmp_path):
                 np.testing.assert_array_equal(raw(left).numpy(), raw(right).numpy())
 
     assert int(first.optimizer.iterations) == 2
+    for model in (first, second):  # the schedule goes on where it was
+        assert float(model.optimizer.table_learning_rate) == pytest.approx(0.01)
     assert_same()
     for model in (first, second):
         model.train_on_batch(*batch)
@@ -273,6 +292,10 @@ def test_overwritten(trained, folder, tmp_path):
         (["--weight_decay", "-1"], ["--weight_decay", "-1"]),
         (["--auxiliary_weight", "-0.5"], ["--auxiliary_weight", "-0.5"]),
         (["--seed", "-1"], ["--seed", "-1"]),
+        (["--patience", "-1"], ["--patience", "-1"]),
+        (["--clip_norm", "-1"], ["--clip_norm", "-1"]),
+        (["--table_learning_rate", "0"], ["--table_learning_rate", "0"]),
+        (["--dropout", "1"], ["--dropout", "1"]),
     ],
 )
 def test_bad_options(folder, tmp_path, capsys, more, words):
@@ -290,7 +313,7 @@ def test_unknown_model(folder, tmp_path, capsys):
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert "DIEN" in err and "DARE" in err
-    with pytest.raises(UsageError, match="DARE, TWIN.*DIEN"):
+    with pytest.raises(UsageError, match="DARE, .*TWIN.*DIEN"):
         train(folder.path, str(tmp_path / "run"), model="DIEN")
 
 
@@ -320,13 +343,19 @@ def test_other_sequences_do_not_resume(trained, folder, tmp_path, capsys):
     os.remove(run / "metrics.json")
     other = write_folder(tmp_path / "sequences", make_splits(users=3), window=WINDOW + 1)
     assert main(arguments(other, run, "--epochs", "2")) == 2
-    assert "other options (schema_digest)" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "other options (schema_digest)" in err
+    assert f"its sequences differ: `window` is {WINDOW + 1}, was {WINDOW}" in err
 
 
 def test_evaluate_refuses(trained, folder, tmp_path, capsys):
     other = write_folder(tmp_path / "s", make_splits(users=3), window=WINDOW + 1)
+    grown = write_folder(tmp_path / "g", make_splits(users=3), sizes={"item": 31, "category": 9})
     for given, words in [
         (["--run", str(trained), "--sequences", other.path], "digest"),
+        (["--run", str(trained), "--sequences", grown.path],
+         "the vocabulary of 'item' grew from 30 to 31 rows; the vocabulary of 'category' grew "
+         "from 7 to 9 rows"),
         (["--run", str(tmp_path / "no"), "--sequences", folder.path], "No training run"),
         (["--run", str(trained), "--sequences", folder.path, "--batch_size", "0"], "--batch_size"),
     ]:
@@ -340,3 +369,70 @@ def test_shuffle_buffer(folder):
     long = dataclasses.replace(folder.schema, window=20_000)
     assert shuffle_buffer(long) * 4 * 2 * 20_003 <= 256 << 20
     assert shuffle_buffer(dataclasses.replace(long, window=10**7)) == 1000
+
+
+def test_patience_that_is_used_up_is_known_on_resuming(trained, folder, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    os.remove(run / "metrics.json")
+    options = {**read_json(run / "run.json"), "epochs": 9, "patience": 1}
+    (run / "run.json").write_text(json.dumps(options))
+    (run / "history.csv").write_text("epoch,val_auc\n0,0.9\n1,0.8\n")
+    Backup(str(run / "backup"), load_run(str(run)).model()).on_epoch_end(1)
+    assert main(arguments(folder, run, "--epochs", "9", "--patience", "1")) == 0
+    captured = capfd.readouterr()
+    assert "Epoch" not in captured.out and "best epoch 1 of 2; run kept" in captured.out
+    done = read_json(run / "metrics.json")["training"]
+    assert (done["epochs"], done["epochs_run"], done["best_epoch"]) == (9, 2, 1)
+    assert done["examples_per_s"] is None
+
+
+def test_options_of_training(folder, tmp_path):
+    """All at once; what diverges says where."""
+    run = tmp_path / "run"
+    metrics = train(
+        folder.path, str(run), "SIM-soft", epochs=2, batch_size=16, attention_dim=4,
+        representation_dim=4, top_k=4, verbose=0, patience=1, schedule="cosine",
+        optimizer="rowwise_adagrad", table_learning_rate=0.05, clip_norm=1.0, dropout=0.25,
+    )
+    options = read_json(run / "run.json")
+    assert (options["optimizer"], options["schedule"], options["table_learning_rate"]) == (
+        "rowwise_adagrad", "cosine", 0.05)
+    assert (options["patience"], options["clip_norm"], options["dropout"]) == (1, 1.0, 0.25)
+    assert metrics["training"]["examples_per_s"] > 0
+    model = load_run(str(run)).model()
+    assert model.head.dropout == 0.25 and not model.head.batch_norm  # SIM's own head otherwise
+    assert model.optimizer.name == "rowwise_adagrad"
+    assert model.optimizer.global_clipnorm == 1.0
+    steps = -(-folder.requests("train") // 16)
+    done = metrics["training"]["epochs_run"] * steps
+    assert int(model.optimizer.iterations) == done
+    expected = 0.05 * 0.5 * (1 + np.cos(np.pi * done / (2 * steps)))
+    assert float(model.optimizer.table_learning_rate) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_head_keeps_what_the_model_gave_it():
+    assert _head("DARE", 0.5).batch_norm and not _head("SIM-hard", 0.5).batch_norm
+    assert _head("DARE", 0.5).dropout == 0.5 and _head("DARE", 0.5).name == "head"
+
+
+def test_a_loss_that_is_no_number_is_named(folder, tmp_path, capsys, monkeypatch):
+    given = arguments(folder, tmp_path / "run", "--learning_rate", "1e30", "--epochs", "2")
+    assert main(given) == 2
+    err = capsys.readouterr().err
+    assert "epoch 1, step" in err and "training diverged" in err and "--clip_norm" in err
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+    def poisoned(sequences, split, batch_size, **options):
+        for number, (requests, label, weight) in enumerate(
+            read_requests(sequences, split, batch_size, **options)
+        ):
+            if number == 1:
+                label = tf.tensor_scatter_nd_update(label, [[3, 0]], [float("nan")])
+            yield requests, label, weight
+
+    monkeypatch.setattr(stopping, "read_requests", poisoned)
+    with pytest.raises(SchemaError, match=r"`label` is not finite in request 13 .* train split"):
+        check_finite(folder, batch_size=10)
+    monkeypatch.undo()
+    check_finite(folder)

@@ -17,6 +17,7 @@ _SUMMARY = {
     "prepare": "event log -> sequences (a Beam pipeline)",
     "train": "sequences -> trained model and its metrics",
     "evaluate": "metrics of a trained model on one split",
+    "compare": "several models side by side, trained and tuned alike",
     "export": "trained model -> SavedModel for TensorFlow Serving",
     "serve": "serve SavedModels over gRPC (development server)",
     "query": "rank a user's candidates through a server",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from tfdare.compat import tf
-from tfdare.record import PACKED
-from tfdare.schema import OOV_ID, Schema, SchemaError
+from tfdare.cutting import Cutter
+from tfdare.schema import SchemaError
 from tfdare.sequences import Sequences, open_sequences
 
-_DTYPES = {"<i8": tf.int64, "<i4": tf.int32, "u1": tf.uint8}
+_PARSED = 32  # users parsed at once
 
 
 def read_requests(
@@ -32,17 +32,26 @@ def read_requests(
             positive and two negatives are 2,049 examples.
         window: int or None. N, behaviors of history to keep. Defaults to the schema's.
         digest: str or None. `Schema.digest` that the folder must have, a trained model's say.
-        shuffle: int. Requests in the shuffle buffer; 0 keeps the order of the files.
+        shuffle: int. Requests that are mixed with each other, about: as many users are read as
+            bring so many, and their requests come in random order. Their histories are in memory
+            as far back as a window shows, twice over (the next users are read meanwhile). 0 keeps
+            the order of the files.
         seed: int. Of the shuffle; each epoch's order differs, each run's is the same.
-        with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature,
-            ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value occurs
-            in the user's *whole* earlier history (0 where it is out of vocabulary), for evaluation
-            by slices.
+        with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature of one
+            value, ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value
+            occurs in the user's *whole* earlier history (0 where it is out of vocabulary), for
+            evaluation by slices. Whole histories are then in memory.
 
     Returns:
-        Dataset of ``(requests, label, weight)``: tensors named and shaped as DESIGN's request
-        layout (int32 row ids; history padded at the end to N, candidates to C), float32 ``[U, C]``
-        label, and float32 ``[U, C]`` weight, 0 on padded candidates.
+        Dataset of ``(requests, label, weight)``. ``requests`` holds int32 row ids
+        ``history_<feature>`` ``[U, N]`` and ``target_<feature>`` ``[U, C]``, padded with 0 at the
+        end (one axis more for features of several values), ``history_length`` and
+        ``target_length`` ``[U]``; if the schema has a time gap, int32 ``history_time_gap``
+        ``[U, N]``, request time minus behavior time in the clock of the log, cut to 0 .. 2^31 - 1,
+        0 where there is no behavior; for its context ``context_<name>``, int32 ``[U]`` (or
+        ``[U, max_values]``) or float32 ``[U]``, NaN where unknown. Label and weight are float32
+        ``[U, C]``, the weight 0 on padded candidates. Iteration raises ``InvalidArgumentError``
+        at a record whose parts do not fit together.
 
     Raises:
         SchemaError: the folder is unfinished or has another digest, no such split, or `window`
@@ -59,6 +68,7 @@ def read_requests(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
 
+    cutter = Cutter(schema, window, with_history_facts)
     files = tf.data.Dataset.from_tensor_slices(sequences.files(split))
     if shuffle:
         files = files.shuffle(1024, seed=seed)
@@ -69,72 +79,38 @@ def read_requests(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    requests = records.map(
-        lambda data: _requests_of_user(data, schema, window, with_history_facts),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    ).unbatch()
+    several = dict(num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    users = records.batch(_PARSED).map(cutter.parse, **several)
+    pool = _users_a_pool(sequences, split, shuffle or 4 * batch_size)
+    if with_history_facts and not shuffle:
+        pool = min(pool, _PARSED)  # whole histories are sorted to count in them
+    users = users.rebatch(pool)
     if shuffle:
-        requests = requests.shuffle(shuffle, seed=seed)
-    batches = requests.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+        pools = tf.data.Dataset.zip((users, seeds)).map(
+            lambda user, seed: cutter.join(*user, seed)
+        )
+    else:
+        pools = users.map(cutter.join)
+    parts = pools.prefetch(1).flat_map(lambda flat, request: _parts(flat, request, batch_size))
+    requests = parts.map(cutter.cut, **several).rebatch(batch_size)
     # The manifest knows how many there are, so that progress bars and Keras do, too.
     count = -(-sequences.requests(split) // batch_size)
-    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    batches = requests.apply(tf.data.experimental.assert_cardinality(count))
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _requests_of_user(data, schema: Schema, window: int, with_history_facts: bool):
-    """One user's record as stacked requests, ``[R, ...]``."""
-    record = _parse(data, schema)
-    position = record["position"]
-    length = tf.minimum(position, window)
-    index = (position - length)[:, tf.newaxis] + tf.range(window)[tf.newaxis, :]
-    real = tf.range(window)[tf.newaxis, :] < length[:, tf.newaxis]
-    requests = {"history_length": length, "target_length": record["target_length"]}
-    for name in schema.names:
-        history = record[f"history_{name}"]
-        padded = tf.pad(history, [[0, window]])
-        requests[f"history_{name}"] = tf.where(real, tf.gather(padded, index), 0)
-        requests[f"target_{name}"] = _by_request(record[f"target_{name}"], record, schema)
-    label = tf.cast(_by_request(record["label"], record, schema), tf.float32)
-    weight = tf.sequence_mask(record["target_length"], schema.max_candidates, tf.float32)
-    if with_history_facts:
-        requests["user"] = tf.repeat(record["user"], tf.size(position))
-        for name in schema.names:
-            requests[f"target_repeats_{name}"] = _repeats(
-                record[f"history_{name}"], position, requests[f"target_{name}"]
-            )
-    return requests, label, weight
+def _users_a_pool(sequences: Sequences, split: str, requests: int) -> int:
+    """Users that bring about so many requests, by the manifest's mean."""
+    users = max(sequences.users(split), 1)
+    mean = max(sequences.requests(split) / users, 1e-9)
+    return int(min(max(-(-requests // mean), 1), users))
 
 
-def _parse(data, schema: Schema):
-    kinds = {f"{kind}_{name}": "<i4" for kind in ("history", "target") for name in schema.names}
-    kinds.update(PACKED)
-    features = {name: tf.io.FixedLenFeature([], tf.string) for name in [*kinds, "user"]}
-    parsed = tf.io.parse_single_example(data, features)
-    record = {name: tf.io.decode_raw(parsed[name], _DTYPES[kind]) for name, kind in kinds.items()}
-    record["user"] = parsed["user"]
-    tf.debugging.assert_less_equal(
-        record["target_length"], schema.max_candidates,
-        message="A request has more candidates than the schema's max_candidates",
+def _parts(flat, request, size: int):
+    """The pool's requests, `size` at a time, each time beside the whole pool."""
+    count = tf.size(request["end"], tf.int64)
+    starts = tf.data.Dataset.range(0, count, size)
+    return starts.map(
+        lambda start: (flat, {n: values[start : start + size] for n, values in request.items()})
     )
-    return record
-
-
-def _by_request(flat, record, schema: Schema):
-    """Candidates that follow each other, as ``[R, C]`` padded at the end."""
-    ragged = tf.RaggedTensor.from_row_lengths(flat, record["target_length"])
-    return ragged.to_tensor(shape=[None, schema.max_candidates])
-
-
-def _repeats(history, position, target):
-    """How often each target ``[R, C]`` occurs among the first ``position[R]`` behaviors."""
-    length = tf.size(history, tf.int64)
-    # Sorted by (id, place), an id's behaviors before a position lie between two bounds.
-    keys = tf.sort(tf.cast(history, tf.int64) * (length + 1) + tf.range(length))
-    lower = tf.cast(target, tf.int64) * (length + 1)
-    upper = lower + tf.cast(position, tf.int64)[:, tf.newaxis]
-    bounds = tf.searchsorted(keys, tf.reshape(tf.stack([lower, upper]), [-1]))
-    bounds = tf.reshape(bounds, tf.concat([[2], tf.shape(target)], 0))
-    known = tf.cast(target > OOV_ID, tf.int32)  # who knows which items share the unknown row
-    return tf.ensure_shape((bounds[1] - bounds[0]) * known, target.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from tfdare.command import Parser, UsageError, run
 from tfdare.compat import tf
 from tfdare.data import read_requests
+from tfdare.differences import open_matching
 from tfdare.metrics import auc, gauc, logloss
 from tfdare.runs import METRICS, load_run, update_metrics
 from tfdare.schema import SchemaError
-from tfdare.sequences import SPLITS, Sequences, open_sequences
+from tfdare.sequences import SPLITS, Sequences
 
 BASELINE_TARGETS = 200_000
 
@@ -39,19 +40,52 @@ class Predictions:
     request: np.ndarray
     repeats: np.ndarray
 
+    def save(self, path: str) -> None:
+        """Writes `label` (uint8), `probability` and `user` (int32) as a compressed npz, put in
+        place in one step; equal sequences and splits give equal users in equal order."""
+        unfinished = f"{path}.tmp"
+        with open(unfinished, "wb") as file:
+            np.savez_compressed(
+                file, label=(self.label > 0.5).astype(np.uint8),
+                probability=self.probability.astype(np.float32), user=self.user.astype(np.int32),
+            )
+        os.replace(unfinished, path)
+
+
+class Predictor:
+    """A model as a graph that is traced once, for batches of any size.
+
+    Args:
+        model: RequestModel.
+    """
+
+    def __init__(self, model):
+        self._model, self._call = model, None
+
+    def __call__(self, requests: Mapping[str, tf.Tensor]) -> np.ndarray:
+        """Probabilities ``[U, C]`` of requests."""
+        if self._call is None:
+            like = {
+                name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name)
+                for name, value in requests.items()
+            }
+            graph = tf.function(lambda given: self._model(given, training=False), autograph=False)
+            self._call = graph.get_concrete_function(like)
+        return self._call(dict(requests)).numpy()
+
 
 def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
             limit: int | None = None) -> Predictions:
     """Probabilities of every candidate of a split.
 
     Args:
-        model: TwoStageModel, or None for the facts alone (probabilities are then zero).
+        model: RequestModel, Predictor, or None for the facts alone (probabilities are then zero).
         sequences: Sequences.
         split: str.
         batch_size: int. Requests at once.
         limit: int or None. Stop after about this many candidates.
     """
-    compiled = tf.function(lambda requests: model(requests, training=False), reduce_retracing=True)
+    predictor = model if model is None or isinstance(model, Predictor) else Predictor(model)
     names = sequences.schema.names
     columns: dict[str, list] = {
         name: [] for name in ("label", "probability", "user", "request", "repeats")
@@ -63,7 +97,7 @@ def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
         users = requests.pop("user").numpy()
         repeats = [requests.pop(f"target_repeats_{name}").numpy() for name in names]
         real = weight.numpy() > 0
-        probability = compiled(requests).numpy() if model is not None else np.zeros_like(label)
+        probability = np.zeros_like(label) if predictor is None else predictor(requests)
         request = np.broadcast_to(
             seen_requests + np.arange(len(users))[:, np.newaxis], real.shape
         )
@@ -87,13 +121,22 @@ def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> 
 
 
 def evaluate_splits(
-    model, sequences: Sequences, splits: Sequence[str], batch_size: int = 512
+    model, sequences: Sequences, splits: Sequence[str], batch_size: int = 512,
+    keep: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The numbers of ``metrics.json``, by split; the baseline is fitted once for all.
 
     A request counts as *seen* when the item it clicked is already in the user's earlier history,
     as *new* otherwise; sampled negatives are never items of the user, so the two slices compare
     clicks of either kind with the negatives of their own requests.
+
+    Args:
+        model: RequestModel.
+        sequences: Sequences.
+        splits: sequence of str.
+        batch_size: int. Requests at once.
+        keep: mapping of split to path, or None. Where to :meth:`Predictions.save` what the model
+            predicted.
 
     Returns:
         For each split ``auc``, ``gauc`` (by user), ``request_gauc`` (by request), ``logloss`` over
@@ -105,15 +148,26 @@ def evaluate_splits(
 
     Raises:
         SchemaError: a split holds no requests.
+        UsageError: the model predicts something that is not a finite number.
     """
     for split in splits:
         if not sequences.requests(split):
             raise SchemaError(f"The {split} split of {sequences.path!r} holds no requests")
     regression = _fit_repeat_counts(sequences)
-    return {
-        split: _numbers(predict(model, sequences, split, batch_size), regression)
-        for split in splits
-    }
+    numbers, predictor = {}, Predictor(model)
+    for split in splits:
+        found = predict(predictor, sequences, split, batch_size)
+        wrong = np.flatnonzero(~np.isfinite(found.probability))
+        if wrong.size:
+            raise UsageError(
+                f"The model predicts {found.probability[wrong[0]]} for a candidate of request "
+                f"{found.request[wrong[0]]:,} (from 0) of the {split} split, and for "
+                f"{wrong.size - 1:,} more: its weights or the inputs are not finite"
+            )
+        if keep and split in keep:
+            found.save(keep[split])
+        numbers[split] = _numbers(found, regression)
+    return numbers
 
 
 def _numbers(found: Predictions, regression: LogisticRegression | None) -> dict[str, Any]:
@@ -189,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.batch_size < 1:
             raise UsageError(f"--batch_size must be positive. Received: {options.batch_size}")
         opened = load_run(options.run)
-        sequences = open_sequences(options.sequences, opened.schema.digest)
+        sequences = open_matching(options.sequences, opened.schema)
         numbers = evaluate(opened.model(), sequences, options.split, options.batch_size)
         update_metrics(options.run, options.split, numbers)
         print(f"{options.split} split of {options.sequences}")

@@ -9,12 +9,14 @@ TFRecord files: length, masked CRC-32C of the length, data, masked CRC-32C of th
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import BinaryIO, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Iterable, Iterator, Mapping
 
 import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from tfdare.schema import CategoricalContext, NumericContext
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,22 @@ class UserRecord:
 
     Request ``r`` sees the behaviors ``0 .. position[r] - 1`` (the newest ``window`` of them) and
     ranks ``target_length[r]`` candidates, which follow each other in ``target`` and ``label``.
+    Features of V values (`Feature.max_values` above 1) have V row ids for each behavior and each
+    candidate, padded with 0 at the end, all in one flat array.
 
     Attributes:
         user: str. The raw user id of the log.
-        history: mapping of feature name to int32 ``[L]`` row ids, oldest first.
+        history: mapping of feature name to int32 ``[L]`` (or ``[L * V]``) row ids, oldest first.
         history_time: int64 ``[L]``. Time of each behavior, as the log gives it (Taobao: seconds).
-        position: int32 ``[R]``. Behaviors before the request.
+        position: int32 ``[R]``. Behaviors before the request, never falling.
         target_length: int32 ``[R]``. Candidates of the request.
-        target: mapping of feature name to int32 ``[sum(target_length)]`` row ids.
-        label: uint8 ``[sum(target_length)]``. 1 clicked, 0 not.
+        target: mapping of feature name to int32 ``[T]`` (or ``[T * V]``) row ids, T the sum of
+            ``target_length``.
+        label: uint8 ``[T]``. 1 clicked, 0 not.
+        request_time: int64 ``[R]`` or None. Time of each request, by the clock of
+            ``history_time``; None where it is not known.
+        context: mapping of context feature name to int32 ``[R]`` (or ``[R * V]``) row ids, or to
+            float32 ``[R]`` for a number, NaN where it is not known.
     """
 
     user: str
@@ -41,10 +50,21 @@ class UserRecord:
     target_length: np.ndarray
     target: Mapping[str, np.ndarray]
     label: np.ndarray
+    request_time: np.ndarray | None = None
+    context: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 # name in the Example -> dtype of its packed bytes; history_<f> and target_<f> are "<i4".
 PACKED = {"history_time": "<i8", "position": "<i4", "target_length": "<i4", "label": "u1"}
+REQUEST_TIME = "<i8"
+"""Dtype of ``request_time``, which a record need not have."""
+
+
+def context_dtypes(context: Iterable[CategoricalContext | NumericContext]) -> dict[str, str]:
+    """Dtype of the packed bytes of every context feature (`Schema.context`), by its name."""
+    return {
+        part.name: "<f4" if isinstance(part, NumericContext) else "<i4" for part in context
+    }
 
 
 def _example_class():
@@ -114,11 +134,24 @@ def encode(record: UserRecord) -> bytes:
         put(f"target_{name}", "<i4", values)
     for name, dtype in PACKED.items():
         put(name, dtype, getattr(record, name))
+    if record.request_time is not None:
+        put("request_time", REQUEST_TIME, record.request_time)
+    for name, values in record.context.items():
+        values = np.asarray(values)
+        put(f"context_{name}", "<f4" if values.dtype.kind == "f" else "<i4", values)
     return example.SerializeToString(deterministic=True)
 
 
-def decode(data: bytes, names: tuple[str, ...]) -> UserRecord:
-    """Inverse of :func:`encode` for the features ``names``.
+def decode(
+    data: bytes, names: tuple[str, ...], context: Mapping[str, str] | None = None
+) -> UserRecord:
+    """Inverse of :func:`encode`.
+
+    Args:
+        data: bytes. A serialized ``Example``.
+        names: tuple of str. Features to decode.
+        context: mapping of str to str or None. Context features to decode, each with the dtype
+            that :func:`context_dtypes` gives. Defaults to none of them.
 
     Raises:
         ValueError: the bytes are no Example, or a feature is missing.
@@ -138,6 +171,8 @@ def decode(data: bytes, names: tuple[str, ...]) -> UserRecord:
         history={name: get(f"history_{name}", "<i4") for name in names},
         target={name: get(f"target_{name}", "<i4") for name in names},
         **{name: get(name, dtype) for name, dtype in PACKED.items()},
+        request_time=get("request_time", REQUEST_TIME) if "request_time" in feature else None,
+        context={name: get(f"context_{name}", kind) for name, kind in (context or {}).items()},
     )
 
 

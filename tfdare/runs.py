@@ -1,8 +1,8 @@
 """A run: the folder that training leaves and that evaluation and export start from.
 
 ``run.json`` (options), ``schema.json`` and ``vocabulary/`` (copied, so that a run stands alone),
-``model.keras``, ``metrics.json``, ``history.csv``, ``tensorboard/``; while training goes on,
-``backup/`` holds the last finished epoch.
+``model.keras``, ``metrics.json``, ``predictions.npz`` (of the test split), ``history.csv``,
+``tensorboard/``; while training goes on, ``backup/`` holds the last finished epoch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfdare.command import UsageError
+from tfdare.differences import differences
 from tfdare.schema import Schema
 from tfdare.sequences import Sequences
 
 MODEL, OPTIONS, METRICS = "model.keras", "run.json", "metrics.json"
+PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str
             differ = sorted(k for k in {*before, *options} if before.get(k) != options.get(k))
             raise UsageError(
                 f"{path!r} holds an unfinished run with other options ({', '.join(differ)}); "
-                "repeat those to resume it, or pass --overwrite"
+                f"{_other_data(path, schema)}repeat those to resume it, or pass --overwrite"
             )
     # The options come first: a folder that holds them is a run, however early it was cut off.
     os.makedirs(path, exist_ok=True)
@@ -114,6 +116,15 @@ def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str
     with open(os.path.join(path, "schema.json"), "w", encoding="utf-8") as file:
         file.write(schema.to_json())
     return resumed
+
+
+def _other_data(path: str, schema: Schema) -> str:
+    """In what an unfinished run's data differ from these; nothing if they do not."""
+    before = os.path.join(path, "schema.json")
+    if not os.path.exists(before):
+        return ""
+    phrases = differences(Schema.load(before), schema)
+    return f"its sequences differ: {'; '.join(phrases)}; " if phrases else ""
 
 
 def write_json(path: str, data: Any) -> None:

@@ -1,8 +1,9 @@
 """The single description that the Beam job, the reader, the model, the export and the client share.
 
 A :class:`Schema` lists the features that history and target have in common, how long a window of
-history a request carries, how positions fold into buckets, and by which protocol the sequences
-were split. It goes to ``schema.json`` and back. This module does not import TensorFlow.
+history a request carries, how positions and time gaps fold into rows, what context comes with a
+request, and by which protocol the sequences were split. It goes to ``schema.json`` and back. This
+module does not import TensorFlow. Its parts are in ``tfdare.features`` and handed on from here.
 """
 
 from __future__ import annotations
@@ -10,103 +11,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping
 
-import numpy as np
+from tfdare.features import (
+    FIRST_ID,
+    MAX_GAP,
+    OOV_ID,
+    PADDING_ID,
+    CategoricalContext,
+    Feature,
+    NumericContext,
+    Position,
+    SchemaError,
+    TimeGap,
+    set_int,
+)
 
-PADDING_ID = 0
-"""Row that stands for "no behavior here"; never trained, never looked up by a real id."""
-OOV_ID = 1
-"""Row that stands for every id the vocabulary does not hold."""
-FIRST_ID = 2
-"""Row of the most frequent id of a vocabulary."""
+__all__ = [
+    "FIRST_ID", "MAX_GAP", "OOV_ID", "PADDING_ID", "SCHEMA_VERSION", "CategoricalContext",
+    "Feature", "NumericContext", "Position", "Schema", "SchemaError", "TimeGap",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ENCODINGS = ("packed",)
-_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
-_RESERVED = {"length", "time", "index", "position", "score"}
-
-
-class SchemaError(ValueError):
-    """A schema, or a folder described by one, that cannot be used as it is."""
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One feature that every behavior and every target carries, such as item or category.
-
-    Args:
-        name: str. Lower-case identifier; tensors are called ``history_<name>``, ``target_<name>``.
-        vocabulary_size: int. Rows of the embedding table, padding and out-of-vocabulary included.
-        attention_dim: int. Columns of the attention table. Defaults to 16.
-        representation_dim: int. Columns of the representation table. Defaults to 16.
-        vocabulary: str or None. Vocabulary file, relative to the folder of ``schema.json``: one
-            ``raw_id<TAB>count`` a line; line ``i`` (from 0) is row ``i + 2``.
-        digest: str or None. SHA-256 of that file.
-
-    Raises:
-        SchemaError: the name, a size or a dimension is not usable.
-    """
-
-    name: str
-    vocabulary_size: int
-    attention_dim: int = 16
-    representation_dim: int = 16
-    vocabulary: str | None = None
-    digest: str | None = None
-
-    def __post_init__(self):
-        if not isinstance(self.name, str) or not _NAME.match(self.name) or self.name in _RESERVED:
-            raise SchemaError(
-                "A feature's `name` must be a lower-case identifier and none of "
-                f"{sorted(_RESERVED)}. Received: name={self.name!r}"
-            )
-        _set_int(self, f"feature {self.name!r}", "vocabulary_size", FIRST_ID)
-        _set_int(self, f"feature {self.name!r}", "attention_dim", 1)
-        _set_int(self, f"feature {self.name!r}", "representation_dim", 1)
-
-
-@dataclass(frozen=True)
-class Position:
-    """How a behavior's distance to the target folds into rows of a small table.
-
-    Position 0 is the target itself, 1 the newest behavior. Positions up to ``exact`` have a row
-    each; beyond, every doubling of the distance is cut into ``per_octave`` rows. A history of
-    20,000 behaviors needs 308 rows with the defaults.
-
-    Args:
-        exact: int. Positions that keep a row of their own. Defaults to 256.
-        per_octave: int. Rows for each doubling beyond. Defaults to 8.
-        attention_dim: int. Columns in the attention table; 0 leaves position out of it.
-            Defaults to 16.
-        representation_dim: int. Columns in the representation table; 0 leaves it out.
-            Defaults to 16.
-    """
-
-    exact: int = 256
-    per_octave: int = 8
-    attention_dim: int = 16
-    representation_dim: int = 16
-
-    def __post_init__(self):
-        _set_int(self, "position", "exact", 1)
-        _set_int(self, "position", "per_octave", 1)
-        _set_int(self, "position", "attention_dim", 0)
-        _set_int(self, "position", "representation_dim", 0)
-
-    def buckets(self, window: int) -> np.ndarray:
-        """Row of every position ``0 .. window``, as int32 ``[window + 1]``, never falling."""
-        position = np.arange(window + 1, dtype=np.float64)
-        beyond = np.log2(np.maximum(position, self.exact) / self.exact) * self.per_octave
-        return np.where(
-            position <= self.exact, position, self.exact + np.ceil(beyond - 1e-9)
-        ).astype(np.int32)
-
-    def size(self, window: int) -> int:
-        """Rows of the position table for histories of ``window`` behaviors."""
-        return int(self.buckets(window)[-1]) + 1
+_CONTEXT_KINDS = {"categorical": CategoricalContext, "numeric": NumericContext}
+_DIMS = ("attention_dim", "representation_dim", "dim")
 
 
 @dataclass(frozen=True)
@@ -114,13 +44,17 @@ class Schema:
     """What a folder of sequences holds, and all that a model must know to be built for it.
 
     Args:
-        features: tuple of Feature. The first one is the item.
+        features: tuple of Feature. The first one is the item, which has one value.
         window: int. N, the behaviors of history that a request carries at most.
         max_candidates: int. C, the candidates that a request carries at most.
         position: Position. Bucketing and dimensions of the position feature.
         split: mapping. The protocol that cut the log into train, validation and test, with its
             options, as the Beam job wrote them.
         encoding: str. How records hold their arrays; ``"packed"`` is little-endian bytes.
+        time_gap: TimeGap or None. Rows and dimensions of the time between behavior and request;
+            None if requests carry no ``history_time_gap``.
+        context: tuple of CategoricalContext and NumericContext. What requests carry beside
+            history and candidates, one tensor ``context_<name>`` each.
 
     Raises:
         SchemaError: features repeat or are missing, or a size is not usable.
@@ -139,9 +73,12 @@ class Schema:
     position: Position = field(default_factory=Position)
     split: Mapping[str, Any] = field(default_factory=dict)
     encoding: str = "packed"
+    time_gap: TimeGap | None = None
+    context: tuple[CategoricalContext | NumericContext, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "context", tuple(self.context))
         if not isinstance(self.split, Mapping):
             raise SchemaError(f"`split` must be a mapping. Received: split={self.split!r}")
         object.__setattr__(self, "split", dict(self.split))
@@ -150,11 +87,26 @@ class Schema:
         for feature in self.features:
             if not isinstance(feature, Feature):
                 raise SchemaError(f"`features` must be Feature objects. Received: {feature!r}")
-        names = [feature.name for feature in self.features]
+        if self.item.max_values != 1:
+            raise SchemaError(
+                f"The first feature is the item and has one value. Received: feature "
+                f"{self.item.name!r} with max_values={self.item.max_values}"
+            )
+        for part in self.context:
+            if not isinstance(part, tuple(_CONTEXT_KINDS.values())):
+                raise SchemaError(
+                    "`context` must be CategoricalContext and NumericContext objects. "
+                    f"Received: {part!r}"
+                )
+        if not isinstance(self.position, Position):
+            raise SchemaError(f"`position` must be a Position. Received: {self.position!r}")
+        if self.time_gap is not None and not isinstance(self.time_gap, TimeGap):
+            raise SchemaError(f"`time_gap` must be a TimeGap. Received: {self.time_gap!r}")
+        names = [part.name for part in (*self.features, *self.context)]
         if len(set(names)) != len(names):
             raise SchemaError(f"Feature names must differ. Received: {names}")
-        _set_int(self, "schema", "window", 1)
-        _set_int(self, "schema", "max_candidates", 1)
+        set_int(self, "schema", "window", 1)
+        set_int(self, "schema", "max_candidates", 1)
         if self.encoding not in ENCODINGS:
             raise SchemaError(f"`encoding` must be one of {ENCODINGS}. Received: {self.encoding!r}")
 
@@ -171,35 +123,47 @@ class Schema:
     def with_dims(
         self, attention_dim: int | None = None, representation_dim: int | None = None
     ) -> Schema:
-        """The same schema with every feature's (and the position's) dimensions replaced.
+        """The same schema with the dimensions of features, position and time gap replaced.
 
-        A position dimension of 0 (left out) stays 0.
+        A dimension of 0 (left out) of position or time gap stays 0; context keeps its own.
         """
         given = {"attention_dim": attention_dim, "representation_dim": representation_dim}
         change = {name: value for name, value in given.items() if value is not None}
-        position = {n: v for n, v in change.items() if getattr(self.position, n) != 0}
+
+        def small_table(part):
+            kept = {name: value for name, value in change.items() if getattr(part, name) != 0}
+            return dataclasses.replace(part, **kept)
+
         return dataclasses.replace(
             self,
             features=tuple(dataclasses.replace(f, **change) for f in self.features),
-            position=dataclasses.replace(self.position, **position),
+            position=small_table(self.position),
+            time_gap=None if self.time_gap is None else small_table(self.time_gap),
         )
 
     @property
     def digest(self) -> str:
-        """SHA-256 over what the data is (features, vocabularies, window, split), not over
-        dimensions, which are a model's choice."""
+        """SHA-256 over what the data is (features, vocabularies, context, window, split), not
+        over dimensions, which are a model's choice."""
         data = self.to_dict()
-        for part in [*data["features"], data["position"]]:
-            part.pop("attention_dim")
-            part.pop("representation_dim")
+        small_tables = [data["position"], data["time_gap"] or {}]
+        for part in [*data["features"], *small_tables, *data["context"]]:
+            for name in _DIMS:
+                part.pop(name, None)
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts and numbers, ready for JSON."""
-        return {"version": SCHEMA_VERSION, **dataclasses.asdict(self), "features": [
-            dataclasses.asdict(feature) for feature in self.features
-        ]}
+        kinds = {made: kind for kind, made in _CONTEXT_KINDS.items()}
+        return {
+            "version": SCHEMA_VERSION,
+            **dataclasses.asdict(self),
+            "features": [dataclasses.asdict(feature) for feature in self.features],
+            "context": [
+                {"kind": kinds[type(part)], **dataclasses.asdict(part)} for part in self.context
+            ],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
@@ -220,7 +184,14 @@ class Schema:
         try:
             features = tuple(Feature(**feature) for feature in data.pop("features"))
             position = Position(**data.pop("position"))
-            return cls(features=features, position=position, **data)
+            time_gap = data.pop("time_gap", None)
+            return cls(
+                features=features,
+                position=position,
+                time_gap=None if time_gap is None else TimeGap(**time_gap),
+                context=tuple(_context(part) for part in data.pop("context", ())),
+                **data,
+            )
         except KeyError as error:
             raise SchemaError(f"Not a schema: no {error}. Received: {received}") from error
         except TypeError as error:
@@ -250,13 +221,12 @@ class Schema:
             return cls.from_json(file.read())
 
 
-def _set_int(part: Any, owner: str, name: str, minimum: int) -> None:
-    """Checks a field, and makes a Python integer of it: NumPy's are not written as JSON."""
-    value = getattr(part, name)
-    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integral or value < minimum:
+def _context(data: Any) -> CategoricalContext | NumericContext:
+    """One entry of ``context`` in ``schema.json``."""
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if kind not in _CONTEXT_KINDS:
         raise SchemaError(
-            f"`{name}` of {owner} must be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}"
+            "A context feature's `kind` must be one of "
+            f"{sorted(_CONTEXT_KINDS)}. Received: {data!r}"
         )
-    object.__setattr__(part, name, int(value))
+    return _CONTEXT_KINDS[kind](**{name: value for name, value in data.items() if name != "kind"})

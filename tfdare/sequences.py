@@ -3,7 +3,8 @@
 Layout::
 
     schema.json  manifest.json  _SUCCESS
-    vocabulary/<feature>.tsv                       raw_id <TAB> count, most frequent first
+    vocabulary/<feature>.tsv                       raw_id <TAB> count, most frequent first,
+                                                   also of categorical context features
     train|validation|test/part-00000-of-00008.tfrecord
     rejected/*.jsonl                               {"file", "line", "reason", "row"} a line
 """
@@ -19,8 +20,8 @@ from typing import Any, Iterator, Mapping
 
 import numpy as np
 
-from tfdare.record import UserRecord, decode, read_framed
-from tfdare.schema import Schema, SchemaError
+from tfdare.record import UserRecord, context_dtypes, decode, read_framed
+from tfdare.schema import CategoricalContext, Feature, NumericContext, Schema, SchemaError
 
 SPLITS = ("train", "validation", "test")
 SUCCESS = "_SUCCESS"
@@ -57,6 +58,10 @@ class Sequences:
         """Number of requests of one split, as the manifest counts them."""
         return self._count(split, "requests")
 
+    def users(self, split: str) -> int:
+        """Number of users of one split, as the manifest counts them."""
+        return self._count(split, "users")
+
     def candidates(self, split: str) -> int:
         """Number of candidates of one split, as the manifest counts them."""
         return self._count(split, "candidates")
@@ -71,24 +76,28 @@ class Sequences:
 
     def records(self, split: str) -> Iterator[UserRecord]:
         """Every user's record of one split, in file order."""
+        context = context_dtypes(self.schema.context)
         for path in self.files(split):
             with open(path, "rb") as file:
                 for data in read_framed(file):
-                    yield decode(data, self.schema.names)
+                    yield decode(data, self.schema.names, context)
 
     def vocabulary_path(self, name: str) -> str:
-        """Vocabulary file of feature ``name``.
+        """Vocabulary file of the feature, or categorical context feature, ``name``.
 
         Raises:
             SchemaError: the schema has no such feature, or names no file for it.
         """
-        for feature in self.schema.features:
-            if feature.name == name and feature.vocabulary:
-                return os.path.join(self.path, feature.vocabulary)
-        raise SchemaError(f"No vocabulary for feature {name!r}. Features: {self.schema.names}")
+        parts = _with_vocabulary(self.schema)
+        for part in parts:
+            if part.name == name and part.vocabulary:
+                return os.path.join(self.path, part.vocabulary)
+        raise SchemaError(
+            f"No vocabulary for feature {name!r}. Features: {tuple(part.name for part in parts)}"
+        )
 
     def vocabulary(self, name: str) -> np.ndarray:
-        """Raw ids of feature ``name``, int64; element ``i`` has row ``i + 2``."""
+        """Raw ids of (context) feature ``name``, int64; element ``i`` has row ``i + 2``."""
         path = self.vocabulary_path(name)
         with open(path, encoding="utf-8") as file:
             return np.array([int(line.split("\t", 1)[0]) for line in file], np.int64)
@@ -125,7 +134,7 @@ def open_sequences(path: str, digest: str | None = None) -> Sequences:
     except ValueError as error:
         raise SchemaError(f"The manifest.json of {path!r} is not JSON: {error}") from error
     sequences = Sequences(path, schema, manifest)
-    for feature in schema.features:
+    for feature in _with_vocabulary(schema):
         if feature.vocabulary and feature.digest:
             found = file_digest(sequences.vocabulary_path(feature.name))
             if found != feature.digest:
@@ -134,6 +143,11 @@ def open_sequences(path: str, digest: str | None = None) -> Sequences:
                     f"says {feature.digest[:12]}: the vocabulary was changed after the run."
                 )
     return sequences
+
+
+def _with_vocabulary(schema: Schema) -> list[Feature | CategoricalContext]:
+    context = [part for part in schema.context if not isinstance(part, NumericContext)]
+    return [*schema.features, *context]
 
 
 def _text(folder: str, name: str) -> str:

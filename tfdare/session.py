@@ -1,7 +1,8 @@
 """A SavedModel through the v1 Session loader, the path that TensorFlow Serving takes.
 
 ``python -m tfdare.session SAVED_MODEL IN.npz OUT.npz`` runs the arrays ``<batch>/<signature>/
-<input>`` of the first file and writes ``<batch>/<signature>/<output>`` to the second.
+<input>`` of the first file and writes ``<batch>/<signature>/<output>`` to the second. More than one
+SavedModel may be given, each with its two files.
 """
 
 from __future__ import annotations
@@ -48,20 +49,21 @@ class SavedModelSession:
 
 
 def main(argv: list[str]) -> int:
-    """Runs one file of inputs; see the module's docstring."""
-    path, given, answers = argv
-    session = SavedModelSession(path)
-    batches: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    with np.load(given) as file:
-        for key in file.files:
-            batch, signature, name = key.split("/")
-            batches.setdefault((batch, signature), {})[name] = file[key]
-    found = {
-        f"{batch}/{signature}/{name}": array
-        for (batch, signature), inputs in batches.items()
-        for name, array in session.run(signature, inputs).items()
-    }
-    np.savez(answers, **found)
+    """Runs each file of inputs through its SavedModel; see the module's docstring."""
+    for path, given, answers in zip(argv[::3], argv[1::3], argv[2::3], strict=True):
+        session = SavedModelSession(path)
+        batches: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+        with np.load(given) as file:
+            for key in file.files:
+                batch, signature, name = key.split("/")
+                batches.setdefault((batch, signature), {})[name] = file[key]
+        found = {
+            f"{batch}/{signature}/{name}": array
+            for (batch, signature), inputs in batches.items()
+            for name, array in session.run(signature, inputs).items()
+        }
+        np.savez(answers, **found)
+        session.close()
     return 0
 
 

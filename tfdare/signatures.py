@@ -1,36 +1,47 @@
-"""The three signatures of an exported model, over raw ids of the log or over row ids."""
+"""The signatures of an exported model, over raw ids of the log or over row ids."""
 
 from __future__ import annotations
 
 from typing import Mapping
 
 from tfdare.compat import raw, tf
-from tfdare.models import TwoStageModel
-from tfdare.schema import FIRST_ID, OOV_ID
+from tfdare.layers.embedding import TIME_GAP
+from tfdare.models import RequestModel, TwoStageModel
+from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
 from tfdare.sequences import Sequences
 
 SEARCH, SCORE, DEFAULT = "search", "score", "serving_default"
+NO_VALUE = -1
+"""Raw id that fills the last axis of a feature of several values; over row ids it is 0."""
 
 
 class ServingModule(tf.Module):
-    """What goes into the SavedModel: the model's raw variables, the vocabularies, three functions.
+    """What goes into the SavedModel: the model's raw variables, the vocabularies, the functions.
 
-    The Keras model itself stays outside: tracked, Keras 3 would store its variables twice, and
-    the copy that the signatures read would never be restored by a server.
+    A model of two stages answers ``search``, ``score`` and ``serving_default``, one without search
+    only the last. The Keras model itself stays outside: tracked, Keras 3 would store its variables
+    twice, and the copy that the signatures read would never be restored by a server.
 
     Args:
-        model: TwoStageModel.
+        model: RequestModel.
         vocabularies: Sequences or None. Where the vocabulary files lie; None makes signatures
             over row ids.
+
+    Attributes:
+        signatures_by_name: mapping of name to concrete function.
+
+    Raises:
+        SchemaError: a feature, or a categorical context feature, has no vocabulary file.
     """
 
-    def __init__(self, model: TwoStageModel, vocabularies: Sequences | None):
+    def __init__(self, model: RequestModel, vocabularies: Sequences | None):
         super().__init__(name="tfdare")
         self.model_variables = [raw(weight) for weight in model.weights]
         self.lookups = {}
         if vocabularies is not None:
             self.lookups = {
-                name: _lookup(vocabularies.vocabulary_path(name)) for name in model.schema.names
+                name: _lookup(vocabularies.vocabulary_path(name))
+                for name in looked_up(model.schema)
             }
         functions = _functions(model, self.lookups)
         specs = signature_inputs(model, tf.int64 if self.lookups else tf.int32)
@@ -40,39 +51,93 @@ class ServingModule(tf.Module):
         }
 
 
-def signature_inputs(model: TwoStageModel, id_dtype) -> dict[str, dict[str, tf.TensorSpec]]:
-    """Names, types and shapes of each signature's inputs."""
-    names, top_k = model.schema.names, model.search_layer.top_k
+def looked_up(schema: Schema) -> dict[str, Feature | CategoricalContext]:
+    """By name, what has ids: the features, and the categorical ones of the context."""
+    context = [part for part in schema.context if isinstance(part, CategoricalContext)]
+    return {part.name: part for part in (*schema.features, *context)}
 
-    def specs(kind, shape, dtype=id_dtype):
-        return {f"{kind}_{name}": tf.TensorSpec(shape, dtype, f"{kind}_{name}") for name in names}
 
-    targets, found = specs("target", [None, None]), [None, None, top_k]
+def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
+    """Every signature input that holds ids, and the feature whose ids they are."""
+    kinds = {name: ("history", "target", "behavior") for name in schema.names}
+    return {
+        f"{kind}_{name}": part
+        for name, part in looked_up(schema).items()
+        for kind in kinds.get(name, ("context",))
+    }
+
+
+def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.TensorSpec]]:
+    """Names, types and shapes of each signature's inputs.
+
+    U requests, N behaviors, C candidates, K slots of search. Ids have a last axis of `max_values`
+    where that is more than 1; what a behavior lacks of them is -1 among raw ids and 0 among row
+    ids. Raw ids that the vocabulary lacks share the row out of vocabulary, -1 of a single value
+    among them. The context is no input of ``search``, which does not use it.
+
+    Args:
+        model: RequestModel.
+        id_dtype: tf.DType. ``tf.int64`` for raw ids, ``tf.int32`` for row ids.
+
+    Returns:
+        Mapping of signature to mapping of input to TensorSpec.
+    """
+    schema = model.schema
+
+    def one(name, shape, dtype):
+        return {name: tf.TensorSpec(shape, dtype, name)}
+
+    def ids(kind, part, shape):
+        values = [part.max_values] if part.max_values > 1 else []
+        return one(f"{kind}_{part.name}", shape + values, id_dtype)
+
+    def features(kind, shape):
+        made = {}
+        for feature in schema.features:
+            made.update(ids(kind, feature, shape))
+        return made
+
+    def time_gap(kind, shape):
+        name = f"{kind}_{TIME_GAP}"
+        return one(name, shape, tf.int32) if schema.time_gap is not None else {}
+
+    context = {}
+    for part in schema.context:
+        if isinstance(part, CategoricalContext):
+            context.update(ids("context", part, [None]))
+        else:
+            context.update(one(f"context_{part.name}", [None], tf.float32))
+    targets = features("target", [None, None])
     search = {
-        **specs("history", [None, None]),
-        "history_length": tf.TensorSpec([None], tf.int32, "history_length"),
+        **features("history", [None, None]),
+        **time_gap("history", [None, None]),
+        **one("history_length", [None], tf.int32),
         **targets,
     }
+    if not isinstance(model, TwoStageModel):
+        return {DEFAULT: {**search, **context}}
+    found = [None, None, model.search_layer.slots]
     score = {
         **targets,
-        **specs("behavior", found),
-        "behavior_position": tf.TensorSpec(found, tf.int32, "behavior_position"),
-        "attention_score": tf.TensorSpec(found, tf.float32, "attention_score"),
+        **features("behavior", found),
+        **time_gap("behavior", found),
+        **one("behavior_position", found, tf.int32),
+        **one("attention_score", found, tf.float32),
+        **context,
     }
-    return {SEARCH: search, SCORE: score, DEFAULT: search}
+    return {SEARCH: search, SCORE: score, DEFAULT: {**search, **context}}
 
 
 def _functions(model, lookups):
-    sizes = {feature.name: feature.vocabulary_size for feature in model.schema.features}
+    schema, parts = model.schema, id_inputs(model.schema)
 
     def rows(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         converted = dict(inputs)
         for key, ids in inputs.items():
-            kind, _, name = key.partition("_")
-            if kind in ("history", "target", "behavior") and name in sizes:
-                converted[key] = _to_rows(ids, lookups.get(name), sizes[name])
+            if key in parts:
+                converted[key] = _to_rows(ids, lookups.get(parts[key].name), parts[key])
         if "history_length" in inputs:
-            behaviors = tf.shape(inputs[f"history_{model.schema.item.name}"])[1]
+            behaviors = tf.shape(inputs[f"history_{schema.item.name}"])[1]
             converted["history_length"] = tf.clip_by_value(inputs["history_length"], 0, behaviors)
         return converted
 
@@ -83,7 +148,7 @@ def _functions(model, lookups):
     def score(**inputs):
         return {"probability": model.score(rows(inputs))}
 
-    def whole(**inputs):
+    def both(**inputs):
         found = model.search(rows(inputs))
         return {
             "probability": model.score(found),
@@ -91,13 +156,20 @@ def _functions(model, lookups):
             "attention_score": found["attention_score"],
         }
 
-    return {SEARCH: search, SCORE: score, DEFAULT: whole}
+    def whole(**inputs):
+        return {"probability": model(rows(inputs))}
+
+    if isinstance(model, TwoStageModel):
+        return {SEARCH: search, SCORE: score, DEFAULT: both}
+    return {DEFAULT: whole}
 
 
-def _to_rows(ids, lookup, size):
+def _to_rows(ids, lookup, part):
     if lookup is not None:
-        return tf.cast(lookup.lookup(ids), tf.int32)
-    known = tf.logical_and(ids >= 0, ids < size)  # Gather would fail on any other row
+        found = tf.cast(lookup.lookup(ids), tf.int32)
+        return tf.where(ids == NO_VALUE, PADDING_ID, found) if part.max_values > 1 else found
+    # Gather would fail on any other row.
+    known = tf.logical_and(ids >= 0, ids < part.vocabulary_size)
     return tf.where(known, ids, tf.constant(OOV_ID, ids.dtype))
 
 

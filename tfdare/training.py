@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -13,21 +14,47 @@ from tfdare.command import Parser, UsageError, run
 from tfdare.compat import KERAS_VERSION, tf
 from tfdare.data import read_requests
 from tfdare.evaluation import evaluate_splits, summary
+from tfdare.layers import Head
 from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC
 from tfdare.models import MODELS, build_model
-from tfdare.optimizers import SparseAdam
-from tfdare.runs import METRICS, MODEL, start_run, write_json
+from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam
+from tfdare.runs import METRICS, MODEL, PREDICTIONS, start_run, write_json
 from tfdare.schema import Schema, SchemaError
 from tfdare.sequences import SPLITS, open_sequences
+from tfdare.stopping import Diverged, Pace, Patience, StopWhenNotFinite, check_finite, standing
 
 SHUFFLE_BYTES = 256 << 20
+OPTIMIZERS = {"adam": SparseAdam, "adagrad": SparseAdagrad, "rowwise_adagrad": RowwiseAdagrad}
+SCHEDULES = ("constant", "cosine")
 
 
-def compile_model(model, learning_rate: float = 0.01, weight_decay: float | None = None) -> None:
-    """Compiles with this package's defaults: SparseAdam, candidate cross-entropy, AUC and GAUC."""
+def compile_model(
+    model,
+    learning_rate=0.01,
+    weight_decay: float | None = None,
+    optimizer: str = "adam",
+    table_learning_rate=None,
+    clip_norm: float | None = None,
+) -> None:
+    """Compiles with this package's defaults: SparseAdam, candidate cross-entropy, AUC and GAUC.
+
+    Args:
+        model: RequestModel.
+        learning_rate: float or schedule.
+        weight_decay: float or None. Decoupled.
+        optimizer: str. A key of :data:`OPTIMIZERS`.
+        table_learning_rate: float, schedule or None. Of tables; None: the `learning_rate`.
+        clip_norm: float or None. Bound of the norm of all gradients together.
+    """
+    made = OPTIMIZERS[optimizer](
+        learning_rate,
+        weight_decay=weight_decay,
+        table_learning_rate=table_learning_rate,
+        global_clipnorm=clip_norm,
+    )
     model.compile(
-        optimizer=SparseAdam(learning_rate, weight_decay=weight_decay),
+        optimizer=made,
         loss=CandidateCrossentropy(),
         weighted_metrics=[tf.keras.metrics.AUC(name="auc", num_thresholds=1000), RequestGAUC()],
         jit_compile=False,
@@ -55,6 +82,13 @@ def train(
     seed: int = 1,
     overwrite: bool = False,
     verbose: int | str = "auto",
+    *,
+    patience: int = 0,
+    schedule: str = "constant",
+    optimizer: str = "adam",
+    table_learning_rate: float | None = None,
+    clip_norm: float = 0.0,
+    dropout: float = 0.0,
 ) -> dict[str, Any]:
     """Trains one published model and leaves a run at `output`.
 
@@ -62,27 +96,50 @@ def train(
     are saved and evaluated. A killed training resumes after its last finished epoch when called
     again with the same arguments.
 
+    Args:
+        sequences: str. Finished folder of sequences.
+        output: str. Folder for the run.
+        model: str. A key of :data:`tfdare.models.MODELS`.
+        epochs: int. Passes over the train split, at most.
+        batch_size: int. Requests a step.
+        attention_dim: int. K_A.
+        representation_dim: int. K_R.
+        top_k: int. K.
+        learning_rate: float. At the start.
+        weight_decay: float. Decoupled; of tables, rows in the batch. 0: none.
+        auxiliary_weight: float. Of the whole-history loss. 0: none.
+        seed: int. Of initial weights and shuffling.
+        overwrite: bool. Whether a run that is there is replaced.
+        verbose: int or ``"auto"``. As Keras's ``fit`` takes it.
+        patience: int. Epochs without a better validation AUC after which training ends. 0: never.
+        schedule: str. ``"constant"``, or ``"cosine"``: rates fall to zero over all epochs' steps.
+        optimizer: str. ``"adam"``, ``"adagrad"`` or ``"rowwise_adagrad"``, by rows all three.
+        table_learning_rate: float or None. Of tables; None: `learning_rate`.
+        clip_norm: float. Bound of the norm of all gradients together. 0: none.
+        dropout: float. Share of the head's hidden outputs dropped in training.
+
     Returns:
         The content of ``metrics.json``: ``{"validation": ..., "test": ...}`` of
-        :func:`tfdare.evaluation.evaluate`, and ``"training"``: ``epochs``, how many of them were
-        done by an earlier call that was cut off (``epochs_before``), and ``seconds`` and
-        ``examples_per_s`` of this call.
+        :func:`tfdare.evaluation.evaluate`, and ``"training"``: ``epochs`` asked for,
+        ``epochs_run``, ``best_epoch`` (from 1), how many of them were done by an earlier call that
+        was cut off (``epochs_before``), and ``seconds`` and ``examples_per_s`` of this call (of
+        its steps alone, without tracing and validation; None if it made less than two).
 
     Raises:
         UsageError: an argument or the output folder is not usable.
-        SchemaError: the sequences are not.
+        Diverged: (a UsageError) the loss was not a finite number; it names epoch and step.
+        SchemaError: the sequences are not usable.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("top_k", top_k)):
-        if value < 1:
-            raise UsageError(f"--{name} must be positive. Received: {value}")
-    for name, value in (("weight_decay", weight_decay), ("auxiliary_weight", auxiliary_weight),
-                        ("seed", seed)):
-        if value < 0:
-            raise UsageError(f"--{name} must not be negative. Received: {value}")
-    if not learning_rate > 0:
-        raise UsageError(f"--learning_rate must be positive. Received: {learning_rate}")
-    if model not in MODELS:
-        raise UsageError(f"--model must be one of {', '.join(sorted(MODELS))}. Received: {model}")
+    _check(
+        positive={"epochs": epochs, "batch_size": batch_size, "top_k": top_k},
+        not_negative={"weight_decay": weight_decay, "auxiliary_weight": auxiliary_weight,
+                      "seed": seed, "patience": patience, "clip_norm": clip_norm},
+        rates={"learning_rate": learning_rate, "table_learning_rate": table_learning_rate},
+        choices={"model": (model, sorted(MODELS)), "schedule": (schedule, SCHEDULES),
+                 "optimizer": (optimizer, tuple(OPTIMIZERS))},
+    )
+    if not 0 <= dropout < 1:
+        raise UsageError(f"--dropout must be in [0, 1). Received: {dropout}")
     opened = open_sequences(sequences)
     for split in SPLITS:
         if not opened.requests(split):
@@ -91,13 +148,20 @@ def train(
     if top_k > schema.window:
         raise UsageError(f"--top_k {top_k} exceeds the window of {schema.window} behaviors")
     tf.keras.utils.set_random_seed(seed)
-    network = build_model(model, schema, top_k=top_k, auxiliary_weight=auxiliary_weight)
-    compile_model(network, learning_rate, weight_decay or None)
+    parts = {"head": _head(model, dropout)} if dropout else {}
+    network = build_model(
+        model, schema, top_k=top_k, auxiliary_weight=auxiliary_weight, **parts
+    )
+    steps = -(-opened.requests("train") // batch_size)
+    rates = [_rate(rate, schedule, epochs * steps) for rate in (learning_rate, table_learning_rate)]
+    compile_model(network, rates[0], weight_decay or None, optimizer, rates[1], clip_norm or None)
     options = {
         "model": model, "epochs": epochs, "batch_size": batch_size, "top_k": top_k,
         "attention_dim": attention_dim, "representation_dim": representation_dim,
         "learning_rate": learning_rate, "weight_decay": weight_decay,
-        "auxiliary_weight": auxiliary_weight, "seed": seed,
+        "auxiliary_weight": auxiliary_weight, "seed": seed, "patience": patience,
+        "schedule": schedule, "optimizer": optimizer, "table_learning_rate": table_learning_rate,
+        "clip_norm": clip_norm, "dropout": dropout,
         "sequences": os.path.basename(os.path.abspath(sequences)),
         "schema_digest": schema.digest,
         "keras": KERAS_VERSION, "tensorflow": tf.__version__,
@@ -114,17 +178,23 @@ def train(
     log = os.path.join(output, "history.csv")
     best = os.path.join(output, "best.weights.h5")
     best_so_far = keep_epochs(log, before)
+    wait = Patience(patience, best_so_far, before - standing(log)[2])
+    watch, pace = StopWhenNotFinite(steps), Pace()
     started = time.perf_counter()
-    if before < epochs:
-        network.fit(
-            read_requests(
+    if before < epochs and not wait.ended:
+        _fit(
+            network, opened, watch,
+            x=read_requests(
                 opened, "train", batch_size, shuffle=shuffle_buffer(schema), seed=seed + before
             ),
             validation_data=read_requests(opened, "validation", batch_size),
             initial_epoch=before,
             epochs=epochs,
             callbacks=[
+                watch,
+                pace,
                 KeepBest(best, best=best_so_far),
+                wait,
                 tf.keras.callbacks.CSVLogger(log, append=True),
                 tf.keras.callbacks.TensorBoard(
                     os.path.join(output, "tensorboard"), write_graph=False
@@ -139,19 +209,88 @@ def train(
         network.load_weights(best)
     network.save(os.path.join(output, f"saving-{MODEL}"))
     os.replace(os.path.join(output, f"saving-{MODEL}"), os.path.join(output, MODEL))
-    targets = opened.candidates("train")
-    metrics = evaluate_splits(network, opened, ("validation", "test"))
+    metrics = evaluate_splits(
+        network, opened, ("validation", "test"),
+        keep={"test": os.path.join(output, PREDICTIONS)},
+    )
+    epochs_run, _, best_epoch = standing(log)
     metrics["training"] = {
         "epochs": epochs,
+        "epochs_run": epochs_run,
         "epochs_before": before,
+        "best_epoch": best_epoch,
         "seconds": round(seconds, 2),
-        "examples_per_s": round(targets * (epochs - before) / seconds),
+        "examples_per_s": pace.examples_per_s(opened.candidates("train") / steps),
     }
     write_json(os.path.join(output, METRICS), metrics)
     if os.path.exists(best):
         os.remove(best)
     shutil.rmtree(os.path.join(output, "backup"), ignore_errors=True)
     return metrics
+
+
+def _check(positive, not_negative, rates, choices):
+    for name, value in positive.items():
+        if value < 1:
+            raise UsageError(f"--{name} must be positive. Received: {value}")
+    for name, value in not_negative.items():
+        if not 0 <= value < math.inf:
+            raise UsageError(f"--{name} must not be negative. Received: {value}")
+    for name, value in rates.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"--{name} must be positive. Received: {value}")
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise UsageError(f"--{name} must be one of {', '.join(known)}. Received: {value}")
+
+
+def _rate(rate: float | None, schedule: str, steps: int):
+    """The rate as the optimizer takes it."""
+    if rate is None or schedule == "constant":
+        return rate
+    return tf.keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
+
+
+def _head(model: str, dropout: float) -> Head:
+    """The model's own head, with dropout."""
+    make = MODELS[model].parts.get("head", lambda: Head(name="head"))
+    return Head.from_config({**make().get_config(), "dropout": dropout})
+
+
+def _fit(network, opened, watch, **arguments) -> None:
+    """Fits; a loss that is no number is explained by the data, if they explain it."""
+    try:
+        network.fit(**arguments)
+    except Diverged:
+        check_finite(opened)
+        raise
+    except tf.errors.InvalidArgumentError as error:
+        # Keras 2 checks predictions inside the step, before a callback sees the loss.
+        if "predictions must be" not in str(error):
+            raise
+        check_finite(opened)
+        raise Diverged(
+            f"The loss became nan at {watch.place}, on finite data: training diverged. Lower "
+            "--learning_rate, or bound the step with --clip_norm 1"
+        ) from error
+
+
+def add_options(parser, epochs: int, patience: int) -> None:
+    """The options that `tfdare train` and `tfdare compare` have in common."""
+    add = parser.add_argument
+    add("--epochs", type=int, default=epochs, help="passes over the train split, at most")
+    add("--patience", type=int, default=patience,
+        help="epochs without a better validation AUC after which training ends; 0: never")
+    add("--batch_size", type=int, default=683, help="requests a step, each with its candidates")
+    add("--top_k", type=int, default=20, help="K, behaviors that search keeps")
+    add("--optimizer", default="adam", choices=OPTIMIZERS, help="each updates tables by rows")
+    add("--schedule", default="constant", choices=SCHEDULES,
+        help="of the rates; cosine: down to zero over all epochs")
+    add("--table_learning_rate", type=float, help="of tables, if not --learning_rate")
+    add("--clip_norm", type=float, default=0.0, help="bound of all gradients' norm; 0: none")
+    add("--weight_decay", type=float, default=0.0, help="decoupled; of tables, rows in the batch")
+    add("--dropout", type=float, default=0.0, help="of the head's hidden layers, in training")
+    add("--auxiliary_weight", type=float, default=1.0, help="of the whole-history loss; 0: off")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -166,14 +305,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     add("--output", required=True, help="folder for the run")
     add("--model", default="DARE", choices=sorted(MODELS), help="which published model")
-    add("--epochs", type=int, default=2, help="passes over the train split")
-    add("--batch_size", type=int, default=683, help="requests a step, each with its candidates")
     add("--attention_dim", type=int, default=16, help="K_A, columns per attention table")
     add("--representation_dim", type=int, default=16, help="K_R, columns per representation table")
-    add("--top_k", type=int, default=20, help="K, behaviors that search keeps")
-    add("--learning_rate", type=float, default=0.01, help="of SparseAdam")
-    add("--weight_decay", type=float, default=0.0, help="decoupled; of tables, rows in the batch")
-    add("--auxiliary_weight", type=float, default=1.0, help="of the whole-history loss; 0: off")
+    add("--learning_rate", type=float, default=0.01, help="at the start")
+    add_options(parser, epochs=2, patience=0)
     add("--seed", type=int, default=1, help="of initial weights and shuffling")
     add("--overwrite", action="store_true", help="replace a run that is already at --output")
 
@@ -182,6 +317,8 @@ def main(argv: list[str] | None = None) -> int:
         for split in ("validation", "test"):
             print(f"{options.model}, {split}")
             print(summary(metrics[split]))
-        print(f"{metrics['training']['examples_per_s']:,} examples/s; run kept at {options.output}")
+        done, pace = metrics["training"], metrics["training"]["examples_per_s"]
+        print(f"best epoch {done['best_epoch']} of {done['epochs_run']}; "
+              f"{'' if pace is None else f'{pace:,} examples/s; '}run kept at {options.output}")
 
     return run(parser, argv, action)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from beam_jobs.formats import make_format
 from beam_jobs.inputs import blocks, find_files, plan
-from beam_jobs.rows import LARGEST, Events, to_events
+from beam_jobs.rows import Events, to_events
+from beam_jobs.values import LARGEST
 
 FORM = make_format("csv", None, None)
 HEADER = b"user,item,category,time\n"

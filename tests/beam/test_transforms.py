@@ -22,6 +22,8 @@ from beam_jobs.vocabulary import LearnVocabularies
 from beam_jobs.writing import WriteRejected, WriteSequences, records_digest
 from tfdare.record import decode, read_framed
 
+FORM = make_format("csv", None, None)
+
 
 def events(rows, chunk=0, first_line=1):
     """Events from (user, item, category, time) rows."""
@@ -105,9 +107,7 @@ def test_read_events_sets_bad_rows_apart(pipeline, tmp_path):
 def test_sort_histories_sorts_by_time_then_place_in_the_log(pipeline):
     later = events([("b", 1, 1, 5), ("a", 2, 1, 7)], chunk=1)
     earlier = events([("b", 3, 1, 9), ("b", 4, 1, 5), ("a", 5, 1, 7), ("c", 6, 1, 1)])
-    found = pipeline | Create([(0, later), (0, earlier)]) | SortHistories(
-        ("item", "category"), 2, 2, True
-    )
+    found = pipeline | Create([(0, later), (0, earlier)]) | SortHistories(FORM, 2, 2, True)
     assert_that(
         found[HISTORIES] | FlatMap(plain),
         equal_to([("a", [(5, 1, 7), (2, 1, 7)]), ("b", [(4, 1, 5), (1, 1, 5), (3, 1, 9)])]),
@@ -123,7 +123,7 @@ def test_sort_histories_sorts_by_time_then_place_in_the_log(pipeline):
 @pytest.mark.parametrize("drop", [True, False])
 def test_sort_histories_drops_rows_that_came_before(pipeline, drop):
     rows = [("a", 1, 1, 5), ("a", 2, 1, 5), ("a", 1, 1, 5), ("a", 1, 2, 5), ("a", 1, 1, 6)]
-    found = pipeline | Create([(0, events(rows))]) | SortHistories(("item", "category"), 1, 1, drop)
+    found = pipeline | Create([(0, events(rows))]) | SortHistories(FORM, 1, 1, drop)
     kept = [row[1:] for row in rows if drop is False] or [row[1:] for row in rows[:2] + rows[3:]]
     assert_that(found[HISTORIES] | FlatMap(plain), equal_to([("a", kept)]), "histories")
     again = RejectedRows(0, (Rejected(3, DUPLICATE, "a,1,1,5"),))
@@ -140,7 +140,7 @@ def test_learn_vocabularies_counts_the_training_period_only(pipeline, tmp_path):
     learned = (
         pipeline
         | Create([one, two])
-        | LearnVocabularies(("item", "category"), LeaveLast(), 1, 2, str(tmp_path))
+        | LearnVocabularies(FORM, LeaveLast(), 1, 2, str(tmp_path))
     )
     assert_that(learned | Map(lambda found: found["events"]), equal_to([5]))
     run(pipeline)
@@ -179,12 +179,14 @@ def test_build_requests_cuts_records(pipeline, tmp_path):
         {"category": np.arange(20) % 3},
     )
     write_file(str(tmp_path / "catalog.arrow"), catalog.save)
-    learned = pipeline | "Learned" >> Create([{"catalog": str(tmp_path / "catalog.arrow")}])
+    learned = pipeline | "Learned" >> Create(
+        [{"catalog": str(tmp_path / "catalog.arrow"), "context": {}}]
+    )
     users = {"a": [(t % 4, 9, t) for t in range(12)], "b": [(99, 1, t) for t in range(9)]}
     built = (
         pipeline
         | Create([histories(users, bucket=3)])
-        | BuildRequests(learned, LastFraction(0.1, 3, 30, 2, 3), 2, seed=1)
+        | BuildRequests(learned, FORM, LastFraction(0.1, 3, 30, 2, 3), 2, seed=1)
     )
 
     def check(shards):
@@ -199,6 +201,7 @@ def test_build_requests_cuts_records(pipeline, tmp_path):
         assert test.position.tolist() == [9, 10, 11]
         assert test.history["item"].tolist() == [2 + t % 4 for t in range(11)]  # no future
         assert test.history_time.tolist() == list(range(11))
+        assert test.request_time.tolist() == [9, 10, 11] and test.context == {}
         assert test.target_length.tolist() == [3, 3, 3]
         assert test.label.tolist() == [1, 0, 0] * 3
         assert test.target["item"][::3].tolist() == [2 + t % 4 for t in (9, 10, 11)]

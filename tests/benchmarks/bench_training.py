@@ -1,9 +1,9 @@
 """Training steps on a vocabulary of Taobao's size, through ``model.fit``.
 
 2,049 examples a step (683 requests x 3 candidates) of 200 behaviors, 16 + 16 columns, auxiliary
-loss on; ids drawn uniformly, which gives a batch the most distinct rows it can have. The same
-model is fitted with SparseAdam on requests, with Keras's own Adam on requests, with SparseAdam on
-one row per example, and with SparseAdam over a tenth of the items, in turns.
+loss on; ids drawn uniformly, which gives a batch the most distinct rows it can have. In turns: DARE
+with SparseAdam on requests, the same with Keras's own Adam, on one row per example, over a tenth of
+the items, and TWIN; and the memory bound, see :func:`memory_bound`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from tfdare.compat import tf
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models import DARE
+from tfdare.models import build_model
 from tfdare.optimizers import SparseAdam
 from tfdare.schema import Feature, Schema
 
 ITEMS, CATEGORIES = 4_068_791, 9_408
-REQUESTS, CANDIDATES, WINDOW = 683, 3, 200
+REQUESTS, CANDIDATES, WINDOW, COLUMNS = 683, 3, 200, 16
 ROUNDS, WARM_STEPS = 4, 2
 
 
@@ -39,16 +39,18 @@ class StepTimes(tf.keras.callbacks.Callback):
         return list(np.diff(self.ends))[WARM_STEPS:]
 
 
-def batches(requests: int, candidates: int, items: int, count: int = 6) -> tf.data.Dataset:
+def batches(
+    requests: int, candidates: int, items: int, window: int = WINDOW, count: int = 6
+) -> tf.data.Dataset:
     """Random requests, made once and repeated."""
     rng = np.random.default_rng(0)
     made = []
     for _ in range(count):
-        inputs = {"history_length": np.full(requests, WINDOW, np.int32),
+        inputs = {"history_length": np.full(requests, window, np.int32),
                   "target_length": np.full(requests, candidates, np.int32)}
         for name, size in (("item", items), ("category", CATEGORIES)):
             draw = lambda *shape, high=size: rng.integers(2, high, shape, dtype=np.int32)
-            inputs[f"history_{name}"] = draw(requests, WINDOW)
+            inputs[f"history_{name}"] = draw(requests, window)
             inputs[f"target_{name}"] = draw(requests, candidates)
         label = (rng.random((requests, candidates)) < 1 / 3).astype(np.float32)
         made.append((inputs, label, np.ones_like(label)))
@@ -56,40 +58,90 @@ def batches(requests: int, candidates: int, items: int, count: int = 6) -> tf.da
     return tf.data.Dataset.from_tensor_slices(stacked).repeat().prefetch(2)
 
 
-def variant(optimizer, requests: int, candidates: int, items: int = ITEMS):
+def variant(
+    optimizer, requests: int, candidates: int, items: int = ITEMS, model: str = "DARE",
+    window: int = WINDOW,
+):
     """A compiled model and its data."""
-    schema = Schema((Feature("item", items), Feature("category", CATEGORIES)), window=WINDOW)
-    model = DARE(schema)
-    model.compile(optimizer=optimizer, loss=CandidateCrossentropy(), jit_compile=False)
-    return model, batches(requests, candidates, items)
+    schema = Schema((Feature("item", items), Feature("category", CATEGORIES)), window=window)
+    network = build_model(model, schema)
+    network.compile(optimizer=optimizer, loss=CandidateCrossentropy(), jit_compile=False)
+    return network, batches(requests, candidates, items, window)
+
+
+def memory_bound():
+    """A function that moves, once, the bytes that a step must move, and does nothing else.
+
+    Forward: the rows of all behaviors and targets are gathered. Backward: as many bytes of gradient
+    are written. Update: the distinct rows and both their moments are gathered and written back.
+    All in the layout that costs least: the columns of attention and representation side by side
+    in one table, the two moments side by side in another.
+    """
+    rng, both = np.random.default_rng(0), 2 * COLUMNS
+    shape = REQUESTS * (WINDOW + CANDIDATES)
+    tables = []
+    for size in (ITEMS, CATEGORIES):
+        ids = rng.integers(2, size, shape, dtype=np.int32)
+        tables.append((
+            tf.Variable(tf.random.uniform([size, both])), tf.Variable(tf.zeros([size, 2 * both])),
+            tf.constant(ids), tf.constant(np.unique(ids)),
+        ))
+
+    @tf.function(autograph=False)
+    def move():
+        for rows, moments, ids, distinct in tables:
+            looked_up = tf.gather(rows, ids)
+            gradient = looked_up * 1.0001
+            with tf.control_dependencies([gradient]):
+                for table in (rows, moments):
+                    table.scatter_update(tf.IndexedSlices(tf.gather(table, distinct), distinct))
+
+    return move
 
 
 def measure() -> dict[str, float]:
-    """Examples a second and the two ratios of training."""
+    """Examples a second, and the ratios of training."""
     rows = REQUESTS * CANDIDATES
     adam = tf.keras.optimizers.Adam(0.01)
     variants = {
         "requests": (variant(SparseAdam(0.01), REQUESTS, CANDIDATES), 14),
+        "twin": (variant(SparseAdam(0.01), REQUESTS, CANDIDATES, model="TWIN"), 14),
         "rows": (variant(SparseAdam(0.01), rows, 1), 8),
         "tenth": (variant(SparseAdam(0.01), REQUESTS, CANDIDATES, ITEMS // 10), 14),
         "dense": (variant(adam, REQUESTS, CANDIDATES), 5),
     }
-    seconds = {name: [] for name in variants}
+    move = memory_bound()
+    seconds = {name: [] for name in [*variants, "bound"]}
     for turn in range(ROUNDS):
         for name, ((model, data), steps) in variants.items():
             times = StepTimes()
             model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[times],
                       shuffle=False)
             seconds[name] += times.seconds
+            if name == "requests":  # the bound beside what it bounds
+                seconds["bound"] += _times(move, steps)
         print(f"  round {turn + 1} of {ROUNDS}: " + ", ".join(
             f"{name} {statistics.median(times) * 1e3:.0f} ms" for name, times in seconds.items()
         ), file=sys.stderr)
     rate = {name: rows / statistics.median(times) for name, times in seconds.items()}
     return {
         "train_examples_per_s": rate["requests"],
+        "train_examples_per_s_twin": rate["twin"],
         "train_examples_per_s_dense_adam": rate["dense"],
         "train_examples_per_s_rows": rate["rows"],
+        "train_examples_per_s_memory_bound": rate["bound"],
+        "train_over_memory_bound": rate["bound"] / rate["requests"],
+        "train_dare_over_twin": rate["requests"] / rate["twin"],
         "train_step_4m_items_over_400k": rate["tenth"] / rate["requests"],
         "train_sparse_over_dense": rate["requests"] / rate["dense"],
         "train_requests_over_rows": rate["requests"] / rate["rows"],
     }
+
+
+def _times(function, count):
+    found = []
+    for _ in range(count):
+        started = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - started)
+    return found[WARM_STEPS:]

@@ -1,20 +1,29 @@
-"""Keras layers of the two stages: embed by role, attend, search, pool, predict."""
+"""The layers of which models are composed, one public class a file."""
 
 from tfdare.layers.attention import ScaledDotAttention, masked_softmax
-from tfdare.layers.embedding import DecoupledEmbedding, RoleEmbedding, SharedEmbedding
+from tfdare.layers.clusters import ClusterAttention
+from tfdare.layers.context import ContextEmbedding
+from tfdare.layers.cross import Cross
+from tfdare.layers.decoupled import DecoupledEmbedding
+from tfdare.layers.embedding import RoleEmbedding
+from tfdare.layers.evidence import AffinityFacts, MatchCounts, ScoreFacts
+from tfdare.layers.hashing import CollisionAttention, HashSearch
 from tfdare.layers.head import Head
-from tfdare.layers.pooling import TargetAwarePooling
-from tfdare.layers.search import TopKSearch, gather_behaviors, newest_first
+from tfdare.layers.match_search import MatchSearch
+from tfdare.layers.mlp_attention import MLPAttention
+from tfdare.layers.multi_head import MultiHeadPooling
+from tfdare.layers.per_role import PerRoleEmbedding
+from tfdare.layers.pooling import LinearPooling, PlainPooling, TargetAwarePooling
+from tfdare.layers.projected import ProjectedEmbedding
+from tfdare.layers.search import Search, TopKSearch, gather_behaviors, newest_first
+from tfdare.layers.shared import SharedEmbedding
+from tfdare.layers.weighting import Average, Recent, ScoreSum, Sum, Weighting
 
 __all__ = [
-    "DecoupledEmbedding",
-    "Head",
-    "RoleEmbedding",
-    "ScaledDotAttention",
-    "SharedEmbedding",
-    "TargetAwarePooling",
-    "TopKSearch",
-    "gather_behaviors",
-    "masked_softmax",
-    "newest_first",
+    "AffinityFacts", "Average", "ClusterAttention", "CollisionAttention", "ContextEmbedding",
+    "Cross", "DecoupledEmbedding", "HashSearch", "Head", "LinearPooling", "MLPAttention",
+    "MatchCounts", "MatchSearch", "MultiHeadPooling", "PerRoleEmbedding", "PlainPooling",
+    "ProjectedEmbedding", "Recent", "RoleEmbedding", "ScaledDotAttention", "ScoreFacts",
+    "ScoreSum", "Search", "SharedEmbedding", "Sum", "TargetAwarePooling", "TopKSearch",
+    "Weighting", "gather_behaviors", "masked_softmax", "newest_first",
 ]

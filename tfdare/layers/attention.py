@@ -14,10 +14,13 @@ class ScaledDotAttention(tf.keras.layers.Layer):
     All candidates of a request attend to one copy of its history.
 
     Call arguments:
-        query: float ``[U, C, D]``. Attention embeddings of the targets.
-        key: float ``[U, N, D]``. Attention embeddings of the behaviors.
+        query: float ``[U, C, D]``, or a list of parts ``[U, C, D_i]``. Attention embeddings of
+            the targets.
+        key: float ``[U, N, D]``, or as many parts ``[U, N, D_i]``. Attention embeddings of the
+            behaviors.
         position_score: float ``[N]``, or what broadcasts to ``[U, C, N]``, or None. One number per
             position, already scaled.
+        target, history, history_length: ignored; other kinds of attention look at the ids.
 
     Returns:
         float ``[U, C, N]``, unmasked.
@@ -31,11 +34,32 @@ class ScaledDotAttention(tf.keras.layers.Layer):
         - [DARE](https://arxiv.org/abs/2410.02604), section 4.1
     """
 
-    def call(self, query, key, position_score=None):
-        scores = tf.matmul(query, key, transpose_b=True) * (float(query.shape[-1]) ** -0.5)
-        if position_score is not None:
-            scores += position_score
+    def call(self, query, key, position_score=None, target=None, history=None,
+             history_length=None):
+        queries, keys = in_parts(query), in_parts(key)
+        scale = float(sum(part.shape[-1] for part in queries)) ** -0.5
+        scores = sum(
+            tf.matmul(one * scale, other, transpose_b=True) for one, other in zip(queries, keys)
+        )
+        return add_position(scores, position_score)
+
+
+def in_parts(tensor) -> list[tf.Tensor]:
+    """A tensor, or a list of the parts that side by side would make it, as a list."""
+    return list(tensor) if isinstance(tensor, (list, tuple)) else [tensor]
+
+
+def in_one(tensor) -> tf.Tensor:
+    """The parts side by side."""
+    parts = in_parts(tensor)
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
+
+
+def add_position(scores: tf.Tensor, position_score: tf.Tensor | None) -> tf.Tensor:
+    """Scores ``[U, C, N]`` with the score of position, where there is one."""
+    if position_score is None:
         return scores
+    return scores + tf.cast(position_score, scores.dtype)
 
 
 def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -1,43 +1,62 @@
-"""Which table answers for which role: attention (search) or representation (score)."""
+"""Base of the embeddings: which table answers for which side, attention or representation."""
 
 from __future__ import annotations
 
 from typing import Any, Mapping
 
-from tfdare.compat import raw, register, tf
-from tfdare.schema import Schema, SchemaError
+import numpy as np
+
+from tfdare.compat import raw, tf
+from tfdare.schema import Feature, Schema
+
+HISTORY, TARGET = "history", "target"
+"""Who is looked up: a behavior of the history, or a candidate."""
+TIME_GAP = "time_gap"
 
 
 class RoleEmbedding(tf.keras.layers.Layer):
-    """Base of the embeddings: tables per feature, asked for by role.
+    """Base of the embeddings: tables per feature, asked for by side and by role.
 
-    A subclass says which tables exist (:meth:`make_tables`). History and target share a table.
-    Tables start at N(0, `initializer_stddev`^2): a row-sparse optimizer leaves rare rows where
-    they started, so they must start small.
+    A subclass says which tables exist (:meth:`make_tables`). Unless it says otherwise
+    (:meth:`table_of`), history and target share a table. Tables start at
+    N(0, `initializer_stddev`^2): a row-sparse optimizer leaves rare rows where they started, so
+    they must start small.
 
     Args:
         schema: Schema or its dict. Features, vocabulary sizes, dimensions, window, position.
-        initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.05.
+        initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.02.
     """
 
     def __init__(
-        self, schema: Schema | Mapping[str, Any], initializer_stddev: float = 0.05, **kwargs
+        self, schema: Schema | Mapping[str, Any], initializer_stddev: float = 0.02, **kwargs
     ):
         super().__init__(**kwargs)
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        if not initializer_stddev > 0:
+            raise ValueError(
+                "`initializer_stddev` must be positive. "
+                f"Received: initializer_stddev={initializer_stddev}"
+            )
         self.initializer_stddev = initializer_stddev
 
     def build(self, input_shape=None):
         if self.built:
             return
         self.position_buckets = self.schema.position.buckets(self.schema.window)
+        self.attention_time_gap_table = self.representation_time_gap_table = None
         self.make_tables()
         self.built = True
 
     def make_tables(self) -> None:
-        """Fills `attention_tables`, `representation_tables` (feature name to weight), and
-        `attention_position_table`, `representation_position_table` (weight or None)."""
+        """Fills `attention_tables`, `representation_tables` (feature name to weight), and the
+        tables of position and time gap (weight or None)."""
         raise NotImplementedError
+
+    def table_of(self, side: str, name: str, role: str):
+        """The weight that answers for a feature on a side (``"attention"`` or
+        ``"representation"``) in a role (``"history"`` or ``"target"``)."""
+        tables = self.attention_tables if side == "attention" else self.representation_tables
+        return tables[name]
 
     def table(self, name: str, rows: int, columns: int):
         """A trainable ``[rows, columns]`` weight."""
@@ -48,33 +67,50 @@ class RoleEmbedding(tf.keras.layers.Layer):
             trainable=True,
         )
 
-    def position_table(self, name: str, columns: int):
-        """A table with a row for each bucket of position, or None without columns."""
-        if columns == 0:
-            return None
-        return self.table(name, self.schema.position.size(self.schema.window), columns)
+    def make_distance_tables(self, prefix: str, side: str) -> None:
+        """Sets the tables of position and of time gap for one side, None without columns."""
+        schema, dim = self.schema, f"{side}_dim"
+        columns = getattr(schema.position, dim)
+        rows = schema.position.size(schema.window)
+        table = self.table(f"{prefix}_position", rows, columns) if columns else None
+        setattr(self, f"{side}_position_table", table)
+        if schema.time_gap is not None and getattr(schema.time_gap, dim):
+            gap = schema.time_gap
+            table = self.table(f"{prefix}_{TIME_GAP}", gap.size, getattr(gap, dim))
+            setattr(self, f"{side}_{TIME_GAP}_table", table)
 
     @property
     def attention_dim(self) -> int:
-        """Columns of the attention side, features side by side, position left out."""
+        """Columns of the attention side, features side by side; position and gap left out."""
         return sum(feature.attention_dim for feature in self.schema.features)
 
     @property
     def representation_dim(self) -> int:
-        """Columns of the representation side, features side by side, position included."""
+        """Columns of the representation side, features side by side, position and gap included."""
+        gap = self.schema.time_gap
         features = sum(feature.representation_dim for feature in self.schema.features)
-        return features + self.schema.position.representation_dim
+        distances = self.schema.position.representation_dim
+        return features + distances + (gap.representation_dim if gap is not None else 0)
 
-    def attention(self, ids: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def attention_parts(self, ids: Mapping[str, tf.Tensor], role: str = HISTORY):
+        """e^Att, a tensor ``[..., attention_dim of the feature]`` for each feature.
+
+        Kept apart, they need no copy to lie side by side: inner products of the parts add up.
+        """
+        return self._parts("attention", ids, role)
+
+    def attention(self, ids: Mapping[str, tf.Tensor], role: str = HISTORY) -> tf.Tensor:
         """e^Att of behaviors or targets.
 
         Args:
-            ids: mapping of feature name to integer row ids, all of one shape ``[...]``.
+            ids: mapping of feature name to integer row ids, all of one shape ``[...]``; with a
+                last axis more where a feature has several values.
+            role: str. ``"history"`` (default) or ``"target"``.
 
         Returns:
             float ``[..., attention_dim]``.
         """
-        return _side_by_side(self.attention_tables, ids)
+        return tf.concat(self.attention_parts(ids, role), axis=-1)
 
     def position_score(self, position: tf.Tensor) -> tf.Tensor | None:
         """The time part of the attention score, one number per position: <p_i, p_0> / sqrt(d).
@@ -85,34 +121,74 @@ class RoleEmbedding(tf.keras.layers.Layer):
         Returns:
             float ``[...]``, or None where the schema gives position no attention columns.
         """
-        if self.attention_position_table is None:
-            return None
-        table = tf.convert_to_tensor(raw(self.attention_position_table))
-        by_bucket = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
-        return tf.gather(by_bucket, self.bucket(position))
+        return _distance_score(self.attention_position_table, self.bucket(position))
 
-    def representation(self, ids: Mapping[str, tf.Tensor], position: tf.Tensor) -> tf.Tensor:
+    def time_gap_score(self, time_gap: tf.Tensor) -> tf.Tensor | None:
+        """The same for the time between a behavior and the request.
+
+        Args:
+            time_gap: int ``[...]``, of the log's clock.
+
+        Returns:
+            float ``[...]``, or None where the schema gives the gap no attention columns.
+        """
+        if self.attention_time_gap_table is None:
+            return None
+        return _distance_score(self.attention_time_gap_table, self.gap_bucket(time_gap))
+
+    def representation_parts(
+        self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
+    ) -> list[tf.Tensor]:
+        """e^Repr, a tensor for each feature, then position and gap where the schema has them.
+
+        The part of position has the shape of `position`, whatever the shape of the ids.
+        """
+        parts = self._parts("representation", ids, role)
+        if self.representation_position_table is not None:
+            parts.append(self._gather(self.representation_position_table, self.bucket(position)))
+        if self.representation_time_gap_table is not None:
+            gap = ids.get(TIME_GAP)
+            row = tf.zeros_like(position) if gap is None else self.gap_bucket(gap)
+            parts.append(self._gather(self.representation_time_gap_table, row))
+        return parts
+
+    def representation(
+        self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
+    ) -> tf.Tensor:
         """e^Repr of behaviors or targets.
 
         Args:
-            ids: mapping of feature name to integer row ids, all of one shape ``[...]``.
+            ids: mapping of feature name to integer row ids, all of one shape ``[...]``; behaviors
+                carry ``time_gap``, too, where the schema has it.
             position: int, a shape that broadcasts to ``[...]``. Distance to the target; 0 for
-                targets. One vector for all histories costs one look-up per position.
+                targets.
+            role: str. ``"history"`` (default) or ``"target"``.
 
         Returns:
             float ``[..., representation_dim]``.
         """
-        features = _side_by_side(self.representation_tables, ids)
-        if self.representation_position_table is None:
-            return features
-        at = tf.gather(raw(self.representation_position_table), self.bucket(position))
-        at = tf.broadcast_to(at, tf.concat([tf.shape(features)[:-1], tf.shape(at)[-1:]], axis=0))
-        return tf.concat([features, at], axis=-1)
+        parts = self.representation_parts(ids, position, role)
+        shape = tf.shape(parts[0])[:-1]
+        return tf.concat(
+            [
+                part if part.shape.rank == parts[0].shape.rank
+                else tf.broadcast_to(part, tf.concat([shape, tf.shape(part)[-1:]], axis=0))
+                for part in parts
+            ],
+            axis=-1,
+        )
 
     def bucket(self, position: tf.Tensor) -> tf.Tensor:
         """Table row of a position; what lies beyond the window shares its last row."""
         buckets = tf.constant(self.position_buckets)
         return tf.gather(buckets, tf.clip_by_value(position, 0, self.schema.window))
+
+    def gap_bucket(self, time_gap: tf.Tensor) -> tf.Tensor:
+        """Table row of a time gap; 1 is the shortest, row 0 is the target's own."""
+        edges = np.minimum(self.schema.time_gap.boundaries(), np.iinfo(np.int32).max)
+        flat = tf.reshape(tf.cast(time_gap, tf.int32), [-1])
+        row = 1 + tf.searchsorted(tf.constant(edges, tf.int32), flat, side="right")
+        return tf.reshape(row, tf.shape(time_gap))
 
     def call(self, ids, position):
         """Both sides at once: ``(attention(ids), representation(ids, position))``."""
@@ -123,89 +199,37 @@ class RoleEmbedding(tf.keras.layers.Layer):
         config.update(schema=self.schema.to_dict(), initializer_stddev=self.initializer_stddev)
         return config
 
+    def _parts(self, side, ids, role):
+        missing = [name for name in self.schema.names if name not in ids]
+        if missing:
+            raise ValueError(f"Missing features {missing}. Received: {sorted(ids)}")
+        return [
+            self._look_up(self.table_of(side, feature.name, role), ids[feature.name], feature)
+            for feature in self.schema.features
+        ]
 
-def _side_by_side(tables, ids):
-    missing = [name for name in tables if name not in ids]
-    if missing:
-        raise ValueError(f"Missing features {missing}. Received: {sorted(ids)}")
-    # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
-    return tf.concat([tf.gather(raw(table), ids[name]) for name, table in tables.items()], axis=-1)
+    def _look_up(self, table, ids, feature: Feature):
+        rows = self._gather(table, ids)
+        if feature.max_values == 1:
+            return rows
+        return mean_of_values(rows, ids)
 
-
-@register
-class DecoupledEmbedding(RoleEmbedding):
-    """DARE's embedding: one table per feature for attention, another for representation.
-
-    No gradient of what is aggregated reaches the attention tables except through the weights, and
-    the two dimensions are free of each other: a small `attention_dim` makes search cheap.
-
-    Args:
-        schema: Schema or its dict.
-        initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.05.
-
-    Example:
-        >>> from tfdare.schema import Feature, Schema
-        >>> schema = Schema((Feature("item", 100, attention_dim=4),), window=10)
-        >>> embedding = DecoupledEmbedding(schema)
-        >>> embedding.build()
-        >>> tuple(embedding.attention({"item": tf.constant([[2, 3, 4]])}).shape)
-        (1, 3, 4)
-
-    References:
-        - [Long-Sequence Recommendation Models Need Decoupled Embeddings](
-          https://arxiv.org/abs/2410.02604), section 4.1
-    """
-
-    def make_tables(self):
-        schema = self.schema
-        self.attention_tables = {
-            f.name: self.table(f"attention_{f.name}", f.vocabulary_size, f.attention_dim)
-            for f in schema.features
-        }
-        self.representation_tables = {
-            f.name: self.table(f"representation_{f.name}", f.vocabulary_size, f.representation_dim)
-            for f in schema.features
-        }
-        position = schema.position
-        self.attention_position_table = self.position_table(
-            "attention_position", position.attention_dim
-        )
-        self.representation_position_table = self.position_table(
-            "representation_position", position.representation_dim
-        )
+    def _gather(self, table, ids):
+        # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
+        return tf.cast(tf.gather(raw(table), ids), self.compute_dtype)
 
 
-@register
-class SharedEmbedding(RoleEmbedding):
-    """TWIN's embedding: one table per feature plays both roles.
+def mean_of_values(rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Mean of the rows ``[..., L, D]`` whose id ``[..., L]`` is not padding; 0 without any."""
+    real = tf.cast(ids > 0, rows.dtype)[..., tf.newaxis]
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(rows * real, axis=-2), tf.reduce_sum(real, axis=-2)
+    )
 
-    Args:
-        schema: Schema or its dict. `attention_dim` and `representation_dim` must be equal.
-        initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.05.
 
-    Raises:
-        SchemaError: the two dimensions of a feature, or of position, differ.
-
-    References:
-        - [TWIN: TWo-stage Interest Network](https://arxiv.org/abs/2302.02352)
-    """
-
-    def __init__(
-        self, schema: Schema | Mapping[str, Any], initializer_stddev: float = 0.05, **kwargs
-    ):
-        super().__init__(schema, initializer_stddev, **kwargs)
-        for part in [*self.schema.features, self.schema.position]:
-            if part.attention_dim != part.representation_dim:
-                raise SchemaError(
-                    "A shared table needs `attention_dim` equal to `representation_dim`. "
-                    f"Received: {part}"
-                )
-
-    def make_tables(self):
-        self.attention_tables = self.representation_tables = {
-            f.name: self.table(f"shared_{f.name}", f.vocabulary_size, f.attention_dim)
-            for f in self.schema.features
-        }
-        self.attention_position_table = self.representation_position_table = self.position_table(
-            "shared_position", self.schema.position.attention_dim
-        )
+def _distance_score(table, row):
+    if table is None:
+        return None
+    table = tf.convert_to_tensor(raw(table))
+    by_row = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
+    return tf.gather(by_row, row)

@@ -1,39 +1,132 @@
-"""From found behaviors and their weights to what the head sees."""
+"""From found behaviors and their scores to what the head sees."""
 
 from __future__ import annotations
 
-from tfdare.compat import register, tf
+from typing import Sequence
+
+from tfdare.compat import deserialize, register, serialize, tf
+from tfdare.layers.attention import in_one, in_parts
+from tfdare.layers.weighting import Average, Weighting
 
 
-@register
-class TargetAwarePooling(tf.keras.layers.Layer):
-    """Weighted sum of behaviors, beside the target and multiplied with it.
+class LinearPooling(tf.keras.layers.Layer):
+    """Base of the poolings that add up behaviors, ``h = sum_i w_i e_i``, once per weighting.
 
-    ``h = sum_i w_i e_i``; output ``[v_t, h, v_t * h]``. As v_t is the same for every i,
-    ``v_t * h`` equals ``sum_i w_i (e_i * v_t)``, the target-aware representation.
+    As only the weights depend on the candidate, a training step may pool a whole history that its
+    candidates share (`behaviors` ``[U, N, D]``), with weights that are zero but for what search
+    found. A subclass says what becomes of target and sums (:meth:`combine`).
+
+    Args:
+        weightings: sequence of Weighting. Defaults to ``[Average()]``.
 
     Call arguments:
         target: float ``[U, C, D]``. Representation of the targets.
-        weights: float ``[U, C, K]``.
-        behaviors: float ``[U, C, K, D]``, or ``[U, K, D]`` when all candidates of a request look
-            at the same behaviors.
+        behaviors: float ``[U, C, S, D]``, or a list of parts ``[U, C, S, D_i]``.
+        scores: float ``[U, C, S]``.
+        real: bool ``[U, C, S]``.
+        top_k: int. Slots that search filled; the others hold the newest behaviors.
 
     Returns:
-        float ``[U, C, 3 * D]``.
+        float ``[U, C, output_dim(D)]``.
+    """
+
+    def __init__(self, weightings: Sequence[Weighting] | None = None, **kwargs):
+        super().__init__(**kwargs)
+        given = [Average()] if weightings is None else weightings
+        self.weightings = [deserialize(weighting) for weighting in given]
+        if not self.weightings:
+            raise ValueError(f"`weightings` must not be empty. Received: {weightings}")
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        for weighting in self.weightings:
+            weighting.build(None)
+        self.built = True
+
+    def output_dim(self, dim: int) -> int:
+        """Width of what comes out for representations of `dim` columns."""
+        raise NotImplementedError
+
+    def combine(self, target: tf.Tensor, sums: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Target ``[U, C, D]`` and a sum ``[U, C, D]`` per weighting -> ``[U, C, output_dim]``."""
+        raise NotImplementedError
+
+    def weigh(self, scores: tf.Tensor, real: tf.Tensor, top_k: int) -> list[tf.Tensor]:
+        """Weights ``[U, C, S]`` of every weighting."""
+        return [weighting(scores, real, top_k=top_k) for weighting in self.weightings]
+
+    def call(self, target, behaviors, scores, real, top_k):
+        weights = tf.stack(self.weigh(scores, real, top_k), axis=2)  # [U, C, weightings, S]
+        sums = in_one([tf.matmul(weights, part) for part in in_parts(behaviors)])
+        return self.combine(target, tf.unstack(sums, len(self.weightings), axis=2))
+
+    def get_config(self):
+        given = [serialize(weighting) for weighting in self.weightings]
+        return {**super().get_config(), "weightings": given}
+
+
+def pool_shared(weights: tf.Tensor, behaviors) -> tf.Tensor:
+    """Sums of behaviors that all candidates of a request share.
+
+    Args:
+        weights: float ``[U, Q, N]``.
+        behaviors: list of parts ``[U, N, D_i]``, or ``[N, D_i]`` where histories share them, too.
+
+    Returns:
+        float ``[U, Q, sum of D_i]``.
+    """
+    return tf.concat(
+        [
+            tf.matmul(weights, part) if part.shape.rank == 3
+            else tf.tensordot(weights, part, axes=1)
+            for part in in_parts(behaviors)
+        ],
+        axis=-1,
+    )
+
+
+@register
+class TargetAwarePooling(LinearPooling):
+    """Weighted sums of behaviors, beside the target and multiplied with it.
+
+    ``h = sum_i w_i e_i``; output ``[v_t, h, v_t * h]``, with ``h, v_t * h`` again for every further
+    weighting. As v_t is the same for every i, ``v_t * h`` equals ``sum_i w_i (e_i * v_t)``, the
+    target-aware representation.
+
+    Args, call arguments: see :class:`tfdare.layers.LinearPooling`.
 
     Example:
-        >>> pooling = TargetAwarePooling()
-        >>> pooled = pooling(tf.ones([1, 1, 2]), tf.constant([[[0.5, 0.5]]]), tf.ones([1, 2, 2]))
-        >>> pooled.numpy().tolist()
-        [[[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]]
+        >>> found = tf.ones([1, 1, 2, 3]), tf.zeros([1, 1, 2]), tf.constant([[[True, True]]])
+        >>> TargetAwarePooling()(2 * tf.ones([1, 1, 3]), *found, top_k=2).numpy().tolist()
+        [[[2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0]]]
 
     References:
         - [DARE](https://arxiv.org/abs/2410.02604), section 4.2
     """
 
-    def call(self, target, weights, behaviors):
-        if behaviors.shape.rank == 3:
-            pooled = tf.matmul(weights, behaviors)
-        else:
-            pooled = tf.squeeze(tf.matmul(weights[:, :, tf.newaxis, :], behaviors), axis=2)
-        return tf.concat([target, pooled, target * pooled], axis=-1)
+    def output_dim(self, dim):
+        return dim * (1 + 2 * len(self.weightings))
+
+    def combine(self, target, sums):
+        pairs = [part for h in sums for part in (h, target * h)]
+        return tf.concat([target, *pairs], axis=-1)
+
+
+@register
+class PlainPooling(LinearPooling):
+    """Weighted sums of behaviors beside the target, without their product.
+
+    Output ``[v_t, h]``, with ``h`` again for every further weighting.
+
+    Args, call arguments: see :class:`tfdare.layers.LinearPooling`.
+
+    References:
+        - [DARE](https://arxiv.org/abs/2410.02604), section 5.1 (TWIN w/o TR)
+    """
+
+    def output_dim(self, dim):
+        return dim * (1 + len(self.weightings))
+
+    def combine(self, target, sums):
+        return tf.concat([target, *sums], axis=-1)

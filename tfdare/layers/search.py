@@ -1,4 +1,4 @@
-"""The first stage: which K behaviors of the whole history matter for this target."""
+"""The first stage: which behaviors of the whole history matter for this target."""
 
 from __future__ import annotations
 
@@ -7,26 +7,89 @@ from typing import Mapping
 from tfdare.compat import register, tf
 
 
-@register
-class TopKSearch(tf.keras.layers.Layer):
-    """The K behaviors with the highest attention scores, exact, highest first.
+class Search(tf.keras.layers.Layer):
+    """Base of the searches: the K behaviors that rank highest, and the newest besides.
 
-    Histories come newest first here, so that equal scores are won by the newer behavior (top-k
-    gives them to the lower place) and a place means the same distance in every history.
+    Histories come newest first here, so that equal ranks are won by the newer behavior (top-k
+    gives them to the lower place) and a place means the same distance in every history. A
+    subclass says by what behaviors are ranked (:meth:`rank`).
 
     Args:
         top_k: int. K, behaviors kept for each target.
+        recent: int. M, newest behaviors kept besides, for every target; they fill the last M of
+            the K + M slots. Defaults to 0.
 
     Call arguments:
-        scores: float ``[U, C, N]``, newest behavior first.
+        scores: float ``[U, C, N]``, attention scores, newest behavior first.
         history_length: int ``[U]``. Behaviors that are real; what lies beyond is never found.
+        query, key: attention embeddings, as of :class:`tfdare.layers.ScaledDotAttention`, or None.
+        target, history: mappings of feature name to row ids ``[U, C]`` and ``[U, N]``, or None.
 
     Returns:
-        ``place`` int32 ``[U, C, K]``, 0 the newest behavior, and ``attention_score`` float
-        ``[U, C, K]``. A history with fewer than K behaviors leaves places of -1 with score 0.
+        ``place`` int32 ``[U, C, K + M]``, 0 the newest behavior, and ``attention_score`` float
+        ``[U, C, K + M]``. Slots without a behavior have place -1 and score 0.
 
     Raises:
-        ValueError: `top_k` is not positive.
+        ValueError: `top_k` is not positive, or `recent` is negative.
+    """
+
+    def __init__(self, top_k: int = 20, recent: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        if top_k < 1:
+            raise ValueError(f"`top_k` must be positive. Received: top_k={top_k}")
+        if recent < 0:
+            raise ValueError(f"`recent` must not be negative. Received: recent={recent}")
+        self.top_k, self.recent = int(top_k), int(recent)
+
+    @property
+    def slots(self) -> int:
+        """K + M, places that an answer has for each target."""
+        return self.top_k + self.recent
+
+    needs_embeddings = False
+    """Whether :meth:`rank` looks at query and key."""
+
+    def rank(self, scores, query, key, target, history):
+        """What behaviors are ranked by, float ``[U, C, N]``; minus infinity is never found."""
+        raise NotImplementedError
+
+    def call(self, scores, history_length, query=None, key=None, target=None, history=None):
+        behaviors = tf.shape(scores)[-1]
+        length = tf.cast(history_length, tf.int32)[:, tf.newaxis, tf.newaxis]
+        real = tf.range(behaviors) < length
+        ranked = self.rank(scores, query, key, target, history)
+        value, place = tf.math.top_k(
+            tf.where(real, ranked, tf.constant(-float("inf"), ranked.dtype)),
+            tf.minimum(self.top_k, behaviors),
+        )
+        found = tf.logical_and(place < length, value > -float("inf"))
+        score = value if ranked is scores else tf.gather(scores, place, batch_dims=2)
+        place, score = _widen(tf.where(found, place, -1), score, self.top_k)
+        if self.recent:
+            newest = tf.range(tf.minimum(self.recent, behaviors))
+            among = tf.where(newest < length, newest, -1)
+            among = tf.broadcast_to(
+                among, tf.concat([tf.shape(scores)[:2], tf.shape(newest)], axis=0)
+            )
+            among, of_them = _widen(among, scores[..., : self.recent], self.recent)
+            place = tf.concat([place, among], axis=-1)
+            score = tf.concat([score, of_them], axis=-1)
+        shape = [scores.shape[0], scores.shape[1], self.slots]
+        return tf.ensure_shape(place, shape), tf.ensure_shape(score, shape)
+
+    def get_config(self):
+        return {**super().get_config(), "top_k": self.top_k, "recent": self.recent}
+
+
+@register
+class TopKSearch(Search):
+    """The K behaviors with the highest attention scores, exact, highest first.
+
+    Args:
+        top_k: int. K, behaviors kept for each target.
+        recent: int. M, newest behaviors kept besides. Defaults to 0.
+
+    Call arguments, returns, raises: see :class:`tfdare.layers.Search`.
 
     Example:
         >>> place, score = TopKSearch(2)(tf.constant([[[3.0, 1.0, 3.0, 9.0]]]), tf.constant([3]))
@@ -37,60 +100,49 @@ class TopKSearch(tf.keras.layers.Layer):
         - [Search-based Interest Model](https://arxiv.org/abs/2006.05639), general search unit
     """
 
-    def __init__(self, top_k: int = 20, **kwargs):
-        super().__init__(**kwargs)
-        if top_k < 1:
-            raise ValueError(f"`top_k` must be positive. Received: top_k={top_k}")
-        self.top_k = int(top_k)
+    def rank(self, scores, query, key, target, history):
+        return scores
 
-    def call(self, scores, history_length):
-        behaviors = tf.shape(scores)[-1]
-        length = tf.cast(history_length, tf.int32)[:, tf.newaxis, tf.newaxis]
-        real = tf.range(behaviors) < length
-        scores = tf.where(real, scores, tf.constant(-float("inf"), scores.dtype))
-        kept = tf.minimum(self.top_k, behaviors)
-        score, place = tf.math.top_k(scores, kept)
-        missing = [[0, 0], [0, 0], [0, self.top_k - kept]]
-        place = tf.pad(place, missing, constant_values=-1)
-        score = tf.pad(score, missing)
-        real = tf.logical_and(place >= 0, place < length)
-        place = tf.where(real, place, -1)
-        score = tf.where(real, score, tf.zeros_like(score))
-        shape = [scores.shape[0], scores.shape[1], self.top_k]
-        return tf.ensure_shape(place, shape), tf.ensure_shape(score, shape)
 
-    def get_config(self):
-        return {**super().get_config(), "top_k": self.top_k}
+def _widen(place, score, slots):
+    """Both as wide as `slots`, and no score where there is no behavior."""
+    missing = [[0, 0], [0, 0], [0, slots - tf.shape(place)[-1]]]
+    place = tf.pad(place, missing, constant_values=-1)
+    score = tf.pad(score, missing)
+    return place, tf.where(place >= 0, score, tf.zeros_like(score))
 
 
 def newest_first(history: tf.Tensor, history_length: tf.Tensor) -> tf.Tensor:
     """Each history turned around, its padding left at the end.
 
     Args:
-        history: ``[U, N]``, oldest behavior first.
+        history: ``[U, N]`` or ``[U, N, ...]``, oldest behavior first.
         history_length: int ``[U]``.
 
     Returns:
-        ``[U, N]``; column ``j`` holds the behavior at position ``j + 1``.
+        The same shape; column ``j`` holds the behavior at position ``j + 1``.
     """
-    length = tf.minimum(tf.cast(history_length, tf.int32), tf.shape(history)[1])
-    return tf.reverse_sequence(history, tf.maximum(length, 0), seq_axis=1, batch_axis=0)
+    column = tf.range(tf.shape(history)[1])[tf.newaxis]
+    length = tf.cast(history_length, tf.int32)[:, tf.newaxis]
+    length = tf.minimum(length, tf.shape(history)[1])
+    place = tf.where(column < length, length - 1 - column, column)
+    return tf.gather(history, place, batch_dims=1)  # in half the time of tf.reverse_sequence
 
 
 def gather_behaviors(history: Mapping[str, tf.Tensor], place: tf.Tensor) -> dict[str, tf.Tensor]:
     """The found behaviors themselves, as the score stage takes them.
 
     Args:
-        history: mapping of feature name to ``[U, N]``, newest first.
+        history: mapping of feature name to ``[U, N]`` or ``[U, N, L]``, newest first.
         place: int32 ``[U, C, K]``; -1 where nothing was found.
 
     Returns:
-        ``behavior_<feature>`` ``[U, C, K]`` and ``behavior_position`` int32 ``[U, C, K]``
-        (1 is the newest behavior), both 0 where nothing was found.
+        ``behavior_<feature>`` ``[U, C, K]`` or ``[U, C, K, L]`` and ``behavior_position`` int32
+        ``[U, C, K]`` (1 is the newest behavior), all 0 where nothing was found.
     """
     behaviors = {"behavior_position": place + 1}
     for name, ids in history.items():
         # A column of padding in front: place -1 stands for "none", also in an empty history.
-        padded = tf.pad(ids, [[0, 0], [1, 0]])
+        padded = tf.pad(ids, [[0, 0], [1, 0], [0, 0]][: ids.shape.rank])
         behaviors[f"behavior_{name}"] = tf.gather(padded, place + 1, batch_dims=1)
     return behaviors

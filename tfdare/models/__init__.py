@@ -1,8 +1,13 @@
-"""Two-stage models, composed from layers, and a table of the published ones."""
+"""Models composed from layers, and a table of the published ones."""
 
 import tfdare.metrics  # noqa: F401  a saved model names its metrics and optimizer: register them
 import tfdare.optimizers  # noqa: F401
-from tfdare.models.published import DARE, MODELS, TWIN, build_model
+from tfdare.models.one_stage import OneStageModel
+from tfdare.models.published import DARE, MODELS, TWIN, Recipe, build_model
+from tfdare.models.request_model import RequestModel
 from tfdare.models.two_stage import TwoStageModel
 
-__all__ = ["DARE", "MODELS", "TWIN", "TwoStageModel", "build_model"]
+__all__ = [
+    "DARE", "MODELS", "OneStageModel", "Recipe", "RequestModel", "TWIN", "TwoStageModel",
+    "build_model",
+]

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, Sequence
 
-from tfdare.compat import KERAS_3, deserialize, register, serialize, tf
+from tfdare.compat import deserialize, register, serialize, tf
 from tfdare.layers import (
     Head,
+    LinearPooling,
     RoleEmbedding,
-    ScaledDotAttention,
     TargetAwarePooling,
     TopKSearch,
     gather_behaviors,
-    masked_softmax,
-    newest_first,
 )
-from tfdare.losses import CandidateCrossentropy
-
-
-class Outputs(NamedTuple):
-    """What :meth:`TwoStageModel.forward` computes: float ``[U, C]`` each, the second or None."""
-
-    probability: tf.Tensor
-    auxiliary_probability: tf.Tensor | None
+from tfdare.layers.embedding import TIME_GAP
+from tfdare.layers.pooling import pool_shared
+from tfdare.models.request_model import Outputs, RequestModel, _positions
 
 
 @register
-class TwoStageModel(tf.keras.Model):
+class TwoStageModel(RequestModel):
     """Embedding x attention x search x pooling x head over requests.
 
     ``model(requests)`` gives probabilities ``[U, C]`` and is nothing but
@@ -36,22 +29,23 @@ class TwoStageModel(tf.keras.Model):
     Args:
         embedding: RoleEmbedding. Tables by role; also carries the schema.
         attention: Layer. ``[U, C, N]`` scores. Defaults to `ScaledDotAttention()`.
-        search: TopKSearch. Defaults to `TopKSearch(20)`.
+        search: Search. Defaults to `TopKSearch(20)`.
         pooling: Layer. Defaults to `TargetAwarePooling()`.
+        evidence: sequence of Layer. Facts about what was found, for the head, such as
+            `MatchCounts()`. Defaults to none.
         head: Head. Defaults to `Head((200, 80))`.
+        auxiliary_pooling: LinearPooling. Of the whole history, for the auxiliary head. Defaults to
+            `TargetAwarePooling()`.
         auxiliary_head: Head or None. Defaults to `Head((200,), batch_norm=False)`; pass
             `auxiliary_weight=0` to leave it out.
         auxiliary_weight: float. Weight of the auxiliary loss. Defaults to 1.
 
-    Call arguments:
-        requests: mapping of ``history_<feature>`` int ``[U, N]``, ``history_length`` int ``[U]``,
-            ``target_<feature>`` int ``[U, C]`` and, optionally, ``target_length`` int ``[U]``.
-
-    Returns:
-        float ``[U, C]``, probabilities.
+    Call arguments, returns: see :class:`tfdare.models.RequestModel`.
 
     Raises:
-        ValueError: a tensor is missing from the requests, or `auxiliary_weight` is negative.
+        ValueError: a tensor is missing from the requests or has too few axes, `auxiliary_weight`
+            is negative, search keeps more behaviors than the schema's window holds, or it compares
+            a feature that the schema lacks.
 
     References:
         - [DARE](https://arxiv.org/abs/2410.02604), sections 4 and 5.1
@@ -63,54 +57,47 @@ class TwoStageModel(tf.keras.Model):
         attention=None,
         search=None,
         pooling=None,
+        evidence: Sequence = (),
         head=None,
+        auxiliary_pooling=None,
         auxiliary_head=None,
         auxiliary_weight: float = 1.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(embedding, attention, pooling, evidence, head, **kwargs)
         if auxiliary_weight < 0:
             raise ValueError(
                 f"`auxiliary_weight` must not be negative. Received: {auxiliary_weight}"
             )
-        self.embedding = deserialize(embedding)
-        self.attention_layer = deserialize(attention) or ScaledDotAttention(name="attention")
         self.search_layer = deserialize(search) or TopKSearch(name="search")
-        self.pooling_layer = deserialize(pooling) or TargetAwarePooling(name="pooling")
-        self.head = deserialize(head) or Head(name="head")
+        window = self.schema.window
+        for name in ("top_k", "recent"):
+            if getattr(self.search_layer, name) > window:
+                raise ValueError(
+                    f"`{name}` must not exceed the schema's window of {window} behaviors. "
+                    f"Received: {name}={getattr(self.search_layer, name)}"
+                )
         self.auxiliary_weight = float(auxiliary_weight)
-        self.auxiliary_head = None
+        self.auxiliary_head = self.auxiliary_pooling = None
         if self.auxiliary_weight:
+            self.auxiliary_pooling = deserialize(auxiliary_pooling) or TargetAwarePooling(
+                name="auxiliary_pooling"
+            )
             self.auxiliary_head = deserialize(auxiliary_head) or Head(
                 (200,), batch_norm=False, name="auxiliary_head"
             )
-        self._auxiliary_probability = None
         self.build()
 
     def build(self, input_shape=None):
-        """Makes every weight: the schema knows all shapes, no data is needed."""
         if self.built:
             return
-        self.embedding.build()
-        pooled = (None, None, 3 * self.embedding.representation_dim)
-        self.head.build(pooled)
+        self._check_feature(self.search_layer)
+        self.search_layer.build(None)
         if self.auxiliary_head is not None:
-            self.auxiliary_head.build(pooled)
-        self.built = True
-
-    @property
-    def schema(self):
-        """The schema the model was built from."""
-        return self.embedding.schema
-
-    def attend(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Attention score of every behavior for every target, unmasked.
-
-        Returns:
-            float ``[U, C, N]``, newest behavior first: place ``j`` is position ``j + 1``.
-        """
-        requests = self._tensors(requests, "history_length")
-        return self._attend(self._history(requests), self._ids(requests, "target"))
+            dim = self.embedding.representation_dim
+            self.auxiliary_pooling.build((None, None, dim))
+            self.auxiliary_head.build((None, None, self.auxiliary_pooling.output_dim(dim)))
+        super().build(input_shape)
 
     def search(self, requests: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The first stage.
@@ -119,22 +106,24 @@ class TwoStageModel(tf.keras.Model):
             requests: as of the model, ``target_length`` not needed.
 
         Returns:
-            All that :meth:`score` takes: ``behavior_index`` int32, ``attention_score`` float,
+            All that :meth:`score` takes: ``behavior_index`` int32, ``attention_score`` float32,
             ``behavior_<feature>``, ``behavior_position`` int32, each ``[U, C, K]``, and the
-            targets. -1 (index) and 0 (position) where the history had fewer than K behaviors.
+            targets and the context. -1 (index) and 0 (position) where the history had fewer than
+            K behaviors. K is `search_layer.slots`.
         """
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         history = self._history(requests)
-        scores = self._attend(history, self._ids(requests, "target"))
-        place, score = self.search_layer(scores, length)
+        place, score = self._search(history, self._ids(requests, "target"), length)
         index = tf.where(place >= 0, length[:, tf.newaxis, tf.newaxis] - 1 - place, -1)
-        targets = {name: requests[name] for name in requests if name.startswith("target_")}
+        kept = {
+            name: requests[name] for name in requests if name.startswith(("target_", "context_"))
+        }
         return {
-            **targets,
+            **kept,
             **gather_behaviors(history, place),
             "behavior_index": index,
-            "attention_score": score,
+            "attention_score": tf.cast(score, tf.float32),
         }
 
     def score(self, found: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -142,19 +131,22 @@ class TwoStageModel(tf.keras.Model):
 
         Args:
             found: mapping of ``target_<feature>`` int ``[U, C]``, ``behavior_<feature>`` int,
-                ``behavior_position`` int and ``attention_score`` float, each ``[U, C, K]``.
+                ``behavior_position`` int and ``attention_score`` float, each ``[U, C, K]``, and
+                ``behavior_time_gap`` and ``context_<feature>`` where the schema has them.
                 Places with position 0 carry no behavior.
 
         Returns:
-            float ``[U, C]``, probabilities.
+            float32 ``[U, C]``, probabilities.
         """
         found = self._tensors(found, "behavior_position", "attention_score")
         position = found["behavior_position"]
-        weights = masked_softmax(found["attention_score"], position > 0)
-        behaviors = self.embedding.representation(self._ids(found, "behavior"), position)
-        pooled = self.pooling_layer(self._target(found), weights, behaviors)
-        logits = self.head(pooled, real=self._real_targets(found), training=training)
-        return tf.sigmoid(logits)
+        ids = self._ids(found, "behavior")
+        if self.schema.time_gap is not None:
+            self._check(found, [f"behavior_{TIME_GAP}"])
+            ids[TIME_GAP] = found[f"behavior_{TIME_GAP}"]
+        target, real = self._target(found), position > 0
+        scores = tf.cast(found["attention_score"], target.dtype)
+        return tf.sigmoid(self._score(found, target, ids, position, scores, real, training))
 
     def forward(self, requests: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
         """Both heads in one pass over the history, for training.
@@ -162,109 +154,95 @@ class TwoStageModel(tf.keras.Model):
         Every behavior's representation is gathered once for all candidates and both heads; the K
         kept come in as weights that are zero elsewhere, so one product pools for both.
         """
-        requests = self._tensors(requests, "history_length")
         if self.auxiliary_head is None:
             return Outputs(self.score(self.search(requests), training=training), None)
+        requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
-        history = self._history(requests)
-        scores = self._attend(history, self._ids(requests, "target"))
-        place, kept = self.search_layer(scores, length)
-        position = _positions(history)
-        weights = tf.concat(
-            [
-                _spread(masked_softmax(kept, place >= 0), place, tf.shape(scores)),
-                masked_softmax(scores, (position <= length[:, tf.newaxis])[:, tf.newaxis, :]),
-            ],
-            axis=1,
+        history, ids = self._history(requests), self._ids(requests, "target")
+        place, kept, scores = self._search(history, ids, length, with_all=True)
+        position, target = _positions(history), self._target(requests)
+        found, real, top_k = gather_behaviors(history, place), place >= 0, self.search_layer.top_k
+        behaviors = {name.removeprefix("behavior_"): value for name, value in found.items()}
+        every = (position <= length[:, tf.newaxis])[:, tf.newaxis, :]
+        whole = self.auxiliary_pooling.weigh(scores, every, tf.shape(scores)[-1])
+        linear = isinstance(self.pooling_layer, LinearPooling)
+        weights = [
+            _spread(one, place, tf.shape(scores))
+            for one in (self.pooling_layer.weigh(kept, real, top_k) if linear else [])
+        ]
+        parts = self.embedding.representation_parts(history, position)
+        sums = pool_shared(tf.concat([*weights, *whole], axis=1), parts)
+        sums = tf.split(sums, len(weights) + len(whole), axis=1)
+        if linear:
+            pooled = self.pooling_layer.combine(target, sums[: len(weights)])
+            affinity = self._affinity(target, parts)
+            if affinity is not None:
+                # A column in front for place -1: an empty history has no other.
+                padded = tf.pad(affinity, [[0, 0], [0, 0], [1, 0]])
+                affinity = tf.gather(padded, place + 1, batch_dims=2)
+            facts = self._facts(ids, behaviors, kept, real, top_k, affinity)
+            logits = self._logits(self.head, pooled, requests, facts, training)
+        else:
+            logits = self._score(
+                requests, target, behaviors, found["behavior_position"], kept, real, training
+            )
+        aside = self.auxiliary_pooling.combine(target, sums[len(weights):])
+        auxiliary = self.auxiliary_head(
+            aside, real=self._real_targets(requests), training=training
         )
-        target = self._target(requests)
-        pooled = self.pooling_layer(
-            tf.concat([target, target], axis=1),
-            weights,
-            self.embedding.representation(history, position),
-        )
-        searched, whole = tf.split(pooled, 2, axis=1)
-        real = self._real_targets(requests)
-        return Outputs(
-            tf.sigmoid(self.head(searched, real=real, training=training)),
-            tf.sigmoid(self.auxiliary_head(whole, training=training)),
-        )
+        return Outputs(tf.sigmoid(logits), tf.sigmoid(tf.cast(auxiliary, tf.float32)))
 
     def call(self, requests, training=None):
         if not training:
             return self.score(self.search(requests))
-        outputs = self.forward(requests, training=True)
-        # Handed to compute_loss, which Keras calls next in the same step.
-        self._auxiliary_probability = outputs.auxiliary_probability
-        return outputs.probability
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, *args, **kwargs):
-        """The compiled loss, plus the auxiliary loss while training."""
-        auxiliary, self._auxiliary_probability = self._auxiliary_probability, None
-        if auxiliary is None:
-            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs)
-        added = self.auxiliary_weight * CandidateCrossentropy()(y, auxiliary, sample_weight)
-        if KERAS_3:
-            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs) + added
-        # Keras 2 logs as `loss` what passes here, not what is returned.
-        losses = [*self.losses, added]
-        return self.compiled_loss(y, y_pred, sample_weight, regularization_losses=losses)
+        return super().call(requests, training=True)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "embedding": serialize(self.embedding),
-            "attention": serialize(self.attention_layer),
-            "search": serialize(self.search_layer),
-            "pooling": serialize(self.pooling_layer),
-            "head": serialize(self.head),
-            "auxiliary_head": self.auxiliary_head and serialize(self.auxiliary_head),
-            "auxiliary_weight": self.auxiliary_weight,
-        }
+        auxiliary = {"auxiliary_weight": self.auxiliary_weight}
+        if self.auxiliary_head is not None:
+            auxiliary["auxiliary_pooling"] = serialize(self.auxiliary_pooling)
+            auxiliary["auxiliary_head"] = serialize(self.auxiliary_head)
+        return {**super().get_config(), "search": serialize(self.search_layer), **auxiliary}
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
-
-    def _attend(self, history, target):
-        return self.attention_layer(
-            self.embedding.attention(target),
-            self.embedding.attention(history),
-            self.embedding.position_score(_positions(history)),
+    def _search(self, history, target, length, with_all=False):
+        scores = self._attend(history, target, length, in_parts=with_all)
+        query, key, ids = None, None, {name: history[name] for name in self.schema.names}
+        if self.search_layer.needs_embeddings:
+            query = self.embedding.attention(target, "target")
+            key = self.embedding.attention(ids, "history")
+        place, score = self.search_layer(
+            scores, length, query=query, key=key, target=target, history=ids
         )
+        return (place, score, scores) if with_all else (place, score)
 
-    def _history(self, requests):
-        """Row ids of the behaviors, newest first."""
-        length = requests["history_length"]
-        return {
-            name: newest_first(ids, length) for name, ids in self._ids(requests, "history").items()
-        }
-
-    def _ids(self, tensors, kind):
-        names = [f"{kind}_{name}" for name in self.schema.names]
-        tensors = self._tensors(tensors, *names)
-        return {name: tensors[key] for name, key in zip(self.schema.names, names)}
-
-    def _real_targets(self, tensors):
-        if "target_length" not in tensors:
-            return None
-        candidates = tf.shape(tensors[f"target_{self.schema.item.name}"])[1]
-        return tf.sequence_mask(tensors["target_length"], candidates)
-
-    def _target(self, tensors):
+    def _score(self, tensors, target, behaviors, position, scores, real, training):
+        """Logits from what was found."""
+        top_k = self.search_layer.top_k
+        parts = self.embedding.representation_parts(behaviors, position)
+        pooled = self.pooling_layer(target, parts, scores, real, top_k=top_k)
         ids = self._ids(tensors, "target")
-        return self.embedding.representation(ids, tf.zeros_like(ids[self.schema.item.name]))
+        facts = self._facts(ids, behaviors, scores, real, top_k, self._affinity(target, parts))
+        return self._logits(self.head, pooled, tensors, facts, training)
 
-    def _tensors(self, given, *names):
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise ValueError(f"Missing tensors {missing}. Received: {sorted(given)}")
-        return {name: tf.convert_to_tensor(value) for name, value in given.items()}
+    def _affinity(self, target, parts):
+        """<target, behavior> / sqrt(D) of representations, float ``[U, C, ...]``, if asked for.
 
-
-def _positions(history):
-    """Distance to the target of each place, newest first: int32 ``[N]``, 1 to N."""
-    return tf.range(1, tf.shape(next(iter(history.values())))[1] + 1)
+        `parts` are ``[U, C, S, D_i]`` (found), or ``[U, N, D_i]`` and ``[N, D_i]`` (a history).
+        """
+        if not any(getattr(layer, "needs_affinity", False) for layer in self.evidence):
+            return None
+        targets = tf.split(
+            target * float(target.shape[-1]) ** -0.5, [part.shape[-1] for part in parts], axis=-1
+        )
+        products = []
+        for one, part in zip(targets, parts):
+            if part.shape.rank == 4:
+                products.append(tf.linalg.matvec(part, one))
+            elif part.shape.rank == 3:
+                products.append(tf.matmul(one, part, transpose_b=True))
+            else:
+                products.append(tf.tensordot(one, part, axes=[[-1], [-1]]))
+        return tf.add_n(products)
 
 
 def _spread(weights, place, shape):

@@ -1,0 +1,13 @@
+"""Models side by side: what is trained, what is measured, and how it is shown."""
+
+from tfdare.comparison.measure import Measurement, measure
+from tfdare.comparison.plan import Row, Trial, rows_of, shares_tables
+from tfdare.comparison.plots import plot
+from tfdare.comparison.report import report
+from tfdare.comparison.table import markdown
+from tfdare.comparison.trials import Trials
+
+__all__ = [
+    "Measurement", "Row", "Trial", "Trials", "markdown", "measure", "plot", "report", "rows_of",
+    "shares_tables",
+]

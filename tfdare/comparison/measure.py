@@ -1,0 +1,142 @@
+"""What a trained model costs to serve: its size, and the time of its search."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Mapping
+
+import numpy as np
+
+from tfdare.compat import tf
+from tfdare.data import read_requests
+from tfdare.layers.embedding import HISTORY, TARGET
+from tfdare.sequences import Sequences
+
+BEHAVIORS, CANDIDATES = 10_000, 100
+TURNS = 15
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model costs.
+
+    Attributes:
+        parameters: int. All weights, moving averages included.
+        search_bytes: int. Of the tables that a search server must hold: the attention side's;
+            for a model of one stage all tables.
+        search_ms: float. Median over turns, one user's history and candidates.
+        whole_call: bool. Whether there is no search to call alone, and the whole was timed.
+    """
+
+    parameters: int
+    search_bytes: int
+    search_ms: float
+    whole_call: bool
+
+
+def measure(models: Mapping, sequences: Sequences, behaviors: int = BEHAVIORS,
+            candidates: int = CANDIDATES, turns: int = TURNS) -> dict:
+    """Measures models in turns, in this one process, so that all see the same machine.
+
+    Args:
+        models: mapping of any key to RequestModel.
+        sequences: Sequences. Real behaviors and targets are taken from the test split.
+        behaviors: int. Length of the one history.
+        candidates: int. Targets.
+        turns: int.
+
+    Returns:
+        Measurement by key.
+    """
+    requests = one_user(sequences, behaviors, candidates)
+    calls, seconds = {}, {key: [] for key in models}
+    for key, model in models.items():
+        calls[key] = tf.function(_step(model), autograph=False)
+        _timed(calls[key], requests)  # tracing
+        _timed(calls[key], requests)
+    for _ in range(turns):
+        for key in models:
+            seconds[key].append(_timed(calls[key], requests))
+    return {
+        key: Measurement(
+            int(model.count_params()), search_bytes(model),
+            1e3 * statistics.median(seconds[key]), not _two_stage(model),
+        )
+        for key, model in models.items()
+    }
+
+
+def one_user(sequences: Sequences, behaviors: int, candidates: int) -> dict[str, tf.Tensor]:
+    """One request of so many real behaviors and real targets, of as many users as it takes."""
+    parts: dict[str, list] = {}
+    have = {"history": 0, "target": 0}
+    wanted = {"history": behaviors, "target": candidates}
+    while any(have[kind] < wanted[kind] for kind in wanted):
+        before = dict(have)
+        for requests, _, _ in read_requests(sequences, "test", 64):
+            arrays = {name: value.numpy() for name, value in requests.items()}
+            for kind in have:
+                length = arrays[f"{kind}_length"]
+                real = np.arange(_columns(arrays, kind))[np.newaxis] < length[:, np.newaxis]
+                for name in _names(arrays, kind):
+                    parts.setdefault(name, []).append(arrays[name][real])
+                have[kind] += int(length.sum())
+            for name in arrays:
+                if name.startswith("context_"):
+                    parts.setdefault(name, [arrays[name][:1]])
+            if all(have[kind] >= wanted[kind] for kind in wanted):
+                break
+        if any(have[kind] == before[kind] < wanted[kind] for kind in wanted):
+            raise ValueError(f"The test split of {sequences.path!r} holds no behaviors or targets")
+    made = {}
+    for name, found in parts.items():
+        kind = name.split("_", 1)[0]
+        joined = np.concatenate(found)
+        made[name] = joined if kind == "context" else joined[np.newaxis, : wanted[kind]]
+    made["history_length"] = np.array([behaviors], np.int32)
+    made["target_length"] = np.array([candidates], np.int32)
+    return {name: tf.constant(value) for name, value in made.items()}
+
+
+def search_bytes(model) -> int:
+    """Bytes of the tables that must lie where search runs."""
+    embedding = model.embedding
+    tables = {}
+    for side in ("attention",) if _two_stage(model) else ("attention", "representation"):
+        found = [
+            embedding.table_of(side, name, role)
+            for name in embedding.schema.names
+            for role in (HISTORY, TARGET)
+        ]
+        found += [getattr(embedding, f"{side}_{what}_table") for what in ("position", "time_gap")]
+        tables.update({id(table): table for table in found if table is not None})
+    return sum(
+        math.prod(table.shape) * tf.as_dtype(table.dtype).size for table in tables.values()
+    )
+
+
+def _two_stage(model) -> bool:
+    return hasattr(model, "search")
+
+
+def _step(model):
+    if _two_stage(model):
+        return lambda requests: model.search(requests)["behavior_index"]
+    return lambda requests: model(requests, training=False)
+
+
+def _timed(call, requests) -> float:
+    started = time.perf_counter()
+    call(requests).numpy()
+    return time.perf_counter() - started
+
+
+def _names(arrays, kind):
+    return [n for n in arrays if n.startswith(f"{kind}_") and n != f"{kind}_length"]
+
+
+def _columns(arrays, kind):
+    return arrays[_names(arrays, kind)[0]].shape[1]

@@ -1,0 +1,164 @@
+"""A comparison as Markdown, as it can stand in a README."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfdare.comparison.measure import BEHAVIORS, CANDIDATES
+from tfdare.comparison.paper import DARE, LOGS
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The content of ``comparison.json`` as tables with a line under them that says what they are.
+
+    Args:
+        found: dict. What :func:`tfdare.compare.compare` returns.
+    """
+    rows = found["rows"]
+    columns = len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
+    parts = [
+        "# Comparison", _accuracy(rows, columns), _cost(rows, columns), _about(found),
+        "## The paper's orderings on this data", _orderings(found, columns),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _accuracy(rows, columns) -> str:
+    paper = any(row["paper"] for row in rows)
+    references = {row["difference"]["to"]["model"] for row in rows if row["difference"]}
+    heads = ["model", *(["columns"] if columns else []), "test AUC"]
+    heads += [f"difference to {one} [95%]" for one in sorted(references)]
+    heads += ["AUC, item seen before", "AUC, new item", "GAUC", "log loss"]
+    heads += [f"paper, {log}" for log in LOGS] if paper else []
+    lines = []
+    for row in rows:
+        test = row["test"]
+        cells = [_title(row), *([row["columns"]] if columns else []), _with_deviation(test["auc"])]
+        cells += [_difference(row["difference"]) for _ in references]
+        cells += [_number(test[name]["mean"], ".4f")
+                  for name in ("auc_seen", "auc_new", "gauc", "logloss")]
+        cells += [_number((row["paper"] or {}).get(log), ".4f") for log in LOGS] if paper else []
+        lines.append(cells)
+    return _table(heads, lines)
+
+
+def _cost(rows, columns) -> str:
+    heads = ["model", *(["columns"] if columns else []), "validation AUC", "epochs to the best",
+             "learning rate", "training examples/s", "parameters", "search tables, MB",
+             "search, ms"]
+    lines = []
+    for row in rows:
+        milliseconds = _number(row.get("search_ms"), ".1f")
+        lines.append([
+            row["title"], *([row["columns"]] if columns else []),
+            _with_deviation(row["validation_auc"]), _number(row["best_epoch"]["mean"], ".1f"),
+            _number(row["learning_rate"], "g"), _number(row["examples_per_s"], ",.0f"),
+            _number(row.get("parameters"), ",d"),
+            _number((row["search_bytes"] / 1e6) if "search_bytes" in row else None, ".2f"),
+            f"{milliseconds} *" if row.get("whole_call") else milliseconds,
+        ])
+    return _table(heads, lines)
+
+
+def _about(found) -> str:
+    data, options, rows = found["data"], found["options"], found["rows"]
+    seeds = found["seeds"]
+    split = data["split"]
+    protocol = ", ".join(f"{name} {value}" for name, value in sorted(split.items())
+                         if name != "protocol" and value is not None)
+    patience = (f", stopped after {options['patience']} without a better validation AUC"
+                if options["patience"] else "")
+    rates = found["learning_rates"]
+    tuned = ("" if len(rates) == 1 else
+             f", learning rate chosen among {_listed(rates)} by the validation AUC of seed "
+             f"{seeds[0]}")
+    log = f" of {_listed(data['input'])}" if data["input"] else ""
+    baselines = found["baselines"]
+    of_paper = any(row["paper"] for row in rows)
+    lines = [
+        f"Data: `{data['sequences']}`{log}; {data['users']:,} users, "
+        f"{data['train_targets']:,} targets to train on, {data['test_targets']:,} to test on, "
+        f"histories cut at {data['window']:,}. Protocol `{split.get('protocol')}` ({protocol}). "
+        f"Seeds {_listed(seeds)}; at most {options['epochs']} epochs{patience}; the epoch with "
+        f"the best validation AUC is tested{tuned}. ± is the deviation over seeds; intervals are "
+        f"over {found['resamples']:,} resamples of users, on the mean of the seeds. Repeat counts "
+        f"of the item and its features alone reach AUC "
+        f"{_number(baselines['repeat_counts'], '.4f')}, \"was this item in the history\" "
+        f"{_number(baselines['seen'], '.4f')}.",
+        f"Search: one user of {BEHAVIORS:,} behaviors, {CANDIDATES} candidates, in turns in one "
+        "process. Tables of the attention side are what a search server must hold."
+        + (" * the whole model: there is no search to call alone, and all tables are counted."
+           if any(row.get("whole_call") for row in rows) else ""),
+    ]
+    if any(row["model"] == "DARE" for row in rows):
+        lines.append(f"DARE is the published model (`{DARE}`) with facts about what search found "
+                     "beside the pooled history.")
+    if of_paper:
+        lines.append("The paper's figures are its Table 1 at the same number of columns, on its "
+                     "own logs: for reference, not to be matched.")
+    lost = [f"{row['title']} ({row['columns']}), seeds {_listed(row['diverged'])}"
+            for row in rows if row["diverged"]] + found["without_result"]
+    if lost:
+        lines.append(f"Diverged, and left out: {'; '.join(lost)}.")
+    lines.append(f"`{found['command']}`")
+    return "\n\n".join(lines)
+
+
+def _orderings(found, columns) -> str:
+    orderings = found["orderings"]
+    models = {row["model"] for row in found["rows"]}
+    missing = "" if DARE in models else (
+        f"The paper's DARE, `{DARE}`, is not among the models compared here: what it says of DARE "
+        "is left open."
+    )
+    if not orderings:
+        return missing or "None of the models compared here are ordered by the paper."
+    lines = []
+    for one in orderings:
+        claim = f"{one['better'].replace(DARE, 'DARE, as published')} > {one['worse']}"
+        if columns:
+            claim += f" ({one['columns'][0]} against {one['columns'][1]})"
+        said = one["verdict"]
+        if one["worse"] == "all":
+            said += f": above {one['above']} of {one['of']}"
+            said += f"; behind {_listed(one['ahead_of_it'])}" if one["ahead_of_it"] else ""
+            said += (f"; not separable from {_listed(one['not_separable'])}"
+                     if one["not_separable"] else "")
+        difference = _difference(one)
+        if one["worse"] == "all":
+            difference += f" (closest: {one['closest']})"
+        lines.append([claim, said, difference,
+                      f"{one['paper_holds']} of {one['paper_settings']}"])
+    heads = ["the paper says", "here", "AUC difference [95%]", "in the paper's settings"]
+    return _table(heads, lines) + (
+        "\n\n*Holds* or *reversed*: the whole interval lies on one side of zero; otherwise *not "
+        "separable*."
+    ) + (f"\n\n{missing}" if missing else "")
+
+
+def _table(heads, lines) -> str:
+    ruler = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ruler, *lines])
+
+
+def _title(row) -> str:
+    return f"**{row['title']}**" if row["model"] == "DARE" else row["title"]
+
+
+def _with_deviation(found) -> str:
+    mean = _number(found["mean"], ".4f")
+    return mean if found["deviation"] is None else f"{mean} ± {found['deviation']:.4f}"
+
+
+def _difference(found) -> str:
+    if found is None:
+        return ""
+    return f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+
+
+def _number(value, form) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _listed(values) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,116 @@
+"""Plain facts about what search found, which a weighted average hides."""
+
+from __future__ import annotations
+
+from tfdare.compat import register, tf
+from tfdare.schema import OOV_ID
+
+
+@register
+class MatchCounts(tf.keras.layers.Layer):
+    """How many of the behaviors found share each feature's value with the target.
+
+    ``log(1 + count)`` for every feature. Features with several values are left out, and ids out
+    of vocabulary match nothing: who knows which of them are the same.
+
+    Call arguments:
+        target: mapping of feature name to int ``[U, C]``.
+        behaviors: mapping of feature name to int ``[U, C, S]``.
+        scores: ignored.
+        real: bool ``[U, C, S]``. Slots that hold a behavior.
+        top_k: int. Slots that search filled; the others are not counted.
+
+    Returns:
+        float ``[U, C, features]``.
+
+    Example:
+        >>> ids = {"item": tf.constant([[7]])}, {"item": tf.constant([[[7, 8, 7, 7]]])}
+        >>> real = tf.constant([[[True, True, True, False]]])
+        >>> counts = MatchCounts()(*ids, tf.zeros([1, 1, 4]), real, top_k=4)
+        >>> tf.exp(counts).numpy().round().tolist()
+        [[[3.0]]]
+    """
+
+    def output_dim(self, schema) -> int:
+        """Width of what comes out for a schema."""
+        return sum(feature.max_values == 1 for feature in schema.features)
+
+    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+        found = tf.logical_and(real, tf.range(tf.shape(real)[-1]) < top_k)
+        counts = []
+        for name, ids in target.items():
+            if ids.shape.rank == 2:
+                ids = ids[:, :, tf.newaxis]
+                equal = tf.logical_and(behaviors[name] == ids, ids > OOV_ID)
+                match = tf.cast(tf.logical_and(found, equal), scores.dtype)
+                counts.append(tf.reduce_sum(match, axis=-1))
+        return tf.math.log1p(tf.stack(counts, axis=-1))
+
+
+@register
+class ScoreFacts(tf.keras.layers.Layer):
+    """The highest score of what search found, and the logarithm of the sum of exponents.
+
+    A softmax only tells shares; these tell how well anything matched, and how much did. Zero
+    where nothing was found.
+
+    Call arguments:
+        target, behaviors: ignored.
+        scores: float ``[U, C, S]``.
+        real: bool ``[U, C, S]``. Slots that hold a behavior.
+        top_k: int. Slots that search filled; the others are left out.
+
+    Returns:
+        float ``[U, C, 2]``.
+
+    Example:
+        >>> scores, real = tf.constant([[[1.0, 1.0, 5.0]]]), tf.constant([[[True, True, False]]])
+        >>> print(ScoreFacts()({}, {}, scores, real, top_k=3).numpy().round(3))
+        [[[1.    1.693]]]
+    """
+
+    def output_dim(self, schema) -> int:
+        """Width of what comes out for a schema."""
+        return 2
+
+    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+        return _top_and_mass(scores[:, :, :top_k], real[:, :, :top_k])
+
+
+@register
+class AffinityFacts(tf.keras.layers.Layer):
+    """The same two facts of the affinity of target and behaviors on the representation side.
+
+    ``a_i = <v_t, v_i> / sqrt(D)`` over what search found: the highest, and the logarithm of the sum
+    of exponents. A pooled product only knows the affinity to the average behavior; this knows the
+    closest one. It needs representation tables alone, so that the stages stay apart.
+
+    Call arguments:
+        target, behaviors, scores: ignored.
+        real: bool ``[U, C, S]``. Slots that hold a behavior.
+        top_k: int. Slots that search filled; the others are left out.
+        affinity: float ``[U, C, S]``.
+
+    Returns:
+        float ``[U, C, 2]``.
+    """
+
+    needs_affinity = True
+
+    def output_dim(self, schema) -> int:
+        """Width of what comes out for a schema."""
+        return 2
+
+    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+        return _top_and_mass(affinity[:, :, :top_k], real[:, :, :top_k])
+
+
+def _top_and_mass(scores, real):
+    """Highest score, and logarithm of the sum of exponents: ``[U, C, 2]``; 0 without behaviors."""
+    lowest = tf.constant(float(scores.dtype.min), scores.dtype)
+    top = tf.reduce_max(tf.where(real, scores, lowest), axis=-1)
+    top = tf.where(tf.reduce_any(real, axis=-1), top, tf.zeros_like(top))
+    above = tf.minimum(scores - top[:, :, tf.newaxis], 0)
+    exponents = tf.where(real, tf.exp(above), tf.zeros_like(scores))
+    mass = tf.math.log(tf.maximum(tf.reduce_sum(exponents, axis=-1), 1))
+    return tf.stack([top, top + mass], axis=-1)

@@ -1,0 +1,107 @@
+"""From attention scores to the weights by which behaviors are added up."""
+
+from __future__ import annotations
+
+from tfdare.compat import register, tf
+from tfdare.layers.attention import masked_softmax
+
+
+class Weighting(tf.keras.layers.Layer):
+    """Base of the weightings.
+
+    Call arguments:
+        scores: float ``[U, C, S]``.
+        real: bool, broadcast to ``[U, C, S]``. Slots that hold a behavior.
+        top_k: int. How many of the S slots search filled; the others hold the newest behaviors.
+
+    Returns:
+        float ``[U, C, S]``, zero where `real` is not.
+    """
+
+    def call(self, scores, real, top_k):
+        raise NotImplementedError
+
+
+@register
+class Average(Weighting):
+    """Softmax over what search found: the weights sum to one.
+
+    Example:
+        >>> real = tf.constant([True, True, False])
+        >>> Average()(tf.zeros([1, 1, 3]), real, top_k=3).numpy().tolist()
+        [[[0.5, 0.5, 0.0]]]
+
+    References:
+        - [DARE](https://arxiv.org/abs/2410.02604), section 4.1
+    """
+
+    def call(self, scores, real, top_k):
+        return masked_softmax(scores, tf.logical_and(real, _searched(scores, top_k)))
+
+
+@register
+class Sum(Weighting):
+    """A weight of its own for each behavior that search found, between 0 and 1.
+
+    ``w_i = sigmoid(s_i - b)`` with a learned b. Unlike an average it grows with how often
+    something matched.
+
+    Args:
+        scale: float. Divides the sum, so that it starts in the range of an average. Defaults to 1.
+
+    Example:
+        >>> Sum()(tf.zeros([1, 1, 3]), tf.constant([True, True, False]), top_k=3).numpy().tolist()
+        [[[0.5, 0.5, 0.0]]]
+    """
+
+    def __init__(self, scale: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        if not scale > 0:
+            raise ValueError(f"`scale` must be positive. Received: scale={scale}")
+        self.scale = float(scale)
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        self.threshold = self.add_weight(name="threshold", shape=(), initializer="zeros")
+        self.built = True
+
+    def call(self, scores, real, top_k):
+        real = tf.logical_and(real, _searched(scores, top_k))
+        weight = tf.sigmoid(scores - tf.cast(self.threshold, scores.dtype)) / self.scale
+        return tf.where(real, weight, tf.zeros_like(weight))
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}
+
+
+@register
+class ScoreSum(Weighting):
+    """The scores themselves, not normalized: SIM's first stage, trained by its own loss.
+
+    References:
+        - [Search-based Interest Model](https://arxiv.org/abs/2006.05639), section 3.2 (soft search)
+    """
+
+    def call(self, scores, real, top_k):
+        real = tf.logical_and(real, _searched(scores, top_k))
+        return tf.where(real, scores, tf.zeros_like(scores))
+
+
+@register
+class Recent(Weighting):
+    """Softmax over the newest behaviors, which are kept whatever search finds.
+
+    Example:
+        >>> Recent()(tf.zeros([1, 1, 4]), tf.constant([True] * 4), top_k=2).numpy().tolist()
+        [[[0.0, 0.0, 0.5, 0.5]]]
+    """
+
+    def call(self, scores, real, top_k):
+        return masked_softmax(
+            scores, tf.logical_and(real, tf.logical_not(_searched(scores, top_k)))
+        )
+
+
+def _searched(scores, top_k):
+    return tf.range(tf.shape(scores)[-1]) < top_k

@@ -1,0 +1,49 @@
+"""The model without search: attention over the whole history."""
+
+from __future__ import annotations
+
+from tfdare.compat import register, tf
+from tfdare.layers.pooling import LinearPooling, pool_shared
+from tfdare.models.request_model import Outputs, RequestModel, _positions
+
+
+@register
+class OneStageModel(RequestModel):
+    """Embedding x attention x pooling x head, every behavior pooled.
+
+    The upper bound of what search may find, and the form of models that never search. It serves
+    as one call; there is nothing to split.
+
+    Args, call arguments, returns: see :class:`tfdare.models.RequestModel`.
+
+    Raises:
+        ValueError: `pooling` is not linear, `evidence` is given, or a tensor is missing.
+    """
+
+    def __init__(self, embedding, attention=None, pooling=None, evidence=(), head=None, **kwargs):
+        super().__init__(embedding, attention, pooling, evidence, head, **kwargs)
+        if not isinstance(self.pooling_layer, LinearPooling):
+            raise ValueError(
+                "`pooling` over a whole history must be a LinearPooling. "
+                f"Received: {type(self.pooling_layer).__name__}"
+            )
+        if self.evidence:
+            raise ValueError(f"`evidence` is about what search found. Received: {self.evidence}")
+        self.build()
+
+    def forward(self, requests, training=False):
+        requests = self._tensors(requests, "history_length")
+        length = tf.cast(requests["history_length"], tf.int32)
+        history = self._history(requests)
+        scores = self._attend(history, self._ids(requests, "target"), length, in_parts=True)
+        position = _positions(history)
+        real = (position <= length[:, tf.newaxis])[:, tf.newaxis]
+        weights = self.pooling_layer.weigh(scores, real, tf.shape(scores)[-1])
+        sums = pool_shared(
+            tf.concat(weights, axis=1), self.embedding.representation_parts(history, position)
+        )
+        pooled = self.pooling_layer.combine(
+            self._target(requests), tf.split(sums, len(weights), axis=1)
+        )
+        logits = self._logits(self.head, pooled, requests, [], training)
+        return Outputs(tf.sigmoid(logits), None)

@@ -1,0 +1,246 @@
+"""What all models share: requests in, one probability a candidate out."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from tfdare.compat import KERAS_3, deserialize, serialize, tf
+from tfdare.layers import (
+    ContextEmbedding,
+    Head,
+    RoleEmbedding,
+    ScaledDotAttention,
+    TargetAwarePooling,
+    newest_first,
+)
+from tfdare.layers.embedding import HISTORY, TARGET, TIME_GAP
+from tfdare.losses import CandidateCrossentropy
+
+
+class Outputs(NamedTuple):
+    """What :meth:`RequestModel.forward` computes: float32 ``[U, C]`` each, the second or None."""
+
+    probability: tf.Tensor
+    auxiliary_probability: tf.Tensor | None
+
+
+class RequestModel(tf.keras.Model):
+    """Base: embedding, attention, pooling and head over requests.
+
+    Args:
+        embedding: RoleEmbedding. Tables by role; also carries the schema.
+        attention: Layer. ``[U, C, N]`` scores. Defaults to `ScaledDotAttention()`.
+        pooling: Layer. Defaults to `TargetAwarePooling()`.
+        evidence: sequence of Layer. Facts about the behaviors pooled, for the head, such as
+            `MatchCounts()`. Defaults to none.
+        head: Head. Defaults to `Head((200, 80))`.
+
+    Call arguments:
+        requests: mapping of ``history_<feature>`` int ``[U, N]``, ``history_length`` int ``[U]``,
+            ``target_<feature>`` int ``[U, C]`` and, optionally, ``target_length`` int ``[U]``;
+            ``history_time_gap`` int ``[U, N]`` and ``context_<feature>`` where the schema has them.
+
+    Returns:
+        float32 ``[U, C]``, probabilities.
+
+    Raises:
+        ValueError: a tensor is missing or has too few axes, or `attention` compares a feature that
+            the schema lacks.
+    """
+
+    def __init__(
+        self,
+        embedding: RoleEmbedding,
+        attention=None,
+        pooling=None,
+        evidence: Sequence = (),
+        head=None,
+        **kwargs,
+    ):
+        # Numbers of the context come raw; cast to half precision, large ones would be lost.
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.embedding = deserialize(embedding)
+        self.attention_layer = deserialize(attention) or ScaledDotAttention(name="attention")
+        self.pooling_layer = deserialize(pooling) or TargetAwarePooling(name="pooling")
+        self.evidence = [deserialize(layer) for layer in evidence]
+        self.context_layer = None
+        if self.embedding.schema.context:
+            self.context_layer = ContextEmbedding(
+                self.embedding.schema, self.embedding.initializer_stddev, name="context"
+            )
+        self.head = deserialize(head) or Head(name="head")
+        self._auxiliary_probability = None
+
+    def build(self, input_shape=None):
+        """Makes every weight: the schema knows all shapes, no data is needed."""
+        if self.built:
+            return
+        self._check_feature(self.attention_layer)
+        self.embedding.build()
+        self.attention_layer.build((None, None, self.embedding.attention_dim))
+        representation = (None, None, self.embedding.representation_dim)
+        self.pooling_layer.build(representation)
+        for layer in self.evidence:
+            layer.build(None)
+        if self.context_layer is not None:
+            self.context_layer.build()
+        self.head.build((None, None, self.head_dim))
+        self.built = True
+
+    @property
+    def head_dim(self) -> int:
+        """Columns that the head takes in."""
+        width = self.pooling_layer.output_dim(self.embedding.representation_dim)
+        width += sum(layer.output_dim(self.schema) for layer in self.evidence)
+        return width + (self.context_layer.output_dim if self.context_layer is not None else 0)
+
+    @property
+    def schema(self):
+        """The schema the model was built from."""
+        return self.embedding.schema
+
+    def attend(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Attention score of every behavior for every target, unmasked.
+
+        Returns:
+            float ``[U, C, N]``, newest behavior first: place ``j`` is position ``j + 1``.
+        """
+        requests = self._tensors(requests, "history_length")
+        return self._attend(
+            self._history(requests), self._ids(requests, "target"), requests["history_length"]
+        )
+
+    def forward(self, requests: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
+        """Probabilities of the model's heads in one pass over the history, for training."""
+        raise NotImplementedError
+
+    def call(self, requests, training=None):
+        outputs = self.forward(requests, training=bool(training))
+        # Handed to compute_loss, which Keras calls next in the same step.
+        self._auxiliary_probability = outputs.auxiliary_probability
+        return outputs.probability
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, *args, **kwargs):
+        """The compiled loss, plus the auxiliary loss while training.
+
+        Raises:
+            tf.errors.InvalidArgumentError: a label is NaN or infinite.
+        """
+        if y is not None:
+            y = tf.debugging.check_numerics(
+                tf.cast(y, tf.float32), "Labels must be finite, 0 or 1. Received: `label` with"
+            )
+        auxiliary, self._auxiliary_probability = self._auxiliary_probability, None
+        if auxiliary is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs)
+        added = self.auxiliary_weight * CandidateCrossentropy()(y, auxiliary, sample_weight)
+        if KERAS_3:
+            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs) + added
+        # Keras 2 logs as `loss` what passes here, not what is returned.
+        losses = [*self.losses, added]
+        return self.compiled_loss(y, y_pred, sample_weight, regularization_losses=losses)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "embedding": serialize(self.embedding),
+            "attention": serialize(self.attention_layer),
+            "pooling": serialize(self.pooling_layer),
+            "evidence": [serialize(layer) for layer in self.evidence],
+            "head": serialize(self.head),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+    def _attend(self, history, target, length, in_parts=False):
+        """Scores; `in_parts` spares a copy of the embeddings where there are few candidates."""
+        embedding = self.embedding
+        look_up = embedding.attention_parts if in_parts else embedding.attention
+        offset = embedding.position_score(_positions(history))
+        if TIME_GAP in history:
+            of_gap = embedding.time_gap_score(history[TIME_GAP])
+            if of_gap is not None:
+                of_gap = of_gap[:, tf.newaxis]
+                offset = of_gap if offset is None else offset + of_gap
+        ids = {name: history[name] for name in self.schema.names}
+        return self.attention_layer(
+            look_up(target, TARGET), look_up(ids, HISTORY), offset,
+            target=target, history=ids, history_length=length,
+        )
+
+    def _logits(self, head, pooled, tensors, evidence, training):
+        """Pooled features with evidence and context beside them, through a head; float32."""
+        parts = [pooled, *(tf.cast(part, pooled.dtype) for part in evidence)]
+        if self.context_layer is not None:
+            names = [feature.name for feature in self.schema.context]
+            self._check(tensors, [f"context_{name}" for name in names])
+            context = self.context_layer({name: tensors[f"context_{name}"] for name in names})
+            shape = tf.concat([tf.shape(pooled)[:2], tf.shape(context)[-1:]], axis=0)
+            parts.append(tf.broadcast_to(context[:, tf.newaxis], shape))
+        inputs = parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
+        logits = head(inputs, real=self._real_targets(tensors), training=training)
+        return tf.cast(logits, tf.float32)
+
+    def _facts(self, target, behaviors, scores, real, top_k, affinity):
+        return [
+            layer(target, behaviors, scores, real, top_k=top_k, affinity=affinity)
+            for layer in self.evidence
+        ]
+
+    def _history(self, requests):
+        """Row ids of the behaviors (and their time gap), newest first."""
+        length = requests["history_length"]
+        ids = self._ids(requests, "history")
+        if self.schema.time_gap is not None:
+            self._check(requests, [f"history_{TIME_GAP}"])
+            ids[TIME_GAP] = requests[f"history_{TIME_GAP}"]
+        return {name: newest_first(values, length) for name, values in ids.items()}
+
+    def _ids(self, tensors, kind):
+        names = [f"{kind}_{name}" for name in self.schema.names]
+        self._check(tensors, names)
+        for feature, name in zip(self.schema.features, names):
+            rank = {"behavior": 3}.get(kind, 2) + (feature.max_values > 1)
+            if tensors[name].shape.rank not in (None, rank):
+                raise ValueError(
+                    f"`{name}` must have {rank} axes. Received: shape {tensors[name].shape}"
+                )
+        return {name: tensors[key] for name, key in zip(self.schema.names, names)}
+
+    def _check_feature(self, layer):
+        """Refuses a layer that compares a feature which is missing or has several values."""
+        name = getattr(layer, "feature", None)
+        usable = [feature.name for feature in self.schema.features if feature.max_values == 1]
+        if name is not None and name not in usable:
+            raise ValueError(
+                f"{type(layer).__name__} needs the feature {name!r}, with one value. "
+                f"Received: features with one value {usable}"
+            )
+
+    def _real_targets(self, tensors):
+        if "target_length" not in tensors:
+            return None
+        candidates = tf.shape(tensors[f"target_{self.schema.item.name}"])[1]
+        return tf.sequence_mask(tensors["target_length"], candidates)
+
+    def _target(self, tensors):
+        ids = self._ids(tensors, "target")
+        place = tf.zeros_like(ids[self.schema.item.name])
+        return self.embedding.representation(ids, place, TARGET)
+
+    def _tensors(self, given, *names):
+        self._check(given, names)
+        return {name: tf.convert_to_tensor(value) for name, value in given.items()}
+
+    def _check(self, given, names):
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise ValueError(f"Missing tensors {missing}. Received: {sorted(given)}")
+
+
+def _positions(history):
+    """Distance to the target of each place, newest first: int32 ``[N]``, 1 to N."""
+    return tf.range(1, tf.shape(next(iter(history.values())))[1] + 1)

@@ -1,0 +1,162 @@
+"""What the row-sparse optimizers share."""
+
+from __future__ import annotations
+
+import numbers
+
+from tfdare.compat import KERAS_3, deserialize, raw, serialize, tf
+from tfdare.optimizers.duplicates import sum_duplicates
+
+_WITHOUT = {
+    "gradient_accumulation_steps": "Keras would keep a dense gradient of every table and add to "
+    "all of it at every step; use larger batches",
+    "loss_scale_factor": "Keras cannot divide a sparse gradient by it; use a LossScaleOptimizer",
+}
+
+
+class RowSparse:
+    """Mixin in front of an optimizer of Keras: tables are updated by rows, all else as Keras does.
+
+    A gradient that arrives as `tf.IndexedSlices` makes its variable a table for that step. A
+    subclass says in `update_rows` what happens to the rows; here are the rate, the summing of
+    duplicates, decoupled decay, clipping, and the configuration.
+
+    Args:
+        table_learning_rate: float, schedule or None. Rate of tables. Defaults to None: the
+            `learning_rate` of all other weights.
+        **kwargs: arguments of the optimizer of Keras.
+
+    Raises:
+        ValueError: `table_learning_rate` is neither; or `gradient_accumulation_steps` is asked
+            for, which adds up gradients in a dense copy of every table, or `loss_scale_factor`,
+            which Keras cannot apply to a sparse gradient.
+    """
+
+    def __init__(self, *, table_learning_rate=None, **kwargs):
+        for argument, reason in _WITHOUT.items():
+            value = kwargs.pop(argument, None)
+            if value is not None:
+                raise ValueError(
+                    f"{type(self).__name__} has no `{argument}`: {reason}. "
+                    f"Received: {argument}={value}"
+                )
+        if not KERAS_3:
+            kwargs["jit_compile"] = False  # XLA cannot hold a number of rows that varies
+        super().__init__(**kwargs)
+        self._table_learning_rate = self._made_rate(table_learning_rate)
+
+    @property
+    def table_learning_rate(self):
+        """Rate of tables at this step. Can be set if it was made from a float."""
+        rate = self._table_learning_rate
+        if rate is None:
+            return self.learning_rate
+        return rate(self.iterations) if _is_schedule(rate) else rate
+
+    @table_learning_rate.setter
+    def table_learning_rate(self, value):
+        rate = self._table_learning_rate
+        if rate is None or _is_schedule(rate):
+            raise TypeError(
+                "`table_learning_rate` can be set if the optimizer was made with a float. "
+                f"Received: table_learning_rate={value}, made with {rate}"
+            )
+        rate.assign(value)
+
+    def update_rows(self, rows, values, variable, rate):
+        """Updates rows of a table and of its slots.
+
+        Args:
+            rows: int tensor ``[U]``. Distinct.
+            values: tensor ``[U, ...]``. Their gradients, in the variable's dtype.
+            variable: the table.
+            rate: scalar of the same dtype.
+        """
+        raise NotImplementedError
+
+    def update_step(self, gradient, variable, learning_rate=None):
+        """One variable's update. Keras 3 passes the learning rate, Keras 2 does not."""
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        if isinstance(gradient, tf.IndexedSlices):
+            if self._table_learning_rate is not None:
+                rate = self.table_learning_rate
+            summed = sum_duplicates(gradient)
+            values = tf.cast(summed.values, variable.dtype)
+            self.update_rows(summed.indices, values, variable, tf.cast(rate, variable.dtype))
+            return
+        if self._decays(variable):
+            rate = tf.cast(rate, variable.dtype)
+            raw(variable).assign_sub(variable * (rate * self.weight_decay))
+        given = () if learning_rate is None else (learning_rate,)
+        super().update_step(gradient, variable, *given)
+
+    def _decayed(self, now, variable, rate):
+        """Rows after decoupled decay, before their step."""
+        return now * (1 - rate * self.weight_decay) if self._decays(variable) else now
+
+    def _decays(self, variable):
+        return self.weight_decay is not None and self._use_weight_decay(variable)
+
+    def _slot(self, slots, variable):
+        """The variable's own of a list of slots."""
+        if KERAS_3:
+            return slots[self._get_variable_index(variable)]
+        return slots[self._index_dict[self._var_key(variable)]]
+
+    def _made_rate(self, rate):
+        if rate is None or _is_schedule(rate):
+            return rate
+        if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
+            raise ValueError(
+                "`table_learning_rate` must be a float, a LearningRateSchedule or None. "
+                f"Received: table_learning_rate={rate!r}"
+            )
+        if KERAS_3:
+            start = tf.keras.initializers.Constant(float(rate))
+            return self.add_variable(
+                (), start, aggregation="only_first_replica", name="table_learning_rate"
+            )
+        with tf.init_scope():
+            return tf.Variable(
+                float(rate), dtype=tf.keras.backend.floatx(), trainable=False,
+                name="table_learning_rate",
+            )
+
+    def _apply_weight_decay(self, variables):
+        """Nothing here: `update_step` decays, and of tables only the rows it touches."""
+
+    def _clip_gradients(self, grads):
+        if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
+            return grads
+        # A norm is wrong while a row's gradient is still in pieces.
+        grads = [sum_duplicates(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        if self.global_clipnorm:
+            return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
+        if self.clipnorm:
+            return [tf.clip_by_norm(g, self.clipnorm) for g in grads]
+        return [tf.clip_by_value(g, -self.clipvalue, self.clipvalue) for g in grads]
+
+    def _deduplicate_sparse_grad(self, grads):
+        return grads  # Keras 2 would do what update_step does again
+
+    def get_config(self):
+        config = super().get_config()
+        for name in ("jit_compile", *_WITHOUT):
+            config.pop(name, None)
+        if not isinstance(config["learning_rate"], dict):
+            config["learning_rate"] = float(config["learning_rate"])
+        rate = self._table_learning_rate
+        if rate is not None:
+            rate = serialize(rate) if _is_schedule(rate) else float(raw(rate).numpy())
+        return {**config, "table_learning_rate": rate}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        with tf.keras.utils.custom_object_scope(custom_objects or {}):
+            config["table_learning_rate"] = deserialize(config.get("table_learning_rate"))
+        return super().from_config(config, custom_objects)
+
+
+def _is_schedule(rate) -> bool:
+    return isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule)

@@ -1,0 +1,5 @@
+import sys
+
+from tfdare.recommenders.example import main
+
+sys.exit(main())

@@ -1,0 +1,245 @@
+"""``python -m tfdare.recommenders``: retrieval, ranking, and both in turn, on one folder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Iterator
+
+import numpy as np
+
+from tfdare.command import Parser, UsageError, run
+from tfdare.compat import tf
+from tfdare.data import read_requests
+from tfdare.models import MODELS, build_model
+from tfdare.optimizers import SparseAdam
+from tfdare.recommenders.catalog import read_catalog
+from tfdare.recommenders.ranking import Ranking
+from tfdare.recommenders.retrieval import Retrieval
+from tfdare.recommenders.retrieve_then_rank import RetrieveThenRank
+from tfdare.schema import FIRST_ID, OOV_ID, SchemaError
+from tfdare.sequences import SPLITS, Sequences, open_sequences
+
+RECALL, HITS = 100, 10
+EVALUATION_BATCH = 256
+
+
+def newest_items(history: np.ndarray, length: np.ndarray, k: int) -> np.ndarray:
+    """Each user's own last `k` distinct items, newest first; 0 where there are fewer.
+
+    Args:
+        history: int ``[U, N]``, oldest first.
+        length: int ``[U]``.
+    """
+    found = np.zeros((len(history), k), np.int32)
+    for row, items, end in zip(found, history, length):
+        newest = items[:end][::-1]
+        place = np.sort(np.unique(newest, return_index=True)[1])
+        kept = newest[place][:k]
+        row[: len(kept)] = kept
+    return found
+
+
+def click_is_among(found: np.ndarray, target: np.ndarray, clicked: np.ndarray) -> np.ndarray:
+    """For every click of a batch, whether its item was found for its user.
+
+    Args:
+        found: int ``[U, k]``, items found for each user.
+        target: int ``[U, C]``, items of the candidates.
+        clicked: bool ``[U, C]``.
+
+    Returns:
+        bool ``[clicks]``. A click on an unknown item counts as not found.
+    """
+    user, place = np.nonzero(clicked)
+    items = target[user, place]
+    return (found[user] == items[:, np.newaxis]).any(axis=1) & (items > OOV_ID)
+
+
+def compare(
+    sequences: Sequences, retrieval: Retrieval, recommender: RetrieveThenRank, requests: int
+) -> dict[str, dict[str, float]]:
+    """How often the clicked item of test requests is among the items found.
+
+    Args:
+        sequences: Sequences. Their test split is read.
+        retrieval: Retrieval. The first stage alone.
+        recommender: RetrieveThenRank.
+        requests: int. Test requests to rank candidates for; the rest is retrieved for only.
+
+    Returns:
+        ``recall`` (`RECALL` items found) and ``hit_rate`` (`HITS` items), each a mapping of
+        ``popularity`` (of the training period), ``own_history`` (the newest distinct items of the
+        user's window) and ``retrieval``, and in ``hit_rate`` also ``retrieve_then_rank``. Hit
+        rates are all over the same requests, recall over the whole split.
+    """
+    several = min(RECALL, len(retrieval.catalog))
+    few = min(HITS, several)
+    index = tf.function(retrieval.index(several).call, reduce_retracing=True)
+    popular = np.arange(FIRST_ID, FIRST_ID + several)[np.newaxis]
+    hits: dict[str, dict[str, list]] = {"recall": {}, "hit_rate": {}}
+    item, left = sequences.schema.item.name, requests
+    for given, label, weight in read_requests(sequences, "test", EVALUATION_BATCH):
+        target = given[f"target_{item}"].numpy()
+        clicked = label.numpy() * weight.numpy() > 0.5
+        found = {
+            "popularity": np.repeat(popular, len(target), axis=0),
+            "own_history": newest_items(
+                given[f"history_{item}"].numpy(), given["history_length"].numpy(), several
+            ),
+            "retrieval": index(given)[1].numpy(),
+        }
+        for name, items in found.items():
+            hits["recall"].setdefault(name, []).append(click_is_among(items, target, clicked))
+        if left <= 0:
+            continue
+        found["retrieve_then_rank"] = recommender.recommend(given, few, several).item.numpy()
+        for name, items in found.items():
+            among = click_is_among(items[:left, :few], target[:left], clicked[:left])
+            hits["hit_rate"].setdefault(name, []).append(among)
+        left -= len(target)
+    return {
+        kind: {name: float(np.concatenate(parts).mean()) for name, parts in by_name.items()}
+        for kind, by_name in hits.items()
+    }
+
+
+def show_user(sequences: Sequences, recommender: RetrieveThenRank) -> Iterator[str]:
+    """Lines about the first test request: what its user did, and what is recommended."""
+    schema = sequences.schema
+    given, _, _ = next(iter(read_requests(sequences, "test", 1, with_history_facts=True)))
+    names = [feature.name for feature in schema.features if feature.max_values == 1]
+    raw_ids = {name: sequences.vocabulary(name) for name in names}
+    features = recommender.catalog.features
+
+    def words(rows):
+        known = {name: rows[name] for name in names}
+        return ", ".join(
+            f"{name} {raw_ids[name][row - FIRST_ID] if row > OOV_ID else 'unknown'}"
+            for name, row in known.items()
+        )
+
+    user, end = given["user"].numpy()[0].decode(), int(given["history_length"][0])
+    yield f"user {user}, newest behaviors first"
+    for place in range(end - 1, max(-1, end - 6), -1):
+        yield "     " + words({name: int(given[f"history_{name}"][0, place]) for name in names})
+    found = recommender.recommend(
+        given, min(HITS, len(recommender.catalog)), min(RECALL, len(recommender.catalog))
+    )
+    yield "recommended"
+    for rank, (row, probability) in enumerate(zip(found.item[0], found.probability[0]), start=1):
+        rows = {name: int(features[name][int(row) - FIRST_ID]) for name in names}
+        yield f"{rank:>3}. {words(rows)}: {float(probability):.3f}"
+
+
+def train_both(
+    sequences: str,
+    model: str = "DARE",
+    epochs: int = 1,
+    batch_size: int = 683,
+    dim: int = 64,
+    behaviors: int = 20,
+    requests: int = 2000,
+    learning_rate: float = 0.01,
+    seed: int = 1,
+    verbose: int | str = "auto",
+) -> tuple[dict[str, Any], RetrieveThenRank]:
+    """Trains retrieval and ranker on one folder and measures them on its test split.
+
+    Returns:
+        Numbers and the recommender. The numbers are those of :func:`compare`, ``auc`` of the
+        ranker on the test split, ``train_seconds`` of ``retrieval`` and ``ranker``, and
+        ``seconds`` in all.
+
+    Raises:
+        UsageError: an argument is not usable.
+        SchemaError: the sequences are not.
+    """
+    given = {"epochs": epochs, "batch_size": batch_size, "dim": dim, "behaviors": behaviors,
+             "requests": requests, "learning_rate": learning_rate}
+    for name, value in given.items():
+        if not value > 0:
+            raise UsageError(f"--{name} must be positive. Received: {value}")
+    if seed < 0:
+        raise UsageError(f"--seed must not be negative. Received: {seed}")
+    opened = open_sequences(sequences)
+    for split in SPLITS:
+        if not opened.requests(split):
+            raise SchemaError(f"The {split} split of {sequences!r} holds no requests")
+    started = time.perf_counter()
+    tf.keras.utils.set_random_seed(seed)
+    schema, catalog = opened.schema, read_catalog(opened)
+    if not len(catalog):
+        raise SchemaError(f"The vocabulary of {sequences!r} holds no items")
+    retrieval = Retrieval(schema, catalog, dim, behaviors)
+    ranking = Ranking(build_model(model, schema, top_k=min(20, schema.window)))
+    verbose = (1 if sys.stderr.isatty() else 2) if verbose == "auto" else verbose
+    seconds = {}
+    for name, fitted in (("retrieval", retrieval), ("ranker", ranking)):
+        fitted.compile(optimizer=SparseAdam(learning_rate))
+        before = time.perf_counter()
+        fitted.fit(
+            read_requests(opened, "train", batch_size, shuffle=50_000, seed=seed),
+            epochs=epochs, verbose=verbose,
+        )
+        seconds[name] = round(time.perf_counter() - before, 2)
+    recommender = RetrieveThenRank(
+        retrieval.index(min(RECALL, len(catalog))), ranking, catalog
+    )
+    numbers = compare(opened, retrieval, recommender, requests)
+    test = read_requests(opened, "test", EVALUATION_BATCH)
+    numbers["auc"] = ranking.evaluate(test, return_dict=True, verbose=0)["auc"]
+    numbers["train_seconds"] = seconds
+    numbers["seconds"] = round(time.perf_counter() - started, 2)
+    return numbers, recommender
+
+
+def summary(numbers: dict[str, Any], model: str) -> str:
+    """The numbers as a person reads them."""
+    rows = {
+        "popularity": "popularity", "own_history": "the user's own newest items",
+        "retrieval": "retrieval", "retrieve_then_rank": f"retrieval, then {model}",
+    }
+    lines = [f"  {'test split':<28}{f'recall@{RECALL}':>12}{f'hit rate@{HITS}':>13}"]
+    for name, words in rows.items():
+        recall = numbers["recall"].get(name)
+        shown = "" if recall is None else f"{recall:.4f}"
+        lines.append(f"  {words:<28}{shown:>12}{numbers['hit_rate'][name]:>13.4f}")
+    times = numbers["train_seconds"]
+    lines.append(f"  AUC of {model} {numbers['auc']:.4f}")
+    lines.append(
+        f"  trained in {times['retrieval']:.1f} s (retrieval) and {times['ranker']:.1f} s "
+        f"({model}); {numbers['seconds']:.1f} s in all"
+    )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``python -m tfdare.recommenders``."""
+    parser = Parser(
+        "recommenders",
+        "TF_USE_LEGACY_KERAS=1 python -m tfdare.recommenders --sequences build/sequences "
+        "--epochs 1",
+        "Trains a two-tower retrieval model and a ranker with tensorflow-recommenders, retrieves "
+        f"{RECALL} items for every test request, ranks them, and prints how often the clicked item "
+        "is among them, beside popularity and the user's own history.",
+    )
+    parser.prog = "python -m tfdare.recommenders"
+    add = parser.add_argument
+    add("--sequences", required=True, help="folder that `tfdare prepare` wrote")
+    add("--model", default="DARE", choices=sorted(MODELS), help="the ranker")
+    add("--epochs", type=int, default=1, help="passes over the train split, of both models")
+    add("--batch_size", type=int, default=683, help="requests a step")
+    add("--dim", type=int, default=64, help="columns per table of the retrieval model")
+    add("--behaviors", type=int, default=20, help="newest behaviors that retrieval looks at")
+    add("--requests", type=int, default=2000, help="test requests to rank candidates for")
+    add("--learning_rate", type=float, default=0.01, help="of SparseAdam, for both models")
+    add("--seed", type=int, default=1, help="of initial weights and shuffling")
+
+    def action(options):
+        numbers, recommender = train_both(**vars(options))
+        print(summary(numbers, options.model))
+        for line in show_user(open_sequences(options.sequences), recommender):
+            print(line)
+
+    return run(parser, argv, action)

@@ -1,0 +1,18 @@
+"""The one door to tensorflow-recommenders: it opens under Keras 2 alone, and says so."""
+
+from __future__ import annotations
+
+from tfdare.compat import KERAS_3, KERAS_VERSION
+from tfdare.quiet import quiet
+
+if KERAS_3:
+    raise ImportError(
+        "tfdare.recommenders needs Keras 2, as tensorflow-recommenders does: set "
+        "TF_USE_LEGACY_KERAS=1 in the environment before Python starts. "
+        f"Received: Keras {KERAS_VERSION}"
+    )
+
+with quiet():
+    import tensorflow_recommenders as tfrs
+
+__all__ = ["tfrs"]
