@@ -168,9 +168,9 @@ def test_shipped_config_starts_a_server_which_drains(models, tmp_path, start_ser
     flags = ["--model_config_file", file, "--port", 0, "--grpc_max_threads", 1]
     with start_server(*flags) as server, Client(server.address, timeout=60, retries=0) as client:
         assert client.versions() == {1: "AVAILABLE"}
-        with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            under_way = [pool.submit(client.rank, heavy) for _ in range(3)]
-            time.sleep(0.6)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            under_way = [pool.submit(client.rank, heavy) for _ in range(8)]
+            concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
             assert not all(call.done() for call in under_way)
             assert server.stop(signal.SIGTERM) == 0
             for call in under_way:  # one that ran and those that waited for the thread
