@@ -33,22 +33,22 @@ def sum_duplicates(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
         >>> summed.indices.numpy().tolist(), summed.values.numpy().tolist()
         ([7, 3], [[5.0], [2.0]])
     """
-    rows, place = tf.unique(gradient.indices, out_idx=tf.int64)
+    rows, place = tf.unique(gradient.indices)  # places in int32: half the bytes of int64
     values = gradient.values
-    slices, distinct = tf.size(place, out_type=tf.int64), tf.size(rows, out_type=tf.int64)
+    slices, distinct = tf.size(place), tf.size(rows)
     if values.shape[1:].is_fully_defined():
-        row_shape = tf.constant(values.shape[1:].as_list(), tf.int64)
+        row_shape = tf.constant(values.shape[1:].as_list(), tf.int32)
         pieces = _pieces(math.prod(values.shape[1:]))
     else:
-        row_shape, pieces = tf.shape(values, tf.int64)[1:], 1
+        row_shape, pieces = tf.shape(values)[1:], 1
     if pieces > 1:  # a wide row is summed as several narrow ones that lie side by side
-        place = tf.reshape(place[:, None] * pieces + tf.range(pieces, dtype=tf.int64), [-1])
+        place = tf.reshape(place[:, None] * pieces + tf.range(pieces), [-1])
     count = slices * pieces
     kind = values.dtype if values.dtype in _SUMMED_AS_THEY_ARE else tf.float32
     summed = tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=tf.stack([place, tf.range(count)], axis=1),
         a_values=tf.ones([count], kind),
-        a_shape=tf.stack([distinct * pieces, count]),
+        a_shape=tf.cast(tf.stack([distinct * pieces, count]), tf.int64),
         b=tf.reshape(tf.cast(values, kind), [count, tf.reduce_prod(row_shape) // pieces]),
     )
     summed = tf.reshape(summed, tf.concat([[distinct], row_shape], axis=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tfdare.compat import raw, register, tf
+from tfdare.optimizers.adam_step import adam_step
 from tfdare.optimizers.row_sparse import RowSparse
 
 
@@ -72,25 +73,18 @@ class SparseAdam(RowSparse, tf.keras.optimizers.Adam):
         )
 
     def update_rows(self, rows, values, variable, rate):
-        dtype, table = variable.dtype, raw(variable)
-        first, second = (raw(self._slot(s, variable)) for s in (self._momentums, self._velocities))
-        exact = dtype if dtype == tf.float64 else tf.float32  # half precision makes 1 of 0.999
-        step = tf.cast(self.iterations + 1, exact)
-        correction = tf.sqrt(1 - tf.pow(tf.cast(self.beta_2, exact), step)) / (
-            1 - tf.pow(tf.cast(self.beta_1, exact), step)
+        tables = [raw(self._slot(s, variable)) for s in (self._momentums, self._velocities)]
+        tables.append(raw(variable))
+        first, second, now = (tf.gather(table, rows) for table in tables)
+        now = self._decayed(now, variable, rate)
+        stepped = adam_step(
+            first, second, now, values, rate=rate, step=self.iterations + 1,
+            beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon,
         )
-        # Not by TensorFlow's fused `ResourceApplyAdam` on variables made for the step: that saves
-        # a tenth, but takes 1 - beta_2 in float32, which differs from Keras's by 5e-5.
-        m, v = tf.gather(first, rows), tf.gather(second, rows)
-        m += (values - m) * (1 - self.beta_1)
-        v += (tf.square(values) - v) * (1 - self.beta_2)
-        first.scatter_update(tf.IndexedSlices(m, rows))
-        second.scatter_update(tf.IndexedSlices(v, rows))
         # Rows are named once here, so they can be written as a whole: `scatter_sub` adds row by
         # row and takes several times as long as a gather and a `scatter_update` together.
-        now = self._decayed(tf.gather(table, rows), variable, rate)
-        now -= m * (rate * tf.cast(correction, dtype)) / (tf.sqrt(v) + self.epsilon)
-        table.scatter_update(tf.IndexedSlices(now, rows))
+        for table, after in zip(tables, stepped):
+            table.scatter_update(tf.IndexedSlices(after, rows))
 
     def get_config(self):
         config = super().get_config()
