@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONTRACT = {"schema", "record", "sequences"}
+CONTRACT = {"features", "schema", "record", "sequences"}
 LIGHT = CONTRACT | {"command", "quiet"}
 HEAVY = {"tensorflow", "keras", "tf_keras", "tensorflow_recommenders", "sklearn"}
 

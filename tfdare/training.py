@@ -62,8 +62,12 @@ def compile_model(
 
 
 def shuffle_buffer(schema: Schema) -> int:
-    """Requests in the shuffle buffer: at most 50,000, and at most 256 MiB of histories."""
-    bytes_a_request = 4 * len(schema.features) * (schema.window + schema.max_candidates) + 64
+    """Requests that are mixed with each other: at most 50,000, and at most 256 MiB of windows."""
+    values = sum(feature.max_values for feature in schema.features)
+    behavior = values + (2 if schema.time_gap is not None else 0)  # a time is an int64
+    context = sum(getattr(part, "max_values", 1) for part in schema.context)
+    numbers = behavior * schema.window + values * schema.max_candidates + context
+    bytes_a_request = 4 * numbers + 64
     return max(1000, min(50_000, SHUFFLE_BYTES // bytes_a_request))
 
 
