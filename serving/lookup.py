@@ -49,11 +49,7 @@ class RawIds:
     """Row ids to raw ids and back, by the vocabulary files of ``sequences``."""
 
     def __init__(self, sequences: Sequences):
-        schema = sequences.schema
-        parts = [*schema.features, *schema.context]
-        self._values = {
-            part.name: part.max_values for part in parts if not isinstance(part, NumericContext)
-        }
+        self._values = {part.name: part.max_values for part in sequences.schema.categorical}
         self._raw = {name: sequences.vocabulary(name) for name in self._values}
 
     def raw(self, name: str, rows: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from tfdare.models import DARE, build_model
 from tfdare.schema import OOV_ID, PADDING_ID, SchemaError
 from tfdare.sequences import Sequences
 from tfdare.session import SavedModelSession
-from tfdare.signatures import NO_VALUE, ServingModule, id_inputs, looked_up, signature_inputs
+from tfdare.signatures import NO_VALUE, ServingModule, id_inputs, signature_inputs
 
 TOP_K, RECENT = 3, 2
 NEVER_SEEN = 2**62
@@ -58,7 +58,9 @@ class Exported:
         self.path = export_model(model, str(folder / "servables"), moved, name="rich")
         shutil.rmtree(folder / "sequences")
         self.session = SavedModelSession(self.path)
-        self.raw_ids = {name: sequences.vocabulary(name) for name in looked_up(sequences.schema)}
+        self.raw_ids = {
+            part.name: sequences.vocabulary(part.name) for part in sequences.schema.categorical
+        }
 
     def run(self, signature, inputs):
         named = self.session.signatures[signature].inputs

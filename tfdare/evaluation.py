@@ -30,8 +30,8 @@ class Predictions:
         probability: float32 ``[n]``.
         user: str ``[n]``, as integers that stand for users.
         request: int64 ``[n]``.
-        repeats: int32 ``[n, features]``. How often the candidate's value of each feature occurs
-            in the user's earlier history.
+        repeats: int32 ``[n, features]``. How often the candidate's value of each feature of one
+            value occurs in the user's earlier history.
     """
 
     label: np.ndarray
@@ -86,7 +86,7 @@ def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
         limit: int or None. Stop after about this many candidates.
     """
     predictor = model if model is None or isinstance(model, Predictor) else Predictor(model)
-    names = sequences.schema.names
+    names = [feature.name for feature in sequences.schema.features if feature.max_values == 1]
     columns: dict[str, list] = {
         name: [] for name in ("label", "probability", "user", "request", "repeats")
     }

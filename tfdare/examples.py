@@ -8,7 +8,7 @@ from tfdare.compat import tf
 from tfdare.models import RequestModel
 from tfdare.schema import FIRST_ID, MAX_GAP, OOV_ID, PADDING_ID
 from tfdare.sequences import Sequences
-from tfdare.signatures import NO_VALUE, id_inputs, looked_up, signature_inputs
+from tfdare.signatures import NO_VALUE, id_inputs, signature_inputs
 
 
 def example_requests(
@@ -92,4 +92,4 @@ def raw_ids_of(model, vocabularies) -> dict[str, np.ndarray]:
     """Each feature's vocabulary, its file read once; empty where signatures take row ids."""
     if vocabularies is None:
         return {}
-    return {name: vocabularies.vocabulary(name) for name in looked_up(model.schema)}
+    return {part.name: vocabularies.vocabulary(part.name) for part in model.schema.categorical}

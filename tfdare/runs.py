@@ -109,10 +109,10 @@ def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str
     # The options come first: a folder that holds them is a run, however early it was cut off.
     os.makedirs(path, exist_ok=True)
     write_json(os.path.join(path, OPTIONS), options)
-    for feature in schema.features:
-        copy = os.path.join(path, feature.vocabulary)
+    for part in schema.categorical:
+        copy = os.path.join(path, part.vocabulary)
         os.makedirs(os.path.dirname(copy), exist_ok=True)
-        shutil.copyfile(sequences.vocabulary_path(feature.name), copy)
+        shutil.copyfile(sequences.vocabulary_path(part.name), copy)
     with open(os.path.join(path, "schema.json"), "w", encoding="utf-8") as file:
         file.write(schema.to_json())
     return resumed

@@ -120,6 +120,12 @@ class Schema:
         """Names of the features, in order."""
         return tuple(feature.name for feature in self.features)
 
+    @property
+    def categorical(self) -> tuple[Feature | CategoricalContext, ...]:
+        """All that has a table and a vocabulary: features, then categorical context."""
+        context = [part for part in self.context if isinstance(part, CategoricalContext)]
+        return (*self.features, *context)
+
     def with_dims(
         self, attention_dim: int | None = None, representation_dim: int | None = None
     ) -> Schema:

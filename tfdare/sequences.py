@@ -21,7 +21,7 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 from tfdare.record import UserRecord, context_dtypes, decode, read_framed
-from tfdare.schema import CategoricalContext, Feature, NumericContext, Schema, SchemaError
+from tfdare.schema import Schema, SchemaError
 
 SPLITS = ("train", "validation", "test")
 SUCCESS = "_SUCCESS"
@@ -88,7 +88,7 @@ class Sequences:
         Raises:
             SchemaError: the schema has no such feature, or names no file for it.
         """
-        parts = _with_vocabulary(self.schema)
+        parts = self.schema.categorical
         for part in parts:
             if part.name == name and part.vocabulary:
                 return os.path.join(self.path, part.vocabulary)
@@ -134,7 +134,7 @@ def open_sequences(path: str, digest: str | None = None) -> Sequences:
     except ValueError as error:
         raise SchemaError(f"The manifest.json of {path!r} is not JSON: {error}") from error
     sequences = Sequences(path, schema, manifest)
-    for feature in _with_vocabulary(schema):
+    for feature in schema.categorical:
         if feature.vocabulary and feature.digest:
             found = file_digest(sequences.vocabulary_path(feature.name))
             if found != feature.digest:
@@ -143,11 +143,6 @@ def open_sequences(path: str, digest: str | None = None) -> Sequences:
                     f"says {feature.digest[:12]}: the vocabulary was changed after the run."
                 )
     return sequences
-
-
-def _with_vocabulary(schema: Schema) -> list[Feature | CategoricalContext]:
-    context = [part for part in schema.context if not isinstance(part, NumericContext)]
-    return [*schema.features, *context]
 
 
 def _text(folder: str, name: str) -> str:

@@ -40,8 +40,8 @@ class ServingModule(tf.Module):
         self.lookups = {}
         if vocabularies is not None:
             self.lookups = {
-                name: _lookup(vocabularies.vocabulary_path(name))
-                for name in looked_up(model.schema)
+                part.name: _lookup(vocabularies.vocabulary_path(part.name))
+                for part in model.schema.categorical
             }
         functions = _functions(model, self.lookups)
         specs = signature_inputs(model, tf.int64 if self.lookups else tf.int32)
@@ -51,19 +51,13 @@ class ServingModule(tf.Module):
         }
 
 
-def looked_up(schema: Schema) -> dict[str, Feature | CategoricalContext]:
-    """By name, what has ids: the features, and the categorical ones of the context."""
-    context = [part for part in schema.context if isinstance(part, CategoricalContext)]
-    return {part.name: part for part in (*schema.features, *context)}
-
-
 def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
     """Every signature input that holds ids, and the feature whose ids they are."""
     kinds = {name: ("history", "target", "behavior") for name in schema.names}
     return {
-        f"{kind}_{name}": part
-        for name, part in looked_up(schema).items()
-        for kind in kinds.get(name, ("context",))
+        f"{kind}_{part.name}": part
+        for part in schema.categorical
+        for kind in kinds.get(part.name, ("context",))
     }
 
 
