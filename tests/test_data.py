@@ -17,6 +17,7 @@ from tests.folders import (
     plain_requests,
     write_folder,
 )
+from tfdare import data
 from tfdare.compat import tf
 from tfdare.cutting import Cutter
 from tfdare.data import read_requests
@@ -245,6 +246,16 @@ def test_shuffle_is_a_seeded_permutation(folder):
     assert [keys(again), keys(again)] == [first, second]
     assert keys(read(shuffle=1000, seed=6)) != first
     assert int(dataset.cardinality()) == -(-len(kept) // 8)
+
+
+def test_shuffle_true_mixes_what_fits_into_memory(folder, monkeypatch):
+    def read(shuffle):
+        return keys(read_requests(folder, "train", 8, shuffle=shuffle, seed=5,
+                                  with_history_facts=True))
+
+    assert read(True) == read(10**6)
+    monkeypatch.setattr(data, "SHUFFLE_BYTES", 0)
+    assert read(True) == read(1) != read(10**6)
 
 
 def test_takes_a_path_and_a_digest(folder):

@@ -1,7 +1,6 @@
 """``tfdare train``: what a run holds, what is refused, and a kill in the middle."""
 
 import csv
-import dataclasses
 import json
 import os
 import pathlib
@@ -27,7 +26,7 @@ from tfdare.models import build_model
 from tfdare.runs import load_run
 from tfdare.schema import SchemaError
 from tfdare.stopping import check_finite
-from tfdare.training import _head, _rate, compile_model, main, shuffle_buffer, train
+from tfdare.training import _head, _rate, compile_model, main, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ("--batch_size", "16", "--attention_dim", "4", "--representation_dim", "4",
@@ -362,13 +361,6 @@ def test_evaluate_refuses(trained, folder, tmp_path, capsys):
         assert evaluation.main(given) == 2
         err = capsys.readouterr().err
         assert words in err and err.startswith("tfdare evaluate: ") and "Traceback" not in err
-
-
-def test_shuffle_buffer(folder):
-    assert shuffle_buffer(folder.schema) == 50_000
-    long = dataclasses.replace(folder.schema, window=20_000)
-    assert shuffle_buffer(long) * 4 * 2 * 20_003 <= 256 << 20
-    assert shuffle_buffer(dataclasses.replace(long, window=10**7)) == 1000
 
 
 def test_patience_that_is_used_up_is_known_on_resuming(trained, folder, tmp_path, capfd):

@@ -9,7 +9,9 @@ from tfdare.cutting import Cutter
 from tfdare.schema import SchemaError
 from tfdare.sequences import Sequences, open_sequences
 
+SHUFFLE_BYTES = 256 << 20
 _PARSED = 32  # users parsed at once
+_REQUEST_BYTES = 64  # of a request in memory, beside its user's history
 
 
 def read_requests(
@@ -19,7 +21,7 @@ def read_requests(
     *,
     window: int | None = None,
     digest: str | None = None,
-    shuffle: int = 0,
+    shuffle: int | bool = 0,
     seed: int = 0,
     with_history_facts: bool = False,
 ) -> tf.data.Dataset:
@@ -32,10 +34,11 @@ def read_requests(
             positive and two negatives are 2,049 examples.
         window: int or None. N, behaviors of history to keep. Defaults to the schema's.
         digest: str or None. `Schema.digest` that the folder must have, a trained model's say.
-        shuffle: int. Requests that are mixed with each other, about: as many users are read as
-            bring so many, and their requests come in random order. Their histories are in memory
-            as far back as a window shows, twice over (the next users are read meanwhile). 0 keeps
-            the order of the files.
+        shuffle: int or True. Requests that are mixed with each other, about: as many users are
+            read as bring so many, and their requests come in random order. Their histories are in
+            memory as far back as a window shows, twice over (the next users are read meanwhile).
+            True mixes as many as fit into 256 MiB: the last users of a pass weigh most in what was
+            learned, so that few at a time make a worse model. 0 keeps the order of the files.
         seed: int. Of the shuffle; each epoch's order differs, each run's is the same.
         with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature of one
             value, ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value
@@ -68,6 +71,8 @@ def read_requests(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
 
+    if shuffle is True:
+        shuffle = _requests_that_fit(sequences, split)
     cutter = Cutter(schema, window, with_history_facts)
     files = tf.data.Dataset.from_tensor_slices(sequences.files(split))
     if shuffle:
@@ -98,6 +103,12 @@ def read_requests(
     count = -(-sequences.requests(split) // batch_size)
     batches = requests.apply(tf.data.experimental.assert_cardinality(count))
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _requests_that_fit(sequences: Sequences, split: str) -> int:
+    """Requests whose users fit twice into :data:`SHUFFLE_BYTES`, by the manifest's mean."""
+    mean = sequences.bytes(split) / max(sequences.requests(split), 1) + _REQUEST_BYTES
+    return max(1, int(SHUFFLE_BYTES / 2 / mean))
 
 
 def _users_a_pool(sequences: Sequences, split: str, requests: int) -> int:

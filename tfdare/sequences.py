@@ -66,6 +66,10 @@ class Sequences:
         """Number of candidates of one split, as the manifest counts them."""
         return self._count(split, "candidates")
 
+    def bytes(self, split: str) -> int:
+        """Bytes of the records of one split, as the manifest counts them."""
+        return self._count(split, "bytes")
+
     def _count(self, split: str, part: str) -> int:
         try:
             return int(self.manifest["counts"]["splits"][split][part])

@@ -20,11 +20,10 @@ from tfdare.metrics import RequestGAUC
 from tfdare.models import MODELS, build_model
 from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam
 from tfdare.runs import METRICS, MODEL, PREDICTIONS, start_run, write_json
-from tfdare.schema import Schema, SchemaError
+from tfdare.schema import SchemaError
 from tfdare.sequences import SPLITS, open_sequences
 from tfdare.stopping import Diverged, Pace, Patience, StopWhenNotFinite, check_finite, standing
 
-SHUFFLE_BYTES = 256 << 20
 OPTIMIZERS = {"adam": SparseAdam, "adagrad": SparseAdagrad, "rowwise_adagrad": RowwiseAdagrad}
 SCHEDULES = ("constant", "cosine")
 
@@ -59,16 +58,6 @@ def compile_model(
         weighted_metrics=[tf.keras.metrics.AUC(name="auc", num_thresholds=1000), RequestGAUC()],
         jit_compile=False,
     )
-
-
-def shuffle_buffer(schema: Schema) -> int:
-    """Requests that are mixed with each other: at most 50,000, and at most 256 MiB of windows."""
-    values = sum(feature.max_values for feature in schema.features)
-    behavior = values + (2 if schema.time_gap is not None else 0)  # a time is an int64
-    context = sum(getattr(part, "max_values", 1) for part in schema.context)
-    numbers = behavior * schema.window + values * schema.max_candidates + context
-    bytes_a_request = 4 * numbers + 64
-    return max(1000, min(50_000, SHUFFLE_BYTES // bytes_a_request))
 
 
 def train(
@@ -188,9 +177,7 @@ def train(
     if before < epochs and not wait.ended:
         _fit(
             network, opened, watch,
-            x=read_requests(
-                opened, "train", batch_size, shuffle=shuffle_buffer(schema), seed=seed + before
-            ),
+            x=read_requests(opened, "train", batch_size, shuffle=True, seed=seed + before),
             validation_data=read_requests(opened, "validation", batch_size),
             initial_epoch=before,
             epochs=epochs,

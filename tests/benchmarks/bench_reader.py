@@ -19,7 +19,6 @@ import numpy as np
 from tests.folders import write_folder
 from tfdare.data import read_requests
 from tfdare.record import UserRecord
-from tfdare.training import shuffle_buffer
 
 SIZES = {"item": 100_000, "category": 1_000}
 WINDOW, CANDIDATES, BATCH, SHARDS = 200, 3, 683, 8
@@ -87,9 +86,7 @@ def measure() -> dict[str, float]:
                 pathlib.Path(folder) / "s", {"train": records}, shards=SHARDS, sizes=SIZES,
                 window=WINDOW, candidates=CANDIDATES,
             )
-            dataset = read_requests(
-                sequences, "train", BATCH, shuffle=shuffle_buffer(sequences.schema), seed=1
-            )
+            dataset = read_requests(sequences, "train", BATCH, shuffle=True, seed=1)
             epoch(dataset)  # files and functions are warm after it
             reading, copying = [], []
             for _ in range(ROUNDS):

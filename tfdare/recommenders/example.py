@@ -179,7 +179,7 @@ def train_both(
         fitted.compile(optimizer=SparseAdam(learning_rate))
         before = time.perf_counter()
         fitted.fit(
-            read_requests(opened, "train", batch_size, shuffle=50_000, seed=seed),
+            read_requests(opened, "train", batch_size, shuffle=True, seed=seed),
             epochs=epochs, verbose=verbose,
         )
         seconds[name] = round(time.perf_counter() - before, 2)
