@@ -43,7 +43,7 @@ class BuildSequences(beam.PTransform):
         asked, folder, buckets = self._options, self._folder, self._buckets
         read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes)
         histories = read[EVENTS] | SortHistories(
-            asked.form, buckets, asked.min_events, asked.duplicates == "drop"
+            asked.form, buckets, asked.min_events, asked.max_events, asked.duplicates == "drop"
         )
         rejected = (read[REJECTED], histories[REJECTED]) | "AllRejected" >> beam.Flatten()
         rejected | WriteRejected(folder, self._chunks, read[LINES])

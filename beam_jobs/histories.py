@@ -9,6 +9,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs.capping import NewestEvents
 from beam_jobs.events import REJECTED, RejectedRows, unpack_order
 from beam_jobs.formats import MISSING, Format
 from beam_jobs.rows import Events, Rejected, pack, unpack
@@ -140,9 +141,9 @@ class _SortBucket(beam.DoFn):
         self._drop = drop_duplicates
 
     def process(self, element) -> Iterator[Any]:
-        bucket, parts = element
-        histories = sort_events(bucket, parts, self._names, self._several)
-        tally = {}
+        bucket, gathered = element
+        histories = sort_events(bucket, gathered.parts, self._names, self._several)
+        tally = {"rows_cut": gathered.cut}
         if self._drop:
             repeated = find_duplicates(histories)
             if len(repeated):
@@ -194,9 +195,11 @@ class SortHistories(beam.PTransform):
     Every bucket gives exactly one element, also where no user falls into it.
     """
 
-    def __init__(self, form: Format, buckets: int, min_events: int, drop_duplicates: bool):
+    def __init__(
+        self, form: Format, buckets: int, min_events: int, max_events: int, drop_duplicates: bool
+    ):
         super().__init__()
-        self._buckets = buckets
+        self._buckets, self._newest = buckets, NewestEvents(max_events)
         self._sort = _SortBucket(form, min_events, drop_duplicates)
 
     def expand(self, events):
@@ -213,7 +216,7 @@ class SortHistories(beam.PTransform):
         return (
             (keyed, every)
             | beam.Flatten()
-            | "GroupByBucket" >> beam.GroupByKey()
+            | "GatherByBucket" >> beam.CombinePerKey(self._newest)
             | "SortBucket"
             >> beam.ParDo(self._sort)
             .with_outputs(REJECTED, TALLY, main=HISTORIES)

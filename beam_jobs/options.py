@@ -16,6 +16,7 @@ from beam_jobs.inputs import CHUNK_BYTES
 from tfdare.schema import SchemaError, TimeGap
 
 DEFAULT_RUNNER = "FnApiRunner"
+MAX_EVENTS = 100_000
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
 Turns an event log into a folder of sequences: every user's events sorted by time, and the
@@ -49,6 +50,7 @@ class Options:
     form: Format
     protocol: splits.Protocol
     min_events: int
+    max_events: int
     window: int
     negatives: int
     seed: int
@@ -69,6 +71,7 @@ class Options:
             "context": dict(self.form.context),
             "numeric": dict(self.form.numeric),
             "time_gap": self.time_gap and self.time_gap.unit,
+            "max_events": self.max_events if self.max_events != MAX_EVENTS else None,
         }
         return {
             "protocol": self.protocol.name,
@@ -133,6 +136,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
                 add(f"--{field.name}", type=kind, help=f"default {defaults}")
     add("--min_events", type=int, help="events a user must have; default leave_last 210, "
         "last_fraction 60")  # fmt: skip
+    add("--max_events", type=int, default=MAX_EVENTS, help="newest events of a user that are kept, "
+        "so that no bot takes the job down; what is cut is counted; default 100,000")  # fmt: skip
     add("--window", type=int, default=200, help="behaviors a request shows; default 200")
     add("--negatives", type=int, default=2, help="for each request; default 2")
     add("--seed", type=int, default=1, help="of the negatives; default 1")
@@ -165,6 +170,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
     min_events = protocol.min_events if args.min_events is None else args.min_events
     for name, value, least in [
         ("min_events", min_events, 2),
+        ("max_events", args.max_events, max(min_events, 2)),
         ("window", args.window, 1),
         ("negatives", args.negatives, 0),
         ("seed", args.seed, 0),
@@ -192,6 +198,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         form=form,
         protocol=protocol,
         min_events=min_events,
+        max_events=args.max_events,
         window=args.window,
         negatives=args.negatives,
         seed=args.seed,

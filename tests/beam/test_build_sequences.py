@@ -236,7 +236,8 @@ def test_behaviors_of_a_csv_and_further_features(prepare, tmp_path):
     assert both.code == 0, both.err
     assert both.sequences.schema.names == ("item", "brand")
     assert both.manifest["counts"]["rows"] == {
-        "read": 61, "filtered": 0, "rejected": 0, "rejected_by_reason": {}, "kept": 61,
+        "read": 61, "filtered": 0, "rejected": 0, "rejected_by_reason": {}, "cut": 0,
+        "kept": 61,
     }  # fmt: skip
     views = prepare(path, *columns, "--behavior", "view", *SMALL, output="views")
     assert views.manifest["counts"]["rows"]["filtered"] == 31

@@ -107,7 +107,7 @@ def test_read_events_sets_bad_rows_apart(pipeline, tmp_path):
 def test_sort_histories_sorts_by_time_then_place_in_the_log(pipeline):
     later = events([("b", 1, 1, 5), ("a", 2, 1, 7)], chunk=1)
     earlier = events([("b", 3, 1, 9), ("b", 4, 1, 5), ("a", 5, 1, 7), ("c", 6, 1, 1)])
-    found = pipeline | Create([(0, later), (0, earlier)]) | SortHistories(FORM, 2, 2, True)
+    found = pipeline | Create([(0, later), (0, earlier)]) | SortHistories(FORM, 2, 2, 1000, True)
     assert_that(
         found[HISTORIES] | FlatMap(plain),
         equal_to([("a", [(5, 1, 7), (2, 1, 7)]), ("b", [(4, 1, 5), (1, 1, 5), (3, 1, 9)])]),
@@ -123,7 +123,7 @@ def test_sort_histories_sorts_by_time_then_place_in_the_log(pipeline):
 @pytest.mark.parametrize("drop", [True, False])
 def test_sort_histories_drops_rows_that_came_before(pipeline, drop):
     rows = [("a", 1, 1, 5), ("a", 2, 1, 5), ("a", 1, 1, 5), ("a", 1, 2, 5), ("a", 1, 1, 6)]
-    found = pipeline | Create([(0, events(rows))]) | SortHistories(FORM, 1, 1, drop)
+    found = pipeline | Create([(0, events(rows))]) | SortHistories(FORM, 1, 1, 1000, drop)
     kept = [row[1:] for row in rows if drop is False] or [row[1:] for row in rows[:2] + rows[3:]]
     assert_that(found[HISTORIES] | FlatMap(plain), equal_to([("a", kept)]), "histories")
     again = RejectedRows(0, (Rejected(3, DUPLICATE, "a,1,1,5"),))
