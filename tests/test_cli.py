@@ -17,7 +17,8 @@ from tfdare.schema import SchemaError
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = {entry.name: entry for entry in metadata.entry_points(group="tfdare.commands")}
 NOISE = re.compile(
-    r"cpu_feature_guard|cuda|absl|computation_placer|tensorrt|oneDNN|^[IWE]0000 |^20\d\d-.*: [IWE] ",
+    r"cpu_feature_guard|cuda|absl|computation_placer|tensorrt|oneDNN|^[IWE]0000 "
+    r"|^20\d\d-.*: [IWE] ",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -134,8 +134,8 @@ def test_backup_and_restore_goes_on_with_weights_and_moments(schema, tmp_path):
             tf.keras.callbacks.BackupAndRestore(str(backup)),
             tf.keras.callbacks.LambdaCallback(on_epoch_begin=killed),
         ]
-        done = model.fit(_dataset(schema, batches=1), epochs=3, verbose=0, callbacks=callbacks).epoch
-        return model, done
+        data = _dataset(schema, batches=1)
+        return model, model.fit(data, epochs=3, verbose=0, callbacks=callbacks).epoch
 
     whole, done = train(tmp_path / "whole")
     assert done == [0, 1, 2]

@@ -58,8 +58,9 @@ def test_wheel_works_from_another_folder(wheel, tmp_path):
 
 
 def test_every_pin_satisfies_what_setup_declares():
-    from packaging.requirements import Requirement
     from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
 
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():

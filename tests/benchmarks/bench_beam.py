@@ -1,0 +1,262 @@
+"""``tfdare prepare`` on a log of Taobao's shape: rows a second beside naive Beam and Polars.
+
+10 million rows (``ROWS``), 4 million items by Zipf's law, users with 210 page views and more, in
+the published format. The whole job counts: reading, sorting, vocabularies, negatives, TFRecords.
+In turns on a tenth of the log: the job, the same result made with Polars in one process (the rival,
+not a dependency: ``pip install polars``; its record digests must equal the job's), and on a
+twentieth Beam as one would first write it, a dictionary a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+ROWS, ITEMS, CATEGORIES = 10_000_000, 4_000_000, 9_439
+EVENTS_OF_A_USER = 260
+ROUNDS = 3
+
+
+def measure() -> dict[str, float]:
+    """Rows a second, ratios, and the peak of the whole job's memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        logs = {rows: write_log(pathlib.Path(folder) / f"log-{rows}.csv", rows)
+                for rows in (ROWS, ROWS // 10, ROWS // 20)}
+        whole = _apart("job", logs[ROWS])
+        print(f"  {ROWS:,} rows: {ROWS / whole['seconds']:,.0f} rows/s, "
+              f"{whole['gib']:.2f} GiB", file=sys.stderr)
+        sorting = _apart("sort", logs[ROWS])
+        figures = {
+            "beam_rows_per_s": ROWS / whole["seconds"],
+            "beam_peak_gib": whole["gib"],
+            "beam_sort_rows_per_s": ROWS / sorting["seconds"],
+        }
+        seconds: dict[str, list[float]] = {}
+        digests = {}
+        plan = [("job", ROWS // 10), ("polars", ROWS // 10), ("job", ROWS // 20),
+                ("naive", ROWS // 20)]
+        for turn in range(ROUNDS):
+            for kind, rows in plan:
+                done = _apart(kind, logs[rows])
+                if done is None:
+                    continue
+                seconds.setdefault(f"{kind}-{rows}", []).append(done["seconds"])
+                digests.setdefault(rows, set()).add(done.get("digests"))
+            print(f"  round {turn + 1} of {ROUNDS}: " + ", ".join(
+                f"{name} {statistics.median(found):.1f} s" for name, found in seconds.items()
+            ), file=sys.stderr)
+    middle = {name: statistics.median(found) for name, found in seconds.items()}
+    figures["beam_over_naive"] = middle[f"naive-{ROWS // 20}"] / middle[f"job-{ROWS // 20}"]
+    if f"polars-{ROWS // 10}" in middle:
+        if len(digests[ROWS // 10]) != 1:
+            raise RuntimeError(f"Polars and the job made other records: {digests}")
+        figures["beam_over_polars"] = middle[f"polars-{ROWS // 10}"] / middle[f"job-{ROWS // 10}"]
+    return figures
+
+
+def write_log(path: pathlib.Path, rows: int) -> pathlib.Path:
+    """A log as Taobao published it: by user, a user's rows in no order of time."""
+    draw = np.random.default_rng(0)
+    user = np.arange(rows) // EVENTS_OF_A_USER + 1
+    item = np.exp(draw.random(rows) * np.log(ITEMS)).astype(np.int64)
+    kinds = np.array(["pv", "buy", "cart", "fav"])
+    behavior = kinds[draw.choice(4, rows, p=[0.9, 0.02, 0.05, 0.03])]
+    columns = [user, item * 7 % 5_163_070, item % CATEGORIES + 1, behavior,
+               1_511_539_200 + draw.integers(0, 9 * 86400, rows)]
+    names = ["user", "item", "category", "behavior", "time"]
+    table = pa.table([pa.array(column) for column in columns], names=names)
+    pa_csv.write_csv(table, path, pa_csv.WriteOptions(include_header=False, quoting_style="none"))
+    return path
+
+
+def _apart(kind: str, log: pathlib.Path) -> dict | None:
+    """One way in a process of its own: seconds, peak GiB, digests; None if it is not there."""
+    if kind == "polars" and subprocess.run(
+        [sys.executable, "-c", "import polars"], capture_output=True, check=False
+    ).returncode:
+        print("  polars is not installed: left out", file=sys.stderr)
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench_beam", kind, str(log)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "."},
+    )
+    if done.returncode:
+        raise RuntimeError(f"{kind} failed: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _options(log: str, output: str):
+    from beam_jobs.options import parse
+
+    return parse(["--input", log, "--format", "taobao", "--output", output], "bench")
+
+
+def job(log: str, folder: str) -> str:
+    """The job itself."""
+    from beam_jobs.build_sequences import build
+
+    made = build(_options(log, f"{folder}/sequences"))
+    return json.dumps(made["digests"]["records"], sort_keys=True)
+
+
+def sort(log: str, folder: str) -> None:
+    """Reading, grouping and sorting alone."""
+    import apache_beam as beam
+
+    from beam_jobs import inputs
+    from beam_jobs.build_sequences import default_buckets
+    from beam_jobs.events import EVENTS, ReadEvents
+    from beam_jobs.histories import HISTORIES, SortHistories
+
+    asked = _options(log, folder)
+    files = inputs.find_files(asked.input, asked.form)
+    buckets = default_buckets(inputs.text_size(files))
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        chunks = pipeline | beam.Create(inputs.plan(files, asked.form, asked.chunk_bytes))
+        read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes)
+        histories = read[EVENTS] | SortHistories(
+            asked.form, buckets, asked.min_events, asked.max_events, True
+        )
+        histories[HISTORIES] | beam.Map(lambda one: len(one.users))
+
+
+def polars(log: str, folder: str) -> str:
+    """The same records: Polars reads, filters, drops repeats, and sorts; the rest is the job's."""
+    import polars as pl
+
+    from beam_jobs.histories import Histories
+    from beam_jobs.requests import Learned, build_requests
+    from beam_jobs.vocabulary import count_items, make_catalog
+    from beam_jobs.writing import records_digest
+    from tfdare.record import encode, write_framed
+
+    asked = _options(log, folder)
+    names = ["user", "item", "category", "behavior", "time"]
+    kinds = dict(zip(names, [pl.String, pl.Int64, pl.Int64, pl.String, pl.Int64]))
+    table = (
+        pl.scan_csv(log, has_header=False, schema=kinds)
+        .with_row_index("order")
+        .filter(pl.col("behavior") == "pv")
+        .unique(["user", "item", "category", "time"], keep="first", maintain_order=True)
+        .filter(pl.len().over("user") >= asked.min_events)
+        .sort("user", "time", "order")
+        .collect()
+    )
+    users = table.group_by("user", maintain_order=True).len()
+    columns = {name: table[name].cast(pl.Int64).to_numpy()
+               for name in ("item", "category", "time", "order")}
+    length = users["len"].to_numpy().astype(np.int64)
+    histories = Histories(0, users["user"].to_list(), length, columns)
+    counts = count_items(histories, asked.protocol, asked.form)
+    learned = Learned(make_catalog(counts, asked.form.features, asked.min_count))
+    digests = {}
+    for split, records, _ in build_requests(
+        histories, learned, asked.form, asked.protocol, asked.negatives, asked.seed
+    ):
+        data = [encode(record) for record in records]
+        with open(f"{folder}/{split}.tfrecord", "wb") as file:
+            for one in data:
+                write_framed(file, one)
+        digests[split] = f"{records_digest(data) % 2**64:016x}"
+    return json.dumps(digests, sort_keys=True)
+
+
+def naive(log: str, folder: str) -> None:
+    """Beam as one would first write it: a dictionary a row, a list a user."""
+    import apache_beam as beam
+
+    from tfdare.record import UserRecord, encode
+
+    names = ["user", "item", "category", "behavior", "time"]
+
+    def parse(line):
+        row = dict(zip(names, line.split(",")))
+        return {**row, **{name: int(row[name]) for name in ("item", "category", "time")}}
+
+    def oldest_first(pair):
+        return pair[0], sorted(pair[1], key=lambda row: row["time"])
+
+    @functools.cache
+    def learned(path):
+        counts = json.loads(pathlib.Path(path).read_text())
+        items = [item for item, _ in counts]
+        place = {item: number + 2 for number, item in enumerate(items)}
+        return place, items, list(itertools.accumulate(count for _, count in counts))
+
+    def requests(pair, path):
+        user, rows = pair
+        place, items, cumulative = learned(path)
+        touched, draw = {row["item"] for row in rows}, random.Random(user)
+        length = len(rows)
+        positions = [length - 2 - 5 * back for back in range(19, 0, -1)] + [length - 2, length - 1]
+        target = []
+        for position in positions:
+            target.append(rows[position]["item"])
+            while len(target) % 3:
+                (other,) = draw.choices(items, cum_weights=cumulative)
+                if other not in touched:
+                    target.append(other)
+        column = lambda values: np.array([place.get(value, 1) for value in values], np.int32)
+        yield encode(UserRecord(
+            user=user, history={"item": column(row["item"] for row in rows)},
+            history_time=np.array([row["time"] for row in rows]),
+            position=np.array(positions, np.int32),
+            target_length=np.full(len(positions), 3, np.int32), target={"item": column(target)},
+            label=np.array([1, 0, 0] * len(positions), np.uint8),
+        ))
+
+    def write_counts(counts):
+        pathlib.Path(f"{folder}/counts.json").write_text(json.dumps(counts))
+        return f"{folder}/counts.json"
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        histories = (
+            pipeline
+            | beam.io.ReadFromText(log)
+            | beam.Map(parse)
+            | beam.Filter(lambda row: row["behavior"] == "pv")
+            | beam.Map(lambda row: (row["user"], row))
+            | beam.GroupByKey()
+            | beam.Map(oldest_first)
+            | beam.Filter(lambda pair: len(pair[1]) >= 210)
+        )
+        counts = (
+            histories
+            | beam.FlatMap(lambda pair: [row["item"] for row in pair[1][:-2]])
+            | beam.combiners.Count.PerElement()
+            | beam.combiners.ToList()
+            | beam.Map(write_counts)
+        )
+        (
+            histories
+            | beam.FlatMap(requests, beam.pvalue.AsSingleton(counts))
+            | beam.io.WriteToTFRecord(f"{folder}/part")
+        )
+
+
+def main(kind: str, log: str) -> None:
+    """One way; prints what it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        digests = {"job": job, "sort": sort, "polars": polars, "naive": naive}[kind](log, folder)
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"seconds": seconds, "gib": peak, "digests": digests}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
