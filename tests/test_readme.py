@@ -49,7 +49,8 @@ def test_from_a_log_to_an_answer(commands, tmp_path):
     script = commands.replace("8500", "18500")  # a port that nobody's server holds
     done = subprocess.run(
         ["bash", "-euc", f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"],
-        cwd=tmp_path, check=False, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=tmp_path, check=False, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "build/servables/dare/1/saved_model.pb").exists()

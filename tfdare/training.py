@@ -19,10 +19,11 @@ from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC
 from tfdare.models import MODELS, build_model
 from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam
-from tfdare.runs import METRICS, MODEL, PREDICTIONS, start_run, write_json
+from tfdare.runs import METRICS, MODEL, PREDICTIONS, load_run, start_run, write_json
 from tfdare.schema import SchemaError
 from tfdare.sequences import SPLITS, open_sequences
 from tfdare.stopping import Diverged, Pace, Patience, StopWhenNotFinite, check_finite, standing
+from tfdare.warm_start import warm_start as start_from
 
 OPTIMIZERS = {"adam": SparseAdam, "adagrad": SparseAdagrad, "rowwise_adagrad": RowwiseAdagrad}
 SCHEDULES = ("constant", "cosine")
@@ -82,6 +83,7 @@ def train(
     table_learning_rate: float | None = None,
     clip_norm: float = 0.0,
     dropout: float = 0.0,
+    warm_start: str | None = None,
 ) -> dict[str, Any]:
     """Trains one published model and leaves a run at `output`.
 
@@ -110,6 +112,8 @@ def train(
         table_learning_rate: float or None. Of tables; None: `learning_rate`.
         clip_norm: float. Bound of the norm of all gradients together. 0: none.
         dropout: float. Share of the head's hidden outputs dropped in training.
+        warm_start: str or None. Finished run whose weights are the start, on the same vocabularies
+            or on ones that grew by appending.
 
     Returns:
         The content of ``metrics.json``: ``{"validation": ..., "test": ...}`` of
@@ -155,10 +159,15 @@ def train(
         "auxiliary_weight": auxiliary_weight, "seed": seed, "patience": patience,
         "schedule": schedule, "optimizer": optimizer, "table_learning_rate": table_learning_rate,
         "clip_norm": clip_norm, "dropout": dropout,
+        "warm_start": warm_start and os.path.basename(os.path.abspath(warm_start)),
         "sequences": os.path.basename(os.path.abspath(sequences)),
         "schema_digest": schema.digest,
         "keras": KERAS_VERSION, "tensorflow": tf.__version__,
     }
+    if warm_start is not None:
+        grown = start_from(network, load_run(warm_start), opened)
+        told = ", ".join(f"{name} {count:,}" for name, count in grown.items())
+        print(f"Starting from {warm_start}; new ids: {told}", file=sys.stderr)
     resumed = start_run(output, opened, schema, options, overwrite)
     backup = Backup(os.path.join(output, "backup"), network)
     before = backup.restore()
@@ -301,6 +310,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--learning_rate", type=float, default=0.01, help="at the start")
     add_options(parser, epochs=2, patience=0)
     add("--seed", type=int, default=1, help="of initial weights and shuffling")
+    add("--warm_start", metavar="RUN", help="finished run to start from, on the same vocabularies "
+        "or ones that grew by appending")
     add("--overwrite", action="store_true", help="replace a run that is already at --output")
 
     def action(options):
