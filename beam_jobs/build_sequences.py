@@ -17,11 +17,12 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
 from beam_jobs import inputs, manifest
 from beam_jobs.errors import find_message
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
-from beam_jobs.histories import HISTORIES, SortHistories
+from beam_jobs.keeping import KEPT, Earlier, open_earlier
 from beam_jobs.options import Options, parse
 from beam_jobs.progress import Progress
 from beam_jobs.publishing import Staging
 from beam_jobs.requests import RECORDS, BuildRequests
+from beam_jobs.sorting import HISTORIES, SortHistories
 from beam_jobs.storage import read_file, write_file
 from beam_jobs.tallies import TALLY
 from beam_jobs.vocabulary import CATALOG_FILE, LearnVocabularies
@@ -34,21 +35,32 @@ _LEAST_BUCKETS, _MOST_BUCKETS = 4, 4096
 class BuildSequences(beam.PTransform):
     """Chunks of a log -> all files of a folder of sequences but the schema and the manifest."""
 
-    def __init__(self, options: Options, buckets: int, chunks: list[inputs.Chunk], folder: str):
+    def __init__(
+        self,
+        options: Options,
+        buckets: int,
+        chunks: list[inputs.Chunk],
+        folder: str,
+        earlier: Earlier | None = None,
+    ):
         super().__init__()
         self._options, self._buckets = options, buckets
-        self._chunks, self._folder = chunks, folder
+        self._chunks, self._folder, self._earlier = chunks, folder, earlier
 
     def expand(self, chunks):
         asked, folder, buckets = self._options, self._folder, self._buckets
-        read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes)
+        since = self._earlier if asked.since else None
+        before = since.chunks if since else 0
+        read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes, before)
         histories = read[EVENTS] | SortHistories(
-            asked.form, buckets, asked.min_events, asked.max_events, asked.duplicates == "drop"
+            asked.form, buckets, asked.min_events, asked.max_events, asked.duplicates == "drop",
+            since, folder if asked.keep_events else None,
         )
         rejected = (read[REJECTED], histories[REJECTED]) | "AllRejected" >> beam.Flatten()
         rejected | WriteRejected(folder, self._chunks, read[LINES])
         learned = histories[HISTORIES] | LearnVocabularies(
-            asked.form, asked.protocol, asked.min_count, buckets, folder
+            asked.form, asked.protocol, asked.min_count, buckets, folder, self._earlier,
+            frozen=not asked.since,
         )
         built = histories[HISTORIES] | BuildRequests(
             learned, asked.form, asked.protocol, asked.negatives, asked.seed
@@ -66,6 +78,29 @@ def default_buckets(size: int) -> int:
     return min(max(-(-size // _BUCKET_BYTES), _LEAST_BUCKETS), _MOST_BUCKETS)
 
 
+def open_base(asked: Options) -> Earlier | None:
+    """The earlier folder that a run builds on, if it is asked to.
+
+    Raises:
+        InputError: it cannot be built on.
+    """
+    names = (*asked.form.features, *asked.form.context)
+    same: dict[str, Any] = dict.fromkeys(("multi_hot", "context", "numeric"))
+    if asked.since:
+        same |= {
+            "time_gap": None,
+            "max_events": None,
+            "format": asked.form.kind,
+            "columns": {name: list(found) for name, found in asked.form.columns.items()},
+            **asked.split,
+        }
+        return open_earlier(asked.since, "since", same, names, events=True)
+    if asked.vocabulary_from:
+        same = {name: asked.split.get(name) for name in same}
+        return open_earlier(asked.vocabulary_from, "vocabulary_from", same, names, events=False)
+    return None
+
+
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job and returns its manifest.
 
@@ -80,9 +115,12 @@ def build(asked: Options) -> dict[str, Any]:
     started = time.monotonic()
     progress = Progress()
     staging = Staging(asked.output, asked.overwrite)
+    earlier = open_base(asked)
     files = inputs.find_files(asked.input, asked.form)
     chunks = inputs.plan(files, asked.form, asked.chunk_bytes)
     buckets = asked.buckets or default_buckets(inputs.text_size(files))
+    if asked.since:
+        buckets = earlier.buckets
     progress.say(
         f"reading {len(files)} file{'s' * (len(files) > 1)}, "
         f"{sum(file.size for file in files) / 1e6:,.1f} MB, {buckets} buckets"
@@ -93,7 +131,9 @@ def build(asked: Options) -> dict[str, Any]:
         with progress.stages(options.view_as(StandardOptions).runner):
             pipeline = beam.Pipeline(options=options)
             source = pipeline | "Chunks" >> beam.Create(chunks)
-            source | "BuildSequences" >> BuildSequences(asked, buckets, chunks, staging.folder)
+            source | "BuildSequences" >> BuildSequences(
+                asked, buckets, chunks, staging.folder, earlier
+            )
             pipeline.run().wait_until_finish()
         found = json.loads(read_file(f"{staging.folder}/{TALLY_FILE}"))
         tally, learned = found["tally"], found["learned"]
@@ -101,6 +141,10 @@ def build(asked: Options) -> dict[str, Any]:
         schema = manifest.make_schema(asked, learned)
         seconds = time.monotonic() - started
         made = manifest.make_manifest(asked, files, buckets, tally, learned, schema, seconds)
+        if asked.keep_events:
+            before = earlier.chunks if asked.since else 0
+            made[KEPT] = {"buckets": buckets, "chunks": before + len(chunks),
+                          "events": made["counts"]["rows"]["kept"]}
         write_file(f"{staging.folder}/schema.json", schema.to_json().encode())
         text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
         write_file(f"{staging.folder}/manifest.json", text.encode("utf-8", "backslashreplace"))

@@ -7,12 +7,13 @@ while it gathers never holds them all, on any worker.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Iterable
+from typing import Iterable, Mapping
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs.hashing import mix
 from beam_jobs.rows import Events
 
 _ROWS = 1 << 20  # gathered before the first look; then whenever twice as many are there
@@ -36,16 +37,20 @@ class Gathered:
 
 
 class NewestEvents(beam.CombineFn):
-    """Events -> :class:`Gathered`, with at most ``most`` events of each user: the latest by
-    (time, place in the log), whatever the order in which they come.
+    """Events -> :class:`Gathered`, with few of each user besides the ``most`` newest.
+
+    Whatever the order in which they come, the same newest ones are kept: by (time, place in the
+    log), or, where repeated rows are to be dropped later, by (time, content), so that a row and
+    its repeats count once. Of the repeats ``most`` are kept too, to be told as such.
 
     Args:
         most: int. Events of a user that are kept.
+        repeats: bool. Whether repeated rows are events of their own.
         rows: int. Rows that may gather before they are looked through.
     """
 
-    def __init__(self, most: int, rows: int = _ROWS):
-        self._most, self._rows = most, rows
+    def __init__(self, most: int, repeats: bool, rows: int = _ROWS):
+        self._most, self._repeats, self._rows = most, repeats, rows
 
     def create_accumulator(self) -> Gathered:
         return Gathered(look_at=self._rows)
@@ -71,31 +76,33 @@ class NewestEvents(beam.CombineFn):
         return self._compacted(gathered) if gathered.rows > self._most else gathered
 
     def _compacted(self, gathered: Gathered) -> Gathered:
-        parts, cut = keep_newest(gathered.parts, self._most)
+        parts, cut = keep_newest(gathered.parts, self._most, self._repeats)
         rows = gathered.rows - cut
         return Gathered(parts, rows, max(self._rows, 2 * rows), gathered.cut + cut)
 
 
-def keep_newest(parts: list[Events], most: int) -> tuple[list[Events], int]:
-    """Parts without the events of a user that ``most`` later ones follow, and how many those were.
+def keep_newest(parts: list[Events], most: int, repeats: bool) -> tuple[list[Events], int]:
+    """Parts without the events of a user that ``most`` newer ones follow, and how many those were.
 
     Args:
         parts: list of Events, not empty ones.
         most: int.
+        repeats: bool. As of :class:`NewestEvents`.
     """
     user = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
     code = user.indices.to_numpy(zero_copy_only=False)
     many = np.bincount(code, minlength=len(user.dictionary)) > most
     if not many.any():
         return parts, 0
-    keep = np.ones(len(code), bool)
     rows = np.flatnonzero(many[code])
-    time = np.concatenate([part.columns["time"] for part in parts])[rows]
+    columns = {
+        name: np.concatenate([part.columns[name] for part in parts])[rows]
+        for name in (parts[0].columns if not repeats else ["time"])
+    }
     order = np.concatenate([part.line for part in parts])[rows]
-    newest_first = np.lexsort((-order, -time, code[rows]))
-    code = code[rows][newest_first]
-    start = np.searchsorted(code, code)  # where the user begins
-    keep[rows[newest_first[np.arange(len(code)) - start >= most]]] = False
+    content = -order if repeats else _content(columns)
+    keep = np.ones(len(code), bool)
+    keep[rows] = _newest(code[rows], columns["time"], content, order, most)
     ends = np.cumsum([len(part.line) for part in parts])
     kept = []
     for part, some in zip(parts, np.split(keep, ends[:-1])):
@@ -105,3 +112,33 @@ def keep_newest(parts: list[Events], most: int) -> tuple[list[Events], int]:
             columns = {name: column[some] for name, column in part.columns.items()}
             kept.append(Events(part.user.filter(pa.array(some)), columns, part.line[some]))
     return kept, int((~keep).sum())
+
+
+def _newest(user, time, content, order, most) -> np.ndarray:
+    """Bool ``[E]``: the first of each of the user's ``most`` newest, and as many of the others."""
+    newest_first = np.lexsort((order, content, -time, user))
+    user, time, content = (column[newest_first] for column in (user, time, content))
+    fresh = np.ones(len(user), bool)
+    fresh[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1]) | (content[1:] != content[:-1])
+    start = np.searchsorted(user, user)  # where the user begins
+    number = np.cumsum(fresh)
+    near = number - number[start] < most
+    again = np.flatnonzero(near & ~fresh)
+    again = again[np.lexsort((order[newest_first[again]], user[again]))]
+    place = np.arange(len(again)) - np.searchsorted(user[again], user[again])
+    near[again[place >= most]] = False
+    keep = np.empty(len(user), bool)
+    keep[newest_first] = near
+    return keep
+
+
+def _content(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A hash of every row's values, equal where they are; int64."""
+    found = np.zeros(len(columns["time"]), np.uint64)
+    for name in sorted(columns):
+        column = columns[name]
+        if column.dtype.kind == "f":
+            column = np.where(np.isnan(column), np.nan, column).view(np.int64)
+        for values in column.reshape(len(column), -1).T:
+            found = mix(found ^ values.astype(np.uint64))
+    return found.view(np.int64)

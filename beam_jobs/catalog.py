@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import BinaryIO
+from typing import BinaryIO, Mapping
 
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs.arrow import to_arrow, to_numpy
 from beam_jobs.formats import MISSING
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
 
@@ -22,7 +23,10 @@ def sum_counts(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.
 
 
 class Vocabulary:
-    """Raw ids by falling count, then by rising id; the ``i``-th of them is row ``i + 2``."""
+    """Raw ids by falling count, then by rising id; the ``i``-th of them is row ``i + 2``.
+
+    One that goes on from an earlier one (:meth:`after`) has that one's ids first, in its order.
+    """
 
     def __init__(self, ids: np.ndarray, counts: np.ndarray):
         self.ids, self.counts = ids, counts
@@ -62,6 +66,23 @@ class Vocabulary:
             rows[values == MISSING] = PADDING_ID
         return rows
 
+    def after(self, earlier: Vocabulary, min_count: int, frozen: bool) -> Vocabulary:
+        """The counts at hand over the rows of an earlier vocabulary.
+
+        Its ids keep their rows, seen again or not; ids that are new and reach ``min_count`` come
+        after them, none if it is ``frozen``.
+        """
+        place = self.index(earlier.ids)
+        counts = np.zeros(len(earlier), np.int64)
+        counts[place >= 0] = self.counts[place[place >= 0]]
+        fresh = np.ones(len(self), bool)
+        fresh[place[place >= 0]] = False
+        fresh &= (self.counts >= min_count) & (not frozen)
+        return Vocabulary(
+            np.concatenate([earlier.ids, self.ids[fresh]]),
+            np.concatenate([counts, self.counts[fresh]]),
+        )
+
     @classmethod
     def load(cls, text: bytes) -> Vocabulary:
         """Inverse of :meth:`text`."""
@@ -86,6 +107,8 @@ class Catalog:
         others: mapping of feature name to int64 ``[I]``, or ``[I, V]`` for one of several values:
             the item's own raw ones.
         min_count: int. Count that a vocabulary asks for.
+        given: mapping of feature name to Vocabulary, or None: vocabularies that go on from
+            earlier ones, in the place of those that the counts make.
     """
 
     features: tuple[str, ...]
@@ -93,6 +116,7 @@ class Catalog:
     counts: np.ndarray
     others: dict[str, np.ndarray]
     min_count: int = 1
+    given: Mapping[str, Vocabulary] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -110,10 +134,16 @@ class Catalog:
     @cached_property
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Vocabulary of every feature."""
-        frequent = self.counts >= self.min_count
+        if self.given is not None:
+            return dict(self.given)
+        return self.count_ids(self.min_count)
+
+    def count_ids(self, min_count: int) -> dict[str, Vocabulary]:
+        """Ids of every feature that reach a count."""
+        frequent = self.counts >= min_count
         found = {self.features[0]: Vocabulary(self.items[frequent], self.counts[frequent])}
         for name in self.features[1:]:
-            found[name] = Vocabulary.of(self.others[name], self.counts, self.min_count)
+            found[name] = Vocabulary.of(self.others[name], self.counts, min_count)
         return found
 
     @cached_property
@@ -146,7 +176,7 @@ class Catalog:
         """Writes the catalog as one Arrow table."""
         names = ["item_count", *self.features]
         values = [self.counts, self.items, *(self.others[name] for name in self.features[1:])]
-        arrays = [_arrow(column) for column in values]
+        arrays = [to_arrow(column) for column in values]
         schema = pa.schema(
             [(name, array.type) for name, array in zip(names, arrays)],
             {"min_count": str(self.min_count)},
@@ -159,20 +189,8 @@ class Catalog:
     def load(cls, file: BinaryIO) -> Catalog:
         """Inverse of :meth:`save`."""
         table = pa.ipc.open_stream(file.read()).read_all()
-        counts, items, *others = (_numpy(column) for column in table.columns)
+        counts, items, *others = (to_numpy(column) for column in table.columns)
         features = tuple(table.column_names[1:])
         min_count = int(table.schema.metadata[b"min_count"])
         return cls(features, items, counts, dict(zip(features[1:], others)), min_count)
 
-
-def _arrow(column: np.ndarray) -> pa.Array:
-    if column.ndim == 1:
-        return pa.array(column)
-    return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
-
-
-def _numpy(column: pa.ChunkedArray) -> np.ndarray:
-    if not pa.types.is_fixed_size_list(column.type):
-        return column.to_numpy()
-    parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
-    return np.concatenate([np.zeros(0, np.int64), *parts]).reshape(-1, column.type.list_size)

@@ -39,10 +39,11 @@ def unpack_order(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _ReadChunk(beam.DoFn):
-    def __init__(self, form: Format, buckets: int, chunk_bytes: int):
+    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int):
         self._form = form
         self._buckets = buckets
         self._chunk_bytes = chunk_bytes
+        self._before = before
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
         try:
@@ -78,7 +79,7 @@ class _ReadChunk(beam.DoFn):
         bucket = (hash_strings(user.dictionary) % np.uint64(self._buckets)).astype(np.int32)[code]
         rows = np.argsort(bucket, kind="stable")
         edges = np.searchsorted(bucket[rows], np.arange(self._buckets + 1))
-        order = pack_order(chunk.number, events.line)
+        order = pack_order(self._before + chunk.number, events.line)
         for number in range(self._buckets):
             some = rows[edges[number] : edges[number + 1]]
             if len(some):
@@ -89,12 +90,13 @@ class _ReadChunk(beam.DoFn):
 class ReadEvents(beam.PTransform):
     """Chunks -> ``events`` by (bucket, Events), ``rejected``, ``lines`` of each chunk, ``tally``.
 
-    The line of an event is its place in the whole log (:func:`pack_order`).
+    The line of an event is its place in the whole log (:func:`pack_order`), after the ``before``
+    chunks that earlier runs read.
     """
 
-    def __init__(self, form: Format, buckets: int, chunk_bytes: int):
+    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int = 0):
         super().__init__()
-        self._read = _ReadChunk(form, buckets, chunk_bytes)
+        self._read = _ReadChunk(form, buckets, chunk_bytes, before)
 
     def expand(self, chunks):
         return (

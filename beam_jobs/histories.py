@@ -1,22 +1,14 @@
-"""SortHistories: the events of a bucket of users -> every user's events, oldest first."""
+"""Histories: the events of a bucket of users, every user's oldest first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Iterable, Mapping
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.capping import NewestEvents
-from beam_jobs.events import REJECTED, RejectedRows, unpack_order
-from beam_jobs.formats import MISSING, Format
-from beam_jobs.rows import Events, Rejected, pack, unpack
-from beam_jobs.tallies import TALLY, tagged
-
-HISTORIES = "histories"
-DUPLICATE = "duplicate of an earlier row"
+from beam_jobs.rows import Events, pack, unpack
 
 
 @dataclass
@@ -131,94 +123,3 @@ def keep_events(histories: Histories, keep: np.ndarray) -> Histories:
         length[length > 0],
         {name: column[keep] for name, column in histories.columns.items()},
     )
-
-
-class _SortBucket(beam.DoFn):
-    def __init__(self, form: Format, min_events: int, drop_duplicates: bool):
-        self._names = (*form.features, "time", *form.values[len(form.features) :])
-        self._several = form.multi_hot
-        self._min_events = min_events
-        self._drop = drop_duplicates
-
-    def process(self, element) -> Iterator[Any]:
-        bucket, gathered = element
-        histories = sort_events(bucket, gathered.parts, self._names, self._several)
-        tally = {"rows_cut": gathered.cut}
-        if self._drop:
-            repeated = find_duplicates(histories)
-            if len(repeated):
-                yield from self._reject(histories, repeated)
-                tally[f"rows_rejected/{DUPLICATE}"] = len(repeated)
-                keep = np.ones(len(histories.columns["order"]), bool)
-                keep[repeated] = False
-                histories = keep_events(histories, keep)
-        histories.columns.pop("behavior", None)
-        long = histories.length >= self._min_events
-        tally |= {
-            "rows_kept": histories.length.sum(),
-            "users_seen": len(long),
-            "users_kept": long.sum(),
-            "users_too_short": (~long).sum(),
-            "events_kept": histories.length[long].sum(),
-            "events_too_short": histories.length[~long].sum(),
-            "longest_history": histories.length.max(initial=0),
-        }
-        yield tagged(tally)
-        yield keep_events(histories, np.repeat(long, histories.length))
-
-    def _reject(self, histories: Histories, repeated: np.ndarray) -> Iterator[Any]:
-        chunk, line = unpack_order(histories.columns["order"][repeated])
-        user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
-        values = [_as_text(histories.columns[name][repeated]) for name in self._names]
-        rows = np.array(
-            [
-                Rejected(place, DUPLICATE, ",".join((histories.users[u], *row)))
-                for u, place, *row in zip(user.tolist(), line.tolist(), *values)
-            ],
-            object,
-        )
-        for number in np.unique(chunk).tolist():
-            some = tuple(rows[chunk == number])
-            yield beam.pvalue.TaggedOutput(REJECTED, RejectedRows(number, some))
-
-
-def _as_text(column: np.ndarray) -> list[str]:
-    """Values as a row of text has them."""
-    if column.ndim > 1:
-        return ["|".join(str(one) for one in row if one != MISSING) for row in column.tolist()]
-    return ["" if one != one or one == MISSING else str(one) for one in column.tolist()]
-
-
-class SortHistories(beam.PTransform):
-    """(bucket, Events) -> ``histories`` of users that are long enough, ``rejected``, ``tally``.
-
-    Every bucket gives exactly one element, also where no user falls into it.
-    """
-
-    def __init__(
-        self, form: Format, buckets: int, min_events: int, max_events: int, drop_duplicates: bool
-    ):
-        super().__init__()
-        self._buckets, self._newest = buckets, NewestEvents(max_events)
-        self._sort = _SortBucket(form, min_events, drop_duplicates)
-
-    def expand(self, events):
-        nothing = Events(pa.array([], pa.string()), {}, np.zeros(0, np.int64))
-        every = (
-            events.pipeline
-            | "EveryBucket" >> beam.Create(range(self._buckets))
-            | "NoEvents"
-            >> beam.Map(lambda bucket: (bucket, nothing)).with_output_types(tuple[int, Any])
-        )
-        keyed = events | "KeyByBucket" >> beam.Map(lambda pair: pair).with_output_types(
-            tuple[int, Any]
-        )
-        return (
-            (keyed, every)
-            | beam.Flatten()
-            | "GatherByBucket" >> beam.CombinePerKey(self._newest)
-            | "SortBucket"
-            >> beam.ParDo(self._sort)
-            .with_outputs(REJECTED, TALLY, main=HISTORIES)
-            .with_output_types(Any)
-        )

@@ -37,6 +37,7 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
             "filtered": tally.get("rows_filtered", 0),
             "rejected": sum(reasons.values()),
             "rejected_by_reason": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
+            **({"carried": tally["rows_carried"]} if "rows_carried" in tally else {}),
             "cut": tally.get("rows_cut", 0),
             "kept": tally.get("rows_kept", 0),
         },
@@ -80,7 +81,7 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
             text += f". {rows['rejected']:,} rows were rejected:"
         raise InputError("\n  ".join([text, *_first_rejected(folder)]))
     sums = {
-        "rows": rows["read"] == sum(
+        "rows": rows["read"] + rows.get("carried", 0) == sum(
             rows[part] for part in ("filtered", "rejected", "cut", "kept")
         ),
         "users": users["seen"] == users["kept"] + users["too_short"],
@@ -181,6 +182,8 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
         lines.append(f"  rejected  {count:,} {reason}")
     if rows["rejected"]:
         lines.append(f"  see       {output}/{REJECTED_FOLDER}/*.jsonl")
+    if "carried" in rows:
+        lines.append(f"carried     {rows['carried']:,} events of the earlier run")
     if rows["cut"]:
         lines.append(f"cut         {rows['cut']:,} rows older than the newest that a user may have")
     lines.append(f"users       {users['kept']:,} kept, {users['too_short']:,} too short")

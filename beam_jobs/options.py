@@ -60,6 +60,9 @@ class Options:
     overwrite: bool
     chunk_bytes: int
     time_gap: TimeGap | None = None
+    since: str | None = None
+    vocabulary_from: str | None = None
+    keep_events: bool = False
     beam: tuple[str, ...] = ()
 
     @property
@@ -146,6 +149,12 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add("--duplicates", default="drop", help="drop (default) or keep rows equal to an earlier one "
         "in all columns read; keep where the clock is coarse")  # fmt: skip
     add("--buckets", type=int, help="groups of users, and shards of each split; default by size")
+    add("--keep_events", action="store_true", help="keep all events beside the sequences, so that "
+        "a later run can go on with --since")  # fmt: skip
+    add("--since", metavar="FOLDER", help="earlier output, with its events kept, to which --input "
+        "adds what is new: ids keep their rows, new ones come after them; keeps events, too")
+    add("--vocabulary_from", metavar="FOLDER", help="earlier output whose vocabularies are taken "
+        "as they are; what they lack is out of vocabulary")  # fmt: skip
     add("--overwrite", action="store_true", help="replace FOLDER, once the new one is whole")
     add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
     return parser
@@ -184,6 +193,10 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         raise InputError(f"--chunk_bytes must be at most {1 << 30}. Received: {args.chunk_bytes}")
     if (args.buckets or 0) > 99_999:
         raise InputError(f"--buckets must be below 100,000. Received: {args.buckets}")
+    if args.since and args.vocabulary_from:
+        raise InputError("--since takes the vocabularies of its folder: leave --vocabulary_from out")
+    if args.since and args.buckets:
+        raise InputError("--since has as many buckets as its folder: leave --buckets out")
     form = make_format(args.format, args.columns, args.behavior)
     form = with_context(form, args.multi_hot, args.context, args.numeric)
     try:
@@ -208,6 +221,9 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         overwrite=args.overwrite,
         chunk_bytes=args.chunk_bytes,
         time_gap=time_gap,
+        since=args.since and (args.since.rstrip("/") or args.since),
+        vocabulary_from=args.vocabulary_from and args.vocabulary_from.rstrip("/"),
+        keep_events=args.keep_events or bool(args.since),
         beam=tuple(rest),
     )
 

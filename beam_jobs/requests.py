@@ -17,7 +17,7 @@ from beam_jobs.hashing import hash_strings
 from beam_jobs.histories import Histories
 from beam_jobs.negatives import Negatives
 from beam_jobs.splits import Cuts, Protocol, cuts
-from beam_jobs.storage import open_file
+from beam_jobs.storage import open_file, read_file
 from beam_jobs.tallies import TALLY, tagged
 from tfdare.record import UserRecord, encode
 
@@ -114,6 +114,10 @@ def _records(histories: Histories, catalog: Catalog, rows, context, found: Cuts,
     return records, tally
 
 
+def _vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
+    return {name: Vocabulary.load(read_file(path)) for name, path in paths.items()}
+
+
 class _BuildBucket(beam.DoFn):
     def __init__(self, form: Format, protocol: Protocol, negatives: int, seed: int):
         self._form, self._protocol = form, protocol
@@ -126,11 +130,9 @@ class _BuildBucket(beam.DoFn):
         def load() -> Learned:
             with open_file(path) as file:
                 catalog = Catalog.load(file)
-            vocabularies = {}
-            for name, place in learned["context"].items():
-                with open_file(place) as file:
-                    vocabularies[name] = Vocabulary.load(file.read())
-            return Learned(catalog, vocabularies)
+            if learned["given"]:
+                catalog.given = _vocabularies(learned["given"])
+            return Learned(catalog, _vocabularies(learned["context"]))
 
         for split, records, tally in build_requests(
             histories,

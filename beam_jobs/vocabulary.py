@@ -14,6 +14,7 @@ from beam_jobs.context import ContextCounts, count_context, merge_context
 from beam_jobs.formats import MISSING, Format
 from beam_jobs.hashing import mix
 from beam_jobs.histories import Histories
+from beam_jobs.keeping import Earlier
 from beam_jobs.splits import Protocol, training_period
 from beam_jobs.storage import write_file
 
@@ -117,33 +118,54 @@ class _CountItems(beam.DoFn):
 
 
 class _WriteCatalog(beam.DoFn):
-    def __init__(self, features: tuple[str, ...], min_count: int, folder: str):
+    def __init__(
+        self, features: tuple[str, ...], min_count: int, folder: str, earlier: Earlier | None,
+        frozen: bool,
+    ):
         self._features, self._min_count, self._folder = features, min_count, folder
+        self._earlier, self._frozen = earlier, frozen
 
     def process(self, element) -> Iterator[dict[str, Any]]:
         _, parts = element
         counts = merge_counts(parts)
         catalog = make_catalog(counts, self._features, self._min_count)
+        if self._earlier is not None:
+            catalog.given = self._after(catalog.count_ids(1))
         learned = {name: self._learn(name, one) for name, one in catalog.vocabularies.items()}
         context: dict[str, str] = {}
         numeric: dict[str, dict[str, float]] = {}
         if counts.context is not None:
-            for name, vocabulary in counts.context.vocabularies(self._min_count).items():
+            found = (
+                counts.context.vocabularies(self._min_count) if self._earlier is None
+                else self._after(counts.context.vocabularies(1))
+            )
+            for name, vocabulary in found.items():
                 learned[name] = self._learn(name, vocabulary)
                 context[name] = self._path(name)
             for name, moments in counts.context.moments.items():
                 numeric[name] = {
                     "mean": moments.mean, "deviation": moments.deviation, "events": moments.count
                 }  # fmt: skip
+        if self._earlier is not None:  # a trained model's numbers keep their meaning
+            for name, found in numeric.items():
+                before = self._earlier.manifest["numeric"][name]
+                found |= {"mean": before["mean"], "deviation": before["deviation"]}
         path = f"{self._folder}/{CATALOG_FILE}"
         write_file(path, catalog.save)
         yield {
             "vocabularies": learned,
             "catalog": path,
+            "given": {name: self._path(name) for name in catalog.given or ()},
             "context": context,
             "numeric": numeric,
             "items": len(catalog),
             "events": int(catalog.counts.sum()),
+        }
+
+    def _after(self, found: dict[str, Vocabulary]) -> dict[str, Vocabulary]:
+        return {
+            name: one.after(self._earlier.vocabulary(name), self._min_count, self._frozen)
+            for name, one in found.items()
         }
 
     def _path(self, name: str) -> str:
@@ -164,7 +186,8 @@ class LearnVocabularies(beam.PTransform):
     the files of context vocabularies, mean and deviation of numbers.
 
     Only events before a user's first held-out event count. Other features of an item are the ones
-    it came with first, in the order of (time, place in the log).
+    it came with first, in the order of (time, place in the log). With an earlier folder its ids
+    keep their rows, and its numbers their mean and deviation; if it is ``frozen``, no id is added.
     """
 
     def __init__(
@@ -174,10 +197,12 @@ class LearnVocabularies(beam.PTransform):
         min_count: int,
         buckets: int,
         folder: str,
+        earlier: Earlier | None = None,
+        frozen: bool = False,
     ):
         super().__init__()
         self._count = _CountItems(protocol, form, min(buckets, _PARTS))
-        self._write = _WriteCatalog(form.features, min_count, folder)
+        self._write = _WriteCatalog(form.features, min_count, folder, earlier, frozen)
 
     def expand(self, histories):
         return (

@@ -3,10 +3,12 @@
 Layout::
 
     schema.json  manifest.json  _SUCCESS
-    vocabulary/<feature>.tsv                       raw_id <TAB> count, most frequent first,
-                                                   also of categorical context features
+    vocabulary/<feature>.tsv                       raw_id <TAB> count, most frequent first (an
+                                                   earlier run's ids before new ones), also of
+                                                   categorical context features
     train|validation|test/part-00000-of-00008.tfrecord
     rejected/*.jsonl                               {"file", "line", "reason", "row"} a line
+    events/part-00000-of-00008.arrow               with --keep_events: all events, for --since
 """
 
 from __future__ import annotations

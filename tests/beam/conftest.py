@@ -43,13 +43,13 @@ class Outcome:
 def prepare(tmp_path, capfd):
     """Runs the command on one input (path or list) and gives its outcome."""
 
-    def run(path, *more, form="csv", output="sequences"):
+    def run(path, *more, form="csv", output="sequences", buckets="2"):
         paths = [str(p) for p in (path if isinstance(path, list) else [path])]
         folder = tmp_path / output
         capfd.readouterr()
         code = main(
             ["--input", *paths, "--format", form, "--output", str(folder)]
-            + (["--buckets", "2"] if "--buckets" not in more else [])
+            + (["--buckets", buckets] if buckets and "--buckets" not in more else [])
             + [str(part) for part in more]
         )
         out, err = capfd.readouterr()

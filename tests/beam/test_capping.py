@@ -35,11 +35,11 @@ def newest(rows, most):
 
 def test_keeps_each_users_newest():
     rows = [("a", 5, 1), ("b", 9, 2), ("a", 5, 3), ("a", 2, 4), ("a", 7, 5)]
-    kept, cut = keep_newest([make_events(rows[:3]), make_events(rows[3:])], 2)
+    kept, cut = keep_newest([make_events(rows[:3]), make_events(rows[3:])], 2, repeats=True)
     assert rows_of(kept) == [("a", 5, 3), ("a", 7, 5), ("b", 9, 2)] and cut == 2
     assert all((part.columns["item"] == part.line % 7).all() for part in kept)
     few = [make_events(rows)]
-    assert keep_newest(few, 4) == (few, 0)
+    assert keep_newest(few, 4, repeats=True) == (few, 0)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -47,7 +47,7 @@ def test_the_way_of_gathering_does_not_matter(seed):
     random = np.random.default_rng(seed)
     rows = [(str(min(random.integers(8), 5)), int(random.integers(40)), line)
             for line in range(600)]
-    combiner = NewestEvents(most=25, rows=int(random.integers(1, 80)))
+    combiner = NewestEvents(most=25, repeats=True, rows=int(random.integers(1, 80)))
     parts = [rows[i : i + 13] for i in range(0, len(rows), 13)]
     random.shuffle(parts)
     gathered = [combiner.create_accumulator() for _ in range(4)]
@@ -62,8 +62,36 @@ def test_the_way_of_gathering_does_not_matter(seed):
     assert found.cut == len(rows) - len(newest(rows, 25)) == len(rows) - found.rows
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_and_its_repeats_count_once(seed):
+    random = np.random.default_rng(seed)
+    rows = [("u", int(random.integers(12)), 7 * int(random.integers(300)) + int(random.integers(3)))
+            for _ in range(900)]  # the item is the line modulo 7
+    rows = [(user, time, line * 7 + random.integers(2)) for user, time, line in rows]
+    lines = iter(np.argsort(np.argsort([row[2] for row in rows], kind="stable")))
+    rows = [(user, time, 7 * int(next(lines)) + line % 7) for user, time, line in rows]
+    combiner = NewestEvents(most=9, repeats=False, rows=int(random.integers(1, 200)))
+    gathered = combiner.create_accumulator()
+    random.shuffle(rows)
+    for start in range(0, len(rows), 50):
+        part = [(str(u), int(t), int(n)) for u, t, n in rows[start : start + 50]]
+        gathered = combiner.add_input(gathered, make_events(part))
+    found = rows_of(combiner.extract_output(gathered).parts)
+    first = {}
+    for user, time, line in sorted(((u, int(t), int(n)) for u, t, n in rows), key=lambda r: r[2]):
+        first.setdefault((time, line % 7), line)
+    newest_times = sorted(first)[-9:]
+    kept = {}
+    for _, time, line in found:
+        kept.setdefault((time, line % 7), []).append(line)
+    assert len(kept) == 9 and len(found) <= 18
+    for (time, item), some in kept.items():  # the first of each, which is the one that stays
+        assert min(some) == first[time, item]
+    assert sorted({time for time, _ in kept}) == sorted({time for time, _ in newest_times})
+
+
 def test_a_bots_events_are_never_all_in_memory():
-    combiner = NewestEvents(most=1000, rows=20_000)
+    combiner = NewestEvents(most=1000, repeats=True, rows=20_000)
     gathered, most = combiner.create_accumulator(), 0
     for start in range(0, 1_000_000, 5000):
         lines = np.arange(start, start + 5000)

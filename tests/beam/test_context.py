@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs.histories import DUPLICATE
+from beam_jobs.sorting import DUPLICATE
 from tests.beam import reference
 from tests.beam.conftest import SMALL, csv_text
 from tests.beam.test_bad_input import refused

@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from beam_jobs.catalog import Catalog
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents, RejectedRows, pack_order
 from beam_jobs.formats import make_format
-from beam_jobs.histories import DUPLICATE, HISTORIES, Histories, SortHistories
+from beam_jobs.sorting import DUPLICATE, HISTORIES, Histories, SortHistories
 from beam_jobs.inputs import find_files, plan
 from beam_jobs.requests import RECORDS, BuildRequests, Shard
 from beam_jobs.rows import Events, Rejected
@@ -180,7 +180,7 @@ def test_build_requests_cuts_records(pipeline, tmp_path):
     )
     write_file(str(tmp_path / "catalog.arrow"), catalog.save)
     learned = pipeline | "Learned" >> Create(
-        [{"catalog": str(tmp_path / "catalog.arrow"), "context": {}}]
+        [{"catalog": str(tmp_path / "catalog.arrow"), "context": {}, "given": {}}]
     )
     users = {"a": [(t % 4, 9, t) for t in range(12)], "b": [(99, 1, t) for t in range(9)]}
     built = (

@@ -120,7 +120,7 @@ def sort(log: str, folder: str) -> None:
     from beam_jobs import inputs
     from beam_jobs.build_sequences import default_buckets
     from beam_jobs.events import EVENTS, ReadEvents
-    from beam_jobs.histories import HISTORIES, SortHistories
+    from beam_jobs.sorting import HISTORIES, SortHistories
 
     asked = _options(log, folder)
     files = inputs.find_files(asked.input, asked.form)
