@@ -194,7 +194,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
     if (args.buckets or 0) > 99_999:
         raise InputError(f"--buckets must be below 100,000. Received: {args.buckets}")
     if args.since and args.vocabulary_from:
-        raise InputError("--since takes the vocabularies of its folder: leave --vocabulary_from out")
+        raise InputError("--since has the vocabularies of its folder: leave --vocabulary_from out")
     if args.since and args.buckets:
         raise InputError("--since has as many buckets as its folder: leave --buckets out")
     form = make_format(args.format, args.columns, args.behavior)

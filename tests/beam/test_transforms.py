@@ -12,10 +12,10 @@ from apache_beam.testing.util import assert_that, equal_to
 from beam_jobs.catalog import Catalog
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents, RejectedRows, pack_order
 from beam_jobs.formats import make_format
-from beam_jobs.sorting import DUPLICATE, HISTORIES, Histories, SortHistories
 from beam_jobs.inputs import find_files, plan
 from beam_jobs.requests import RECORDS, BuildRequests, Shard
 from beam_jobs.rows import Events, Rejected
+from beam_jobs.sorting import DUPLICATE, HISTORIES, Histories, SortHistories
 from beam_jobs.splits import LastFraction, LeaveLast
 from beam_jobs.storage import open_file, write_file
 from beam_jobs.vocabulary import LearnVocabularies
