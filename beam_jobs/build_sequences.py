@@ -63,7 +63,7 @@ class BuildSequences(beam.PTransform):
             frozen=not asked.since,
         )
         built = histories[HISTORIES] | BuildRequests(
-            learned, asked.form, asked.protocol, asked.negatives, asked.seed
+            learned, asked.form, asked.protocol, asked.negatives, asked.seed, asked.negative_alpha
         )
         written = built[RECORDS] | WriteSequences(folder, buckets)
         return (

@@ -126,10 +126,12 @@ class Catalog:
         """All items, also those below ``min_count``."""
         return Vocabulary(self.items, self.counts)
 
-    @cached_property
-    def cumulative(self) -> np.ndarray:
-        """Running sum of the counts; negatives are drawn by it."""
-        return np.cumsum(self.counts)
+    def weights(self, alpha: float) -> np.ndarray:
+        """Counts to the power of ``alpha`` as int64: 1 leaves them as they are, 0 makes all equal;
+        what lies between is rounded to 1/1024."""
+        if alpha in (0, 1):
+            return self.counts if alpha else np.ones_like(self.counts)
+        return np.rint(self.counts.astype(np.float64) ** alpha * 1024).astype(np.int64)
 
     @cached_property
     def vocabularies(self) -> dict[str, Vocabulary]:

@@ -72,6 +72,16 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
             kept = ", ".join(options.form.behaviors or ())
             text += f", {rows['filtered']:,} are of other behaviors than {kept}"
         raise InputError("\n  ".join([text + ".", *_first_rejected(folder)]))
+    share = rows["rejected"] / rows["read"] if rows["read"] else 0.0
+    if share > options.max_rejected_fraction:
+        text = (
+            f"{rows['rejected']:,} of {rows['read']:,} rows were rejected, {share:.2%}; "
+            f"--max_rejected_fraction is {options.max_rejected_fraction}"
+        )
+        reasons = [
+            f"{count:,} {reason}" for reason, count in rows["rejected_by_reason"].items()
+        ][:_SHOWN]
+        raise InputError("\n  ".join([text, *reasons, *_first_rejected(folder)]))
     if users["kept"] == 0:
         text = (
             f"No user is long enough: the longest history has {events['longest_history']:,} "

@@ -1,4 +1,4 @@
-"""Negatives: items the user never touched, drawn in proportion to how often items came.
+"""Negatives: items the user never touched, drawn by how often items came, or all alike.
 
 Every draw is a hash of (user, position, slot, seed), so the runner, the buckets and the order of
 work change nothing. Nothing is drawn and thrown away: a draw is a place on the line of all events
@@ -22,6 +22,7 @@ class Negatives:
         event_user, event_item: int64 ``[E]``. User, and catalog index (-1: unknown), of every
             event of the whole log of these users; none of a user's items is drawn for it.
         seed: int.
+        alpha: float. Items are drawn in proportion to their counts to this power. Defaults to 1.
     """
 
     def __init__(
@@ -31,14 +32,16 @@ class Negatives:
         event_user: np.ndarray,
         event_item: np.ndarray,
         seed: int,
+        alpha: float = 1.0,
     ):
-        self._counts, self._cumulative = catalog.counts, catalog.cumulative
+        self._counts = catalog.weights(alpha)
+        self._cumulative = np.cumsum(self._counts)
         self._user_hash, self._seed = user_hash, seed
-        items, total = len(catalog), int(catalog.counts.sum())
+        items, total = len(catalog), int(self._counts.sum())
         known = event_item >= 0
         touched = _distinct(event_user[known] * items + event_item[known])
         owner, item = (touched // items, touched % items) if items else (touched, touched)
-        width = catalog.counts[item]
+        width = self._counts[item]
         self._cut = np.concatenate([[0], np.cumsum(width)])
         self._first = np.searchsorted(owner, np.arange(len(user_hash)))  # of each user's cuts
         after = np.append(self._first[1:], len(owner))[: len(self._first)]

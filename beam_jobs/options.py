@@ -53,8 +53,10 @@ class Options:
     max_events: int
     window: int
     negatives: int
+    negative_alpha: float
     seed: int
     min_count: int
+    max_rejected_fraction: float
     duplicates: str
     buckets: int | None
     overwrite: bool
@@ -74,6 +76,7 @@ class Options:
             "context": dict(self.form.context),
             "numeric": dict(self.form.numeric),
             "time_gap": self.time_gap and self.time_gap.unit,
+            "negative_alpha": self.negative_alpha if self.negative_alpha != 1 else None,
             "max_events": self.max_events if self.max_events != MAX_EVENTS else None,
         }
         return {
@@ -85,7 +88,7 @@ class Options:
             "min_count": self.min_count,
             "duplicates": self.duplicates,
             "behaviors": sorted(behaviors) if behaviors else None,
-            **{name: value for name, value in asked_for.items() if value},
+            **{name: value for name, value in asked_for.items() if value not in (None, {})},
         }
 
 
@@ -143,11 +146,15 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         "so that no bot takes the job down; what is cut is counted; default 100,000")  # fmt: skip
     add("--window", type=int, default=200, help="behaviors a request shows; default 200")
     add("--negatives", type=int, default=2, help="for each request; default 2")
+    add("--negative_alpha", type=float, default=1.0, help="negatives are drawn in proportion to "
+        "how often items came, to this power; 0: all alike; default 1")  # fmt: skip
     add("--seed", type=int, default=1, help="of the negatives; default 1")
     add("--min_count", type=int, default=1, help="training events an id needs to have a row of its "
         "own; default 1")  # fmt: skip
     add("--duplicates", default="drop", help="drop (default) or keep rows equal to an earlier one "
         "in all columns read; keep where the clock is coarse")  # fmt: skip
+    add("--max_rejected_fraction", type=float, default=1.0, help="share of rejected rows beyond "
+        "which the run fails and leaves an earlier output in place; default 1: never")  # fmt: skip
     add("--buckets", type=int, help="groups of users, and shards of each split; default by size")
     add("--keep_events", action="store_true", help="keep all events beside the sequences, so that "
         "a later run can go on with --since")  # fmt: skip
@@ -189,6 +196,9 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
     ]:
         if value is not None and not least <= value < 2**31:
             raise InputError(f"--{name} must be at least {least}. Received: {value}")
+    for name in ("negative_alpha", "max_rejected_fraction"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise InputError(f"--{name} must be from 0 to 1. Received: {getattr(args, name)}")
     if args.chunk_bytes > 1 << 30:
         raise InputError(f"--chunk_bytes must be at most {1 << 30}. Received: {args.chunk_bytes}")
     if (args.buckets or 0) > 99_999:
@@ -214,8 +224,10 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         max_events=args.max_events,
         window=args.window,
         negatives=args.negatives,
+        negative_alpha=args.negative_alpha,
         seed=args.seed,
         min_count=args.min_count,
+        max_rejected_fraction=args.max_rejected_fraction,
         duplicates=args.duplicates,
         buckets=args.buckets,
         overwrite=args.overwrite,

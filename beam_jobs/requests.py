@@ -48,13 +48,14 @@ def build_requests(
     protocol: Protocol,
     negatives: int,
     seed: int,
+    alpha: float = 1.0,
 ) -> Iterator[tuple[str, list[UserRecord], dict[str, int]]]:
     """For every split its name, the records of a bucket, and their tally."""
     catalog = learned.catalog
     index, rows = catalog.rows({name: histories.columns[name] for name in catalog.features})
     event_user = np.repeat(np.arange(len(histories.users)), histories.length)
     user_hash = hash_strings(pa.array(histories.users, pa.string()))
-    sampler = Negatives(catalog, user_hash, event_user, index, seed)
+    sampler = Negatives(catalog, user_hash, event_user, index, seed, alpha)
     for split, found in cuts(protocol, histories.length).items():
         drawn = sampler.draw(found.user, found.position, negatives)
         event = histories.start[found.user] + found.position
@@ -119,9 +120,11 @@ def _vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
 
 
 class _BuildBucket(beam.DoFn):
-    def __init__(self, form: Format, protocol: Protocol, negatives: int, seed: int):
+    def __init__(
+        self, form: Format, protocol: Protocol, negatives: int, seed: int, alpha: float
+    ):
         self._form, self._protocol = form, protocol
-        self._negatives, self._seed = negatives, seed
+        self._negatives, self._seed, self._alpha = negatives, seed, alpha
         self._shared = Shared()
 
     def process(self, histories: Histories, learned: dict[str, Any]) -> Iterator[Any]:
@@ -141,6 +144,7 @@ class _BuildBucket(beam.DoFn):
             self._protocol,
             self._negatives,
             self._seed,
+            self._alpha,
         ):
             yield tagged(tally)
             yield Shard(split, histories.bucket, [encode(record) for record in records])
@@ -149,10 +153,13 @@ class _BuildBucket(beam.DoFn):
 class BuildRequests(beam.PTransform):
     """Histories, with what LearnVocabularies gave -> ``records`` by shard and split, ``tally``."""
 
-    def __init__(self, learned, form: Format, protocol: Protocol, negatives: int, seed: int):
+    def __init__(
+        self, learned, form: Format, protocol: Protocol, negatives: int, seed: int,
+        alpha: float = 1.0,
+    ):
         super().__init__()
         self._learned = learned
-        self._build = _BuildBucket(form, protocol, negatives, seed)
+        self._build = _BuildBucket(form, protocol, negatives, seed, alpha)
 
     def expand(self, histories):
         return (

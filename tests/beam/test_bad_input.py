@@ -237,3 +237,20 @@ def test_help_starts_with_a_line_to_paste(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("python -m beam_jobs.build_sequences --input ")
+
+
+def test_too_many_rejected_rows(prepare, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(csv_text(made_up_rows()))
+    options = [*SMALL, "--duplicates", "keep"]
+    before = prepare(path, *options)
+    assert before.code == 0, before.err
+    good = path.read_text()
+    rows = len(good.splitlines()) - 1
+    path.write_text(good + "1,x,1,5\n1,x,1,5\n1,2,1,\n")
+    kept = tree(before.output)
+    refusal = prepare(path, *options, "--overwrite", "--max_rejected_fraction", "0.001")
+    refused(refusal, f"3 of {rows + 3:,} rows were rejected", "--max_rejected_fraction is 0.001",
+            "2 item is not an integer", "1 time is empty", f"log.csv:{rows + 2}: ")
+    assert tree(before.output) == kept
+    assert prepare(path, *options, "--overwrite", "--max_rejected_fraction", "0.5").code == 0

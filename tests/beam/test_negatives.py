@@ -122,3 +122,35 @@ GOLDEN_HASHES = [
     9533895564530027538,
 ]
 GOLDEN_UNIFORM = 0.5319382428546512
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_draws_follow_the_power_of_the_counts(alpha):
+    counts = np.array([400, 100, 25, 1])
+    sampler = Negatives(
+        catalog(counts), np.array([5], np.uint64), np.zeros(1, np.int64), np.array([1]), 1, alpha
+    )
+    drawn = sampler.draw(np.zeros(40_000, np.int64), np.arange(40_000), 1)[:, 0]
+    expected = np.array([20, 0, 5, 1]) ** (2 * alpha)
+    expected[1] = 0  # the user's own
+    share = np.bincount(drawn, minlength=4) / len(drawn)
+    np.testing.assert_allclose(share, expected / expected.sum(), atol=0.01)
+
+
+def test_the_power_is_an_option(prepare, tmp_path):
+    rows = [(user, 1 + (user * 7 + n * n) % (9 if n % 3 else 60), n) for user in range(20)
+            for n in range(40)]
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    common = ["--columns", "category=", "--split", "last_fraction", "--min_events", "30"]
+    runs = {
+        name: prepare(path, *common, *more, output=name)
+        for name, more in {"plain": [], "one": ["--negative_alpha", "1"],
+                           "alike": ["--negative_alpha", "0"]}.items()
+    }
+    digests = {name: run.manifest["digests"] for name, run in runs.items()}
+    assert digests["plain"] == digests["one"] != digests["alike"]
+    assert digests["plain"]["vocabularies"] == digests["alike"]["vocabularies"]
+    assert runs["alike"].sequences.schema.split["negative_alpha"] == 0
+    refused = prepare(path, *common, "--negative_alpha", "1.5", output="refused")
+    assert refused.code == 2 and "must be from 0 to 1. Received: 1.5" in refused.err
