@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfdare/__init__.py").read_
 
 # What every part needs: enough to sort events on a Beam worker, without TensorFlow.
 CORE = ["numpy>=1.26", "protobuf>=5.28", "google-crc32c>=1.5"]
-BEAM = ["apache-beam>=2.60", "pyarrow>=14"]
+BEAM = ["apache-beam>=2.60", "pyarrow>=14", "fastavro>=1.9"]
 MODEL = [
     "tensorflow>=2.18,<2.22",
     "tensorboard>=2.18,<2.22",

@@ -10,7 +10,9 @@ from typing import Mapping, Sequence
 from beam_jobs.errors import InputError
 from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaError
 
-FORMATS = ("taobao", "tmall", "csv", "parquet")
+FORMATS = ("taobao", "tmall", "csv", "parquet", "avro", "jsonl")
+OWN_NAMES = ("csv", "parquet", "avro", "jsonl")
+"""Formats whose columns are named by the log; the others have fixed ones."""
 MISSING = -1
 """Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
 HOUR, DAY = "hour_of_day", "day_of_week"
@@ -93,7 +95,7 @@ class Format:
         if missing:
             hint = (
                 "Name yours with --columns, for example --columns user=uid,item=iid,time=ts."
-                if self.kind in ("csv", "parquet")
+                if self.kind in OWN_NAMES
                 else f"Is this --format {self.kind}?"
             )
             raise InputError(
@@ -113,7 +115,7 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
     behaviors = tuple(part.strip() for part in behavior.split(",")) if behavior else None
     if behaviors and not all(behaviors):
         raise InputError(f"--behavior must be names with commas between. Received: {behavior!r}")
-    if kind in ("csv", "parquet"):
+    if kind in OWN_NAMES:
         mapping = _mapping(columns)
         if behaviors is None:
             mapping.pop("behavior", None)
@@ -121,7 +123,7 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
             mapping["behavior"] = ("behavior",)
         return Format(kind, mapping, header=kind == "csv", behaviors=behaviors)
     if columns:
-        raise InputError(f"--columns is for csv and parquet; --format {kind} has fixed columns")
+        raise InputError(f"--columns is for {', '.join(OWN_NAMES)}; --format {kind} has fixed columns")
     if kind == "taobao":
         mapping = {name: (name,) for name in _TAOBAO}
         known, default = ("pv", "buy", "cart", "fav"), "pv"
@@ -181,9 +183,9 @@ def with_context(
             if option == "numeric" or source not in (HOUR, DAY):
                 columns[name] = (source,)
     derived = sorted(name for name, source in sources.items() if source in (HOUR, DAY))
-    if form.kind not in ("csv", "parquet") and (several or len(columns) > len(form.columns)):
+    if form.kind not in OWN_NAMES and (several or len(columns) > len(form.columns)):
         raise InputError(
-            f"--multi_hot, --numeric and columns of --context are for csv and parquet; "
+            f"--multi_hot, --numeric and columns of --context are for {', '.join(OWN_NAMES)}; "
             f"--format {form.kind} has fixed columns"
         )
     if form.kind == "tmall" and derived:

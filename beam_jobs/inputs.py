@@ -17,16 +17,18 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.errors import InputError
 from beam_jobs.formats import Format, header_names, taobao_places
+from beam_jobs.records import avro_blocks, avro_names, field_names, split_json
 from beam_jobs.text import Block, split_block
 
 CHUNK_BYTES = 64 << 20
 _GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
-_UNPACKED = {"gzip": 4, "parquet": 3, "text": 1}  # bytes of text for a byte of file, about
+_MAGIC = {b"PAR1": "parquet", b"Obj\x01": "avro"}
+_UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1}  # bytes of text for a byte of file, about
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of the log: its path, bytes, and kind (``text``, ``gzip`` or ``parquet``)."""
+    """A file of the log: its path, bytes, and kind (``text``, ``gzip``, ``parquet``, ``avro``)."""
 
     path: str
     size: int
@@ -41,9 +43,9 @@ class Chunk:
         number: int. Place among all chunks; chunks in this order are the log in its order.
         file: int. Place of the file in the sorted list of files.
         path: str.
-        kind: str. ``text``, ``gzip`` or ``parquet``.
+        kind: str. ``text``, ``gzip``, ``parquet`` or ``avro``.
         start, stop: int. Bytes of a text file, or row groups of a parquet file.
-        places: tuple of (column name, place in a row).
+        places: tuple of (column name, place in a row, or name in a record).
         width: int. Columns of a row of text.
     """
 
@@ -53,7 +55,7 @@ class Chunk:
     kind: str
     start: int
     stop: int
-    places: tuple[tuple[str, int], ...]
+    places: tuple[tuple[str, int | str], ...]
     width: int
 
 
@@ -85,12 +87,15 @@ def find_files(patterns: Sequence[str], form: Format) -> list[InputFile]:
         with reading(path), _open(path) as file:
             magic = file.read(4)
         kind = "gzip" if magic.startswith(_GZIP) else "text"
-        if form.kind == "parquet":
-            kind = "parquet"
+        if form.kind in _MAGIC.values():
+            kind = form.kind
         elif path.endswith(".gz") and kind != "gzip":
             raise InputError(f"{path} is named .gz but holds no gzip data")
-        elif magic == b"PAR1":
-            raise InputError(f"{path} is a parquet file. Received: --format {form.kind}")
+        elif magic in _MAGIC:
+            article = "an" if _MAGIC[magic] == "avro" else "a"
+            raise InputError(
+                f"{path} is {article} {_MAGIC[magic]} file. Received: --format {form.kind}"
+            )
         files.append(InputFile(path, sizes[path], kind))
     return files
 
@@ -123,7 +128,7 @@ def plan(files: Sequence[InputFile], form: Format, chunk_bytes: int) -> list[Chu
                     add(index, file, start, stop, places, 0)
                 continue
             places, width = _header(file, form)
-        if file.kind == "gzip":
+        if file.kind in ("gzip", "avro"):
             add(index, file, 0, 0, places, width)
             continue
         for start in range(0, file.size, chunk_bytes):
@@ -141,6 +146,10 @@ def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
         if chunk.kind == "parquet":
             yield from _parquet_blocks(chunk, form)
             return
+        if chunk.kind == "avro":
+            with _open(chunk.path) as raw:
+                yield from avro_blocks(raw, dict(chunk.places))
+            return
         line, first = 1, chunk.start == 0
         for data in _text_blocks(chunk, chunk_bytes):
             skipped = 0
@@ -149,8 +158,11 @@ def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
                 if form.header:
                     data, skipped = data.partition(b"\n")[2], 1
                 first = False
-            quoted = form.kind == "csv"
-            block = split_block(data, dict(chunk.places), chunk.width, line + skipped, quoted)
+            if form.kind == "jsonl":
+                block = split_json(data, dict(chunk.places), line, form)
+            else:
+                quoted = form.kind == "csv"
+                block = split_block(data, dict(chunk.places), chunk.width, line + skipped, quoted)
             line += skipped + block.lines
             yield Block(
                 block.columns, block.line, block.rejected, skipped + block.lines, block.text_of
@@ -166,7 +178,7 @@ def reading(path: str):
         raise InputError(f"{path} is cut short: the gzip data ends too early") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged gzip data: {error}") from error
-    except (pa.ArrowException, OSError, BeamIOError) as error:
+    except (pa.ArrowException, OSError, BeamIOError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
@@ -184,7 +196,10 @@ def _open_text(path: str, kind: str):
             yield raw
 
 
-def _header(file: InputFile, form: Format) -> tuple[dict[str, int], int]:
+def _header(file: InputFile, form: Format) -> tuple[dict[str, int | str], int]:
+    if form.kind in ("jsonl", "avro"):
+        names = _record_names(file)
+        return {name: names[at] for name, at in form.find(names, file.path).items()}, 0
     if not form.header:
         places = taobao_places()
         return places, len(places)
@@ -192,6 +207,16 @@ def _header(file: InputFile, form: Format) -> tuple[dict[str, int], int]:
         line = text.read(1 << 20).removeprefix(_BOM).partition(b"\n")[0]
     names = header_names(line.decode("utf-8", "replace"))
     return form.find(names, file.path), len(names)
+
+
+def _record_names(file: InputFile) -> list[str]:
+    """Names in the records of a file, of JSON those in its first mebibyte."""
+    if file.kind == "avro":
+        with _open(file.path) as raw:
+            return avro_names(raw)
+    with _open_text(file.path, file.kind) as text:
+        head = text.read(1 << 20).removeprefix(_BOM)
+    return field_names(head[: head.rfind(b"\n") + 1] or head)
 
 
 def _text_blocks(chunk: Chunk, chunk_bytes: int) -> Iterator[bytes]:

@@ -113,13 +113,12 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns; gzip is fine")
     add("--format", required=True, help=", ".join(FORMATS))
     add("--output", required=True, metavar="FOLDER", help="folder to make")
-    add("--columns", help="csv, parquet: name=column pairs for user, item, time, behavior and any "
+    add("--columns", help="csv, parquet, avro, jsonl: name=column pairs for user, item, time, behavior and any "
         "further feature (brand=brand_id); default user=user,item=item,category=category,"
         "time=time or timestamp; category= leaves the category out")  # fmt: skip
     add("--behavior", help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
-        "csv and parquet all")  # fmt: skip
-    add("--multi_hot", nargs="+", default=[], metavar="FEATURE=VALUES", help="csv, parquet: "
-        "features (named in --columns) of several integers in a row, | between them or a parquet "
+        "all others all")  # fmt: skip
+    add("--multi_hot", nargs="+", default=[], metavar="FEATURE=VALUES", help="features (named in --columns) of several integers in a row, | between them or a "
         "list; so many of them are kept")  # fmt: skip
     add("--context", nargs="+", default=[], metavar="NAME=SOURCE", help=f"what requests carry and "
         f"behaviors do not: {HOUR} or {DAY} (0 Monday) of the request's time in seconds, UTC, or "

@@ -55,7 +55,7 @@ def split_block(
     special = _lines_with(data, b"\r", ends)
     if quoted:
         special = np.union1d(special, _lines_with(data, b'"', ends))
-    if not _is_utf8(data):  # the columnar parser cannot hand such rows on
+    if not is_utf8(data):  # the columnar parser cannot hand such rows on
         wide = np.flatnonzero(np.frombuffer(data, np.uint8) >= 128)
         special = np.union1d(special, np.searchsorted(ends, wide))
     rest, index = data, np.arange(lines)
@@ -143,7 +143,8 @@ def _split_line(line: bytes, width: int, quoted: bool) -> tuple[list[bytes], str
     return fields, None
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes) -> bool:
+    """Whether the bytes are text."""
     if data.isascii():
         return True
     try:

@@ -1,11 +1,17 @@
 """The output appears whole or not at all."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 
 import beam_jobs.publishing as publishing
 from beam_jobs.errors import InputError, find_message
 from beam_jobs.publishing import Staging
 from beam_jobs.storage import new_file, read_file, write_file
+from tfdare.schema import SchemaError
+from tfdare.sequences import open_sequences
 
 
 def fill(staging, text):
@@ -114,3 +120,34 @@ def test_messages_are_found_however_they_are_wrapped():
     except RuntimeError as outer:
         assert find_message(outer) == error.message
     assert find_message(RuntimeError("a bug")) is None
+
+
+def test_killed_at_any_moment(tmp_path):
+    """A run that is killed leaves nothing that a reader would accept, and the next one is whole."""
+    log = tmp_path / "log.csv"
+    rows = [f"{n % 400},{n * 7919 % 500 + 1},{n % 9 + 1},{n}\n" for n in range(60_000)]
+    log.write_text("user,item,category,time\n" + "".join(rows))
+    command = [sys.executable, "-m", "beam_jobs.build_sequences", "--input", str(log), "--format",
+               "csv", "--split", "last_fraction", "--output", str(tmp_path / "out")]
+    stages = ["reading 1 file", "sorting histories", "writing vocabularies", "building"]
+    for number, stage in enumerate(stages):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if stage in line:
+                break
+        time.sleep(0.02 * number)
+        process.kill()
+        process.communicate()
+        assert not (tmp_path / "out").exists()
+        for left in tmp_path.glob("out.tmp-*"):
+            with pytest.raises(SchemaError):
+                open_sequences(str(left))
+    whole = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    before = open_sequences(str(tmp_path / "out")).manifest["digests"]
+    # and what was there stays there when a run that was to replace it is killed
+    process = subprocess.Popen([*command, "--overwrite"], stderr=subprocess.PIPE, text=True)
+    assert any("sorting histories" in line for line in process.stderr)
+    process.kill()
+    process.communicate()
+    assert open_sequences(str(tmp_path / "out")).manifest["digests"] == before
