@@ -60,7 +60,7 @@ class BuildSequences(beam.PTransform):
         rejected | WriteRejected(folder, self._chunks, read[LINES])
         learned = histories[HISTORIES] | LearnVocabularies(
             asked.form, asked.protocol, asked.min_count, buckets, folder, self._earlier,
-            frozen=not asked.since,
+            frozen=not asked.since, max_size=asked.max_size,
         )
         built = histories[HISTORIES] | BuildRequests(
             learned, asked.form, asked.protocol, asked.negatives, asked.seed, asked.negative_alpha
@@ -90,6 +90,8 @@ def open_base(asked: Options) -> Earlier | None:
         same |= {
             "time_gap": None,
             "max_events": None,
+            "max_size": None,
+            "negative_alpha": None,
             "format": asked.form.kind,
             "columns": {name: list(found) for name, found in asked.form.columns.items()},
             **asked.split,

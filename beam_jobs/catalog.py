@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import BinaryIO, Mapping
 
@@ -66,18 +67,28 @@ class Vocabulary:
             rows[values == MISSING] = PADDING_ID
         return rows
 
-    def after(self, earlier: Vocabulary, min_count: int, frozen: bool) -> Vocabulary:
+    def most_frequent(self, most: int | None) -> Vocabulary:
+        """Its first ids, at most so many; None keeps all."""
+        if most is None or len(self) <= most:
+            return self
+        return Vocabulary(self.ids[:most], self.counts[:most])
+
+    def after(
+        self, earlier: Vocabulary, min_count: int, frozen: bool, most: int | None = None
+    ) -> Vocabulary:
         """The counts at hand over the rows of an earlier vocabulary.
 
         Its ids keep their rows, seen again or not; ids that are new and reach ``min_count`` come
-        after them, none if it is ``frozen``.
+        after them, up to ``most`` ids in all, none if it is ``frozen``.
         """
         place = self.index(earlier.ids)
         counts = np.zeros(len(earlier), np.int64)
         counts[place >= 0] = self.counts[place[place >= 0]]
         fresh = np.ones(len(self), bool)
         fresh[place[place >= 0]] = False
-        fresh &= (self.counts >= min_count) & (not frozen)
+        fresh = np.flatnonzero(fresh & (self.counts >= min_count) & (not frozen))
+        if most is not None:
+            fresh = fresh[: max(most - len(earlier), 0)]
         return Vocabulary(
             np.concatenate([earlier.ids, self.ids[fresh]]),
             np.concatenate([counts, self.counts[fresh]]),
@@ -107,6 +118,7 @@ class Catalog:
         others: mapping of feature name to int64 ``[I]``, or ``[I, V]`` for one of several values:
             the item's own raw ones.
         min_count: int. Count that a vocabulary asks for.
+        max_size: mapping of feature name to the ids that its vocabulary holds at most.
         given: mapping of feature name to Vocabulary, or None: vocabularies that go on from
             earlier ones, in the place of those that the counts make.
     """
@@ -116,6 +128,7 @@ class Catalog:
     counts: np.ndarray
     others: dict[str, np.ndarray]
     min_count: int = 1
+    max_size: Mapping[str, int] = field(default_factory=dict)
     given: Mapping[str, Vocabulary] | None = None
 
     def __len__(self) -> int:
@@ -138,7 +151,10 @@ class Catalog:
         """Vocabulary of every feature."""
         if self.given is not None:
             return dict(self.given)
-        return self.count_ids(self.min_count)
+        return {
+            name: one.most_frequent(self.max_size.get(name))
+            for name, one in self.count_ids(self.min_count).items()
+        }
 
     def count_ids(self, min_count: int) -> dict[str, Vocabulary]:
         """Ids of every feature that reach a count."""
@@ -181,7 +197,7 @@ class Catalog:
         arrays = [to_arrow(column) for column in values]
         schema = pa.schema(
             [(name, array.type) for name, array in zip(names, arrays)],
-            {"min_count": str(self.min_count)},
+            {"min_count": str(self.min_count), "max_size": json.dumps(dict(self.max_size))},
         )
         table = pa.table(arrays, schema=schema)
         with pa.ipc.new_stream(file, schema) as writer:
@@ -194,5 +210,6 @@ class Catalog:
         counts, items, *others = (to_numpy(column) for column in table.columns)
         features = tuple(table.column_names[1:])
         min_count = int(table.schema.metadata[b"min_count"])
-        return cls(features, items, counts, dict(zip(features[1:], others)), min_count)
+        max_size = json.loads(table.schema.metadata[b"max_size"])
+        return cls(features, items, counts, dict(zip(features[1:], others)), min_count, max_size)
 

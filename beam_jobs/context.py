@@ -82,9 +82,14 @@ class ContextCounts:
     ids: Mapping[str, tuple[np.ndarray, np.ndarray]]
     moments: Mapping[str, Moments]
 
-    def vocabularies(self, min_count: int) -> dict[str, Vocabulary]:
+    def vocabularies(
+        self, min_count: int, max_size: Mapping[str, int] | None = None
+    ) -> dict[str, Vocabulary]:
         """Vocabulary of every categorical feature."""
-        return {name: Vocabulary.of(*pair, min_count) for name, pair in self.ids.items()}
+        return {
+            name: Vocabulary.of(*pair, min_count).most_frequent((max_size or {}).get(name))
+            for name, pair in self.ids.items()
+        }
 
 
 def count_context(form: Format, columns: Mapping[str, np.ndarray]) -> ContextCounts:

@@ -158,7 +158,7 @@ def with_context(
         InputError: an option is malformed, repeats a name, or does not fit the format.
     """
     several = {}
-    for name, size in _pairs("multi_hot", multi_hot).items():
+    for name, size in pairs("multi_hot", multi_hot).items():
         if name not in form.features[1:]:
             raise InputError(
                 f"--multi_hot: {name!r} is no feature beside the item. Name its column with "
@@ -167,7 +167,7 @@ def with_context(
         if not (size.isascii() and size.isdigit() and 2 <= int(size) < 2**15):
             raise InputError(f"--multi_hot must be name=values, 2 or more. Received: {name}={size}")
         several[name] = int(size)
-    sources, numbers = _pairs("context", context), _pairs("numeric", numeric)
+    sources, numbers = pairs("context", context), pairs("numeric", numeric)
     columns = dict(form.columns)
     for option, given, kind in (
         ("context", sources, lambda name: CategoricalContext(name, 2)),
@@ -240,7 +240,12 @@ def _mapping(columns: str | None) -> dict[str, tuple[str, ...]]:
     return mapping
 
 
-def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """``name=value`` parts of an option.
+
+    Raises:
+        InputError: one is malformed, or a name repeats.
+    """
     found: dict[str, str] = {}
     for part in given:
         name, _, what = (piece.strip() for piece in part.partition("="))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import splits
 from beam_jobs.errors import InputError
-from beam_jobs.formats import DAY, FORMATS, HOUR, Format, make_format, with_context
+from beam_jobs.formats import DAY, FORMATS, HOUR, Format, make_format, pairs, with_context
 from beam_jobs.inputs import CHUNK_BYTES
 from tfdare.schema import SchemaError, TimeGap
 
@@ -56,6 +56,7 @@ class Options:
     negative_alpha: float
     seed: int
     min_count: int
+    max_size: Mapping[str, int]
     max_rejected_fraction: float
     duplicates: str
     buckets: int | None
@@ -76,6 +77,7 @@ class Options:
             "context": dict(self.form.context),
             "numeric": dict(self.form.numeric),
             "time_gap": self.time_gap and self.time_gap.unit,
+            "max_size": dict(self.max_size),
             "negative_alpha": self.negative_alpha if self.negative_alpha != 1 else None,
             "max_events": self.max_events if self.max_events != MAX_EVENTS else None,
         }
@@ -150,6 +152,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="of the negatives; default 1")
     add("--min_count", type=int, default=1, help="training events an id needs to have a row of its "
         "own; default 1")  # fmt: skip
+    add("--max_size", nargs="+", default=[], metavar="FEATURE=IDS", help="ids that a feature's "
+        "vocabulary holds at most, the most frequent; the others share the row out of vocabulary")
     add("--duplicates", default="drop", help="drop (default) or keep rows equal to an earlier one "
         "in all columns read; keep where the clock is coarse")  # fmt: skip
     add("--max_rejected_fraction", type=float, default=1.0, help="share of rejected rows beyond "
@@ -226,6 +230,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         negative_alpha=args.negative_alpha,
         seed=args.seed,
         min_count=args.min_count,
+        max_size=_sizes(args.max_size, form),
         max_rejected_fraction=args.max_rejected_fraction,
         duplicates=args.duplicates,
         buckets=args.buckets,
@@ -237,6 +242,17 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         keep_events=args.keep_events or bool(args.since),
         beam=tuple(rest),
     )
+
+
+def _sizes(given: Sequence[str], form: Format) -> dict[str, int]:
+    sizes, known = {}, (*form.features, *form.context)
+    for name, size in pairs("max_size", given).items():
+        if name not in known:
+            raise InputError(f"--max_size: no feature {name!r} among {', '.join(known)}")
+        if not (size.isascii() and size.isdigit() and 0 < int(size) < 2**31):
+            raise InputError(f"--max_size must be name=ids, 1 or more. Received: {name}={size}")
+        sizes[name] = int(size)
+    return sizes
 
 
 def _protocol(args: argparse.Namespace) -> splits.Protocol:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import numpy as np
@@ -72,11 +72,16 @@ def merge_counts(parts: Iterable[ItemCounts]) -> ItemCounts:
     return counts
 
 
-def make_catalog(counts: ItemCounts, features: tuple[str, ...], min_count: int) -> Catalog:
+def make_catalog(
+    counts: ItemCounts,
+    features: tuple[str, ...],
+    min_count: int,
+    max_size: Mapping[str, int] | None = None,
+) -> Catalog:
     """Items of the training period, most frequent first, equal counts by rising id."""
     counts = counts.take(np.lexsort((counts.items, -counts.counts)))
     others = {name: counts.first[name][0] for name in features[1:]}
-    return Catalog(features, counts.items, counts.counts, others, min_count)
+    return Catalog(features, counts.items, counts.counts, others, min_count, max_size or {})
 
 
 def _combine(items, weights, first) -> ItemCounts:
@@ -119,16 +124,22 @@ class _CountItems(beam.DoFn):
 
 class _WriteCatalog(beam.DoFn):
     def __init__(
-        self, features: tuple[str, ...], min_count: int, folder: str, earlier: Earlier | None,
+        self,
+        features: tuple[str, ...],
+        min_count: int,
+        max_size: Mapping[str, int],
+        folder: str,
+        earlier: Earlier | None,
         frozen: bool,
     ):
-        self._features, self._min_count, self._folder = features, min_count, folder
+        self._features, self._folder = features, folder
+        self._min_count, self._max_size = min_count, max_size
         self._earlier, self._frozen = earlier, frozen
 
     def process(self, element) -> Iterator[dict[str, Any]]:
         _, parts = element
         counts = merge_counts(parts)
-        catalog = make_catalog(counts, self._features, self._min_count)
+        catalog = make_catalog(counts, self._features, self._min_count, self._max_size)
         if self._earlier is not None:
             catalog.given = self._after(catalog.count_ids(1))
         learned = {name: self._learn(name, one) for name, one in catalog.vocabularies.items()}
@@ -136,7 +147,8 @@ class _WriteCatalog(beam.DoFn):
         numeric: dict[str, dict[str, float]] = {}
         if counts.context is not None:
             found = (
-                counts.context.vocabularies(self._min_count) if self._earlier is None
+                counts.context.vocabularies(self._min_count, self._max_size)
+                if self._earlier is None
                 else self._after(counts.context.vocabularies(1))
             )
             for name, vocabulary in found.items():
@@ -164,7 +176,10 @@ class _WriteCatalog(beam.DoFn):
 
     def _after(self, found: dict[str, Vocabulary]) -> dict[str, Vocabulary]:
         return {
-            name: one.after(self._earlier.vocabulary(name), self._min_count, self._frozen)
+            name: one.after(
+                self._earlier.vocabulary(name), self._min_count, self._frozen,
+                self._max_size.get(name),
+            )
             for name, one in found.items()
         }
 
@@ -199,10 +214,13 @@ class LearnVocabularies(beam.PTransform):
         folder: str,
         earlier: Earlier | None = None,
         frozen: bool = False,
+        max_size: Mapping[str, int] | None = None,
     ):
         super().__init__()
         self._count = _CountItems(protocol, form, min(buckets, _PARTS))
-        self._write = _WriteCatalog(form.features, min_count, folder, earlier, frozen)
+        self._write = _WriteCatalog(
+            form.features, min_count, max_size or {}, folder, earlier, frozen
+        )
 
     def expand(self, histories):
         return (

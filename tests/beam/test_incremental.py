@@ -45,7 +45,8 @@ def same_bytes(one, other, *also):
 
 
 @pytest.mark.parametrize("options", [
-    PLAIN, RICH, [*PLAIN, "--max_events", "40"], [*PLAIN, "--duplicates", "keep"],
+    PLAIN, RICH, [*PLAIN, "--max_events", "40"],
+    [*PLAIN, "--duplicates", "keep", "--max_size", "item=45"],
 ], ids=["plain", "rich", "capped", "repeats-kept"])
 def test_day_by_day_equals_the_whole(prepare, tmp_path, options):
     days = make_days(tmp_path)
@@ -101,6 +102,23 @@ def test_a_vocabulary_goes_on():
     assert grown.text() == b"7\t2\n3\t5\n9\t0\n8\t6\n1\t3\n"
     assert grown.index(np.array([8, 9, 2])).tolist() == [3, 2, -1]
     assert now.after(earlier, 2, frozen=True).text() == b"7\t2\n3\t5\n9\t0\n"
+
+
+def test_a_vocabulary_of_limited_size(prepare, tmp_path):
+    days = make_days(tmp_path)
+    whole = prepare(days, *RICH, output="whole")
+    few = prepare(days, *RICH, "--max_size", "item=9", "tags=3", "city=1", output="few")
+    assert few.code == 0, few.err
+    for name, most in {"item": 9, "tags": 3, "city": 1, "category": 6}.items():
+        np.testing.assert_array_equal(
+            few.sequences.vocabulary(name), whole.sequences.vocabulary(name)[:most]
+        )
+    assert few.sequences.schema.split["max_size"] == {"item": 9, "tags": 3, "city": 1}
+    for given, words in [("brand=3", "no feature 'brand' among item, category"),
+                         ("item=0", "must be name=ids, 1 or more. Received: item=0"),
+                         ("item", "must be name=value pairs")]:
+        refused = prepare(days, *PLAIN, "--max_size", given, output="refused")
+        assert refused.code == 2 and words in refused.err, refused.err
 
 
 def test_what_cannot_be_built_on(prepare, tmp_path):

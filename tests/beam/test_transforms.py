@@ -164,7 +164,7 @@ def test_min_count_leaves_rare_ids_out_of_the_vocabulary_not_of_the_catalog():
     assert catalog.vocabularies["category"].text() == b"3\t3\n1\t2\n"
     assert catalog.item_rows["item"].tolist() == [2, 1, 1]
     assert catalog.item_rows["category"].tolist() == [2, 3, 3]
-    assert catalog.cumulative.tolist() == [3, 4, 5]
+    assert catalog.weights(1).tolist() == [3, 1, 1]
     index, rows = catalog.rows({"item": np.array([7, 99, 8]), "category": np.array([9, 1, 1])})
     assert index.tolist() == [2, -1, 0]
     # known items have their own category, unknown ones the event's
