@@ -123,7 +123,9 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
             mapping["behavior"] = ("behavior",)
         return Format(kind, mapping, header=kind == "csv", behaviors=behaviors)
     if columns:
-        raise InputError(f"--columns is for {', '.join(OWN_NAMES)}; --format {kind} has fixed columns")
+        raise InputError(
+            f"--columns is for {', '.join(OWN_NAMES)}; --format {kind} has fixed columns"
+        )
     if kind == "taobao":
         mapping = {name: (name,) for name in _TAOBAO}
         known, default = ("pv", "buy", "cart", "fav"), "pv"

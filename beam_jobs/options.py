@@ -11,7 +11,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import splits
 from beam_jobs.errors import InputError
-from beam_jobs.formats import DAY, FORMATS, HOUR, Format, make_format, pairs, with_context
+from beam_jobs.formats import (
+    DAY,
+    FORMATS,
+    HOUR,
+    OWN_NAMES,
+    Format,
+    make_format,
+    pairs,
+    with_context,
+)
 from beam_jobs.inputs import CHUNK_BYTES
 from tfdare.schema import SchemaError, TimeGap
 
@@ -115,13 +124,14 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns; gzip is fine")
     add("--format", required=True, help=", ".join(FORMATS))
     add("--output", required=True, metavar="FOLDER", help="folder to make")
-    add("--columns", help="csv, parquet, avro, jsonl: name=column pairs for user, item, time, behavior and any "
-        "further feature (brand=brand_id); default user=user,item=item,category=category,"
-        "time=time or timestamp; category= leaves the category out")  # fmt: skip
+    add("--columns", help=f"{', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
+        "behavior and any further feature (brand=brand_id); default user=user,item=item,"
+        "category=category,time=time or timestamp; category= leaves the category out")  # fmt: skip
     add("--behavior", help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
         "all others all")  # fmt: skip
-    add("--multi_hot", nargs="+", default=[], metavar="FEATURE=VALUES", help="features (named in --columns) of several integers in a row, | between them or a "
-        "list; so many of them are kept")  # fmt: skip
+    add("--multi_hot", nargs="+", default=[], metavar="FEATURE=VALUES", help="features (named in "
+        "--columns) of several integers in a row, | between them or a list; so many of them are "
+        "kept")  # fmt: skip
     add("--context", nargs="+", default=[], metavar="NAME=SOURCE", help=f"what requests carry and "
         f"behaviors do not: {HOUR} or {DAY} (0 Monday) of the request's time in seconds, UTC, or "
         "an integer column of the target event's row")  # fmt: skip

@@ -181,7 +181,8 @@ def test_options_that_do_not_fit(prepare, log, more, words):
 
 def test_behavior_that_the_format_does_not_have(prepare, log):
     refused(prepare(log, "--behavior", "click", form="taobao"), "pv, buy, cart, fav", "click")
-    refused(prepare(log, "--columns", "user=x", form="tmall"), "--columns is for csv, parquet, avro, jsonl")
+    refused(prepare(log, "--columns", "user=x", form="tmall"),
+            "--columns is for csv, parquet, avro, jsonl")
 
 
 def test_an_output_that_exists_is_kept(prepare, log, tmp_path):
