@@ -188,7 +188,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         SystemExit: ``--help`` was asked for, or argparse refused.
     """
     args, rest = make_parser(prog).parse_known_args(argv)
-    _check_beam(rest)
+    check_beam(rest)
     if args.split not in splits.PROTOCOLS:
         raise InputError(
             f"--split must be one of {', '.join(splits.PROTOCOLS)}. Received: {args.split!r}"
@@ -291,7 +291,12 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
     return protocol
 
 
-def _check_beam(rest: Sequence[str]) -> None:
+def check_beam(rest: Sequence[str]) -> None:
+    """Refuses what is no option of Beam either.
+
+    Raises:
+        InputError: with those options.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for part in PipelineOptions.__subclasses__():
         part._add_argparse_args(parser)
