@@ -15,7 +15,7 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_jobs import inputs, manifest
-from beam_jobs.errors import find_message
+from beam_jobs.errors import exit_code
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
 from beam_jobs.keeping import KEPT, Earlier, open_earlier
 from beam_jobs.options import Options, parse
@@ -159,22 +159,11 @@ def build(asked: Options) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
-    try:
+    def action():
         asked = parse(argv, _prog())
-        made = build(asked)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
-    except SystemExit as stop:  # argparse has said why
-        return stop.code if isinstance(stop.code, int) else 2
-    except Exception as error:
-        message = find_message(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    print(manifest.summary(made, asked.output))
-    return 0
+        print(manifest.summary(build(asked), asked.output))
+
+    return exit_code(action)
 
 
 def _prog() -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from typing import Callable
+
+from tfdare.schema import SchemaError
 
 _OPEN, _CLOSE = "{[input] ", " [/input]}"
 
@@ -38,3 +42,21 @@ def find_message(error: BaseException) -> str | None:
         seen.add(id(chain))
         chain = chain.__cause__ or chain.__context__
     return None
+
+
+def exit_code(action: Callable[[], None]) -> int:
+    """Exit code of a command: 0, or 2 with a message on stderr; other errors are raised."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # argparse has said why
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        message = str(error) if isinstance(error, SchemaError) else find_message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    return 0

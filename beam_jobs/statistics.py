@@ -14,7 +14,7 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam_jobs.errors import find_message
+from beam_jobs.errors import exit_code
 from beam_jobs.facts import describe, drift, plain
 from beam_jobs.measures import Measures, measure
 from beam_jobs.options import DEFAULT_RUNNER, check_beam
@@ -23,7 +23,7 @@ from beam_jobs.progress import Progress
 from beam_jobs.publishing import Staging
 from beam_jobs.storage import read_file, write_file
 from tfdare.record import context_dtypes, decode, read_framed
-from tfdare.schema import Schema, SchemaError
+from tfdare.schema import Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 
 _EXAMPLE = "python -m beam_jobs.statistics --sequences build/sequences --output build/statistics"
@@ -213,26 +213,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
-    try:
+    def action():
         found = run(argv)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
-    except SystemExit as stop:  # argparse has said why
-        return stop.code if isinstance(stop.code, int) else 2
-    except Exception as error:
-        message = str(error) if isinstance(error, SchemaError) else find_message(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    for split in SPLITS:
-        if split in found["now"]:
-            print("\n".join(plain(found["now"][split], split)))
-    for name, one in found.get("drift", {}).get("features", {}).items():
-        print(f"drift       {name}: divergence {one['divergence']:.4f} bits, "
-              f"{one['new_ids']:,} new ids")
-    return 0
+        for split in SPLITS:
+            if split in found["now"]:
+                print("\n".join(plain(found["now"][split], split)))
+        for name, one in found.get("drift", {}).get("features", {}).items():
+            print(f"drift       {name}: divergence {one['divergence']:.4f} bits, "
+                  f"{one['new_ids']:,} new ids")
+
+    return exit_code(action)
 
 
 if __name__ == "__main__":
