@@ -65,7 +65,9 @@ class BuildSequences(beam.PTransform):
         built = histories[HISTORIES] | BuildRequests(
             learned, asked.form, asked.protocol, asked.negatives, asked.seed, asked.negative_alpha
         )
-        written = built[RECORDS] | WriteSequences(folder, buckets)
+        written = built[RECORDS] | WriteSequences(
+            folder, buckets, asked.compression == "gzip"
+        )
         return (
             (read[TALLY], histories[TALLY], built[TALLY], written)
             | "AllTallies" >> beam.Flatten()

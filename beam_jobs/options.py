@@ -75,6 +75,7 @@ class Options:
     since: str | None = None
     vocabulary_from: str | None = None
     keep_events: bool = False
+    compression: str = "none"
     beam: tuple[str, ...] = ()
 
     @property
@@ -175,6 +176,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         "adds what is new: ids keep their rows, new ones come after them; keeps events, too")
     add("--vocabulary_from", metavar="FOLDER", help="earlier output whose vocabularies are taken "
         "as they are; what they lack is out of vocabulary")  # fmt: skip
+    add("--compression", default="none", help="none (default) or gzip, of the TFRecord files")
     add("--overwrite", action="store_true", help="replace FOLDER, once the new one is whole")
     add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
     return parser
@@ -193,8 +195,11 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         raise InputError(
             f"--split must be one of {', '.join(splits.PROTOCOLS)}. Received: {args.split!r}"
         )
-    if args.duplicates not in ("drop", "keep"):
-        raise InputError(f"--duplicates must be drop or keep. Received: {args.duplicates!r}")
+    for name, known in (("duplicates", ("drop", "keep")), ("compression", ("none", "gzip"))):
+        if getattr(args, name) not in known:
+            raise InputError(
+                f"--{name} must be {' or '.join(known)}. Received: {getattr(args, name)!r}"
+            )
     protocol = _protocol(args)
     min_events = protocol.min_events if args.min_events is None else args.min_events
     for name, value, least in [
@@ -249,6 +254,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         time_gap=time_gap,
         since=args.since and (args.since.rstrip("/") or args.since),
         vocabulary_from=args.vocabulary_from and args.vocabulary_from.rstrip("/"),
+        compression=args.compression,
         keep_events=args.keep_events or bool(args.since),
         beam=tuple(rest),
     )

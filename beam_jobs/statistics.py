@@ -22,7 +22,7 @@ from beam_jobs.pages import charts, page, table
 from beam_jobs.progress import Progress
 from beam_jobs.publishing import Staging
 from beam_jobs.storage import read_file, write_file
-from tfdare.record import context_dtypes, decode, read_framed
+from tfdare.record import context_dtypes, decode, read_records
 from tfdare.schema import Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 
@@ -42,9 +42,8 @@ class _MeasureFile(beam.DoFn):
         key, schema, path = element
         schema = Schema.from_json(schema)
         context = context_dtypes(schema.context)
-        with open(path, "rb") as file:
-            records = (decode(data, schema.names, context) for data in read_framed(file))
-            yield key, measure(records, schema)
+        records = (decode(data, schema.names, context) for data in read_records(path))
+        yield key, measure(records, schema)
 
 
 class _AddMeasures(beam.CombineFn):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import json
-from typing import Any, Iterable, Iterator
+from typing import Any, BinaryIO, Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -14,7 +16,7 @@ from beam_jobs.inputs import Chunk
 from beam_jobs.requests import Shard
 from beam_jobs.storage import new_file, write_file
 from beam_jobs.tallies import AddTallies
-from tfdare.record import write_framed
+from tfdare.record import PACKED_NAME, write_framed
 
 REJECTED_FOLDER = "rejected"
 TALLY_FILE = "tally.json"
@@ -29,26 +31,35 @@ def records_digest(records: Iterable[bytes]) -> int:
 
 
 class _WriteShard(beam.DoFn):
-    def __init__(self, folder: str, shards: int):
-        self._folder, self._shards = folder, shards
+    def __init__(self, folder: str, shards: int, packed: bool):
+        self._folder, self._shards, self._packed = folder, shards, packed
 
     def process(self, shard: Shard) -> Iterator[dict[str, int]]:
         name = f"part-{shard.number:05d}-of-{self._shards:05d}.tfrecord"
+        name += PACKED_NAME if self._packed else ""
         with new_file(f"{self._folder}/{shard.split}/{name}") as file:
-            for data in shard.records:
-                write_framed(file, data)
+            with self._packing(file) as target:
+                for data in shard.records:
+                    write_framed(target, data)
         yield {
             f"digest/{shard.split}": records_digest(shard.records),
             f"{shard.split}/bytes": sum(len(data) + 16 for data in shard.records),
         }
 
+    def _packing(self, file: BinaryIO):
+        if not self._packed:
+            return contextlib.nullcontext(file)
+        # no name and no time, so that equal records give equal files
+        return gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+
 
 class WriteSequences(beam.PTransform):
-    """Shards -> ``<folder>/<split>/part-*.tfrecord``; gives the tally of bytes and digests."""
+    """Shards -> ``<folder>/<split>/part-*.tfrecord``, or ``.tfrecord.gz`` if ``packed``; gives the
+    tally of bytes (before packing) and digests."""
 
-    def __init__(self, folder: str, shards: int):
+    def __init__(self, folder: str, shards: int, packed: bool = False):
         super().__init__()
-        self._write = _WriteShard(folder, shards)
+        self._write = _WriteShard(folder, shards, packed)
 
     def expand(self, shards):
         return shards | "WriteShard" >> beam.ParDo(self._write).with_output_types(Any)

@@ -1,6 +1,8 @@
 """Requests as the reader batches them, against a plain reading of the same records."""
 
 import dataclasses
+import gzip
+import shutil
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from tfdare.cutting import Cutter
 from tfdare.data import read_requests
 from tfdare.record import encode
 from tfdare.schema import SchemaError
+from tfdare.sequences import open_sequences
 
 FACTS = ["user", *(f"target_repeats_{name}" for name in SIZES)]
 
@@ -256,6 +259,20 @@ def test_shuffle_true_mixes_what_fits_into_memory(folder, monkeypatch):
     assert read(True) == read(10**6)
     monkeypatch.setattr(data, "SHUFFLE_BYTES", 0)
     assert read(True) == read(1) != read(10**6)
+
+
+def test_packed_files_give_the_same_requests(folder, tmp_path):
+    shutil.copytree(folder.path, tmp_path / "packed")
+    for path in (tmp_path / "packed").glob("*/*.tfrecord"):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = open_sequences(str(tmp_path / "packed"))
+    assert as_dicts(read_requests(packed, "test", 8)) == as_dicts(read_requests(folder, "test", 8))
+    (name,) = packed.files("test")
+    with open(name, "rb+") as file:
+        file.truncate(200)
+    with pytest.raises(ValueError, match="Damaged gzip data in .*test.part-00000"):
+        list(packed.records("test"))
 
 
 def test_takes_a_path_and_a_digest(folder):

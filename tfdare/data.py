@@ -6,6 +6,7 @@ import os
 
 from tfdare.compat import tf
 from tfdare.cutting import Cutter
+from tfdare.record import PACKED_NAME
 from tfdare.schema import SchemaError
 from tfdare.sequences import Sequences, open_sequences
 
@@ -74,11 +75,13 @@ def read_requests(
     if shuffle is True:
         shuffle = _requests_that_fit(sequences, split)
     cutter = Cutter(schema, window, with_history_facts)
-    files = tf.data.Dataset.from_tensor_slices(sequences.files(split))
+    names = sequences.files(split)
+    packed = "GZIP" if names[0].endswith(PACKED_NAME) else ""
+    files = tf.data.Dataset.from_tensor_slices(names)
     if shuffle:
         files = files.shuffle(1024, seed=seed)
     records = files.interleave(
-        tf.data.TFRecordDataset,
+        lambda name: tf.data.TFRecordDataset(name, compression_type=packed),
         cycle_length=8,
         block_length=4,
         num_parallel_calls=tf.data.AUTOTUNE,

@@ -8,7 +8,9 @@ TFRecord files: length, masked CRC-32C of the length, data, masked CRC-32C of th
 
 from __future__ import annotations
 
+import gzip
 import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import BinaryIO, Iterable, Iterator, Mapping
 
@@ -58,6 +60,10 @@ class UserRecord:
 PACKED = {"history_time": "<i8", "position": "<i4", "target_length": "<i4", "label": "u1"}
 REQUEST_TIME = "<i8"
 """Dtype of ``request_time``, which a record need not have."""
+
+
+PACKED_NAME = ".gz"
+"""Ending of the names of files that are packed by gzip."""
 
 
 def context_dtypes(context: Iterable[CategoricalContext | NumericContext]) -> dict[str, str]:
@@ -203,3 +209,16 @@ def read_framed(file: BinaryIO) -> Iterator[bytes]:
         if len(tail) < 4 or struct.unpack("<I", tail)[0] != _masked_crc(data):
             raise ValueError(f"Damaged TFRecord: bad record of {size} bytes before {file.tell()}")
         yield data
+
+
+def read_records(path: str) -> Iterator[bytes]:
+    """Records of a TFRecord file, unpacked if its name ends in ``.gz``.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with gzip.open(path, "rb") if path.endswith(PACKED_NAME) else open(path, "rb") as file:
+        try:
+            yield from read_framed(file)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"Damaged gzip data in {path!r}: {error}") from error

@@ -6,7 +6,7 @@ Layout::
     vocabulary/<feature>.tsv                       raw_id <TAB> count, most frequent first (an
                                                    earlier run's ids before new ones), also of
                                                    categorical context features
-    train|validation|test/part-00000-of-00008.tfrecord
+    train|validation|test/part-00000-of-00008.tfrecord, or .tfrecord.gz
     rejected/*.jsonl                               {"file", "line", "reason", "row"} a line
     events/part-00000-of-00008.arrow               with --keep_events: all events, for --since
 """
@@ -22,7 +22,7 @@ from typing import Any, Iterator, Mapping
 
 import numpy as np
 
-from tfdare.record import UserRecord, context_dtypes, decode, read_framed
+from tfdare.record import PACKED_NAME, UserRecord, context_dtypes, decode, read_records
 from tfdare.schema import Schema, SchemaError
 
 SPLITS = ("train", "validation", "test")
@@ -51,7 +51,8 @@ class Sequences:
         """
         if split not in SPLITS:
             raise SchemaError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
-        found = sorted(glob.glob(os.path.join(glob.escape(self.path), split, "part-*.tfrecord")))
+        names = os.path.join(glob.escape(self.path), split, "part-*.tfrecord")
+        found = sorted([*glob.glob(names), *glob.glob(names + PACKED_NAME)])
         if not found:
             raise SchemaError(f"No TFRecord files under {os.path.join(self.path, split)!r}")
         return found
@@ -84,9 +85,8 @@ class Sequences:
         """Every user's record of one split, in file order."""
         context = context_dtypes(self.schema.context)
         for path in self.files(split):
-            with open(path, "rb") as file:
-                for data in read_framed(file):
-                    yield decode(data, self.schema.names, context)
+            for data in read_records(path):
+                yield decode(data, self.schema.names, context)
 
     def vocabulary_path(self, name: str) -> str:
         """Vocabulary file of the feature, or categorical context feature, ``name``.

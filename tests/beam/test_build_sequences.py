@@ -1,6 +1,7 @@
 """The command from end to end, read back through tfdare.sequences."""
 
 import gzip
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,8 @@ import pytest
 from beam_jobs.sorting import DUPLICATE
 from tests.beam import reference
 from tests.beam.conftest import DATA, SMALL, csv_text, made_up_rows
+from tfdare.record import encode
+from tfdare.sequences import SPLITS
 
 BUNDLES = ("--runner", "BundleBasedDirectRunner")
 PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
@@ -354,3 +357,26 @@ def test_checkins_by_the_last_tenth(prepare):
             for item, position in zip(record.target["item"][first], record.position):
                 repeats.append(item in record.history["item"][:position])
     assert 0.6 < np.mean(repeats) < 0.8
+
+
+def test_packed_files_hold_the_same(prepare, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text(csv_text(made_up_rows()))
+    plain = prepare(log, *SMALL, output="plain")
+    packed = prepare(log, *SMALL, "--compression", "gzip", output="packed")
+    again = prepare(log, *SMALL, "--compression", "gzip", output="again")
+    assert packed.code == 0, packed.err
+    assert packed.manifest["digests"] == plain.manifest["digests"]
+    assert packed.sequences.schema == plain.sequences.schema
+    for split in SPLITS:
+        files = packed.sequences.files(split)
+        assert len(files) == 2 and all(name.endswith(".tfrecord.gz") for name in files)
+        sizes = [sum(os.path.getsize(name) for name in run.sequences.files(split))
+                 for run in (plain, packed)]
+        assert sizes[1] < sizes[0]
+        for name, same in zip(files, again.sequences.files(split)):
+            assert open(name, "rb").read() == open(same, "rb").read()
+        one = [encode(record) for record in plain.sequences.records(split)]
+        assert one == [encode(record) for record in packed.sequences.records(split)]
+    refused = prepare(log, *SMALL, "--compression", "lzo", output="refused")
+    assert refused.code == 2 and "--compression must be none or gzip" in refused.err
