@@ -122,6 +122,8 @@ def variants() -> dict[str, Variant]:
         "less-affinity": less("without affinity facts", evidence=_facts(MatchCounts, ScoreFacts)),
         "evidence-recent": less("+ attention over the 50 newest", recent=50,
                                 pooling=_pooled(Average, Recent)),
+        "evidence-plain-head": less("no batch normalization",
+                                    head=lambda: Head(batch_norm=False, name="head")),
         "twin-evidence": rival("TWIN"),
         "sim-evidence": rival("SIM-soft"),
     }
@@ -211,7 +213,8 @@ def plot(found: dict[str, Any], path: str) -> None:
     for tick, row in zip(axes.get_yticklabels(), rows):
         tick.set_fontweight("bold" if row["difference"] is None else "normal")
     axes.invert_yaxis()
-    axes.set_xlabel("test AUC minus the base's (the row in bold above); bar: 95% over users")
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel("test AUC minus that of the bold row above;\nbar: 95% over users")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
