@@ -54,9 +54,9 @@ def measure(models: Mapping, sequences: Sequences, behaviors: int = BEHAVIORS,
     requests = one_user(sequences, behaviors, candidates)
     calls, seconds = {}, {key: [] for key in models}
     for key, model in models.items():
-        calls[key] = tf.function(_step(model), autograph=False)
-        _timed(calls[key], requests)  # tracing
-        _timed(calls[key], requests)
+        step = tf.function(_step(model), autograph=False)
+        calls[key] = step.get_concrete_function(requests)
+        _timed(calls[key], requests)  # warm
     for _ in range(turns):
         for key in models:
             seconds[key].append(_timed(calls[key], requests))
