@@ -98,6 +98,7 @@ def test_loss_is_that_of_the_model_compiled_alone(folder, batch, kind, training)
 
 
 def test_ranking_learns_from_the_dataset_of_read_requests(folder):
+    tf.keras.utils.set_random_seed(1)
     ranking = Ranking(small_dare(folder.schema))
     ranking.compile(optimizer=SparseAdam(0.05))
     untrained = ranking.evaluate(split_of(folder, "test"), return_dict=True, verbose=0)

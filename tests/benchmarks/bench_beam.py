@@ -9,7 +9,6 @@ twentieth Beam as one would first write it, a dictionary a row.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import os
@@ -190,34 +189,41 @@ def naive(log: str, folder: str) -> None:
     def oldest_first(pair):
         return pair[0], sorted(pair[1], key=lambda row: row["time"])
 
-    @functools.cache
-    def learned(path):
-        counts = json.loads(pathlib.Path(path).read_text())
-        items = [item for item, _ in counts]
-        place = {item: number + 2 for number, item in enumerate(items)}
-        return place, items, list(itertools.accumulate(count for _, count in counts))
+    class Requests(beam.DoFn):
+        learned = None
 
-    def requests(pair, path):
-        user, rows = pair
-        place, items, cumulative = learned(path)
-        touched, draw = {row["item"] for row in rows}, random.Random(user)
-        length = len(rows)
-        positions = [length - 2 - 5 * back for back in range(19, 0, -1)] + [length - 2, length - 1]
-        target = []
-        for position in positions:
-            target.append(rows[position]["item"])
-            while len(target) % 3:
-                (other,) = draw.choices(items, cum_weights=cumulative)
-                if other not in touched:
-                    target.append(other)
-        column = lambda values: np.array([place.get(value, 1) for value in values], np.int32)
-        yield encode(UserRecord(
-            user=user, history={"item": column(row["item"] for row in rows)},
-            history_time=np.array([row["time"] for row in rows]),
-            position=np.array(positions, np.int32),
-            target_length=np.full(len(positions), 3, np.int32), target={"item": column(target)},
-            label=np.array([1, 0, 0] * len(positions), np.uint8),
-        ))
+        def process(self, pair, path):
+            if self.learned is None:
+                counts = json.loads(pathlib.Path(path).read_text())
+                items = [item for item, _ in counts]
+                place = {item: number + 2 for number, item in enumerate(items)}
+                cumulative = list(itertools.accumulate(count for _, count in counts))
+                self.learned = place, items, cumulative
+            place, items, cumulative = self.learned
+            user, rows = pair
+            touched, draw = {row["item"] for row in rows}, random.Random(user)
+            length = len(rows)
+            positions = [length - 2 - 5 * back for back in range(19, 0, -1)]
+            positions += [length - 2, length - 1]
+            target = []
+            for position in positions:
+                target.append(rows[position]["item"])
+                while len(target) % 3:
+                    (other,) = draw.choices(items, cum_weights=cumulative)
+                    if other not in touched:
+                        target.append(other)
+
+            def column(values):
+                return np.array([place.get(value, 1) for value in values], np.int32)
+
+            yield encode(UserRecord(
+                user=user, history={"item": column(row["item"] for row in rows)},
+                history_time=np.array([row["time"] for row in rows]),
+                position=np.array(positions, np.int32),
+                target_length=np.full(len(positions), 3, np.int32),
+                target={"item": column(target)},
+                label=np.array([1, 0, 0] * len(positions), np.uint8),
+            ))
 
     def write_counts(counts):
         pathlib.Path(f"{folder}/counts.json").write_text(json.dumps(counts))
@@ -243,7 +249,7 @@ def naive(log: str, folder: str) -> None:
         )
         (
             histories
-            | beam.FlatMap(requests, beam.pvalue.AsSingleton(counts))
+            | beam.ParDo(Requests(), beam.pvalue.AsSingleton(counts))
             | beam.io.WriteToTFRecord(f"{folder}/part")
         )
 
