@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -57,21 +57,23 @@ class Predictor:
 
     Args:
         model: RequestModel.
+        ask: function of model and requests to tensors, or None for the probabilities ``[U, C]``.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, ask: Callable | None = None):
         self._model, self._call = model, None
+        self._ask = ask or (lambda model, requests: model(requests, training=False))
 
-    def __call__(self, requests: Mapping[str, tf.Tensor]) -> np.ndarray:
-        """Probabilities ``[U, C]`` of requests."""
+    def __call__(self, requests: Mapping[str, tf.Tensor]):
+        """What the model answers, as arrays."""
         if self._call is None:
             like = {
                 name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name)
                 for name, value in requests.items()
             }
-            graph = tf.function(lambda given: self._model(given, training=False), autograph=False)
+            graph = tf.function(lambda given: self._ask(self._model, given), autograph=False)
             self._call = graph.get_concrete_function(like)
-        return self._call(dict(requests)).numpy()
+        return tf.nest.map_structure(lambda value: value.numpy(), self._call(dict(requests)))
 
 
 def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
