@@ -137,6 +137,10 @@ class UserBootstrap:
         """AUC of one model, and the interval that holds `level` of the resamples."""
         return interval(self._estimate[name][0], self._drawn[name], level)
 
+    def drawn(self, name) -> np.ndarray:
+        """AUC of one model in every resample, float64 ``[resamples]``."""
+        return self._drawn[name]
+
     def difference(self, first, second, level: float = 0.95) -> Interval:
         """AUC of the first model minus the second's, resample by resample."""
         return interval(

@@ -265,7 +265,7 @@ def plot_gradients(numbers: Mapping[str, Mapping[str, Any]], feature: str = "cat
     Returns:
         matplotlib Figure.
     """
-    from tfdare.analysis.style import FAINT, color_of, new_figure
+    from tfdare.analysis.style import FAINT, color_of, finish, new_figure
 
     figure, axes = new_figure(len(numbers), 3, height=2.7)
     for (model, found), (norms, share, histogram) in zip(numbers.items(), axes):
@@ -275,7 +275,6 @@ def plot_gradients(numbers: Mapping[str, Mapping[str, Any]], feature: str = "cat
         norms.plot(steps, one["attention_norm"], color=color, linestyle="--",
                    label="attention side")
         norms.set(yscale="log", title=f"{model}: gradient norm, {name}", xlabel="training step")
-        norms.legend(frameon=False, fontsize=8)
         if not one["shared"]:
             for empty in (share, histogram):
                 empty.axis("off")
@@ -294,4 +293,4 @@ def plot_gradients(numbers: Mapping[str, Mapping[str, Any]], feature: str = "cat
                       color=colors, edgecolor="white", linewidth=0.5)
         histogram.set(title=f"cosine of the two gradients; {one['conflict']['estimate']:.0%} "
                       "below 0", xlabel="cosine", ylabel="share of rows")
-    return figure
+    return finish(figure)

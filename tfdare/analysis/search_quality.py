@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
-from tfdare.analysis.batches import batches_with_users
+from tfdare.analysis.batches import batches_with_users, kept_and_attention
 from tfdare.analysis.numbers import as_json
 from tfdare.bootstrap import interval, ratio_interval, resampled_ratios
 from tfdare.compat import tf
 from tfdare.evaluation import Predictor
-from tfdare.layers import masked_softmax, newest_first
-from tfdare.mutual_information import InterestTable, place_of
+from tfdare.mutual_information import InterestTable
 from tfdare.search_metrics import search_ndcg, search_recall
 from tfdare.sequences import Sequences
 
 MEASURES = {"ndcg": search_ndcg, "recall": search_recall}
 TRUTHS = {
     "information": "mutual information",
-    "attention": "the model's own full attention",
+    "information_for": "what speaks for the click",
+    "attention": "its own full attention",
     "planted": "planted relations",
 }
 Relevance = Callable[[Mapping[str, np.ndarray]], np.ndarray]
@@ -62,7 +62,7 @@ class InformationTruth:
         category: str. The feature that the table is about.
     """
 
-    def __init__(self, table: InterestTable, category: str = "category"):
+    def __init__(self, table: InterestTable, category: str):
         self._table, self._category = table, category
 
     def __call__(self, requests) -> np.ndarray:
@@ -70,27 +70,6 @@ class InformationTruth:
             requests[f"history_{self._category}"], requests["history_length"],
             requests[f"target_{self._category}"],
         )
-
-
-def kept_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
-    """What a model's search keeps, and how it attends to the whole history.
-
-    Returns:
-        ``behavior_index`` int32 ``[U, C, K]``, and the softmax over the whole history, float32
-        ``[U, C, N]``, oldest behavior first. A model without search keeps the 20 behaviors with
-        the highest attention.
-    """
-    length = tf.cast(requests["history_length"], tf.int32)
-    scores = tf.cast(model.attend(requests), tf.float32)
-    real = tf.sequence_mask(length, tf.shape(scores)[-1])[:, tf.newaxis]
-    weights = masked_softmax(scores, real)
-    if hasattr(model, "search"):
-        index = model.search(requests)["behavior_index"]
-    else:
-        place = tf.math.top_k(weights, tf.minimum(20, tf.shape(weights)[-1])).indices
-        index = length[:, tf.newaxis, tf.newaxis] - 1 - place
-    turned = newest_first(tf.transpose(weights, [0, 2, 1]), length)
-    return index, tf.transpose(turned, [0, 2, 1])
 
 
 def search_quality(
@@ -226,6 +205,8 @@ def by_edges(values: np.ndarray, parts: int = 4) -> tuple[list[str], np.ndarray]
 def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
     """Draws one row a truth: all targets, by history length, by target frequency.
 
+    A truth that every model meets fully, as exact search meets full attention, is left out.
+
     Args:
         numbers: mapping. What :func:`search_quality` returns.
         measure: str. ``"ndcg"`` or ``"recall"``.
@@ -233,9 +214,12 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
     Returns:
         matplotlib Figure.
     """
-    from tfdare.analysis.style import color_of, new_figure
+    from tfdare.analysis.style import color_of, finish, new_figure
 
-    truths = numbers["truths"]
+    truths = {
+        truth: found for truth, found in numbers["truths"].items()
+        if any((one[measure]["estimate"] or 0) < 0.9995 for one in found["models"].values())
+    } or numbers["truths"]
     figure, axes = new_figure(len(truths), 3, height=2.7)
     what = f"{measure.upper() if measure == 'ndcg' else measure}@{numbers['top_k'] or 'K'}"
     for (truth, found), (whole, *others) in zip(truths.items(), axes):
@@ -260,13 +244,13 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
                 axis.set_xticks(range(len(one[kind]["titles"])), one[kind]["titles"])
         whole.set_xticks(range(len(found["models"])), list(found["models"]))
         whole.margins(y=0.15)
-        whole.set_title(f"{what} against {TRUTHS.get(truth, truth)}")
+        whole.set_title(f"{what}: {TRUTHS.get(truth, truth)}")
         others[0].set_title("by length of the history")
         others[1].set_title("by training events of the target's item")
-        others[0].legend(frameon=False, fontsize=8)
         for axis in others:
             axis.margins(y=0.15)
-    return figure
+            axis.set_ylabel(what)
+    return finish(figure)
 
 
 def _arms(value):

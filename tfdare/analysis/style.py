@@ -21,23 +21,40 @@ def color_of(model: str) -> str:
 
 
 def new_figure(rows: int, columns: int, height: float = 3.0, width: float = 11.0):
-    """A figure without global state, and its axes as an array ``[rows, columns]``."""
+    """A figure without global state, and its axes as an array ``[rows, columns]``.
+
+    What draws on it ends with :func:`finish`.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for one in np.ravel(axes):
-        plain(one)
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(color="#e6e9ec", linewidth=0.8)
+        one.set_axisbelow(True)
     return figure, axes
 
 
-def plain(axes) -> None:
-    """Small words, faint lines, no box."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e9ec", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    axes.title.set_fontsize(9)
-    axes.title.set_loc = "left"
-    axes.xaxis.label.set_fontsize(9)
-    axes.yaxis.label.set_fontsize(9)
+def finish(figure, size: float = 9):
+    """Small words, and a legend where curves have names; returns the figure."""
+    for axes in figure.axes:
+        axes.tick_params(labelsize=size - 1)
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            text.set_fontsize(size)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=size - 1)
+    return figure
+
+
+def band(axes, x, values, color: str, label: str) -> None:
+    """A curve of intervals: estimates as a line, the intervals as a band."""
+    known = [(at, one) for at, one in zip(x, values) if one["estimate"] is not None]
+    at = [place for place, _ in known]
+    axes.plot(at, [one["estimate"] for _, one in known], color=color, marker="o", markersize=3.5,
+              label=label)
+    bounded = [(place, one) for place, one in known if one["low"] is not None]
+    axes.fill_between(
+        [place for place, _ in bounded], [one["low"] for _, one in bounded],
+        [one["high"] for _, one in bounded], color=color, alpha=0.15, linewidth=0,
+    )
