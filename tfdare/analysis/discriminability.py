@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from tfdare.analysis.batches import batches_with_users
 from tfdare.analysis.numbers import as_json
 from tfdare.bootstrap import interval, resamples_of
+from tfdare.calibration import entropy
 from tfdare.evaluation import Predictor
 from tfdare.sequences import Sequences
 
@@ -60,7 +60,7 @@ def discriminability(
     kept = [m for m in clusters if m <= label.size]
     numbers: dict[str, Any] = {
         "split": split, "clusters": kept, "targets": int(label.size), "users": users,
-        "entropy": _entropy(label.mean()),
+        "entropy": float(entropy(label.mean())),
         "bias": [(m - 1) / (2 * label.size) for m in kept],
         "models": {}, "differences": {},
     }
@@ -134,10 +134,6 @@ def _information(counts: np.ndarray) -> np.ndarray:
     apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=2, keepdims=True)
     ratio = np.divide(joint, apart, out=np.ones_like(joint), where=joint > 0)
     return np.sum(joint * np.log(ratio), axis=(1, 2))
-
-
-def _entropy(share: float) -> float:
-    return float(-sum(p * math.log(p) for p in (share, 1 - share) if p > 0))
 
 
 def plot_discriminability(numbers: Mapping[str, Any]):

@@ -15,6 +15,7 @@ from tfdare.evaluation import Predictor
 from tfdare.mutual_information import InterestTable
 from tfdare.search_metrics import search_ndcg, search_recall
 from tfdare.sequences import Sequences
+from tfdare.slices import by_edges, item_frequency
 
 MEASURES = {"ndcg": search_ndcg, "recall": search_recall}
 TRUTHS = {
@@ -179,27 +180,6 @@ def _by_user(values, known, user):
     users = int(user.max()) + 1
     return (np.bincount(user[known], values[known], users),
             np.bincount(user[known], minlength=users))
-
-
-def item_frequency(sequences: Sequences) -> np.ndarray:
-    """Events of each item's row in the training period; 0 for padding and what is unknown."""
-    name = sequences.schema.item.name
-    with open(sequences.vocabulary_path(name), encoding="utf-8") as file:
-        counts = [int(line.split("\t")[1]) for line in file]
-    return np.array([0, 0, *counts], np.int64)
-
-
-def by_edges(values: np.ndarray, parts: int = 4) -> tuple[list[str], np.ndarray]:
-    """Quarters of the values: a title each, and to which one each value belongs.
-
-    Equal values stay together, so that there may be fewer parts.
-    """
-    edges = np.unique(np.quantile(values, np.arange(1, parts) / parts, method="lower"))
-    edges = edges[edges < values.max()].astype(np.int64)
-    lows = [int(values.min()), *(edges + 1).tolist()]
-    highs = [*edges.tolist(), int(values.max())]
-    titles = [f"{low:,}" if low == high else f"{low:,}–{high:,}" for low, high in zip(lows, highs)]
-    return titles, np.searchsorted(edges, values, side="left")
 
 
 def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
