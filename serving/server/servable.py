@@ -140,3 +140,4 @@ class Servable:
         if self._batcher is not None:
             self._batcher.forget(self)
         self._session.close()
+        del self._session, self._tensors  # frees the variables now, not when garbage is collected
