@@ -56,7 +56,8 @@ def test_help_starts_with_a_line_to_paste(capsys):
 def test_starting_says_what_is_served_and_nothing_else(own_server):
     assert own_server.said == [
         "Loaded dare version 1, 3 warm-up requests.",
-        f"dare version 1 is served at {own_server.address} (gRPC). Ctrl-C stops the server.",
+        f"dare version 1 is served at {own_server.address} (gRPC) and {own_server.rest} (REST). "
+        "Ctrl-C stops the server.",
     ]
     assert own_server.complained == ""
 
@@ -297,11 +298,12 @@ def test_latest_specific_and_labels(two, requests_of):
 
 def test_a_version_replaced_between_search_and_score(manager, config, two, requests_of):
     class Replacing(Client):
-        def search(self, *arguments, **options):
-            found = super().search(*arguments, **options)
-            manager.configure([dataclasses.replace(config, all=False, specific=(1,))])
-            manager.refresh()
-            return found
+        def _made(self, call, until):
+            answer = super()._made(call, until)
+            if call.request.model_spec.signature_name == "search":
+                manager.configure([dataclasses.replace(config, all=False, specific=(1,))])
+                manager.refresh()
+            return answer
 
     try:
         with Replacing(two.address, "two", timeout=60) as client:
