@@ -126,8 +126,9 @@ class Client(Plans):
 
         Args:
             requests: mapping of name to array.
-            split: bool. Two calls, search then score, instead of ``serving_default``. Where one
-                model answers both, score asks for the version that search had. Defaults to False.
+            split: bool. Two calls, search then score, instead of ``serving_default``. Score asks
+                for the version that search had; where the two are being rolled out one after the
+                other, both for the newest that score has. Defaults to False.
             version: int or None. Version to ask for. Defaults to the newest.
             label: str or None. Label of the version to ask for, instead.
             timeout: float or None. Seconds for the whole, instead of the client's.

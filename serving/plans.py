@@ -171,17 +171,18 @@ class Plans:
                 outputs.get("attention_score"), newest,
             )
         same = (self.search_address, self.search_model) == (self.address, self.model)
-        pinned = same and version is None
+        wanted = version
         for last in (False, True):
-            found = yield from self.search_plan(requests, version, label)
-            chosen = (found.version, None) if pinned else (version, label)
+            found = yield from self.search_plan(requests, wanted, label if wanted is None else None)
             try:
-                scored = yield from self.score_plan(requests, found, *chosen)
+                scored = yield from self.score_plan(requests, found, found.version)
                 break
             except ServingError as error:
-                replaced = pinned and error.code is grpc.StatusCode.NOT_FOUND
-                if last or not replaced:  # else the server went over to another version meanwhile
+                if last or version is not None or error.code is not grpc.StatusCode.NOT_FOUND:
                     raise
+            # One of the two has gone over to a version that the other does not have.
+            if not same:
+                wanted = (yield from self.score_plan(requests, found, None, label)).version
         return RankResult(
             scored.probability, found.behavior_index, found.attention_score, scored.version
         )

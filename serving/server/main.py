@@ -15,7 +15,6 @@ from serving.server.metrics import Metrics
 from serving.server.options import metrics_path, parse, server_credentials
 from tfdare.quiet import quiet
 
-GRACE_SECONDS = 10.0
 _SWITCH_SECONDS = 0.0005
 
 
@@ -97,7 +96,7 @@ def _serve(options) -> int:
         _say(_served(name, manager.available(name), options.host, server))
     stopping.wait()
     _say("Stopping: no new calls; those under way may end.")
-    server.stop(GRACE_SECONDS)
+    server.stop()
     watcher.stop()
     manager.close()
     if batcher is not None:

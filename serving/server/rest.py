@@ -53,6 +53,7 @@ class RestServer:
         threads: int. Requests that are worked on at the same time.
         timeout: float. Seconds that a request may take. Defaults to 30.
         metrics_path: str or None. Where Prometheus reads; None: nowhere.
+        grace: float. Seconds that requests under way have to end, when it stops. Defaults to 10.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class RestServer:
         threads: int,
         timeout: float = 30.0,
         metrics_path: str | None = None,
+        grace: float = 10.0,
     ):
         self._api, self._host, self.port = api, host, port
         self._timeout, self._metrics_path = timeout, metrics_path
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace)
 
     async def start(self) -> None:
         """Answers from now on.
@@ -82,9 +84,8 @@ class RestServer:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
-    async def stop(self, grace: float) -> None:
-        """Takes no new request, and lets those under way end within ``grace`` seconds."""
-        self._runner.shutdown_timeout = grace
+    async def stop(self) -> None:
+        """Takes no new request, and lets those under way end."""
         await self._runner.cleanup()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

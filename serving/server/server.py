@@ -28,6 +28,7 @@ class Listen:
         rest_threads: int. REST requests that are worked on at the same time. Defaults to 8.
         rest_timeout: float. Seconds that a REST request may take. Defaults to 30.
         metrics_path: str or None. Where Prometheus reads, on the REST port.
+        grace: float. Seconds that calls under way have to end, when it stops. Defaults to 10.
     """
 
     host: str = "localhost"
@@ -39,6 +40,7 @@ class Listen:
     rest_threads: int = 8
     rest_timeout: float = 30.0
     metrics_path: str | None = None
+    grace: float = 10.0
 
 
 class Server:
@@ -78,35 +80,34 @@ class Server:
             self._end()
             raise
 
-    def stop(self, grace: float = 10.0) -> None:
-        """Takes no new call, and lets those under way end within ``grace`` seconds."""
-        self._run(self._stop(grace))
-        self._end()
+    def stop(self) -> None:
+        """Takes no new call, and lets those under way end."""
+        try:
+            self._run(self._stop())
+        finally:
+            self._end()
 
     async def _start(self) -> None:
         asked = self._listen
         self._grpc = GrpcServer(
             self._api, f"{asked.host}:{asked.port}", asked.threads, asked.credentials,
-            asked.options,
+            asked.options, asked.grace,
         )
         if asked.rest_port is not None:
             rest = RestServer(
                 self._api, asked.host, asked.rest_port, asked.rest_threads, asked.rest_timeout,
-                asked.metrics_path,
+                asked.metrics_path, asked.grace,
             )
             try:
                 await rest.start()
             except OSError:
-                await self._grpc.stop(0)
+                await self._grpc.stop()
                 raise
             self._rest = rest
         await self._grpc.start()
 
-    async def _stop(self, grace: float) -> None:
-        stopping = [self._grpc.stop(grace)]
-        if self._rest is not None:
-            stopping.append(self._rest.stop(grace))
-        await asyncio.gather(*stopping)
+    async def _stop(self) -> None:
+        await asyncio.gather(*(one.stop() for one in (self._grpc, self._rest) if one is not None))
 
     def _run(self, coroutine):
         future: concurrent.futures.Future = asyncio.run_coroutine_threadsafe(

@@ -46,6 +46,7 @@ class GrpcServer:
         threads: int. Calls that are worked on at the same time.
         credentials: grpc.ServerCredentials or None. For TLS; None: in the clear.
         options: mapping of gRPC channel argument to value, beside the server's own.
+        grace: float. Seconds that calls under way have to end, when it stops. Defaults to 10.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -58,7 +59,9 @@ class GrpcServer:
         threads: int,
         credentials: grpc.ServerCredentials | None = None,
         options: dict[str, int | str] | None = None,
+        grace: float = 10.0,
     ):
+        self._grace = grace
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc")
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=list({**OPTIONS, **(options or {})}.items()))
@@ -102,10 +105,10 @@ class GrpcServer:
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self, grace: float) -> None:
-        """Takes no new call, and lets those under way end within ``grace`` seconds."""
+    async def stop(self) -> None:
+        """Takes no new call, and lets those under way end."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace)
+        await self._server.stop(self._grace)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _served(self, kind: type, answer: Callable) -> grpc.RpcMethodHandler:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -107,6 +108,9 @@ def running(*arguments, log):
             if found := re.search(r"served at (\S+:\d+) \(gRPC\)(?: and (\S+:\d+))?", line):
                 complained = pathlib.Path(log).read_text()
                 yield Running(process, *found.groups(), said, complained)
+                if process.poll() is None:
+                    process.terminate()
+                    assert process.wait(30) == 0, pathlib.Path(log).read_text()
                 return
         raise AssertionError(f"No server: {said} {pathlib.Path(log).read_text()}")
     finally:
@@ -183,6 +187,20 @@ def random_requests(users=3, width=20, candidates=5, seed=0):
 def requests_of():
     """``requests_of(users, width, candidates, seed)``: a random request mapping."""
     return random_requests
+
+
+@pytest.fixture(scope="session")
+def until():
+    """``until(holds)``: waits until ``holds()`` is true, and returns what it gave."""
+
+    def wait(holds, seconds=60):
+        end = time.monotonic() + seconds
+        while not (found := holds()):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.005)
+        return found
+
+    return wait
 
 
 @pytest.fixture(scope="session")

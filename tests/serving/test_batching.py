@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import http.client
+import json
 import pathlib
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -12,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import serving
 from serving.client import Client, ServingError
+from serving.protos import model_pb2
 from serving.server.batching import Batcher, BatchingOptions, read_batching_options
 from serving.server.errors import RequestError, StartError
 from serving.server.main import main
@@ -22,10 +25,10 @@ Code = grpc.StatusCode
 
 
 class Runs:
-    """A run of a graph that doubles its input ``x``, keeping what it was given."""
+    """A run that doubles its input ``x``, keeps what it was given, and can be held up."""
 
-    def __init__(self):
-        self.seen = []
+    def __init__(self, batcher):
+        self.batcher, self.seen = batcher, []
         self.started, self.go_on = threading.Semaphore(0), threading.Event()
         self.go_on.set()
 
@@ -42,54 +45,54 @@ def batched():
     made = []
 
     def make(**options):
-        batcher, runs = Batcher(BatchingOptions(**options), Metrics()), Runs()
-        made.append((batcher, runs))
+        runs = Runs(Batcher(BatchingOptions(**options), Metrics()))
+        made.append(runs)
 
-        def ask(x, fetches=("y",), timeout=None, owner=runs, **others):
+        def ask(x, fetches=("y",), timeout=None, owner=None, **others):
             feeds = {"x": np.asarray(x), **others}
-            return batcher.run(owner, runs, feeds, fetches, timeout)
+            return runs.batcher.run(owner or runs, runs, feeds, fetches, timeout)
 
         return ask, runs
 
     yield make
-    for batcher, runs in made:
+    for runs in made:
         runs.go_on.set()
-        batcher.close()
+        runs.batcher.close()
 
 
-def together(ask, runs, *requests):
+@pytest.fixture
+def together(until):
     """Answers of requests that are enqueued in this order while the only thread is held up."""
-    runs.go_on.clear()
-    with concurrent.futures.ThreadPoolExecutor(len(requests) + 1) as pool:
-        first = pool.submit(ask, [[0]], ("held",))
-        assert runs.started.acquire(timeout=30)
-        asked = []
-        for request in requests:
-            asked.append(pool.submit(ask, **request))
-            queued(ask, len(asked))
-        runs.go_on.set()
-        first.result()
-        return [one.exception() or one.result() for one in asked]
+
+    def ask_all(ask, runs, *requests):
+        runs.go_on.clear()
+        with concurrent.futures.ThreadPoolExecutor(len(requests) + 1) as pool:
+            first = pool.submit(ask, [[0]], ("held",))
+            assert runs.started.acquire(timeout=30)
+            asked = []
+            for request in requests:
+                asked.append(pool.submit(ask, **request))
+                until(lambda: waiting(runs.batcher) == len(asked) or asked[-1].done())
+            runs.go_on.set()
+            first.result()
+            return [one.exception() or one.result() for one in asked]
+
+    return ask_all
 
 
-def queued(ask, count):
-    """Waits until ``count`` requests wait or have been refused."""
-    batcher = ask.__closure__[0].cell_contents
-    for _ in range(3000):
-        waiting = sum(len(b.tasks) for q in batcher._queues.values() for b in q.batches)
-        if waiting >= count:
-            return
-        threading.Event().wait(0.001)
+def waiting(batcher):
+    """Requests that are in a queue."""
+    return sum(len(batch.tasks) for queue in batcher._queues.values() for batch in queue.batches)
 
 
-def test_requests_are_run_together_and_split_exactly(batched):
+def test_requests_are_run_together_and_split_exactly(batched, together):
     ask, runs = batched(threads=1)
     answers = together(ask, runs, {"x": [[1], [2]]}, {"x": [[3]]}, {"x": [[4], [5], [6]]})
     assert [a[0].tolist() for a in answers] == [[[2], [4]], [[6]], [[8], [10], [12]]]
     assert len(runs.seen) == 2 and runs.seen[1][0]["x"].tolist() == [[1], [2], [3], [4], [5], [6]]
 
 
-def test_only_equal_tensors_of_one_owner_are_run_together(batched):
+def test_only_equal_tensors_of_one_owner_are_run_together(batched, together):
     ask, runs = batched(threads=1)
     other = object()
     answers = together(
@@ -100,7 +103,7 @@ def test_only_equal_tensors_of_one_owner_are_run_together(batched):
     assert sorted(len(feeds["x"]) for feeds, _ in runs.seen[1:]) == [1, 1, 1, 2]
 
 
-def test_outputs_come_in_the_order_asked_for(batched):
+def test_outputs_come_in_the_order_asked_for():
     batcher = Batcher(BatchingOptions(), Metrics())
     run = lambda feeds, fetches, timeout: [np.full([1], ord(name)) for name in fetches]
     answers = batcher.run(run, run, {"x": np.zeros([1])}, ["z", "a"])
@@ -108,26 +111,26 @@ def test_outputs_come_in_the_order_asked_for(batched):
     batcher.close()
 
 
-def test_padding_is_each_tensors_first_element(batched):
+def test_padding_is_each_tensors_first_element(batched, together):
     ask, runs = batched(threads=1, pad_variable_length_inputs=True)
     answers = together(ask, runs, {"x": [[7, 8, 9]]}, {"x": [[4], [5]]})
     assert runs.seen[1][0]["x"].tolist() == [[7, 8, 9], [4, 4, 4], [5, 4, 4]]
     assert answers[1][0].tolist() == [[8, 8, 8], [10, 8, 8]]  # as wide as the widest
 
 
-def test_without_padding_shapes_must_agree(batched):
+def test_without_padding_shapes_must_agree(batched, together):
     ask, runs = batched(threads=1)
     for error in together(ask, runs, {"x": [[7, 8]]}, {"x": [[4]]}):
         assert error.code is Code.FAILED_PRECONDITION and "padding is turned off" in error.message
 
 
-def test_an_empty_tensor_cannot_be_padded(batched):
+def test_an_empty_tensor_cannot_be_padded(batched, together):
     ask, runs = batched(threads=1, pad_variable_length_inputs=True)
     answers = together(ask, runs, {"x": [[7, 8]]}, {"x": np.zeros([1, 0], int)})
     assert all(error.code is Code.INVALID_ARGUMENT for error in answers)
 
 
-def test_a_batch_is_filled_up_to_an_allowed_size_with_the_last_ones_first_row(batched):
+def test_a_batch_is_filled_up_to_an_allowed_size_with_the_last_ones_first_row(batched, together):
     ask, runs = batched(threads=1, max_batch_size=8, allowed_batch_sizes=(4, 8))
     answers = together(ask, runs, {"x": [[1], [2], [3]]}, {"x": [[4], [5]]})
     assert runs.seen[0][0]["x"].tolist() == [[0]] * 4
@@ -135,7 +138,7 @@ def test_a_batch_is_filled_up_to_an_allowed_size_with_the_last_ones_first_row(ba
     assert [a[0].ravel().tolist() for a in answers] == [[2, 4, 6], [8, 10]]
 
 
-def test_a_full_queue_refuses(batched):
+def test_a_full_queue_refuses(batched, together):
     ask, runs = batched(threads=1, max_batch_size=2, max_enqueued_batches=2)
     two = {"x": [[1], [2]]}
     *answers, last = together(ask, runs, two, two, two)
@@ -157,7 +160,7 @@ def test_requests_that_cannot_be_batched(batched):
         assert (caught.value.code, caught.value.message) == (Code.INVALID_ARGUMENT, message)
 
 
-def test_a_batch_has_the_longest_time_of_its_requests(batched):
+def test_a_batch_has_the_longest_time_of_its_requests(batched, together):
     ask, runs = batched(threads=1)
     together(ask, runs, {"x": [[1]], "timeout": 50.0}, {"x": [[2]], "timeout": 70.0})
     assert 60 < runs.seen[1][1] <= 70
@@ -174,20 +177,28 @@ def test_a_batch_waits_for_more_until_it_is_full(batched):
     assert len(runs.seen) == 1
 
 
-def test_what_the_run_raises_reaches_every_request(batched):
-    ask, runs = batched(threads=1)
-    runs_before = runs.__class__.__call__
-    batcher = ask.__closure__[0].cell_contents
+def test_what_the_run_raises_reaches_its_requests_and_the_thread_survives():
+    batcher = Batcher(BatchingOptions(threads=1), Metrics())
+    asked = {"x": np.zeros([1])}, ["y"]
 
     def fails(feeds, fetches, timeout):
-        raise RequestError(Code.INTERNAL, "broken")
+        raise RequestError(Code.ABORTED, "broken")
 
-    for _ in range(2):  # the thread survives
-        with pytest.raises(RequestError, match="broken"):
-            batcher.run(fails, fails, {"x": np.zeros([1])}, ["y"])
-    with pytest.raises(RequestError, match="0th dimension does not equal"):
-        batcher.run(batcher, lambda *_: [np.zeros([5])], {"x": np.zeros([1])}, ["y"])
-    assert runs_before is Runs.__call__ and ask([[1]])[0].tolist() == [[2]]
+    def divides(feeds, fetches, timeout):
+        return 1 // 0
+
+    for run, code, message in (
+        (fails, Code.ABORTED, "broken"),
+        (divides, Code.INTERNAL, "ZeroDivisionError"),
+        (lambda *_: [np.zeros([5])], Code.FAILED_PRECONDITION, "0th dimension does not equal"),
+        (lambda *_: [np.float32(5)], Code.FAILED_PRECONDITION, "has 0 dimensions"),
+    ):
+        with pytest.raises(RequestError, match=message) as caught:
+            batcher.run(run, run, *asked)
+        assert caught.value.code is code
+    sound = lambda *_: [np.ones([1])]
+    assert batcher.run(sound, sound, *asked)[0].tolist() == [1]
+    batcher.close()
 
 
 # --- the parameters file ---
@@ -261,6 +272,59 @@ def test_a_request_larger_than_a_batch(batching_server, requests_of):
         with pytest.raises(ServingError, match="Task size 33 is larger than maximum") as caught:
             client.rank(requests_of(users=33))
         assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+def test_rest_says_what_a_full_queue_and_a_long_wait_are(models, requests_of, until):
+    from serving.server.api import Api
+    from serving.server.config import ModelConfig
+    from serving.server.loading import Loader
+    from serving.server.manager import Manager
+    from serving.server.server import Listen, Server
+
+    metrics = Metrics()
+    batcher = Batcher(BatchingOptions(max_batch_size=1, max_enqueued_batches=1, threads=1), metrics)
+    manager = Manager(Loader(metrics, batcher=batcher))
+    manager.configure([ModelConfig("dare", str(models / "dare"))])
+    server = Server(Api(manager, metrics), Listen(rest_port=0, rest_timeout=0.5))
+    server.start()
+    heavy = {name: value.tolist() for name, value in requests_of(1, 20_000, 500).items()}
+    body = json.dumps({"inputs": heavy})
+
+    def ask():
+        connection = http.client.HTTPConnection("localhost", server.rest_port, timeout=60)
+        connection.request("POST", "/v1/models/dare:predict", body)
+        response = connection.getresponse()
+        found = response.status, json.loads(response.read())
+        connection.close()
+        return found
+
+    try:
+        with manager.borrow(model_pb2.ModelSpec(name="dare")) as servable:
+            free, running, held = servable.run_alone, threading.Event(), threading.Event()
+
+            def run_alone(*arguments):
+                running.set()
+                held.wait(30)
+                return free(*arguments)
+
+            servable.run_alone = run_alone
+            with concurrent.futures.ThreadPoolExecutor(3) as pool:
+                first = pool.submit(ask)
+                assert running.wait(30)
+                second = pool.submit(ask)
+                until(lambda: waiting(batcher) == 1)
+                status, document = ask()  # there is no place for a third
+                assert status == 503 and "task was submitted is full" in document["error"]
+                time.sleep(0.6)
+                held.set()
+                assert first.result()[0] in (200, 504)
+                status, document = second.result()
+                assert status == 429
+                assert document["error"] == "Run() timeout exceeded while waiting in batching queue"
+    finally:
+        server.stop()
+        manager.close()
+        batcher.close()
 
 
 def metric(server, name):

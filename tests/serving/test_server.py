@@ -271,7 +271,7 @@ def served(manager, port=0, host="localhost"):
     from serving.server.api import Api
     from serving.server.server import Listen, Server
 
-    return Server(Api(manager), Listen(host, port, threads=2))
+    return Server(Api(manager), Listen(host, port, threads=2, grace=1))
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def two(manager):
     server.start()
     with Client(f"localhost:{server.port}", "two", timeout=60) as client:
         yield client
-    server.stop(1)
+    server.stop()
 
 
 def test_latest_specific_and_labels(two, requests_of):
@@ -321,6 +321,30 @@ def test_a_version_replaced_between_search_and_score(manager, config, two, reque
     assert manager.available("two") == [1, 2]
 
 
+def test_halves_that_are_rolled_out_one_after_the_other(manager, config, two, requests_of):
+    """Search has versions 1 and 2, score has 1 alone: both halves of an answer are of 1."""
+    from serving.server.loading import Loader
+    from serving.server.manager import Manager
+    from serving.server.metrics import Metrics
+
+    behind = Manager(Loader(Metrics()))
+    behind.configure([dataclasses.replace(config, all=False, specific=(1,), labels={})])
+    server = served(behind)
+    server.start()
+    try:
+        with Client(f"localhost:{server.port}", "two", timeout=60, search_address=two.address) as c:
+            split, requests = c.rank(requests_of(), split=True), requests_of()
+            whole = two.rank(requests, version=1)
+            assert split.version == 1
+            assert abs(split.probability - whole.probability).max() <= 1e-6
+            assert (split.behavior_index == whole.behavior_index).all()
+            with pytest.raises(ServingError, match=r"NOT_FOUND.*Specific\(two, 2\)"):
+                c.rank(requests, split=True, version=2)
+    finally:
+        server.stop()
+        behind.close()
+
+
 def test_a_server_that_starts_late_is_waited_for(manager, requests_of):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -333,7 +357,7 @@ def test_a_server_that_starts_late_is_waited_for(manager, requests_of):
             server = served(manager, port)
             server.start()
             assert answer.result(30).probability.shape == (3, 5)
-            server.stop(1)
+            server.stop()
 
 
 def test_requests_past_their_deadline_leave_the_threads_free(two, requests_of):
