@@ -38,6 +38,8 @@ TEST = [
     "nbclient>=0.10",
     "nbformat>=5.10",
     "ipykernel>=6.29",
+    "cryptography>=42",
+    "pyyaml>=6",
 ]
 
 setup(

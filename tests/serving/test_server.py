@@ -183,14 +183,6 @@ def test_shipped_config_starts_a_server_which_drains(models, tmp_path, start_ser
             client.versions()
 
 
-def test_compose_file_serves_the_same_folder_with_the_stock_image():
-    text = (CONFIG.parent / "compose.yaml").read_text()
-    for part in ("image: tensorflow/serving", "--model_config_file=/config/models.config",
-                 ":/models:ro", "./models.config:/config/models.config:ro", ":8500:8500",
-                 ":8501:8501"):
-        assert part in text
-
-
 def test_config_file_options(tmp_path, models):
     file = tmp_path / "models.config"
     file.write_text(f"""
