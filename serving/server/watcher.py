@@ -58,9 +58,8 @@ class Watcher:
         look, read = now + self._seconds, now + self._config_seconds
         retry = None
         while True:
-            due = [at for at, every in ((look, self._seconds), (read, self._config_seconds)) if every]
-            if retry is not None:
-                due.append(retry)
+            due = [look] * bool(self._seconds) + [read] * bool(self._config_seconds)
+            due += [retry] * (retry is not None)
             self._woken.wait(max(min(due) - time.monotonic(), 0.0) if due else None)
             woken = self._woken.is_set()
             self._woken.clear()
