@@ -11,6 +11,7 @@ from serving.server.errors import RequestError, StartError
 from serving.server.manager import Manager
 
 _LOG = logging.getLogger(__name__)
+_SHORTEST = 0.1  # seconds between two looks
 
 
 class Watcher:
@@ -79,7 +80,7 @@ class Watcher:
         except Exception:  # a fault of this server: what is served stays served
             _LOG.exception("Looking for new versions failed")
             return None
-        return None if left is None else time.monotonic() + left
+        return None if left is None else time.monotonic() + max(left, _SHORTEST)
 
     def _read(self) -> list[ModelConfig] | None:
         try:
