@@ -33,17 +33,10 @@ from pyarrow import csv
 from tqdm import tqdm
 
 from tfdare.command import Parser, UsageError, run
-from tfdare.planted import (
-    BAD,
-    BEHAVIORS,
-    RANGES,
-    Events,
-    SimulatorOptions,
-    World,
-    blocks,
-    user_truth,
-    world_truth,
-)
+from tfdare.planted import user_truth, world_truth
+from tfdare.simulation.events import BEHAVIORS, Events, blocks
+from tfdare.simulation.options import RANGES, SimulatorOptions
+from tfdare.simulation.world import BAD, World
 
 __all__ = [
     "BEHAVIORS", "Events", "LogCounts", "SimulatorOptions", "simulate", "truth", "write_log",
@@ -99,7 +92,7 @@ def truth(options: SimulatorOptions) -> dict[str, Any]:
     in other categories, and the eras, are left out.
     """
     world = World(options)
-    return {**world_truth(world), "users": dict(user_truth(world))}
+    return {**world_truth(world), "users": dict(_users(world))}
 
 
 def write_truth(path: str | os.PathLike, options: SimulatorOptions) -> None:
@@ -107,7 +100,7 @@ def write_truth(path: str | os.PathLike, options: SimulatorOptions) -> None:
     world = World(options)
     with _atomic(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(world_truth(world), indent=1)[:-2] + ',\n "users": {')
-        for number, (user, planted) in enumerate(user_truth(world)):
+        for number, (user, planted) in enumerate(_users(world)):
             file.write(f"{',' if number else ''}\n  {json.dumps(user)}: {json.dumps(planted)}")
         file.write("\n }\n}\n")
 
@@ -205,6 +198,11 @@ def _write(arguments: argparse.Namespace) -> None:
         f"malformed) of {counts.users:,} users, {counts.long_users:,} with 210 page views or more"
     )
     print(f"{output}.truth.json: what was planted")
+
+
+def _users(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number in range(world.cohorts):
+        yield from user_truth(world, number)
 
 
 def _csv(events: Events) -> bytes:
