@@ -146,7 +146,7 @@ def relevance(
 def causes(options: SimulatorOptions) -> Iterator[Causes]:
     """Why every page view of the log happened, in the order and the blocks of the log."""
     world = World(options)
-    for number in range(world.cohorts):
+    for number in range(options.cohorts):
         yield cohort_causes(world, number)
 
 

@@ -104,7 +104,7 @@ def blocks(options: SimulatorOptions, block_users: int | None) -> Iterator[Event
     world = World(options)
     waiting: list[Events] = []
     missing = block_users
-    for number in range(world.cohorts):
+    for number in range(options.cohorts):
         events = cohort_events(world, number)
         if block_users is None:
             yield events
@@ -139,7 +139,7 @@ def _views(world: World, number: int) -> tuple[_Views, np.random.Generator]:
         world.favorites(user, category, slot),
         world.items(category, rng.random(user.size)),
     )
-    if options.returns:
+    if back.any():
         # Returns to returns: twice as far back at every step, until all are at their origin.
         origin = np.arange(user.size) - np.where(cause == _RETURN, distance, 0)
         while not np.array_equal(further := origin[origin], origin):
@@ -160,18 +160,23 @@ def _lengths(options: SimulatorOptions, rng, users: int) -> np.ndarray:
 def _returns(options: SimulatorOptions, number: int, length: np.ndarray) -> np.ndarray:
     """How far back every page view returns, 0 for those that do not."""
     size = int(length.sum())
-    if not options.returns:
+    if not (options.returns or options.return_growth):
         return np.zeros(size, np.int64)
     rng = np.random.default_rng([options.seed, RETURNS, number])
-    does, uniform = rng.random(size) < options.returns, rng.random(size)
-    low, high, power = options.return_low, options.return_high + 1, 1 - options.return_decay
+    position = np.arange(size) - np.repeat(np.cumsum(length) - length, length)
+    past = np.maximum(position, 1).astype(np.float64)
+    fresh = (1 - options.returns) * past**-options.return_growth
+    if options.return_spread:
+        taste = np.exp(options.return_spread * rng.standard_normal(length.size))
+        fresh **= np.repeat(taste, length)
+    does = (rng.random(size) >= fresh) & (position >= options.return_low)
+    low, high, power = options.return_low, past + 1, 1 - options.return_decay
+    uniform = rng.random(size)
     if abs(power) < 1e-6:
         distance = low * (high / low) ** uniform
     else:
         distance = (low**power + uniform * (high**power - low**power)) ** (1 / power)
-    distance = np.clip(distance.astype(np.int64), low, high - 1)
-    position = np.arange(size) - np.repeat(np.cumsum(length) - length, length)
-    return np.where(does & (distance <= position), distance, 0)
+    return np.where(does, np.clip(distance.astype(np.int64), low, position), 0)
 
 
 def _categories(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 USER_IDS = 999_999_883  # a prime, 3 modulo 4: see World.user_ids
+_COHORT_EVENTS = 1 << 17  # page views that are made at a time
 
 RANGES = {
     "users": (1, USER_IDS // 8),
@@ -32,15 +33,19 @@ RANGES = {
     "favorites": (1, 1000),
     "favorite": (0, 1),
     "other_behaviors": (0, 1),
+    "category_shift": (0, 10**6),
     "length_shape": (0, 1000),
     "kinship": (0, 1),
     "returns": (0, 1),
+    "return_growth": (0, 5),
+    "return_spread": (0, 3),
     "return_decay": (0, 5),
     "return_low": (1, 10**6),
-    "return_high": (1, 10**6),
     "pause": (0, 86_400),
     "pause_spread": (0, 5),
     "visit_events": (1, math.inf),
+    "break_power": (0.1, 6),
+    "stay": (0, 10),
     "daily": (0, 1),
     "peak_hour": (0, 24),
     "resolution": (1, 86_400),
@@ -79,21 +84,30 @@ class SimulatorOptions:
         favorites: int. Favorite items of a user in a category. Defaults to 3.
         favorite: float. Share of page views that go to a favorite. Defaults to 0.5.
         other_behaviors: float. Rows that are not page views, per page view. Defaults to 0.11.
+        category_shift: float. Added to the rank of each category before its Zipf exponent is
+            taken, so that the most popular ones stand out less (Mandelbrot's form). Defaults to 0.
         length_shape: float. Shape of a gamma distribution of page views, whose lower end is
             heavier than the logarithmic normal one of `spread`; 0 keeps that one. Defaults to 0.
         kinship: float. Probability that a user's next lifelong category is the partner of the
             last one: a lasting taste for both, at any lag. Defaults to 0.
-        returns: float. Probability that a page view goes back to the item of an earlier one,
-            whose distance is drawn from ``distance ** -return_decay`` between `return_low` and
-            `return_high`; where the user has no such past it does not. Defaults to 0.
-        return_decay: float. Defaults to 1.
-        return_low: int. In page views. Defaults to 1.
-        return_high: int. In page views. Defaults to 200.
+        returns: float. Probability that a page view goes back to the item of an earlier one, early
+            in a history. Defaults to 0.
+        return_growth: float. What is left of new items after ``n`` page views falls with ``n **
+            -return_growth``: the longer a history, the more of it are returns. Defaults to 0.
+        return_spread: float. How users differ in this: standard deviation of the logarithm of the
+            power that a user's share of new items is taken to. Defaults to 0: all alike.
+        return_decay: float. The page view to return to lies at a distance drawn from ``distance **
+            -return_decay`` over the user's past. Defaults to 1.
+        return_low: int. Smallest such distance in page views. Defaults to 1.
         pause: float. Median seconds between rows of one visit; 0 knows no visits and spreads rows
             over the days with heavy-tailed pauses. Defaults to 0.
         pause_spread: float. Standard deviation of the logarithm of pauses in a visit. Defaults to
             1.2.
         visit_events: float. Mean rows of a visit. Defaults to 10.
+        break_power: float. Breaks between visits are exponential to this power: the greater, the
+            more unequal. Defaults to 3.
+        stay: float. With visits, a user is active for a uniformly drawn share of the days, taken
+            to this power; 0 is all of them, whoever it is. Defaults to 0.
         daily: float. Strength of the daily rhythm of visits, whose rate is ``1 + daily *
             cos(...)`` around `peak_hour`. Defaults to 0.
         peak_hour: float. Hours after the time of day of `start`. Defaults to 21.
@@ -126,15 +140,19 @@ class SimulatorOptions:
     favorites: int = 3
     favorite: float = 0.5
     other_behaviors: float = 0.11
+    category_shift: float = 0.0
     length_shape: float = 0.0
     kinship: float = 0.0
     returns: float = 0.0
+    return_growth: float = 0.0
+    return_spread: float = 0.0
     return_decay: float = 1.0
     return_low: int = 1
-    return_high: int = 200
     pause: float = 0.0
     pause_spread: float = 1.2
     visit_events: float = 10.0
+    break_power: float = 3.0
+    stay: float = 0.0
     daily: float = 0.0
     peak_hour: float = 21.0
     resolution: int = 1
@@ -160,9 +178,18 @@ class SimulatorOptions:
                 "Every category needs an item: `items` must be at least `categories`. "
                 f"Received: items={self.items!r}, categories={self.categories!r}"
             )
-        for low, high in (("lag_low", "lag_high"), ("return_low", "return_high")):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(
-                    f"`{low}` must not exceed `{high}`. Received: {low}={getattr(self, low)!r}, "
-                    f"{high}={getattr(self, high)!r}"
-                )
+        if self.lag_low > self.lag_high:
+            raise ValueError(
+                "`lag_low` must not exceed `lag_high`. "
+                f"Received: lag_low={self.lag_low!r}, lag_high={self.lag_high!r}"
+            )
+
+    @property
+    def cohort_users(self) -> int:
+        """Users that are made at a time, from random streams of their own."""
+        return int(min(max(_COHORT_EVENTS // self.mean_events, 1), 1024))
+
+    @property
+    def cohorts(self) -> int:
+        """How many groups the users are made in."""
+        return -(-self.users // self.cohort_users)

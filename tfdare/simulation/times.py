@@ -58,17 +58,21 @@ def _in_visits(options: SimulatorOptions, rng, starts, count, room) -> np.ndarra
     begins = first | (rng.random(size) < 1 / options.visit_events)
     pause = options.pause * np.exp(rng.normal(0, options.pause_spread, size))
     pause[begins] = 0
+    days = room
+    room = room * rng.random(starts.size) ** options.stay
+    arrival = (days - room) * rng.random(starts.size)
     # Whoever looks at more than fits looks faster.
     pause *= np.repeat(np.minimum(1, 0.5 * room / np.maximum(_sums(pause, starts), 1)), count)
     pauses = _sums(pause, starts)
-    long_break = np.where(begins, rng.standard_exponential(size) ** 3, 0)
-    whole = _sums(long_break, starts) + rng.standard_exponential(starts.size) ** 3
+    power = options.break_power
+    long_break = np.where(begins, rng.standard_exponential(size) ** power, 0)
+    whole = _sums(long_break, starts) + rng.standard_exponential(starts.size) ** power
     long_break *= np.repeat((room - pauses) / whole, count)
     visit = np.maximum.accumulate(np.where(begins, np.arange(size), 0))
-    since = _since(pause + long_break, starts, count)
+    since = _since(pause + long_break, starts, count) + np.repeat(arrival, count)
     inside = since - since[visit]
     begun = _in_rhythm(options, since[visit])
-    seconds = np.floor(np.minimum(begun + inside, np.repeat(room, count))).astype(np.int64)
+    seconds = np.floor(np.minimum(begun + inside, np.repeat(days, count))).astype(np.int64)
     # A rhythm may press a visit into the one before; it then follows at once.
     apart = np.repeat(np.arange(starts.size) * (options.days + 1) * _DAY, count)
     return np.maximum.accumulate(seconds + apart) - apart

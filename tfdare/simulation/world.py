@@ -8,7 +8,6 @@ from tfdare.simulation.options import USER_IDS, SimulatorOptions
 
 INTERESTS, EVENTS, WORLD, BAD, KINSHIP, RETURNS, TIMES = range(7)
 """One random stream each."""
-_COHORT_EVENTS = 1 << 17  # page views that are made at a time
 
 
 class World:
@@ -19,7 +18,8 @@ class World:
         rng = np.random.default_rng([options.seed, WORLD])
         number = options.categories
         # Categories are indexed by falling popularity, items by category, then popularity.
-        self.popularity = np.arange(1, number + 1, dtype=np.float64) ** -options.category_zipf
+        rank = np.arange(1, number + 1, dtype=np.float64) + options.category_shift
+        self.popularity = rank**-options.category_zipf
         self.popularity = np.cumsum(self.popularity / self.popularity.sum())
         share = np.arange(1, number + 1) ** -0.5  # popular categories hold more items
         bounds = np.floor(np.cumsum(share / share.sum()) * (options.items - number) + 1e-9)
@@ -70,21 +70,11 @@ class World:
         bits ^= bits >> np.uint64(31)
         return self.items(category, (bits >> np.uint64(11)) * 2.0**-53)
 
-    @property
-    def cohort_users(self) -> int:
-        """Users that are made at a time, from random streams of their own."""
-        return int(min(max(_COHORT_EVENTS // self.options.mean_events, 1), 1024))
-
-    @property
-    def cohorts(self) -> int:
-        """How many groups the users are made in."""
-        return -(-self.options.users // self.cohort_users)
-
     def cohort(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """User numbers ``[U]`` and lifelong categories ``[U, lifelong_categories]`` of a group."""
         options = self.options
-        first = number * self.cohort_users
-        users = np.arange(first, min(first + self.cohort_users, options.users))
+        first = number * options.cohort_users
+        users = np.arange(first, min(first + options.cohort_users, options.users))
         rng = np.random.default_rng([options.seed, INTERESTS, number])
         lifelong = self.popular_categories(
             rng.random((users.size, options.lifelong_categories))
