@@ -257,7 +257,7 @@ def _searched(options, free, real, names, step, say) -> SimulatorOptions:
 
 
 def _with(options: SimulatorOptions, free: list[_Free], scaled) -> SimulatorOptions:
-    values: dict[str, Any] = {f.name: f.value(s) for f, s in zip(free, scaled)}
+    values: dict[str, Any] = {f.name: float(f.value(s)) for f, s in zip(free, scaled)}
     for name, value in values.items():
         if isinstance(getattr(SimulatorOptions, name), int):
             values[name] = int(round(value))
