@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONTRACT = {"features", "schema", "record", "sequences"}
-LIGHT = CONTRACT | {"command", "quiet"}
+LIGHT = CONTRACT | {"command", "quiet", "mutual_information"}
 HEAVY = {"tensorflow", "keras", "tf_keras", "tensorflow_recommenders", "sklearn"}
 
 

@@ -1,0 +1,40 @@
+"""What the paper measures, on any model and log: functions of numbers, and their plots."""
+
+from tfdare.analysis.attention import (
+    attention_accuracy,
+    category_of,
+    interest_counts,
+    plot_attention,
+    position_edges,
+    speaking_for,
+)
+from tfdare.analysis.batches import batches_with_users
+from tfdare.analysis.convergence import (
+    AUCProbe,
+    convergence_numbers,
+    efficiency,
+    plot_convergence,
+    plot_efficiency,
+)
+from tfdare.analysis.discriminability import discriminability, plot_discriminability
+from tfdare.analysis.gradients import (
+    GradientProbe,
+    GradientSplit,
+    gradient_numbers,
+    gradients_of,
+    plot_gradients,
+)
+from tfdare.analysis.search_quality import (
+    InformationTruth,
+    PlantedTruth,
+    plot_search_quality,
+    search_quality,
+)
+
+__all__ = [
+    "AUCProbe", "GradientProbe", "GradientSplit", "InformationTruth", "PlantedTruth",
+    "attention_accuracy", "batches_with_users", "category_of", "convergence_numbers",
+    "discriminability", "efficiency", "gradient_numbers", "gradients_of", "interest_counts",
+    "plot_attention", "plot_convergence", "plot_discriminability", "plot_efficiency",
+    "plot_gradients", "plot_search_quality", "position_edges", "search_quality", "speaking_for",
+]
