@@ -20,6 +20,7 @@ MODEL = [
     "tensorflow-recommenders>=0.7.3; sys_platform == 'linux'",
     "scikit-learn>=1.4",
     "scipy>=1.11",
+    "threadpoolctl>=3.1",
     "matplotlib>=3.8",
     "tqdm>=4.66",
 ]
@@ -56,6 +57,7 @@ setup(
             "train=tfdare.training:main",
             "evaluate=tfdare.evaluation:main",
             "compare=tfdare.compare:main",
+            "analyze=tfdare.analyze:main",
             "export=tfdare.export:main",
             "demo=tfdare.demo:main",
             "prepare=beam_jobs.build_sequences:main",

@@ -1,5 +1,6 @@
 """What the paper measures, on any model and log: functions of numbers, and their plots."""
 
+from tfdare.analysis.accuracy import accuracy, plot_calibration, plot_slices
 from tfdare.analysis.attention import (
     attention_accuracy,
     category_of,
@@ -8,7 +9,7 @@ from tfdare.analysis.attention import (
     position_edges,
     speaking_for,
 )
-from tfdare.analysis.batches import batches_with_users
+from tfdare.analysis.batches import UserBatches
 from tfdare.analysis.convergence import (
     AUCProbe,
     convergence_numbers,
@@ -17,6 +18,7 @@ from tfdare.analysis.convergence import (
     plot_efficiency,
 )
 from tfdare.analysis.discriminability import discriminability, plot_discriminability
+from tfdare.analysis.findings import Finding, findings
 from tfdare.analysis.gradients import (
     GradientProbe,
     GradientSplit,
@@ -24,6 +26,7 @@ from tfdare.analysis.gradients import (
     gradients_of,
     plot_gradients,
 )
+from tfdare.analysis.retrace import retrace
 from tfdare.analysis.search_quality import (
     InformationTruth,
     PlantedTruth,
@@ -32,9 +35,10 @@ from tfdare.analysis.search_quality import (
 )
 
 __all__ = [
-    "AUCProbe", "GradientProbe", "GradientSplit", "InformationTruth", "PlantedTruth",
-    "attention_accuracy", "batches_with_users", "category_of", "convergence_numbers",
-    "discriminability", "efficiency", "gradient_numbers", "gradients_of", "interest_counts",
-    "plot_attention", "plot_convergence", "plot_discriminability", "plot_efficiency",
-    "plot_gradients", "plot_search_quality", "position_edges", "search_quality", "speaking_for",
+    "AUCProbe", "Finding", "GradientProbe", "GradientSplit", "InformationTruth", "PlantedTruth",
+    "UserBatches", "accuracy", "attention_accuracy", "category_of", "convergence_numbers",
+    "discriminability", "efficiency", "findings", "gradient_numbers", "gradients_of",
+    "interest_counts", "plot_attention", "plot_calibration", "plot_convergence",
+    "plot_discriminability", "plot_efficiency", "plot_gradients", "plot_search_quality",
+    "plot_slices", "position_edges", "retrace", "search_quality", "speaking_for",
 ]

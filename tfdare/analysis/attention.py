@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from tfdare.analysis.batches import batches_with_users, kept_and_attention
+from tfdare.analysis.batches import UserBatches, kept_and_attention
 from tfdare.analysis.numbers import as_json
 from tfdare.data import read_requests
 from tfdare.evaluation import Predictor
@@ -116,7 +116,7 @@ def attention_accuracy(
     cells = {row: (found.size, edges.size - 1) for row, found in behaviors.items()}
     sums = {(model, row): np.zeros((2, *cells[row])) for model in models for row in rows}
     askers = {model: Predictor(network, kept_and_attention) for model, network in models.items()}
-    for requests, _, weight, _ in progress(batches_with_users(sequences, split, batch_size, limit)):
+    for requests, _, weight, _ in progress(UserBatches(sequences, split, batch_size, limit)):
         target = requests[f"target_{name}"].numpy()
         wanted = np.isin(target, rows) & (weight.numpy() > 0)
         if not wanted.any():
@@ -156,7 +156,7 @@ def attention_accuracy(
 def _frequent_targets(sequences, split, name, limit, batch_size) -> list[int]:
     rows = next(f.vocabulary_size for f in sequences.schema.features if f.name == name)
     count = np.zeros(rows, np.int64)
-    for requests, _, weight, _ in batches_with_users(sequences, split, batch_size, limit):
+    for requests, _, weight, _ in UserBatches(sequences, split, batch_size, limit):
         count += np.bincount(
             requests[f"target_{name}"].numpy()[weight.numpy() > 0], minlength=rows
         )

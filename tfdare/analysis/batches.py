@@ -12,34 +12,32 @@ from tfdare.layers import masked_softmax, newest_first
 from tfdare.sequences import Sequences
 
 
-def batches_with_users(
-    sequences: Sequences, split: str, batch_size: int = 256, limit: int | None = None
-) -> Iterator[tuple]:
+class UserBatches:
     """``(requests, label, weight, user)`` batch by batch; users are bytes ``[U]``.
 
     Args:
         sequences: Sequences.
         split: str.
-        batch_size: int. Requests at once.
+        batch_size: int. Requests at once. Defaults to 256.
         limit: int or None. Stop after about this many requests. Files hold users by hash, so that
-            the first ones are as good as any.
+            the first ones are as good as any. Defaults to all.
     """
-    count = 0
-    for requests, label, weight in read_requests(
-        sequences, split, batch_size, with_history_facts=True
-    ):
-        user = requests.pop("user").numpy()
-        given = {n: v for n, v in requests.items() if not n.startswith("target_repeats_")}
-        yield given, label, weight, np.asarray(user)
-        count += len(user)
-        if limit is not None and count >= limit:
-            return
 
+    def __init__(self, sequences: Sequences, split: str, batch_size: int = 256,
+                 limit: int | None = None):
+        self._given = sequences, split, batch_size
+        requests = sequences.requests(split)
+        self._batches = -(-(requests if limit is None else min(limit, requests)) // batch_size)
 
-def count_batches(sequences: Sequences, split: str, batch_size: int, limit: int | None) -> int:
-    """How many batches :func:`batches_with_users` gives."""
-    requests = sequences.requests(split)
-    return -(-(requests if limit is None else min(limit, requests)) // batch_size)
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[tuple]:
+        read = read_requests(*self._given, with_history_facts=True).take(self._batches)
+        for requests, label, weight in read:
+            user = requests.pop("user").numpy()
+            kept = {n: v for n, v in requests.items() if not n.startswith("target_repeats_")}
+            yield kept, label, weight, np.asarray(user)
 
 
 def kept_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:

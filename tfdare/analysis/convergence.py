@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from tfdare.analysis.numbers import as_json
 from tfdare.bootstrap import UserBootstrap, interval
+from tfdare.command import UsageError
+from tfdare.comparison.plan import Row, Trial
 from tfdare.compat import tf
 from tfdare.evaluation import Predictor
+from tfdare.runs import PREDICTIONS
 
 
 class AUCProbe(tf.keras.callbacks.Callback):
@@ -19,7 +24,7 @@ class AUCProbe(tf.keras.callbacks.Callback):
 
     Args:
         batches: sequence of ``(requests, label, weight, user)``, such as
-            :func:`tfdare.analysis.batches_with_users` gives them; kept in memory.
+            :class:`tfdare.analysis.UserBatches` gives them; kept in memory.
         every: int. Steps between two looks; the first is before the first step. Defaults to 20.
         examples_a_step: float. Candidates that a training step sees.
     """
@@ -145,33 +150,47 @@ def examples_to(goal: float, examples: Sequence[float], auc: Sequence[float]) ->
     return float(examples[at - 1] + part * (examples[at] - examples[at - 1]))
 
 
-def efficiency(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
     """AUC against the width of attention tables, and against time of search.
 
     Args:
-        comparison: mapping. The content of a ``comparison.json`` of `tfdare compare`.
+        folder: str. That `tfdare compare` wrote.
+        resamples: int. Of users.
 
     Returns:
         ``models``: by name a list, by `attention_dim`, of ``attention_dim``,
-        ``representation_dim``, ``auc``, ``low``, ``high`` (95% interval over users), ``search_ms``
-        and ``search_bytes``; and ``loss_of_width``: by model the AUC at each width minus that at
-        its widest.
+        ``representation_dim``, ``auc``, ``low``, ``high`` (95% interval over users), ``to_widest``
+        (AUC minus that of the model's widest attention, interval in pairs), ``search_ms`` and
+        ``search_bytes``.
+
+    Raises:
+        UsageError: there is no finished comparison in the folder.
     """
+    path = os.path.join(folder, "comparison.json")
+    if not os.path.exists(path):
+        raise UsageError(f"No finished comparison at {folder!r}: it has no comparison.json")
+    with open(path, encoding="utf-8") as file:
+        rows = sorted(json.load(file)["rows"], key=lambda row: row["attention_dim"])
+    label, user, scores = None, None, {}
+    for place, row in enumerate(rows):
+        one = Row(row["model"], row["attention_dim"], row["representation_dim"])
+        for seed in row["seeds"]:
+            name = Trial(one, row["learning_rate"], seed).name
+            with np.load(os.path.join(folder, "runs", name, PREDICTIONS)) as found:
+                label, user = found["label"], found["user"]
+                scores.setdefault(place, []).append(found["probability"])
+    bootstrap = UserBootstrap(label, user, scores, resamples)
     models: dict[str, list] = {}
-    for row in sorted(comparison["rows"], key=lambda row: row["attention_dim"]):
-        auc = row["auc_interval"]
+    widest = {row["model"]: place for place, row in enumerate(rows)}
+    for place, row in enumerate(rows):
+        auc = bootstrap.auc(place)
         models.setdefault(row["model"], []).append({
             "attention_dim": row["attention_dim"], "representation_dim": row["representation_dim"],
-            "auc": row["test"]["auc"]["mean"], "low": auc["low"], "high": auc["high"],
+            "auc": auc.estimate, "low": auc.low, "high": auc.high,
+            "to_widest": bootstrap.difference(place, widest[row["model"]]),
             "search_ms": row.get("search_ms"), "search_bytes": row.get("search_bytes"),
         })
-    return as_json({
-        "models": models,
-        "loss_of_width": {
-            name: {str(row["attention_dim"]): row["auc"] - rows[-1]["auc"] for row in rows}
-            for name, rows in models.items()
-        },
-    })
+    return as_json({"models": models})
 
 
 def plot_convergence(numbers: Mapping[str, Any]):

@@ -9,7 +9,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import mutual_info_score
 from threadpoolctl import threadpool_limits
 
-from tfdare.analysis.batches import batches_with_users
+from tfdare.analysis.batches import UserBatches
 from tfdare.analysis.numbers import as_json
 from tfdare.bootstrap import interval, resamples_of
 from tfdare.calibration import entropy
@@ -93,7 +93,7 @@ def _represented(models, sequences, split, limit, batch_size, progress):
     columns: dict[str, list] = {name: [] for name in models}
     labels, users = [], []
     for requests, label, weight, user in progress(
-        batches_with_users(sequences, split, batch_size, limit)
+        UserBatches(sequences, split, batch_size, limit)
     ):
         real = weight.numpy() > 0
         for name, ask in askers.items():

@@ -7,7 +7,7 @@ from typing import Any, Callable, Mapping
 
 import numpy as np
 
-from tfdare.analysis.batches import batches_with_users, kept_and_attention
+from tfdare.analysis.batches import UserBatches, kept_and_attention
 from tfdare.analysis.numbers import as_json
 from tfdare.bootstrap import interval, ratio_interval, resampled_ratios
 from tfdare.compat import tf
@@ -110,7 +110,7 @@ def search_quality(
     columns: dict[str, list] = {"user": [], "length": [], "frequency": []}
     found: dict[tuple, list] = {}
     for requests, _, weight, user in progress(
-        batches_with_users(sequences, split, batch_size, limit)
+        UserBatches(sequences, split, batch_size, limit)
     ):
         real = weight.numpy() > 0
         arrays = {name: value.numpy() for name, value in requests.items()}
