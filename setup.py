@@ -53,7 +53,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfdare*", "beam_jobs*", "serving*"]),
-    package_data={"serving": ["config/*", "config/*/*"]},
+    package_data={
+        "serving": ["config/*", "config/*/*"],
+        "tfdare.simulation": ["like/*.json"],
+    },
     python_requires=">=3.10,<3.14",
     install_requires=CORE + BEAM + MODEL + SERVING,
     extras_require={"test": TEST},
