@@ -1,1 +1,1 @@
-"""Ask a served model, and serve one: gRPC client, development server, server configuration."""
+"""Ask a served model, and serve one: gRPC clients, development server, server configuration."""
