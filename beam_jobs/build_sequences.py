@@ -17,6 +17,7 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
 from beam_jobs import inputs, manifest
 from beam_jobs.errors import exit_code
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
+from beam_jobs.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.keeping import KEPT, Earlier, open_earlier
 from beam_jobs.options import Options, parse
 from beam_jobs.progress import Progress
@@ -47,7 +48,9 @@ class BuildSequences(beam.PTransform):
         self._options, self._buckets = options, buckets
         self._chunks, self._folder, self._earlier = chunks, folder, earlier
 
-    def expand(self, chunks):
+    def expand(self, both):
+        """``both`` is the log's chunks, or (the log's chunks, those of impressions)."""
+        chunks, shown = both if isinstance(both, tuple) else (both, None)
         asked, folder, buckets = self._options, self._folder, self._buckets
         since = self._earlier if asked.since else None
         before = since.chunks if since else 0
@@ -56,20 +59,35 @@ class BuildSequences(beam.PTransform):
             asked.form, buckets, asked.min_events, asked.max_events, asked.duplicates == "drop",
             since, folder if asked.keep_events else None,
         )
-        rejected = (read[REJECTED], histories[REJECTED]) | "AllRejected" >> beam.Flatten()
-        rejected | WriteRejected(folder, self._chunks, read[LINES])
-        learned = histories[HISTORIES] | LearnVocabularies(
-            asked.form, asked.protocol, asked.min_count, buckets, folder, self._earlier,
-            frozen=not asked.since, max_size=asked.max_size,
+        kept, form = histories[HISTORIES], asked.form
+        rejected, lines = [read[REJECTED], histories[REJECTED]], [read[LINES]]
+        tallies = [read[TALLY], histories[TALLY]]
+        if shown is not None:
+            form = asked.impressions_form
+            read = shown | "ReadImpressions" >> ReadEvents(
+                form, buckets, asked.chunk_bytes, counted_as=IMPRESSIONS
+            )
+            joined = (kept, read[EVENTS]) | JoinImpressions(form, asked.form, asked.max_events)
+            kept = joined[JOINED]
+            rejected.append(read[REJECTED])
+            lines.append(read[LINES])
+            tallies += [read[TALLY], joined[TALLY]]
+        rejected | "AllRejected" >> beam.Flatten() | WriteRejected(
+            folder, self._chunks, lines | "LinesOfAll" >> beam.Flatten()
         )
-        built = histories[HISTORIES] | BuildRequests(
-            learned, asked.form, asked.protocol, asked.negatives, asked.seed, asked.negative_alpha
+        learned = kept | LearnVocabularies(
+            form, asked.protocol, asked.min_count, buckets, folder, self._earlier,
+            frozen=not asked.since, max_size=asked.max_size, features=asked.form.features,
+            hashed=asked.hash_buckets,
+        )
+        built = kept | BuildRequests(
+            learned, form, asked.protocol, asked.sampling, asked.encoding
         )
         written = built[RECORDS] | WriteSequences(
-            folder, buckets, asked.compression == "gzip"
+            folder, buckets, asked.compression == "gzip", asked.shard_bytes
         )
         return (
-            (read[TALLY], histories[TALLY], built[TALLY], written)
+            (*tallies, built[TALLY], written)
             | "AllTallies" >> beam.Flatten()
             | WriteTally(folder, learned)
         )
@@ -86,8 +104,8 @@ def open_base(asked: Options) -> Earlier | None:
     Raises:
         InputError: it cannot be built on.
     """
-    names = (*asked.form.features, *asked.form.context)
-    same: dict[str, Any] = dict.fromkeys(("multi_hot", "context", "numeric"))
+    names = (*asked.form.features, *asked.context_form.context)
+    same: dict[str, Any] = dict.fromkeys(("multi_hot", "context", "numeric", "hash_buckets"))
     if asked.since:
         same |= {
             "time_gap": None,
@@ -122,6 +140,11 @@ def build(asked: Options) -> dict[str, Any]:
     earlier = open_base(asked)
     files = inputs.find_files(asked.input, asked.form)
     chunks = inputs.plan(files, asked.form, asked.chunk_bytes)
+    shown: list[inputs.Chunk] = []
+    if asked.impressions:
+        more = inputs.find_files(asked.impressions, asked.impressions_form, "impressions")
+        shown = inputs.plan(more, asked.impressions_form, asked.chunk_bytes, chunks)
+        files = [*files, *more]
     buckets = asked.buckets or default_buckets(inputs.text_size(files))
     if asked.since:
         buckets = earlier.buckets
@@ -135,14 +158,16 @@ def build(asked: Options) -> dict[str, Any]:
         with progress.stages(options.view_as(StandardOptions).runner):
             pipeline = beam.Pipeline(options=options)
             source = pipeline | "Chunks" >> beam.Create(chunks)
+            if shown:
+                source = (source, pipeline | "ChunksOfImpressions" >> beam.Create(shown))
             source | "BuildSequences" >> BuildSequences(
-                asked, buckets, chunks, staging.folder, earlier
+                asked, buckets, [*chunks, *shown], staging.folder, earlier
             )
             pipeline.run().wait_until_finish()
         found = json.loads(read_file(f"{staging.folder}/{TALLY_FILE}"))
         tally, learned = found["tally"], found["learned"]
         manifest.check(tally, asked, staging.folder)
-        schema = manifest.make_schema(asked, learned)
+        schema = manifest.make_schema(asked, learned, tally)
         seconds = time.monotonic() - started
         made = manifest.make_manifest(asked, files, buckets, tally, learned, schema, seconds)
         if asked.keep_events:

@@ -39,8 +39,8 @@ def unpack_order(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _ReadChunk(beam.DoFn):
-    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int):
-        self._form = form
+    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int, counted_as: str):
+        self._form, self._counted_as = form, counted_as
         self._buckets = buckets
         self._chunk_bytes = chunk_bytes
         self._before = before
@@ -68,7 +68,7 @@ class _ReadChunk(beam.DoFn):
                 rows = RejectedRows(chunk.number, tuple(rejected))
                 yield beam.pvalue.TaggedOutput(REJECTED, rows)
             yield from self._by_bucket(chunk, events)
-            yield tagged(tally)
+            yield tagged({f"{self._counted_as}{name}": count for name, count in tally.items()})
         yield beam.pvalue.TaggedOutput(LINES, (chunk.number, lines))
 
     def _by_bucket(self, chunk: Chunk, events: Events) -> Iterator[tuple[int, Events]]:
@@ -91,12 +91,14 @@ class ReadEvents(beam.PTransform):
     """Chunks -> ``events`` by (bucket, Events), ``rejected``, ``lines`` of each chunk, ``tally``.
 
     The line of an event is its place in the whole log (:func:`pack_order`), after the ``before``
-    chunks that earlier runs read.
+    chunks that earlier runs read. Names of the tally start with ``counted_as``.
     """
 
-    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int = 0):
+    def __init__(
+        self, form: Format, buckets: int, chunk_bytes: int, before: int = 0, counted_as: str = ""
+    ):
         super().__init__()
-        self._read = _ReadChunk(form, buckets, chunk_bytes, before)
+        self._read = _ReadChunk(form, buckets, chunk_bytes, before, counted_as)
 
     def expand(self, chunks):
         return (
