@@ -82,7 +82,10 @@ class SavedModelHandler(ModelHandler[Asked, tuple[Asked, Any], Any]):
 
     def run_inference(self, batch: Sequence[Asked], model, inference_args=None):
         kinds = {
-            name: (np.dtype(_NUMPY[info.dtype]), len(info.tensor_shape.dim) - 1)
+            name: (
+                np.dtype(_NUMPY[info.dtype]),
+                tuple(dim.size for dim in info.tensor_shape.dim[1:]),
+            )
             for name, info in model.signatures[SIGNATURE].inputs.items()
         }
         ready, answers = [], [None] * len(batch)

@@ -10,8 +10,9 @@ from typing import Mapping, Sequence
 from beam_jobs.errors import InputError
 from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaError
 
-FORMATS = ("taobao", "tmall", "csv", "parquet", "avro", "jsonl")
-OWN_NAMES = ("csv", "parquet", "avro", "jsonl")
+FILES = ("csv", "parquet", "avro", "jsonl")
+OWN_NAMES = (*FILES, "bigquery")
+FORMATS = ("taobao", "tmall", *OWN_NAMES)
 """Formats whose columns are named by the log; the others have fixed ones."""
 MISSING = -1
 """Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
@@ -157,9 +158,9 @@ def make_impressions_format(kind: str, columns: str | None, log: Format) -> Form
     Raises:
         InputError: an option does not fit.
     """
-    if kind not in OWN_NAMES:
+    if kind not in FILES:
         raise InputError(
-            f"--impressions_format must be one of {', '.join(OWN_NAMES)}. Received: {kind!r}"
+            f"--impressions_format must be one of {', '.join(FILES)}. Received: {kind!r}"
         )
     own = {"user": ("user",), "item": ("item",), "time": ("time", "timestamp"),
            "label": ("label",)}  # fmt: skip

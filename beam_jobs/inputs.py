@@ -23,7 +23,7 @@ from beam_jobs.text import Block, split_block
 CHUNK_BYTES = 64 << 20
 _GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
 _MAGIC = {b"PAR1": "parquet", b"Obj\x01": "avro"}
-_UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1}
+_UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1, "bigquery": 1}
 """Bytes of text for a byte of file, about."""
 
 

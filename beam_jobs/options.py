@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from beam_jobs import splits
 from beam_jobs.errors import InputError
 from beam_jobs.formats import (
     DAY,
+    FILES,
     FORMATS,
     HOUR,
     OWN_NAMES,
@@ -79,6 +81,7 @@ class Options:
     compression: str = "none"
     encoding: str = PACKED
     shard_bytes: int | None = None
+    merge_ram: str | None = None
     impressions: tuple[str, ...] = ()
     impressions_form: Format | None = None
     beam: tuple[str, ...] = ()
@@ -138,7 +141,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns; gzip is fine")
+    add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns, gzip is "
+        "fine; with bigquery a table (project:dataset.table) or a query")
     add("--format", required=True, help=", ".join(FORMATS))
     add("--output", required=True, metavar="FOLDER", help="folder to make")
     add("--columns", help=f"{', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
@@ -187,7 +191,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add("--impressions", nargs="+", default=[], metavar="LOG", help="files of labelled "
         "impressions: the requests are what users were shown, and no negatives are drawn; needs "
         "--split by_time. Context comes from them")  # fmt: skip
-    add("--impressions_format", help=f"{', '.join(OWN_NAMES)}; default as --format, or csv")
+    add("--impressions_format", help=f"{', '.join(FILES)}; default as --format, or csv")
     add("--impressions_columns", help="name=column pairs for user, item, time, label, request (an "
         "id that keeps requests of the same time apart) and other features of the items; default "
         "user=user,item=item,time=time or timestamp,label=label")  # fmt: skip
@@ -218,6 +222,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         "lists: as int64 and float lists, for any reader of tf.train.Example")  # fmt: skip
     add("--shard_bytes", type=int, help="cuts the shards of a bucket into files of about so many "
         "bytes, before gzip; default one file a bucket and split")  # fmt: skip
+    add("--merge_ram", metavar="SIZE", help="memory that the worker which merges the vocabularies "
+        "needs, such as 16GB, as a resource hint to the runner; default none")  # fmt: skip
     add("--overwrite", action="store_true", help="replace FOLDER, once the new one is whole")
     add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
     return parser
@@ -262,6 +268,8 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
     ]:
         if value is not None and not least <= value < 2**31:
             raise InputError(f"--{name} must be at least {least}. Received: {value}")
+    if args.merge_ram is not None and not re.fullmatch(r"[0-9]+ *[KMGT]i?B", args.merge_ram):
+        raise InputError(f"--merge_ram must be a size such as 16GB. Received: {args.merge_ram!r}")
     for name in ("negative_alpha", "max_rejected_fraction"):
         if not 0 <= getattr(args, name) <= 1:
             raise InputError(f"--{name} must be from 0 to 1. Received: {getattr(args, name)}")
@@ -281,7 +289,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
                 f"--impressions needs --split by_time. Received: --split {args.split}"
             )
         form = with_context(form, args.multi_hot)
-        own = args.format if args.format in OWN_NAMES else "csv"
+        own = args.format if args.format in FILES else "csv"
         shown = make_impressions_format(
             args.impressions_format or own, args.impressions_columns, form
         )
@@ -341,6 +349,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         compression=args.compression,
         encoding=args.encoding,
         shard_bytes=args.shard_bytes,
+        merge_ram=args.merge_ram,
         impressions=tuple(args.impressions),
         impressions_form=shown,
         keep_events=args.keep_events or bool(args.since),

@@ -108,12 +108,15 @@ def from_json(line: str) -> Asked:
     return Asked(user, number, time, items, labels, data)
 
 
-def laid_out(asked: Asked, kinds: Mapping[str, tuple[np.dtype, int]]) -> dict[str, np.ndarray]:
-    """Inputs of one request as arrays of the signature's types and ranks.
+def laid_out(
+    asked: Asked, kinds: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
+) -> dict[str, np.ndarray]:
+    """Inputs of one request as arrays of the signature's types and shapes.
 
     Args:
         asked: Asked.
-        kinds: mapping of input to its dtype and its rank without the axis of requests.
+        kinds: mapping of input to its dtype and its shape without the axis of requests, -1 for
+            what may have any length.
 
     Raises:
         ValueError: inputs are missing, too many, of another shape, or lists differ in length.
@@ -138,13 +141,16 @@ def laid_out(asked: Asked, kinds: Mapping[str, tuple[np.dtype, int]]) -> dict[st
     return made
 
 
-def _array(name: str, value: Any, dtype: np.dtype, rank: int) -> np.ndarray:
+def _array(name: str, value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is ragged. Received: {value!r:.100}") from error
-    if not array.size and rank:
-        return np.zeros((0,) * rank, dtype)
-    if array.ndim != rank or array.dtype.kind not in ("iu" if dtype.kind == "i" else "iuf"):
-        raise ValueError(f"{name} must be {dtype} of rank {rank}. Received: {value!r:.100}")
+    if not array.size and shape[:1] == (-1,):
+        return np.zeros((0, *shape[1:]), dtype)
+    fits = len(array.shape) == len(shape) and all(
+        size in (-1, found) for size, found in zip(shape, array.shape)
+    )
+    if not fits or array.dtype.kind not in ("iu" if dtype.kind == "i" else "iuf"):
+        raise ValueError(f"{name} must be {dtype} {list(shape)}. Received: {value!r:.100}")
     return array.astype(dtype)

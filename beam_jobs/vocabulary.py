@@ -264,7 +264,7 @@ class LearnVocabularies(beam.PTransform):
     it came with first, in the order of (time, place in the log). With an earlier folder its ids
     keep their rows, and its numbers their mean and deviation; if it is ``frozen``, no id is added.
     ``form`` is that of what carries the context, the log or the impressions; ``features`` are the
-    log's, if not its own.
+    log's, if not its own. ``merge_ram`` is a hint to the runner for the worker that merges.
     """
 
     def __init__(
@@ -279,8 +279,10 @@ class LearnVocabularies(beam.PTransform):
         max_size: Mapping[str, int] | None = None,
         features: tuple[str, ...] | None = None,
         hashed: Mapping[str, int] | None = None,
+        merge_ram: str | None = None,
     ):
         super().__init__()
+        self._merge_ram = merge_ram
         features = features or form.features
         self._count = _CountItems(protocol, form, features, min(buckets, _PARTS))
         self._write = _WriteCatalog(
@@ -288,12 +290,16 @@ class LearnVocabularies(beam.PTransform):
         )
 
     def expand(self, histories):
+        merge = beam.Map(lambda pair: (0, merge_counts(pair[1])))
+        merge, write = merge.with_output_types(tuple[int, Any]), beam.ParDo(self._write)
+        if self._merge_ram:  # all ids of the log meet here
+            merge = merge.with_resource_hints(min_ram=self._merge_ram)
+            write = write.with_resource_hints(min_ram=self._merge_ram)
         return (
             histories
             | "CountItems" >> beam.ParDo(self._count).with_output_types(tuple[int, Any])
             | "GroupByPart" >> beam.GroupByKey()
-            | "MergeCounts"
-            >> beam.Map(lambda pair: (0, merge_counts(pair[1]))).with_output_types(tuple[int, Any])
+            | "MergeCounts" >> merge
             | "GroupParts" >> beam.GroupByKey()
-            | "WriteCatalog" >> beam.ParDo(self._write).with_output_types(Any)
+            | "WriteCatalog" >> write.with_output_types(Any)
         )

@@ -38,7 +38,7 @@ class _WriteShard(beam.DoFn):
 
     def process(self, shard: Shard) -> Iterator[dict[str, int]]:
         for number, records in enumerate(self._parts(shard.records)):
-            part = f"{shard.number:05d}" + (f"-{number:04d}" if number else "")
+            part = f"{shard.number:05d}" + (f"-{number:04d}" if self._most else "")
             name = f"part-{part}-of-{self._shards:05d}.tfrecord"
             name += PACKED_NAME if self._packed else ""
             with new_file(f"{self._folder}/{shard.split}/{name}") as file:
@@ -147,7 +147,7 @@ class WriteRejected(beam.PTransform):
 
 
 class WriteTally(beam.PTransform):
-    """Tallies -> one file with their sum and what LearnVocabularies gave, for the manifest."""
+    """Tallies -> their sum and what LearnVocabularies gave, for the manifest; also in a file."""
 
     def __init__(self, folder: str, learned):
         super().__init__()
@@ -157,7 +157,9 @@ class WriteTally(beam.PTransform):
         path = self._path
 
         def write(tally, learned):
-            write_file(path, json.dumps({"tally": tally, "learned": learned}).encode())
+            found = {"tally": tally, "learned": learned}
+            write_file(path, json.dumps(found).encode())
+            return found
 
         return (
             tallies

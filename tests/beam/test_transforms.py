@@ -181,7 +181,7 @@ def test_build_requests_cuts_records(pipeline, tmp_path):
     )
     write_file(str(tmp_path / "catalog.arrow"), catalog.save)
     learned = pipeline | "Learned" >> Create(
-        [{"catalog": str(tmp_path / "catalog.arrow"), "context": {}, "given": {}}]
+        [{"catalog": str(tmp_path / "catalog.arrow"), "context": {}, "given": {}, "hashed": {}}]
     )
     users = {"a": [(t % 4, 9, t) for t in range(12)], "b": [(99, 1, t) for t in range(9)]}
     built = (
