@@ -19,9 +19,9 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs.commands import JobParser, parse_job
 from beam_jobs.errors import InputError, exit_code
 from beam_jobs.inputs import find_paths
-from beam_jobs.options import JobParser, parse_job
 from beam_jobs.progress import Progress
 from beam_jobs.publishing import staged
 from beam_jobs.ranking import Asked, from_json, from_record, laid_out

@@ -11,9 +11,8 @@ from typing import Any, Iterator
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 
-from beam_jobs.capping import Gathered, NewestEvents
+from beam_jobs.capping import NewestEvents
 from beam_jobs.formats import MISSING, Format
 from beam_jobs.histories import Histories, Shown
 from beam_jobs.rows import Events

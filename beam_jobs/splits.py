@@ -54,8 +54,20 @@ class LeaveLast:
         return Cuts(user[keep], position[keep])
 
 
+class _Strided:
+    """Training has every ``train_stride``th event before the held-out ones, from ``train_start``
+    on."""
+
+    def training(self, length: np.ndarray, time: np.ndarray | None = None) -> Cuts:
+        """Requests to train on."""
+        stop, _ = self.held_out(length, time)
+        first = max(self.train_start, 1)
+        user, index = _ranges(np.maximum(-(-(stop - first) // self.train_stride), 0))
+        return Cuts(user, first + index * self.train_stride)
+
+
 @dataclass(frozen=True)
-class LastFraction:
+class LastFraction(_Strided):
     """The last part of every user's events is test, a third as many before it validation.
 
     Test has ``test_fraction`` of a user's events, at least ``min_test`` and at most ``max_test``.
@@ -77,14 +89,9 @@ class LastFraction:
         test = np.maximum(length - tests, 0)
         return np.maximum(test - np.maximum(tests // 3, 1), 0), test
 
-    def training(self, length: np.ndarray, time=None) -> Cuts:
-        """Requests to train on."""
-        stop, _ = self.held_out(length)
-        return _strided(stop, max(self.train_start, 1), self.train_stride)
-
 
 @dataclass(frozen=True)
-class ByTime:
+class ByTime(_Strided):
     """Validation is what happens from a time on, test what happens from a later one on.
 
     Training has every ``train_stride``th event before both, from position ``train_start`` on.
@@ -106,11 +113,6 @@ class ByTime:
             np.bincount(user[time < start], minlength=len(length))
             for start in (self.validation_from, self.test_from)
         )
-
-    def training(self, length: np.ndarray, time: np.ndarray | None = None) -> Cuts:
-        """Requests to train on."""
-        stop, _ = self.held_out(length, time)
-        return _strided(stop, max(self.train_start, 1), self.train_stride)
 
     def split_of(self, time: np.ndarray) -> np.ndarray:
         """Place in ``SPLITS`` of what happens at each time."""
@@ -159,11 +161,6 @@ def _between(start: np.ndarray, stop: np.ndarray) -> Cuts:
     start = np.maximum(start, 1)
     user, index = _ranges(np.maximum(stop - start, 0))
     return Cuts(user, start[user] + index)
-
-
-def _strided(stop: np.ndarray, first: int, stride: int) -> Cuts:
-    user, index = _ranges(np.maximum(-(-(stop - first) // stride), 0))
-    return Cuts(user, first + index * stride)
 
 
 def _ranges(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
