@@ -6,23 +6,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness import randomize, requests, rich_schema, tensors, tiny_schema
-from tfdare.compat import raw, register
+from tests.harness import StraightSearch, randomize, requests, rich_schema, tensors, tiny_schema
+from tfdare.compat import raw
 from tfdare.layers import TopKSearch
 from tfdare.layers.blocks import Blocks, top_k_of_product
 from tfdare.models import DARE, build_model
 from tfdare.session import SavedModelSession
 from tfdare.signatures import ServingModule
-
-LOWEST = -float("inf")
-
-
-@register
-class StraightSearch(TopKSearch):
-    """A search of which the model does not know what it does, so that it gets all scores."""
-
-    def call(self, scores, history_length, **kwargs):
-        return super().call(scores, history_length, **kwargs)
 
 
 def laid_out(scores, blocks):

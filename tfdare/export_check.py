@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
@@ -40,8 +40,22 @@ def check_export(path: str, model, requests, vocabularies) -> float:
     Raises:
         ExportError: a signature fails, or differs by more than 1e-5.
     """
-    (answers,) = run_apart([(path, requests)])
-    return compare(model, requests, answers, vocabularies)
+    return check_exports([(path, requests)], model, vocabularies)
+
+
+def check_exports(exports: Sequence[tuple[str, Any]], model, vocabularies) -> float:
+    """The same for several SavedModels of one model, all in one process.
+
+    Args:
+        exports: sequence of ``(path, requests)``.
+        model, vocabularies: as for :func:`check_export`.
+
+    Returns, raises: as :func:`check_export`.
+    """
+    return max(
+        compare(model, requests, answers, vocabularies)
+        for (_, requests), answers in zip(exports, run_apart(exports))
+    )
 
 
 def run_apart(exports: Iterable[tuple[str, Any]]) -> list[list[dict[str, dict[str, np.ndarray]]]]:

@@ -38,6 +38,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
                 f"Received: initializer_stddev={initializer_stddev}"
             )
         self.initializer_stddev = initializer_stddev
+        self.compact = None
 
     def build(self, input_shape=None):
         if self.built:
@@ -121,7 +122,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
         Returns:
             float ``[...]``, or None where the schema gives position no attention columns.
         """
-        return _distance_score(self.attention_position_table, self.bucket(position))
+        return self._distance_score(self.attention_position_table, self.bucket(position))
 
     def time_gap_score(self, time_gap: tf.Tensor) -> tf.Tensor | None:
         """The same for the time between a behavior and the request.
@@ -134,7 +135,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
         """
         if self.attention_time_gap_table is None:
             return None
-        return _distance_score(self.attention_time_gap_table, self.gap_bucket(time_gap))
+        return self._distance_score(self.attention_time_gap_table, self.gap_bucket(time_gap))
 
     def representation_parts(
         self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
@@ -215,8 +216,22 @@ class RoleEmbedding(tf.keras.layers.Layer):
         return mean_of_values(rows, ids)
 
     def _gather(self, table, ids):
+        compact = self._compact(table)
         # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
-        return tf.cast(tf.gather(raw(table), ids), self.compute_dtype)
+        rows = tf.gather(raw(table), ids) if compact is None else compact.rows(ids)
+        return tf.cast(rows, self.compute_dtype)
+
+    def _compact(self, table):
+        """What stands for a table while an export is traced, see :mod:`tfdare.compact`, or None."""
+        return self.compact.get(id(raw(table))) if self.compact else None
+
+    def _distance_score(self, table, row):
+        if table is None:
+            return None
+        compact = self._compact(table)
+        table = tf.convert_to_tensor(raw(table)) if compact is None else compact.whole()
+        by_row = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
+        return tf.gather(by_row, row)
 
 
 def mean_of_values(rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
@@ -225,11 +240,3 @@ def mean_of_values(rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(
         tf.reduce_sum(rows * real, axis=-2), tf.reduce_sum(real, axis=-2)
     )
-
-
-def _distance_score(table, row):
-    if table is None:
-        return None
-    table = tf.convert_to_tensor(raw(table))
-    by_row = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
-    return tf.gather(by_row, row)
