@@ -20,7 +20,6 @@ from serving.tensors import from_proto, to_proto
 from tensorflow_serving.apis import (  # after serving.protos: needs no TensorFlow then
     classification_pb2,
     inference_pb2,
-    model_management_pb2,
     regression_pb2,
 )
 
@@ -350,12 +349,10 @@ def own(own_server):
 
 def test_calls_that_are_not_served_say_so(own):
     service = prediction_service_pb2_grpc.PredictionServiceStub(own)
-    models = model_service_pb2_grpc.ModelServiceStub(own)
     for call, request in (
         (service.Classify, classification_pb2.ClassificationRequest()),
         (service.Regress, regression_pb2.RegressionRequest()),
         (service.MultiInference, inference_pb2.MultiInferenceRequest()),
-        (models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
     ):
         refused(call, request, Code.UNIMPLEMENTED, "is not implemented", "development server")
 
