@@ -50,7 +50,7 @@ class CompactTable(tf.Module):
     @property
     def bytes(self) -> int:
         """What its variables take."""
-        return sum(np.prod(v.shape, dtype=int) * v.dtype.size for v in self.variables)
+        return sum(v.shape.num_elements() * v.dtype.size for v in self.variables)
 
 
 class CompactAttention:
@@ -70,7 +70,7 @@ class CompactAttention:
             raise ValueError(f"`dtype` must be one of {DTYPES}. Received: {dtype!r}")
         self.model, self.dtype = model, dtype
         self._weights = _attention_tables(model.embedding)
-        self._before = [np.array(weight) for weight in self._weights]
+        self._before = [raw(weight).numpy() for weight in self._weights]
         self.tables = [
             CompactTable(values, dtype, weight.name.split("/")[-1].removesuffix(":0"))
             for values, weight in zip(self._before, self._weights)
