@@ -92,7 +92,7 @@ class AsyncClient(Plans):
             signature, inputs, output_filter=output_filter, version=version, label=label,
             model=model, address=address,
         )
-        return await self._made(call, self._until(timeout))
+        return await self._made(call, self.until(timeout))
 
     async def versions(
         self, model: str | None = None, timeout: float | None = None
@@ -100,7 +100,7 @@ class AsyncClient(Plans):
         """Every version that the server knows, and its state, such as "AVAILABLE"."""
         stub = model_service_pb2_grpc.ModelServiceStub(self._channels[self.address])
         response = await self._sent_until(
-            stub.GetModelStatus, self.status_request(model), self.address, self._until(timeout)
+            stub.GetModelStatus, self.status_request(model), self.address, self.until(timeout)
         )
         return version_states(response)
 
@@ -109,11 +109,8 @@ class AsyncClient(Plans):
             return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         return grpc.aio.secure_channel(address, self.credentials, options=CHANNEL_OPTIONS)
 
-    def _until(self, timeout: float | None) -> float:
-        return time.monotonic() + (self.timeout if timeout is None else timeout)
-
     async def _carried_out(self, plan: Plan, timeout: float | None):
-        until = self._until(timeout)
+        until = self.until(timeout)
         try:
             calls = next(plan)
             while True:

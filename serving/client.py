@@ -152,14 +152,14 @@ class Client(Plans):
             signature, inputs, output_filter=output_filter, version=version, label=label,
             model=model, address=address,
         )
-        return self._made(call, self._until(timeout))
+        return self._made(call, self.until(timeout))
 
     def versions(self, model: str | None = None, timeout: float | None = None) -> dict[int, str]:
         """Every version that the server knows, and its state, such as "AVAILABLE"."""
         stub = model_service_pb2_grpc.ModelServiceStub(self._channels[self.address])
         request = self.status_request(model)
         return version_states(
-            self._sent_until(stub.GetModelStatus, request, self.address, self._until(timeout))
+            self._sent_until(stub.GetModelStatus, request, self.address, self.until(timeout))
         )
 
     def _channel(self, address: str) -> grpc.Channel:
@@ -167,11 +167,8 @@ class Client(Plans):
             return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         return grpc.secure_channel(address, self.credentials, options=CHANNEL_OPTIONS)
 
-    def _until(self, timeout: float | None) -> float:
-        return time.monotonic() + (self.timeout if timeout is None else timeout)
-
     def _carried_out(self, plan: Plan, timeout: float | None):
-        until = self._until(timeout)
+        until = self.until(timeout)
         try:
             calls = next(plan)
             while True:

@@ -7,24 +7,15 @@ and returns the result. :mod:`serving.client` and :mod:`serving.async_client` ca
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 from typing import Generator, Iterable, Mapping, Sequence, TypeVar
 
 import grpc
 import numpy as np
 
-from serving.protos import (
-    get_model_status_pb2,
-    model_pb2,
-    predict_pb2,
-)
-from serving.requests import (
-    TARGET,
-    checked,
-    score_inputs,
-    search_inputs,
-    split_candidates,
-)
+from serving.protos import get_model_status_pb2, model_pb2, predict_pb2
+from serving.requests import TARGET, checked, score_inputs, search_inputs, split_candidates
 from serving.results import Prediction, RankResult, ScoreResult, SearchResult, ServingError
 from serving.tensors import from_proto, to_proto
 
@@ -98,6 +89,10 @@ class Plans:
     def addresses(self) -> set[str]:
         """Everyone whom the client asks."""
         return {self.address, self.search_address}
+
+    def until(self, timeout: float | None) -> float:
+        """``time.monotonic()`` when a call that begins now is given up."""
+        return time.monotonic() + (self.timeout if timeout is None else timeout)
 
     def pause(self, attempt: int) -> float:
         """Seconds before a call is sent again after ``attempt`` failures: doubling, with jitter."""

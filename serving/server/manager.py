@@ -290,17 +290,15 @@ class Manager:
 
     def _let_go(self, name: str, wanted: set[int]) -> None:
         with self._lock:
-            serving = self._serving.get(name, {})
+            serving, states = self._serving.get(name, {}), self._states.get(name, {})
+            for version, state in states.items():
+                if version not in wanted and state.state == State.LOADING:  # not tried again
+                    states[version] = replace(state, state=State.END)
             if wanted and not wanted & set(serving):
                 return  # nothing to replace it by: what is there stays
             leaving = [serving.pop(version) for version in sorted(set(serving) - wanted)]
             for servable in leaving:
-                self._states[name][servable.version] = VersionState(
-                    servable.version, State.UNLOADING
-                )
-            for version, state in self._states.get(name, {}).items():
-                if version not in wanted and state.state == State.LOADING:
-                    self._states[name][version] = replace(state, state=State.END)
+                states[servable.version] = VersionState(servable.version, State.UNLOADING)
             if not serving:
                 self._serving.pop(name, None)
         for servable in leaving:

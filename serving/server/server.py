@@ -56,8 +56,8 @@ class Server:
 
     def __init__(self, api: Api, listen: Listen = Listen()):
         self._api, self._listen = api, listen
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._grpc: GrpcServer | None = None
         self._rest: RestServer | None = None
 
@@ -73,6 +73,8 @@ class Server:
 
     def start(self) -> None:
         """Answers from now on."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
         self._thread.start()
         try:
             self._run(self._start())

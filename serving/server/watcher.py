@@ -11,6 +11,7 @@ from serving.server.errors import RequestError, StartError
 from serving.server.manager import Manager
 
 _LOG = logging.getLogger(__name__)
+_SHORTEST = 0.1  # seconds between two looks
 
 
 class Watcher:
@@ -58,9 +59,8 @@ class Watcher:
         look, read = now + self._seconds, now + self._config_seconds
         retry = None
         while True:
-            due = [at for at, every in ((look, self._seconds), (read, self._config_seconds)) if every]
-            if retry is not None:
-                due.append(retry)
+            due = [look] * bool(self._seconds) + [read] * bool(self._config_seconds)
+            due += [retry] * (retry is not None)
             self._woken.wait(max(min(due) - time.monotonic(), 0.0) if due else None)
             woken = self._woken.is_set()
             self._woken.clear()
@@ -80,7 +80,7 @@ class Watcher:
         except Exception:  # a fault of this server: what is served stays served
             _LOG.exception("Looking for new versions failed")
             return None
-        return None if left is None else time.monotonic() + left
+        return None if left is None else time.monotonic() + max(left, _SHORTEST)
 
     def _read(self) -> list[ModelConfig] | None:
         try:

@@ -162,7 +162,8 @@ def test_commands_use_what_is_there(name, flags):
 
 
 def test_the_readmes_table_names_every_file():
-    listed = set(re.findall(r"`([\w./-]+\.(?:config|yaml|json))`", (CONFIG / "README.md").read_text()))
+    page = (CONFIG / "README.md").read_text()
+    listed = set(re.findall(r"`([\w./-]+\.(?:config|yaml|json))`", page))
     there = {
         str(path.relative_to(CONFIG)) for path in CONFIG.rglob("*")
         if path.is_file() and path.suffix != ".md"

@@ -1,5 +1,6 @@
 """How the server listens: TLS, limits, health beside heavy work, and the end."""
 
+import asyncio
 import concurrent.futures
 import datetime
 import http.client
@@ -75,7 +76,7 @@ def ssl_config(file, certificates, verify):
 
 
 @pytest.fixture(scope="module")
-def secure(request, model_base, start_server, certificates, tmp_path_factory):
+def secure(model_base, start_server, certificates, tmp_path_factory):
     file = ssl_config(tmp_path_factory.mktemp("tls") / "ssl.config", certificates, True)
     flags = ["--model_base_path", model_base, "--port", 0, "--ssl_config_file", file]
     with start_server(*flags) as server:
@@ -93,8 +94,6 @@ def test_mutual_tls(secure, certificates, requests_of, client):
     async def use():
         async with AsyncClient(secure.address, timeout=60, credentials=known) as tls:
             return await tls.versions()
-
-    import asyncio
 
     assert asyncio.run(use()) == {1: "AVAILABLE"}
     for credentials in (

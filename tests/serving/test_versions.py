@@ -202,6 +202,21 @@ def test_a_failed_load_is_tried_again(managed, models, tmp_path):
     assert manager.refresh() is None and seen(manager, "dare") == {1: "AVAILABLE"}
 
 
+def test_a_version_that_is_gone_is_not_tried_again(managed, tmp_path):
+    base = tmp_path / "dare"
+    base.mkdir()
+    broken(base, 1)
+    manager = managed(retries=9, retry_seconds=100)
+    with pytest.raises(RequestError, match="did not become available"):
+        manager.configure([ModelConfig("dare", str(base))])
+    (base / "1").rename(tmp_path / "away")
+    broken(base, 2)
+    assert 90 < manager.refresh() <= 100
+    assert seen(manager, "dare") == {1: "END", 2: "LOADING"}
+    (base / "2").rename(tmp_path / "away2")
+    assert manager.refresh() is None and seen(manager, "dare") == {1: "END", 2: "END"}
+
+
 def test_a_version_that_failed_is_left_alone_until_its_folder_changes(
     managed, models, tmp_path, until
 ):
