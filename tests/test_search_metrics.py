@@ -131,7 +131,7 @@ def test_exact_search_finds_its_own_attention(dare):
     made = tensors(requests(dare.schema, users=6, behaviors=10, lengths=[10, 7, 3, 2, 1, 0]))
     index, attention = kept_and_attention(dare, made)
     np.testing.assert_allclose(
-        attention.numpy().sum(-1), np.broadcast_to([[1], [1], [1], [1], [1], [0]], [6, 4]), rtol=1e-5
+        attention.numpy().sum(-1), np.broadcast_to([[1.0]] * 5 + [[0.0]], [6, 4]), rtol=1e-5
     )
     for function in (search_ndcg, search_recall):
         values = function(attention, index).numpy()
