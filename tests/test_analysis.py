@@ -225,7 +225,7 @@ def test_auc_by_examples(folder, models):
 
 def test_examples_to_an_auc():
     assert examples_to(0.5, [0, 10], [0.5, 0.6]) == 0
-    assert examples_to(0.55, [0, 10, 20], [0.5, 0.4, 0.6]) == 17.5
+    assert examples_to(0.55, [0, 10, 20], [0.5, 0.4, 0.6]) == pytest.approx(17.5)
     assert math.isnan(examples_to(0.9, [0, 10], [0.5, 0.6]))
 
 
