@@ -24,7 +24,13 @@ MODEL = [
     "matplotlib>=3.8",
     "tqdm>=4.66",
 ]
-SERVING = ["tensorflow-serving-api>=2.18,<2.22", "grpcio>=1.60", "grpcio-health-checking>=1.60"]
+SERVING = [
+    "tensorflow-serving-api>=2.18,<2.22",
+    "grpcio>=1.60",
+    "grpcio-health-checking>=1.60",
+    "aiohttp>=3.9",
+    "prometheus-client>=0.20",
+]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -33,6 +39,8 @@ TEST = [
     "nbclient>=0.10",
     "nbformat>=5.10",
     "ipykernel>=6.29",
+    "cryptography>=42",
+    "pyyaml>=6",
 ]
 
 setup(
@@ -45,7 +53,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["tfdare*", "beam_jobs*", "serving*"]),
-    package_data={"serving": ["config/*"], "tfdare.simulation": ["like/*.json"]},
+    package_data={
+        "serving": ["config/*", "config/*/*"],
+        "tfdare.simulation": ["like/*.json"],
+    },
     python_requires=">=3.10,<3.14",
     install_requires=CORE + BEAM + MODEL + SERVING,
     extras_require={"test": TEST},

@@ -231,8 +231,6 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         time_gap = None if args.time_gap is None else TimeGap(unit=args.time_gap)
     except SchemaError as error:
         raise InputError(f"--time_gap: {error}") from error
-    if not any(arg.startswith("--runner") for arg in rest):
-        rest = [*rest, f"--runner={DEFAULT_RUNNER}"]
     return Options(
         input=tuple(args.input),
         output=args.output.rstrip("/") or args.output,
@@ -256,7 +254,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         vocabulary_from=args.vocabulary_from and args.vocabulary_from.rstrip("/"),
         compression=args.compression,
         keep_events=args.keep_events or bool(args.since),
-        beam=tuple(rest),
+        beam=tuple(with_runner(rest)),
     )
 
 
@@ -295,6 +293,43 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
             f"Received: {protocol.max_test}"
         )
     return protocol
+
+
+class JobParser(argparse.ArgumentParser):
+    """Parser of a job that reads a folder and makes another: its help starts with `example`."""
+
+    def __init__(self, prog: str, example: str, description: str):
+        super().__init__(
+            prog, description=description, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._example = example
+        self.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
+        self.add_argument("--overwrite", action="store_true",
+                          help="replace the output, once the new one is whole")  # fmt: skip
+
+    def format_help(self) -> str:
+        return f"{self._example}\n\n{super().format_help()}"
+
+
+def parse_job(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """The job's own options, and Beam's, with the default runner among them.
+
+    Raises:
+        InputError: an option is neither the job's nor Beam's.
+    """
+    asked, rest = parser.parse_known_args(argv)
+    check_beam(rest)
+    return asked, with_runner(rest)
+
+
+def with_runner(rest: Sequence[str]) -> list[str]:
+    """Beam's options, the default runner among them where none is named."""
+    if any(arg.startswith("--runner") for arg in rest):
+        return list(rest)
+    return [*rest, f"--runner={DEFAULT_RUNNER}"]
 
 
 def check_beam(rest: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from contextlib import contextmanager
+from typing import Iterator, Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -98,6 +100,22 @@ class Staging:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif left := _remote_files(self.folder):
             FileSystems.delete(left)
+
+
+@contextmanager
+def staged(output: str, overwrite: bool, working_files: Sequence[str] = ()) -> Iterator[str]:
+    """The staging folder of a job; it becomes the output when the block ends without an error.
+
+    Raises:
+        InputError: the output exists, or cannot be written.
+    """
+    staging = Staging(output.rstrip("/") or output, overwrite)
+    try:
+        staging.check()
+        yield staging.folder
+        staging.publish(list(working_files))
+    finally:
+        staging.remove()
 
 
 def _is_sequences(folder: str) -> bool:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import random
+import threading
 import time
-from dataclasses import dataclass
-from typing import Iterable, Mapping
+from concurrent import futures
+from typing import Iterable, Mapping, Sequence
 
 import grpc
 import numpy as np
 
-from serving.protos import (
-    get_model_status_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
-from serving.requests import checked, one_request, score_inputs, search_inputs, stack
-from serving.tensors import from_proto, to_proto
+from serving.plans import CHANNEL_OPTIONS, Call, Plan, Plans, prediction, version_states
+from serving.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
+from serving.requests import one_request, score_inputs, stack
+from serving.results import Prediction, RankResult, ScoreResult, SearchResult, ServingError
 
 __all__ = [
     "Client",
@@ -32,111 +27,40 @@ __all__ = [
     "stack",
 ]
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),  # gRPC's own limit of 4 MB is a few users' scores
-    ("grpc.max_send_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
+_AT_ONCE = 8
 
 
-class ServingError(Exception):
-    """A call that the server, or the way to it, answered with an error.
-
-    Attributes:
-        code: grpc.StatusCode. For instance ``grpc.StatusCode.NOT_FOUND``.
-        message: str. The server's own words.
-        address: str. Who was asked.
-    """
-
-    def __init__(self, code: grpc.StatusCode, message: str, address: str):
-        super().__init__(f"{code.name} from {address}: {message}")
-        self.code = code
-        self.message = message
-        self.address = address
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Outputs of one signature, and which version answered.
-
-    Attributes:
-        outputs: mapping of output name to array.
-        model: str. The model that answered.
-        version: int. Its version.
-    """
-
-    outputs: Mapping[str, np.ndarray]
-    model: str
-    version: int
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What search found.
-
-    Attributes:
-        behavior_index: int32 ``[U, C, K]``. Index into the history, -1 for none.
-        attention_score: float32 ``[U, C, K]``. 0 where there is none.
-        version: int. The version that answered.
-    """
-
-    behavior_index: np.ndarray
-    attention_score: np.ndarray
-    version: int
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """Click probabilities.
-
-    Attributes:
-        probability: float32 ``[U, C]``.
-        version: int. The version that answered.
-    """
-
-    probability: np.ndarray
-    version: int
-
-
-@dataclass(frozen=True)
-class RankResult:
-    """Click probabilities, and the behaviors that they rest on.
-
-    Attributes:
-        probability: float32 ``[U, C]``.
-        behavior_index: int32 ``[U, C, K]`` or None. Index into the history, -1 for none; None
-            where the model does not search.
-        attention_score: float32 ``[U, C, K]`` or None. 0 where there is none.
-        version: int. The version that answered (of score, where there were two calls).
-    """
-
-    probability: np.ndarray
-    behavior_index: np.ndarray | None
-    attention_score: np.ndarray | None
-    version: int
-
-
-class Client:
+class Client(Plans):
     """Ranks candidates with a served model, in one call or as search and score.
 
-    Safe to share between threads. Every method takes requests as a mapping of arrays:
-    ``history_<feature>`` int64 ``[U, N]``, ``history_length`` int32 ``[U]``, ``target_<feature>``
-    int64 ``[U, C]``, all with raw ids, and ``history_time_gap`` and ``context_<name>`` where the
-    model takes them (see :mod:`serving.requests`). :func:`one_request` makes one from a user's
-    lists.
+    Safe to share between threads; connections are kept and shared. Every method takes requests as
+    a mapping of arrays: ``history_<feature>`` int64 ``[U, N]``, ``history_length`` int32 ``[U]``,
+    ``target_<feature>`` int64 ``[U, C]``, all with raw ids, and ``history_time_gap`` and
+    ``context_<name>`` where the model takes them (see :mod:`serving.requests`).
+    :func:`one_request` makes one from a user's lists. :class:`serving.async_client.AsyncClient`
+    is the same for coroutines.
 
     Args:
-        address: str. ``host:port`` of the model server.
-        model: str. Name of the model. Defaults to "dare".
+        address: str. ``host:port`` of the model server, or ``dns:///host:port`` for all servers
+            behind a name, asked in turn.
+        model: str. Name of the model, or of the score half. Defaults to "dare".
         search_address: str or None. Server of the search half, where it is another one.
-        search_model: str or None. Name of the search half, where it is exported apart.
+        search_model: str or None. Name of the search half, where it is exported apart, such as
+            "dare_search" beside a model "dare_score".
         timeout: float. Seconds that a call may take, retries included. Defaults to 10.
-        retries: int. Times a call is sent again while the server cannot be reached (UNAVAILABLE),
-            after a random pause that doubles. Defaults to 5.
+        retries: int. Times a call is sent again while the server cannot be reached or its queue
+            is full (UNAVAILABLE), after a random pause that doubles. Every call only reads, so
+            sending it again changes nothing. Defaults to 5.
+        hedge_after: float or None. Seconds without an answer after which a call is sent a second
+            time; the first answer counts. Against a server that is slow now and then, not against
+            one that is full. Defaults to None: never.
+        max_candidates: int or None. Candidates in one call at most; longer lists are sent in
+            parts at the same time. Defaults to None: no limit.
         id_dtype: dtype. Of the ids as the signatures take them: int64 for raw ids, int32 where
             the model was exported over row ids. Defaults to int64.
+        credentials: grpc.ChannelCredentials or None. For TLS, such as
+            ``grpc.ssl_channel_credentials(ca)``, with the client's key and certificate for mutual
+            TLS. Defaults to None: in the clear.
 
     Raises:
         ServingError: (from every call) the call failed; carries the code and the message.
@@ -147,33 +71,11 @@ class Client:
             probability = client.rank(request).probability[0]
     """
 
-    def __init__(
-        self,
-        address: str,
-        model: str = "dare",
-        *,
-        search_address: str | None = None,
-        search_model: str | None = None,
-        timeout: float = 10.0,
-        retries: int = 5,
-        id_dtype: type = np.int64,
-    ):
-        if not timeout > 0 or retries < 0:
-            raise ValueError(
-                "`timeout` must be positive and `retries` not negative. "
-                f"Received: timeout={timeout}, retries={retries}"
-            )
-        self.address = address
-        self.model = model
-        self.search_address = search_address or address
-        self.search_model = search_model or model
-        self.timeout = timeout
-        self.retries = retries
-        self.id_dtype = np.dtype(id_dtype)
-        self._channels = {
-            name: grpc.insecure_channel(name, options=_OPTIONS)
-            for name in {self.address, self.search_address}
-        }
+    def __init__(self, address: str, model: str = "dare", **settings):
+        super().__init__(address, model, **settings)
+        self._channels = {name: self._channel(name) for name in self.addresses}
+        self._pool: futures.ThreadPoolExecutor | None = None
+        self._making = threading.Lock()
 
     def __enter__(self) -> Client:
         return self
@@ -185,22 +87,19 @@ class Client:
         """Closes the connections; the client cannot be used afterwards."""
         for channel in self._channels.values():
             channel.close()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def search(
         self,
         requests: Mapping[str, np.ndarray],
         version: int | None = None,
         *,
+        label: str | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
         """The K behaviors of each history that matter most to each candidate."""
-        answer = self.predict(
-            "search", self._sent(search_inputs(requests)), version=version, timeout=timeout,
-            model=self.search_model, address=self.search_address,
-        )
-        return SearchResult(
-            answer.outputs["behavior_index"], answer.outputs["attention_score"], answer.version
-        )
+        return self._carried_out(self.search_plan(requests, version, label), timeout)
 
     def score(
         self,
@@ -208,12 +107,11 @@ class Client:
         found: SearchResult,
         version: int | None = None,
         *,
+        label: str | None = None,
         timeout: float | None = None,
     ) -> ScoreResult:
         """Click probabilities of the candidates, given what search found for them."""
-        inputs = score_inputs(requests, found.behavior_index, found.attention_score)
-        answer = self.predict("score", self._sent(inputs), version=version, timeout=timeout)
-        return ScoreResult(answer.outputs["probability"], answer.version)
+        return self._carried_out(self.score_plan(requests, found, version, label), timeout)
 
     def rank(
         self,
@@ -221,44 +119,21 @@ class Client:
         split: bool = False,
         version: int | None = None,
         *,
+        label: str | None = None,
         timeout: float | None = None,
     ) -> RankResult:
         """Click probabilities of the candidates, and the behaviors they rest on.
 
         Args:
             requests: mapping of name to array.
-            split: bool. Two calls, search then score, instead of ``serving_default``. Where one
-                model answers both, score asks for the version that search had. Defaults to False.
+            split: bool. Two calls, search then score, instead of ``serving_default``. Score asks
+                for the version that search had; where the two are being rolled out one after the
+                other, both for the newest that score has. Defaults to False.
             version: int or None. Version to ask for. Defaults to the newest.
+            label: str or None. Label of the version to ask for, instead.
             timeout: float or None. Seconds for the whole, instead of the client's.
         """
-        timeout = self.timeout if timeout is None else timeout
-        if not split:
-            answer = self.predict(
-                "serving_default", self._sent(checked(requests)), version=version, timeout=timeout
-            )
-            outputs = answer.outputs
-            return RankResult(
-                outputs["probability"],
-                outputs.get("behavior_index"),
-                outputs.get("attention_score"),
-                answer.version,
-            )
-        until = time.monotonic() + timeout
-        same = (self.search_address, self.search_model) == (self.address, self.model)
-        for last in (False, True):
-            found = self.search(requests, version, timeout=_left(until))
-            wanted = found.version if same else version
-            try:
-                scored = self.score(requests, found, wanted, timeout=_left(until))
-                break
-            except ServingError as error:
-                replaced = same and version is None and error.code is grpc.StatusCode.NOT_FOUND
-                if last or not replaced:  # else the server went over to a newer version meanwhile
-                    raise
-        return RankResult(
-            scored.probability, found.behavior_index, found.attention_score, scored.version
-        )
+        return self._carried_out(self.rank_plan(requests, split, version, label), timeout)
 
     def predict(
         self,
@@ -273,60 +148,85 @@ class Client:
         timeout: float | None = None,
     ) -> Prediction:
         """Any signature of any model, the arrays sent as they are."""
-        if version is not None and label is not None:
-            raise ValueError(f"Give a version or a label. Received: {version} and {label!r}")
-        request = predict_pb2.PredictRequest(output_filter=output_filter)
-        request.model_spec.name = model or self.model
-        request.model_spec.signature_name = signature
-        if version is not None:
-            request.model_spec.version.value = version
-        if label is not None:
-            request.model_spec.version_label = label
-        for name, value in inputs.items():
-            request.inputs[name].CopyFrom(to_proto(value))
-        address = address or self.address
-        if address not in self._channels:
-            raise ValueError(
-                f"`address` must be one of {sorted(self._channels)}. Received: {address!r}"
-            )
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channels[address])
-        response = self._call(stub.Predict, request, address, timeout)
-        return Prediction(
-            {name: from_proto(proto) for name, proto in response.outputs.items()},
-            response.model_spec.name,
-            response.model_spec.version.value,
+        call = self.call(
+            signature, inputs, output_filter=output_filter, version=version, label=label,
+            model=model, address=address,
         )
+        return self._made(call, self.until(timeout))
 
     def versions(self, model: str | None = None, timeout: float | None = None) -> dict[int, str]:
         """Every version that the server knows, and its state, such as "AVAILABLE"."""
-        spec = model_pb2.ModelSpec(name=model or self.model)
-        request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
         stub = model_service_pb2_grpc.ModelServiceStub(self._channels[self.address])
-        response = self._call(stub.GetModelStatus, request, self.address, timeout)
-        name = get_model_status_pb2.ModelVersionStatus.State.Name
-        return {status.version: name(status.state) for status in response.model_version_status}
+        request = self.status_request(model)
+        return version_states(
+            self._sent_until(stub.GetModelStatus, request, self.address, self.until(timeout))
+        )
 
-    def _sent(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {
-            name: value.astype(self.id_dtype, copy=False) if value.dtype == np.int64 else value
-            for name, value in inputs.items()
-        }
+    def _channel(self, address: str) -> grpc.Channel:
+        if self.credentials is None:
+            return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.secure_channel(address, self.credentials, options=CHANNEL_OPTIONS)
 
-    def _call(self, method, request, address: str, timeout: float | None):
-        until = time.monotonic() + (self.timeout if timeout is None else timeout)
+    def _carried_out(self, plan: Plan, timeout: float | None):
+        until = self.until(timeout)
+        try:
+            calls = next(plan)
+            while True:
+                try:
+                    answers = self._all(calls, until)
+                except ServingError as error:
+                    calls = plan.throw(error)
+                else:
+                    calls = plan.send(answers)
+        except StopIteration as end:
+            return end.value
+
+    def _all(self, calls: Sequence[Call], until: float) -> list[Prediction]:
+        if len(calls) == 1:
+            return [self._made(calls[0], until)]
+        with self._making:
+            if self._pool is None:
+                self._pool = futures.ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="client")
+        return list(self._pool.map(lambda call: self._made(call, until), calls))
+
+    def _made(self, call: Call, until: float) -> Prediction:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channels[call.address])
+        return prediction(self._sent_until(stub.Predict, call.request, call.address, until))
+
+    def _sent_until(self, method, request, address: str, until: float):
         attempt = 0
         while True:
             try:
-                return method(request, timeout=_left(until))
+                left = max(until - time.monotonic(), 0.001)
+                if self.hedge_after is None or self.hedge_after >= left:
+                    return method(request, timeout=left)
+                return _hedged(method, request, left, self.hedge_after)
             except grpc.RpcError as error:
-                left = until - time.monotonic()
-                pause = random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 2.0)
-                attempt += 1
-                unreachable = error.code() is grpc.StatusCode.UNAVAILABLE
-                if not unreachable or attempt > self.retries or pause >= left:
+                pause, left = self.pause(attempt), until - time.monotonic()
+                if not self.again(error.code(), attempt, pause, left):
                     raise ServingError(error.code(), error.details() or "", address) from error
+                attempt += 1
                 time.sleep(pause)
 
 
-def _left(until: float) -> float:
-    return max(until - time.monotonic(), 0.001)
+def _hedged(method, request, timeout: float, after: float):
+    """The first answer of up to two calls, the second sent after a pause; the other is given up.
+
+    An error counts only where no other call is under way.
+    """
+    until, done = time.monotonic() + timeout, threading.Semaphore(0)
+    calls = [method.future(request, timeout=timeout)]
+    calls[0].add_done_callback(lambda _: done.release())
+    if not done.acquire(timeout=after):
+        calls.append(method.future(request, timeout=max(until - time.monotonic(), 0.001)))
+        calls[1].add_done_callback(lambda _: done.release())
+        done.acquire()
+    if all(call.code() is not grpc.StatusCode.OK for call in calls if call.done()):
+        if not all(call.done() for call in calls):
+            done.acquire()
+    ended = [call for call in calls if call.done()]
+    best = next((call for call in ended if call.code() is grpc.StatusCode.OK), ended[0])
+    for call in calls:
+        if call is not best:
+            call.cancel()
+    return best.result()

@@ -223,6 +223,30 @@ def score_inputs(
     return inputs
 
 
+def split_candidates(
+    inputs: Mapping[str, np.ndarray], size: int | None
+) -> list[Mapping[str, np.ndarray]]:
+    """Inputs of a signature in parts of up to ``size`` candidates each, histories repeated.
+
+    Args:
+        inputs: mapping of name to array.
+        size: int or None. None: one part.
+    """
+    names = [name for name in inputs if _by_candidate(name)]
+    width = max(inputs[name].shape[1] for name in names)
+    if size is None or width <= size:
+        return [inputs]
+    return [
+        {name: value[:, start : start + size] if name in names else value
+         for name, value in inputs.items()}
+        for start in range(0, width, size)
+    ]
+
+
+def _by_candidate(name: str) -> bool:
+    return name.startswith((TARGET, BEHAVIOR)) or name == "attention_score"
+
+
 def search_inputs(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Inputs of the signature ``search``: the requests without their context."""
     return {

@@ -64,7 +64,11 @@ def test_serving_imports_no_jobs(path):
     assert parts_of_tfdare(path) <= LIGHT
 
 
-@pytest.mark.parametrize("name", ["client", "query", "lookup", "requests", "arguments", "tensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["client", "async_client", "plans", "results", "query", "lookup", "requests", "arguments",
+     "tensors"],
+)
 def test_the_client_side_imports_no_tensorflow(name):
     names = imports_of(ROOT / "serving" / f"{name}.py")
     # tensorflow.core and tensorflow_serving hold messages; the library itself stays out

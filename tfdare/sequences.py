@@ -108,6 +108,12 @@ class Sequences:
         with open(path, encoding="utf-8") as file:
             return np.array([int(line.split("\t", 1)[0]) for line in file], np.int64)
 
+    def frequencies(self, name: str) -> np.ndarray:
+        """How often each id of (context) feature ``name`` came in the training period, int64;
+        element ``i`` has row ``i + 2``."""
+        with open(self.vocabulary_path(name), encoding="utf-8") as file:
+            return np.array([int(line.split("\t", 1)[1]) for line in file], np.int64)
+
 
 def open_sequences(path: str, digest: str | None = None) -> Sequences:
     """Opens a finished folder of sequences.

@@ -1,4 +1,4 @@
-"""Which models and versions to serve: from flags or a model config file. No TensorFlow here."""
+"""Which models and versions to serve: from flags, a file or a call. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass, field
 from typing import Mapping
 
-from google.protobuf import text_format
-
 from serving.protos import model_server_config_pb2
-from serving.server.errors import StartError
+from serving.server.errors import RequestError, StartError, invalid
+from serving.server.text_protos import read_text_proto
+
+PLATFORM = "tensorflow"
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,21 @@ class ModelConfig:
     specific: tuple[int, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
 
+    def wanted(self) -> dict[int, str]:
+        """Version to folder, rising, of the versions to serve that are there.
+
+        Raises:
+            StartError: no such folder.
+        """
+        found = find_versions(self.base_path)
+        if self.all:
+            return found
+        if self.specific:
+            return {version: path for version, path in found.items() if version in self.specific}
+        return {version: found[version] for version in sorted(found)[-self.latest :]}
+
     def versions(self) -> dict[int, str]:
-        """Version to folder, of the versions to serve, rising.
+        """As :meth:`wanted`, of a model that must be there.
 
         Raises:
             StartError: no such folder, no version in it, or not the one asked for.
@@ -45,17 +59,12 @@ class ModelConfig:
                 "named by an integer that holds saved_model.pb, such as "
                 f"{os.path.join(self.base_path, '1')!r}."
             )
-        if self.all:
-            return found
-        if self.specific:
-            missing = sorted(set(self.specific) - set(found))
-            if missing:
-                raise StartError(
-                    f"Model {self.name!r} has no version {missing[0]} in {self.base_path!r}. "
-                    f"Versions there: {sorted(found)}"
-                )
-            return {version: found[version] for version in sorted(set(self.specific))}
-        return {version: found[version] for version in sorted(found)[-self.latest :]}
+        if missing := sorted(set(self.specific) - set(found)):
+            raise StartError(
+                f"Model {self.name!r} has no version {missing[0]} in {self.base_path!r}. "
+                f"Versions there: {sorted(found)}"
+            )
+        return self.wanted()
 
 
 def find_versions(base_path: str) -> dict[int, str]:
@@ -64,10 +73,12 @@ def find_versions(base_path: str) -> dict[int, str]:
     Raises:
         StartError: ``base_path`` is not a folder.
     """
-    if not os.path.isdir(base_path):
-        raise StartError(f"No such folder: {base_path!r} (the model's base path)")
+    try:
+        names = os.listdir(base_path)
+    except OSError as error:
+        raise StartError(f"No such folder: {base_path!r} (the model's base path)") from error
     found = {}
-    for name in os.listdir(base_path):
+    for name in names:
         path = os.path.join(base_path, name)
         if name.isascii() and name.isdigit() and os.path.isdir(path):
             found.setdefault(int(name), path)
@@ -80,39 +91,61 @@ def read_config(path: str) -> list[ModelConfig]:
     Raises:
         StartError: the file cannot be read, or asks for what this server does not do.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"Cannot read the model config file {path!r}: {error}") from error
-    try:
-        proto = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except text_format.ParseError as error:
-        raise StartError(f"{path!r} is not a model server config: {error}") from error
+    proto = read_text_proto(path, model_server_config_pb2.ModelServerConfig())
     if not proto.model_config_list.config:
         raise StartError(f"{path!r} names no model in a model_config_list.")
-    models = [_model(config, path) for config in proto.model_config_list.config]
+    try:
+        return models_of(proto)
+    except RequestError as error:
+        raise StartError(f"{path!r}: {error.message}") from error
+
+
+def models_of(proto: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
+    """Models of a ``ModelServerConfig``, in the stock server's words where it is at fault.
+
+    Raises:
+        RequestError: (INVALID_ARGUMENT) no list of models, a model twice, without name, folder
+            or platform, or a policy that serves nothing.
+    """
+    if proto.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported"
+        )
+    models = [_model(config) for config in proto.model_config_list.config]
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
-            raise StartError(f"{path!r} names model {name!r} more than once.")
+            raise invalid(f"Illegal to list model {name} multiple times in config list")
     return models
 
 
-def _model(config: model_server_config_pb2.ModelConfig, path: str) -> ModelConfig:
+def _model(config: model_server_config_pb2.ModelConfig) -> ModelConfig:
     if not config.name or not config.base_path:
-        raise StartError(f"Every model in {path!r} needs a name and a base_path. Got: {config}")
-    if config.model_platform not in ("", "tensorflow"):
-        raise StartError(
-            f"Model {config.name!r} in {path!r} must have model_platform \"tensorflow\". "
-            f"Received: {config.model_platform!r}"
+        raise invalid(f"Every model needs a name and a base_path. Received: {_line(config)}")
+    if not config.model_platform:
+        raise invalid(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            f'ModelServerConfig::model_platform: model {config.name} needs model_platform: '
+            f'"{PLATFORM}"'
+        )
+    if config.model_platform != PLATFORM:
+        raise invalid(
+            f"Model {config.name} requests unsupported platform {config.model_platform}"
         )
     policy = config.model_version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "specific" and not policy.specific.versions:
+        raise invalid(f"Model {config.name} asks for specific versions and names none")
     return ModelConfig(
         name=config.name,
         base_path=config.base_path,
         latest=policy.latest.num_versions or 1,
-        all=policy.WhichOneof("policy_choice") == "all",
+        all=choice == "all",
         specific=tuple(policy.specific.versions),
         labels=dict(config.version_labels),
     )
+
+
+def _line(proto) -> str:
+    return " ".join(str(proto).split()) or "{}"

@@ -14,6 +14,19 @@ class StartError(Exception):
     """The server cannot start as asked: no folder, no version, a version that does not load."""
 
 
+class LoadError(StartError):
+    """A version cannot be loaded, or its warm-up fails.
+
+    Args:
+        message: str. What went wrong.
+        code: grpc.StatusCode. What ``GetModelStatus`` reports. Defaults to UNKNOWN.
+    """
+
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN):
+        super().__init__(message)
+        self.code = code
+
+
 class RequestError(Exception):
     """A request that is answered with an error.
 

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import sys
 import threading
 
-from serving.arguments import non_negative_int, positive_int
+from serving.server.batching import Batcher, read_batching_options
 from serving.server.config import ModelConfig, read_config
-from serving.server.errors import StartError
-from tfdare.command import Parser
+from serving.server.errors import RequestError, StartError
+from serving.server.metrics import Metrics
+from serving.server.options import metrics_path, parse, server_credentials
 from tfdare.quiet import quiet
 
-GRACE_SECONDS = 10.0
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        "serve",
-        example="tfdare serve --model_base_path build/servables/dare --model_name dare --port 8500",
-        description="Serves exported models over the gRPC API of TensorFlow Serving, for "
-        "development; flags are named as the stock server's. Use the stock server in production.",
-    )
-    parser.add_argument("--port", type=non_negative_int, default=8500, help="0: any free port")
-    parser.add_argument("--host", default="localhost", help="0.0.0.0: every interface")
-    parser.add_argument("--model_name", default="dare", help="name that requests give")
-    parser.add_argument("--model_base_path", help="folder with a folder for each version")
-    parser.add_argument("--model_config_file", help="text proto with a model_config_list, instead")
-    parser.add_argument(
-        "--grpc_max_threads", type=positive_int, default=4 * (os.cpu_count() or 1),
-        help="calls worked on at the same time",
-    )
-    parser.add_argument(
-        "--tensorflow_session_parallelism", type=non_negative_int, default=0,
-        help="threads of each of a session's two pools; 0: TensorFlow chooses",
-    )
-    return parser
+_SWITCH_SECONDS = 0.0005
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,12 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 after an orderly stop, 2 where it could not start, 130 when interrupted while loading.
     """
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if (options.model_base_path is None) == (options.model_config_file is None):
-        parser.error("give either --model_base_path or --model_config_file")
-    if options.port > 65535:
-        parser.error(f"--port must be at most 65535. Received: {options.port}")
+    options = parse(argv)
     try:
         return _serve(options)
     except (StartError, OSError) as error:
@@ -64,60 +36,121 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(options) -> int:
     # What can be wrong is found before TensorFlow is started.
-    if options.model_config_file is not None:
-        configs = read_config(options.model_config_file)
-    else:
-        configs = [ModelConfig(options.model_name, options.model_base_path)]
-    for config in configs:
-        config.versions()
-    _require_free(options.host, options.port)
+    configs = _configs(options)
+    batching = (
+        read_batching_options(options.batching_parameters_file) if options.enable_batching else None
+    )
+    path = metrics_path(options.monitoring_config_file)
+    credentials = server_credentials(options.ssl_config_file)
+    _require_free(options.host, options.port, "port")
+    if options.rest_api_port is not None:
+        _require_free(options.host, options.rest_api_port, "rest_api_port")
     with quiet():
         import tensorflow as tf
     tf.get_logger().setLevel("ERROR")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("grpc._common").addFilter(_without_traceback)
-    from serving.server.manager import load_models
-    from serving.server.service import Server
+    from serving.server.api import Api
+    from serving.server.loading import Loader
+    from serving.server.manager import Manager
+    from serving.server.server import Listen, Server
+    from serving.server.watcher import Watcher
 
-    threads = options.tensorflow_session_parallelism
-    session_config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=threads,
-        inter_op_parallelism_threads=threads,
-        allow_soft_placement=True,
-        gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),  # others may need the device too
+    metrics = Metrics()
+    batcher = Batcher(batching, metrics) if batching else None
+    manager = Manager(
+        Loader(
+            metrics, _session_config(tf, options), batcher,
+            options.num_request_iterations_for_warmup if options.enable_model_warmup else 0,
+            _say,
+        ),
+        threads=max(1, options.num_load_threads),
+        retries=options.max_num_load_retries,
+        retry_seconds=options.load_retry_interval_micros / 1e6,
+        unavailable_labels=options.allow_version_labels_for_unavailable_models,
+        said=_say,
     )
-    with quiet(explained=(StartError,)):
-        manager = load_models(configs, session_config, lambda line: print(line, flush=True))
+    watcher = Watcher(
+        manager, options.file_system_poll_wait_seconds, options.model_config_file,
+        options.model_config_file_poll_wait_seconds,
+    )
+    server = Server(Api(manager, metrics, watcher), Listen(
+        host=options.host, port=options.port, threads=options.grpc_max_threads,
+        credentials=credentials, options=options.grpc_channel_arguments,
+        rest_port=options.rest_api_port, rest_threads=options.rest_api_num_threads,
+        rest_timeout=options.rest_api_timeout_in_ms / 1e3, metrics_path=path,
+    ))
+    sys.setswitchinterval(_SWITCH_SECONDS)  # the event loop waits that long for a busy thread
     try:
-        server = Server(manager, f"{options.host}:{options.port}", options.grpc_max_threads)
-    except OSError:
+        with quiet(explained=(StartError,)):
+            load(manager, configs)
+        server.start()
+    except (StartError, OSError):
         manager.close()
         raise
     stopping = threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopping.set())
-    server.start()
-    for name, model in manager.models.items():
-        versions = sorted(model.versions)
-        what = f"version {versions[0]} is" if len(versions) == 1 else (
-            f"versions {', '.join(map(str, versions))} are"
-        )
-        print(f"{name} {what} served at {options.host}:{server.port} (gRPC). "
-              "Ctrl-C stops the server.", flush=True)
+    watcher.start()
+    for name in manager.names:
+        _say(_served(name, manager.available(name), options.host, server))
     stopping.wait()
-    print("Stopping: no new calls; those under way may end.", flush=True)
-    server.stop(GRACE_SECONDS)
+    _say("Stopping: no new calls; those under way may end.")
+    server.stop()
+    watcher.stop()
     manager.close()
+    if batcher is not None:
+        batcher.close()
     return 0
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    record.exc_info = None  # a request that is no message is the sender's fault: one line
-    return True
+def load(manager, configs: list[ModelConfig]) -> None:
+    """Loads every model of ``configs``.
+
+    Raises:
+        StartError: one of them has no version that loads, or a label cannot be assigned.
+    """
+    try:
+        manager.configure(configs)
+    except RequestError as error:
+        raise StartError(error.message) from error
 
 
-def _require_free(host: str, port: int) -> None:
+def _configs(options) -> list[ModelConfig]:
+    if options.model_config_file is not None:
+        configs = read_config(options.model_config_file)
+    else:
+        configs = [ModelConfig(options.model_name, options.model_base_path)]
+    for config in configs:
+        config.versions()
+    return configs
+
+
+def _session_config(tf, options):
+    both = options.tensorflow_session_parallelism
+    return tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.tensorflow_intra_op_parallelism or both,
+        inter_op_parallelism_threads=options.tensorflow_inter_op_parallelism or both,
+        allow_soft_placement=True,
+        gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),  # others may need the device too
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _served(name: str, versions: list[int], host: str, server) -> str:
+    what = f"version {versions[0]} is" if len(versions) == 1 else (
+        f"versions {', '.join(map(str, versions))} are"
+    )
+    where = f"{host}:{server.port} (gRPC)"
+    if server.rest_port is not None:
+        where += f" and {host}:{server.rest_port} (REST)"
+    return f"{name} {what} served at {where}. Ctrl-C stops the server."
+
+
+def _require_free(host: str, port: int, flag: str) -> None:
     if port == 0:
         return
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -127,5 +160,5 @@ def _require_free(host: str, port: int) -> None:
         except OSError as error:
             raise StartError(
                 f"Port {port} on {host} cannot be used ({error.strerror}). "
-                "Give another --port, or 0 for any free one."
+                f"Give another --{flag}, or 0 for any free one."
             ) from error

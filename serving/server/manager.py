@@ -1,147 +1,343 @@
-"""Names, versions and labels, and the loaded version that each of them means."""
+"""Names, versions and labels, what state each is in, and how it gets there."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import os
 import threading
-from dataclasses import dataclass, field
-from typing import Callable, Iterable, Mapping
+import time
+from dataclasses import dataclass, replace
+from typing import Callable, Iterable, Iterator, Mapping
 
 import grpc
 
-from serving.protos import model_pb2
+from serving.protos import get_model_status_pb2, model_pb2
 from serving.server.config import ModelConfig
-from serving.server.errors import RequestError, StartError, invalid
+from serving.server.errors import LoadError, RequestError, StartError, invalid
 from serving.server.servable import Servable
-from serving.server.warmup import warm_up
+
+State = get_model_status_pb2.ModelVersionStatus.State
+_OK = grpc.StatusCode.OK
 
 
 @dataclass(frozen=True)
-class Model:
-    """What is served under one name. Never changed, only replaced.
+class VersionState:
+    """What ``GetModelStatus`` reports of a version, and what the manager knows besides.
 
     Attributes:
-        versions: mapping of version to the loaded version.
-        labels: mapping of label to version.
+        version: int.
+        state: int. A ``ModelVersionStatus.State``.
+        code: grpc.StatusCode. Not OK where the version failed to load.
+        message: str. Why.
+        attempts: int. Times that loading was tried.
+        retry_at: float. ``time.monotonic()`` of the next attempt, while LOADING.
+        folder: tuple. What identifies the folder that was tried.
     """
 
-    versions: Mapping[int, Servable]
-    labels: Mapping[str, int] = field(default_factory=dict)
+    version: int
+    state: int
+    code: grpc.StatusCode = _OK
+    message: str = ""
+    attempts: int = 0
+    retry_at: float = 0.0
+    folder: tuple = ()
 
 
 class Manager:
-    """The models that are served. Readers see one consistent state and take no lock."""
+    """The models that are served. A new version is loaded before an old one leaves.
 
-    def __init__(self):
-        self._models: Mapping[str, Model] = {}
-        self._writer = threading.Lock()
+    Args:
+        load: callable of (name, version, path). Returns a Servable that is loaded and warm.
+        threads: int. Versions that are loaded at the same time. Defaults to 1.
+        retries: int. Times that a failed load is tried again. Defaults to 0.
+        retry_seconds: float. Pause before it is. Defaults to 60.
+        unavailable_labels: bool. Whether a label that is not in use may name a version that is
+            not available. Defaults to False.
+        said: callable. Receives a line for each version that came, went or failed.
+    """
 
-    def publish(self, name: str, model: Model) -> Model | None:
-        """Serves ``model`` under ``name`` from now on; returns what it replaced.
+    def __init__(
+        self,
+        load: Callable[[str, int, str], Servable],
+        *,
+        threads: int = 1,
+        retries: int = 0,
+        retry_seconds: float = 60.0,
+        unavailable_labels: bool = False,
+        said: Callable[[str], None] = lambda line: None,
+    ):
+        self._load, self._said = load, said
+        self._threads, self._retries, self._retry_seconds = threads, retries, retry_seconds
+        self._unavailable_labels = unavailable_labels
+        self._lock = threading.Lock()  # guards what follows, held for moments only
+        self._configs: dict[str, ModelConfig] = {}
+        self._serving: dict[str, dict[int, Servable]] = {}
+        self._states: dict[str, dict[int, VersionState]] = {}
+        self._refreshing = threading.Lock()  # one change of versions at a time
+        self._leaving: set[threading.Thread] = set()
+        self._unreadable: set[str] = set()
 
-        Raises:
-            StartError: a label names a version that is not there.
-        """
-        for label, version in model.labels.items():
-            if version not in model.versions:
-                raise StartError(
-                    f"Request to assign label {label!r} to version {version} of model {name}, "
-                    "which is not currently available for inference"
-                )
-        with self._writer:
-            before = self._models.get(name)
-            self._models = {**self._models, name: model}
-        return before
+    # --- what requests ask ---
 
-    @property
-    def models(self) -> Mapping[str, Model]:
-        """Every model by name."""
-        return self._models
-
-    def resolve(self, spec: model_pb2.ModelSpec) -> Servable:
-        """The loaded version that a request's ``model_spec`` means; the highest by default.
+    @contextlib.contextmanager
+    def borrow(self, spec: model_pb2.ModelSpec) -> Iterator[Servable]:
+        """The loaded version that a request's ``model_spec`` means, the highest by default. It
+        stays loaded inside the ``with`` block.
 
         Raises:
             RequestError: no name (INVALID_ARGUMENT), an unknown label (INVALID_ARGUMENT), an
                 unknown model or version (NOT_FOUND).
         """
-        if not spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        model = self._models.get(spec.name)
-        choice = spec.WhichOneof("version_choice")
-        if choice == "version_label":
-            if model is None or spec.version_label not in model.labels:
-                raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-            version, asked = model.labels[spec.version_label], ""
-        elif choice == "version":
-            version = spec.version.value
-            asked = f"Specific({spec.name}, {version})"
-        else:
-            version = max(model.versions) if model and model.versions else None
-            asked = f"Latest({spec.name})"
-        if model is None or version not in model.versions:
-            raise RequestError(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
-            )
-        return model.versions[version]
+        with self._lock:
+            servable = self._find(spec)
+            servable.enter()
+        try:
+            yield servable
+        finally:
+            servable.leave()
 
-    def status(self, spec: model_pb2.ModelSpec) -> list[Servable]:
-        """Loaded versions of a model, or the one asked for, newest first.
+    def status(self, spec: model_pb2.ModelSpec) -> list[VersionState]:
+        """States of a model's versions, or of the one asked for, newest first.
 
         Raises:
-            RequestError: there is none (NOT_FOUND).
+            RequestError: there is none (NOT_FOUND), or no such label (INVALID_ARGUMENT).
         """
-        model = self._models.get(spec.name)
-        versions = model.versions if model else {}
-        if spec.HasField("version"):
+        with self._lock:
+            states = dict(self._states.get(spec.name, {}))
+            choice = spec.WhichOneof("version_choice")
             version = spec.version.value
-            if version not in versions:
+            if choice == "version_label":
+                version = self._labelled(spec)
+        if choice:
+            if version not in states:
                 raise RequestError(
                     grpc.StatusCode.NOT_FOUND,
                     f"Could not find version {version} of model {spec.name}",
                 )
-            return [versions[version]]
-        if not versions:
+            return [states[version]]
+        if not states:
             raise RequestError(
                 grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {spec.name}"
             )
-        return [versions[version] for version in sorted(versions, reverse=True)]
+        return [states[version] for version in sorted(states, reverse=True)]
+
+    def available(self, name: str) -> list[int]:
+        """Versions of a model that can be asked, rising."""
+        with self._lock:
+            return sorted(self._serving.get(name, {}))
+
+    @property
+    def names(self) -> list[str]:
+        """Every model that is configured."""
+        with self._lock:
+            return list(self._configs)
+
+    def knows(self, name: str) -> bool:
+        """Whether a model is configured."""
+        return name in self._configs
+
+    def _find(self, spec: model_pb2.ModelSpec) -> Servable:
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        versions = self._serving.get(spec.name, {})
+        choice = spec.WhichOneof("version_choice")
+        if choice is None:
+            version, asked = max(versions, default=None), f"Latest({spec.name})"
+        else:
+            version = self._labelled(spec) if choice == "version_label" else spec.version.value
+            asked = f"Specific({spec.name}, {version})"
+        if version not in versions:
+            raise RequestError(
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
+            )
+        return versions[version]
+
+    def _labelled(self, spec: model_pb2.ModelSpec) -> int:
+        config = self._configs.get(spec.name)
+        if config is None or spec.version_label not in config.labels:
+            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+        return config.labels[spec.version_label]
+
+    # --- what changes the models ---
+
+    def configure(self, configs: Iterable[ModelConfig]) -> None:
+        """Takes over which models, versions and labels to serve, or nothing of it.
+
+        Models that are new are loaded before this returns; other changes are left to
+        :meth:`refresh`.
+
+        Raises:
+            RequestError: a label names a version that is not available (FAILED_PRECONDITION), or
+                a new model did not become available (UNKNOWN; the rest is taken over).
+        """
+        configs = {config.name: config for config in configs}
+        with self._lock:
+            for config in configs.values():
+                self._require_labels(config)
+            new = [name for name in configs if name not in self._configs]
+            self._configs = configs
+        self.refresh(new)
+        missing = [name for name in new if not self.available(name)]
+        if missing:
+            raise RequestError(
+                grpc.StatusCode.UNKNOWN,
+                f"Some models did not become available: {{{', '.join(missing)}}}"
+                + "".join(f" {why}" for name in missing for why in self._why(name)),
+            )
+
+    def refresh(self, names: Iterable[str] | None = None) -> float | None:
+        """Looks at the folders, loads what should be served and is not, then lets the rest go.
+
+        A version that fails to load is reported in its state; what is served stays served.
+
+        Args:
+            names: iterable of str or None. Models to look at. Defaults to all.
+
+        Returns:
+            Seconds until a failed load is to be tried again, or None.
+        """
+        with self._refreshing:
+            chosen = set(names) if names is not None else {*self._configs, *self._serving}
+            wanted = {name: self._wanted(name) for name in sorted(chosen)}
+            self._load_all([
+                (name, version, path)
+                for name, versions in wanted.items()
+                for version, path in sorted((versions or {}).items(), reverse=True)
+                if self._is_due(name, version, path)
+            ])
+            for name, versions in wanted.items():
+                if versions is not None:
+                    self._let_go(name, set(versions))
+            return self._next_retry()
 
     def close(self) -> None:
-        """Forgets and frees every model."""
-        with self._writer:
-            models, self._models = self._models, {}
-        for model in models.values():
-            for servable in model.versions.values():
-                servable.close()
+        """Frees every model, after the requests under way."""
+        with self._lock:
+            self._configs = {}
+        self.refresh()
+        for thread in list(self._leaving):
+            thread.join()
+
+    def _require_labels(self, config: ModelConfig) -> None:
+        now = self._configs.get(config.name)
+        for label, version in config.labels.items():
+            if version in self._serving.get(config.name, {}):
+                continue
+            in_use = now is not None and now.labels.get(label, version) != version
+            if not self._unavailable_labels or in_use:
+                raise RequestError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"Request to assign label to version {version} of model {config.name}, "
+                    "which is not currently available for inference",
+                )
+
+    def _wanted(self, name: str) -> dict[int, str] | None:
+        """Versions to serve; None where the folder cannot be read, and nothing is to change."""
+        config = self._configs.get(name)
+        if config is None:
+            return {}
+        try:
+            wanted = config.wanted()
+        except StartError as error:
+            if name not in self._unreadable:  # said once, not at every look
+                self._said(f"{name}: {error}")
+            self._unreadable.add(name)
+            return None
+        self._unreadable.discard(name)
+        return wanted
+
+    def _is_due(self, name: str, version: int, path: str) -> bool:
+        state = self._states.get(name, {}).get(version)
+        if state is None:
+            return True
+        if state.state == State.LOADING:
+            return time.monotonic() >= state.retry_at
+        failed_before = state.code is not _OK and state.folder == _identity(path)
+        return state.state == State.END and not failed_before
+
+    def _load_all(self, due: list[tuple[str, int, str]]) -> None:
+        for name, version, path in due:
+            before = self._states.get(name, {}).get(version)
+            attempts = before.attempts if before and before.state == State.LOADING else 0
+            self._set(name, VersionState(
+                version, State.LOADING, attempts=attempts, folder=_identity(path)
+            ))
+        if len(due) < 2 or self._threads < 2:
+            for one in due:
+                self._load_one(*one)
+            return
+        with concurrent.futures.ThreadPoolExecutor(self._threads, "load") as pool:
+            list(pool.map(lambda one: self._load_one(*one), due))
+
+    def _load_one(self, name: str, version: int, path: str) -> None:
+        state = self._states[name][version]
+        try:
+            servable = self._load(name, version, path)
+        except LoadError as error:
+            attempts = state.attempts + 1
+            final = attempts > self._retries
+            self._set(name, replace(
+                state, state=State.END if final else State.LOADING, code=error.code,
+                message=str(error), attempts=attempts,
+                retry_at=time.monotonic() + self._retry_seconds,
+            ))
+            self._said(f"Failed {name} version {version}: {error}")
+            return
+        with self._lock:
+            self._serving.setdefault(name, {})[version] = servable
+            self._states[name][version] = VersionState(version, State.AVAILABLE)
+
+    def _let_go(self, name: str, wanted: set[int]) -> None:
+        with self._lock:
+            serving, states = self._serving.get(name, {}), self._states.get(name, {})
+            for version, state in states.items():
+                if version not in wanted and state.state == State.LOADING:  # not tried again
+                    states[version] = replace(state, state=State.END)
+            if wanted and not wanted & set(serving):
+                return  # nothing to replace it by: what is there stays
+            leaving = [serving.pop(version) for version in sorted(set(serving) - wanted)]
+            for servable in leaving:
+                states[servable.version] = VersionState(servable.version, State.UNLOADING)
+            if not serving:
+                self._serving.pop(name, None)
+        for servable in leaving:
+            thread = threading.Thread(target=self._unload, args=(name, servable), daemon=True)
+            self._leaving.add(thread)
+            thread.start()
+
+    def _unload(self, name: str, servable: Servable) -> None:
+        servable.close()
+        self._set(name, VersionState(servable.version, State.END))
+        self._said(f"Unloaded {name} version {servable.version}.")
+        self._leaving.discard(threading.current_thread())
+
+    def _next_retry(self) -> float | None:
+        with self._lock:
+            due = [
+                state.retry_at
+                for states in self._states.values()
+                for state in states.values()
+                if state.state == State.LOADING
+            ]
+        return max(min(due) - time.monotonic(), 0.0) if due else None
+
+    def _set(self, name: str, state: VersionState) -> None:
+        with self._lock:
+            self._states.setdefault(name, {})[state.version] = state
+
+    def _why(self, name: str) -> list[str]:
+        states: Mapping[int, VersionState] = self._states.get(name, {})
+        return [state.message for state in states.values() if state.message]
 
 
-def load_models(
-    configs: Iterable[ModelConfig],
-    session_config=None,
-    said: Callable[[str], None] = lambda line: None,
-) -> Manager:
-    """Loads and warms every version that ``configs`` ask for.
-
-    Args:
-        configs: iterable of ModelConfig.
-        session_config: tf.compat.v1.ConfigProto or None. Threads of each session.
-        said: callable. Receives a line for each version loaded.
-
-    Raises:
-        StartError: a folder, a version or a warm-up record is not as it must be.
-    """
-    manager, loaded = Manager(), []
-    try:
-        for config in configs:
-            versions = {}
-            for version, path in config.versions().items():
-                versions[version] = Servable(config.name, version, path, session_config)
-                loaded.append(versions[version])
-                replayed = warm_up(versions[version])
-                said(f"Loaded {config.name} version {version}, {replayed} warm-up requests.")
-            manager.publish(config.name, Model(versions, config.labels))
-    except StartError:
-        for servable in loaded:
-            servable.close()
-        raise
-    return manager
+def _identity(path: str) -> tuple:
+    """What tells a folder from another of the same name, put there later."""
+    found = []
+    for name in (path, os.path.join(path, "saved_model.pb")):
+        try:
+            status = os.stat(name)
+            found.append((status.st_ino, status.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return tuple(found)

@@ -5,7 +5,7 @@ Messages and codes are those of TensorFlow Serving, so that a client tested here
 
 from __future__ import annotations
 
-from typing import Iterable
+from typing import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -24,9 +24,18 @@ _FAILED_PRECONDITION, _INTERNAL = code_of(9), code_of(13)
 
 
 def predict(
-    servable: Servable, request: predict_pb2.PredictRequest, timeout: float | None = None
+    servable: Servable,
+    request: predict_pb2.PredictRequest,
+    timeout: float | None = None,
+    run: Callable | None = None,
 ) -> predict_pb2.PredictResponse:
     """Answers ``request`` with ``servable``, whatever model its ``model_spec`` names.
+
+    Args:
+        servable: Servable.
+        request: PredictRequest.
+        timeout: float or None. Seconds that the run may take.
+        run: callable or None. Runs the graph, as ``servable.run`` does. Defaults to that.
 
     Raises:
         RequestError: the request does not fit the signature, or the run failed.
@@ -37,7 +46,7 @@ def predict(
     aliases = _outputs(signature, request.output_filter)
     tensors = [signature.outputs[alias].name for alias in aliases]
     _require_known(servable, name, tensors)
-    values = servable.run(feeds, tensors, timeout)
+    values = (run or servable.run)(feeds, tensors, timeout)
     response = predict_pb2.PredictResponse(model_spec=resolved(servable, name))
     for alias, value in zip(aliases, values):
         response.outputs[alias].CopyFrom(to_proto(value, typed=True))
@@ -60,6 +69,21 @@ def find_signature(servable: Servable, name: str) -> meta_graph_pb2.SignatureDef
             f"{{{', '.join(_METHODS)}}}. Was: {signature.method_name}",
         )
     return signature
+
+
+def require_signature_inputs(servable: Servable, name: str):
+    """Inputs of the signature ``name`` (empty: the default one), as the REST API looks for them.
+
+    Raises:
+        RequestError: (INVALID_ARGUMENT) there is no such signature, or it takes nothing.
+    """
+    name = name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise invalid(f'Serving signature name: "{name}" not found in signature def')
+    if not signature.inputs:
+        raise invalid(f"Failed to get input map for signature: {name}")
+    return signature.inputs
 
 
 def resolved(servable: Servable, signature_name: str = "") -> model_pb2.ModelSpec:

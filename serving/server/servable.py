@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from serving.protos import meta_graph_pb2
-from serving.server.errors import RequestError, StartError, code_of, shortened
+from serving.server.batching import Batcher
+from serving.server.errors import LoadError, RequestError, code_of, shortened
 
 DEFAULT_SIGNATURE = "serving_default"
+_UNKNOWN, _NOT_FOUND = 2, 5
 
 
 class Servable:
@@ -25,9 +28,10 @@ class Servable:
         version: int. The version's number.
         path: str. Folder that holds ``saved_model.pb``.
         session_config: tf.compat.v1.ConfigProto or None. Threads of the session.
+        batcher: Batcher or None. Runs requests together; None: each on its own.
 
     Raises:
-        StartError: the folder does not load.
+        LoadError: the folder does not load.
     """
 
     def __init__(
@@ -36,10 +40,14 @@ class Servable:
         version: int,
         path: str,
         session_config: tf.compat.v1.ConfigProto | None = None,
+        batcher: Batcher | None = None,
     ):
         self.name = name
         self.version = version
         self.path = path
+        self._batcher = batcher
+        self._leases = 0
+        self._idle = threading.Condition()
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=session_config)
         try:
@@ -57,9 +65,11 @@ class Servable:
             graph.finalize()  # no run may change it, so runs need no lock
         except Exception as error:  # whatever the loader raises, the version is not usable
             self._session.close()
-            raise StartError(
+            missing = _NOT_FOUND if isinstance(error, OSError) else _UNKNOWN
+            raise LoadError(
                 f"Version {version} of model {name!r} in {path!r} does not load: "
-                f"{type(error).__name__}: {shortened(str(error))}"
+                f"{type(error).__name__}: {shortened(str(error))}",
+                code_of(getattr(error, "error_code", missing)),
             ) from error
 
     def run(
@@ -78,6 +88,17 @@ class Servable:
         Raises:
             RequestError: the run failed; carries the code that TensorFlow gives.
         """
+        if self._batcher is None:
+            return self.run_alone(feeds, fetches, timeout)
+        return self._batcher.run(self, self.run_alone, feeds, fetches, timeout)
+
+    def run_alone(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        timeout: float | None = None,
+    ) -> list[np.ndarray]:
+        """As :meth:`run`, never together with other requests."""
         options = None
         if timeout is not None:
             milliseconds = min(max(1, int(timeout * 1000)), 2**31)
@@ -100,6 +121,23 @@ class Servable:
         """Where the version keeps requests to replay before it serves."""
         return os.path.join(self.path, "assets.extra", "tf_serving_warmup_requests")
 
+    def enter(self) -> None:
+        """Keeps the session from being freed until :meth:`leave`."""
+        with self._idle:
+            self._leases += 1
+
+    def leave(self) -> None:
+        """Ends what :meth:`enter` began."""
+        with self._idle:
+            self._leases -= 1
+            if not self._leases:
+                self._idle.notify_all()
+
     def close(self) -> None:
-        """Frees the session."""
+        """Waits for the requests under way, then frees the session."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._leases)
+        if self._batcher is not None:
+            self._batcher.forget(self)
         self._session.close()
+        del self._session, self._tensors  # frees the variables now, not when garbage is collected

@@ -7,7 +7,7 @@ import os
 from google.protobuf.message import DecodeError
 
 from serving.protos import prediction_log_pb2
-from serving.server.errors import RequestError, StartError
+from serving.server.errors import LoadError, RequestError, invalid
 from serving.server.predict import predict
 from serving.server.servable import Servable
 from tfdare.record import read_framed
@@ -15,14 +15,18 @@ from tfdare.record import read_framed
 MAX_RECORDS = 1000
 
 
-def warm_up(servable: Servable) -> int:
+def warm_up(servable: Servable, times: int = 1) -> int:
     """Replays ``assets.extra/tf_serving_warmup_requests``, a TFRecord of ``PredictionLog``.
+
+    Args:
+        servable: Servable. Asked without batching, so that each request has its own shape.
+        times: int. Times that each request is replayed. Defaults to 1.
 
     Returns:
         How many requests were replayed; 0 where the version has no such file.
 
     Raises:
-        StartError: a record cannot be read or answered: the version does not load.
+        LoadError: a record cannot be read or answered: the version does not load.
     """
     if not os.path.exists(servable.warmup_path):
         return 0
@@ -39,10 +43,13 @@ def warm_up(servable: Servable) -> int:
                 kind = log.WhichOneof("log_type")
                 if kind != "predict_log":
                     raise ValueError(f"Unsupported log_type for warmup: {kind}")
-                predict(servable, log.predict_log.request)
+                for _ in range(times):
+                    predict(servable, log.predict_log.request, run=servable.run_alone)
     except (RequestError, ValueError, DecodeError, OSError) as error:
-        raise StartError(
+        code = error.code if isinstance(error, RequestError) else invalid("").code
+        raise LoadError(
             f"Version {servable.version} of model {servable.name!r} in {servable.path!r} does not "
-            f"load: warm-up record {count} failed: {error}"
+            f"load: warm-up record {count} failed: {error}",
+            code,
         ) from error
     return count

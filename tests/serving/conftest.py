@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tfdare.sequences import file_digest
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
+CONFIG = ROOT / "serving" / "config"
 K = 4
 
 
@@ -78,10 +80,11 @@ def model_base(models):
 
 @dataclasses.dataclass
 class Running:
-    """A server process: where it listens, what it said."""
+    """A server process: where it listens (gRPC, and REST where it does), what it said."""
 
     process: subprocess.Popen
     address: str
+    rest: str | None
     said: list[str]
     complained: str
 
@@ -102,9 +105,12 @@ def running(*arguments, log):
     try:
         for line in process.stdout:
             said.append(line.rstrip())
-            if found := re.search(r"served at (\S+:\d+)", line):
+            if found := re.search(r"served at (\S+:\d+) \(gRPC\)(?: and (\S+:\d+))?", line):
                 complained = pathlib.Path(log).read_text()
-                yield Running(process, found.group(1), said, complained)
+                yield Running(process, *found.groups(), said, complained)
+                if process.poll() is None:
+                    process.terminate()
+                    assert process.wait(30) == 0, pathlib.Path(log).read_text()
                 return
         raise AssertionError(f"No server: {said} {pathlib.Path(log).read_text()}")
     finally:
@@ -130,9 +136,10 @@ def start_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def own_server(model_base, start_server):
-    """The development server on the small model."""
-    with start_server("--model_base_path", model_base, "--model_name", "dare",
-                      "--port", 0) as server:
+    """The development server on the small model, with the shipped monitoring file."""
+    with start_server("--model_base_path", model_base, "--model_name", "dare", "--port", 0,
+                      "--rest_api_port", 0, "--monitoring_config_file",
+                      CONFIG / "monitoring.config") as server:
         yield server
 
 
@@ -141,6 +148,18 @@ def address(request):
     """Server of the conformance tests: TFDARE_SERVING_ADDRESS, or the development server."""
     given = os.environ.get("TFDARE_SERVING_ADDRESS")
     return given or request.getfixturevalue("own_server").address
+
+
+@pytest.fixture(scope="session")
+def rest(request):
+    """REST address of the conformance tests: TFDARE_SERVING_REST, or the development server's.
+
+    Skips where a gRPC address is given and no REST one.
+    """
+    given = os.environ.get("TFDARE_SERVING_REST")
+    if given is None and "TFDARE_SERVING_ADDRESS" in os.environ:
+        pytest.skip("TFDARE_SERVING_REST is not set")
+    return given or request.getfixturevalue("own_server").rest
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +187,20 @@ def random_requests(users=3, width=20, candidates=5, seed=0):
 def requests_of():
     """``requests_of(users, width, candidates, seed)``: a random request mapping."""
     return random_requests
+
+
+@pytest.fixture(scope="session")
+def until():
+    """``until(holds)``: waits until ``holds()`` is true, and returns what it gave."""
+
+    def wait(holds, seconds=60):
+        end = time.monotonic() + seconds
+        while not (found := holds()):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.005)
+        return found
+
+    return wait
 
 
 @pytest.fixture(scope="session")

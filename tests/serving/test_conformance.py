@@ -339,6 +339,31 @@ def test_status_of_nothing(model_service):
             "Could not find version 987654 of model dare")
 
 
+def reload_request(*names):
+    request = model_management_pb2.ReloadConfigRequest()
+    for name in names:
+        request.config.model_config_list.config.add(
+            name=name, base_path=f"/models/{name}", model_platform="tensorflow"
+        )
+    return request
+
+
+def test_configurations_that_are_not_taken_over(model_service):
+    refused(model_service.HandleReloadConfigRequest, reload_request(), Code.INVALID_ARGUMENT,
+            "ServerModelConfig type not supported by HandleReloadConfigRequest.",
+            "Only ModelConfigList is currently supported")
+    refused(model_service.HandleReloadConfigRequest, reload_request("dare", "dare"),
+            Code.INVALID_ARGUMENT, "Illegal to list model dare multiple times in config list")
+    answer = model_service.GetModelStatus(status_request()).model_version_status
+    assert any(one.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE for one in answer)
+
+
+def test_methods_and_services_that_are_not_there(channel):
+    for method in ("PredictionService/Nothing", "Nothing/Predict"):
+        call = channel.unary_unary(f"/tensorflow.serving.{method}")
+        refused(call, b"", Code.UNIMPLEMENTED)
+
+
 # --- what only the development server answers so ---
 
 
@@ -350,14 +375,30 @@ def own(own_server):
 
 def test_calls_that_are_not_served_say_so(own):
     service = prediction_service_pb2_grpc.PredictionServiceStub(own)
-    models = model_service_pb2_grpc.ModelServiceStub(own)
     for call, request in (
         (service.Classify, classification_pb2.ClassificationRequest()),
         (service.Regress, regression_pb2.RegressionRequest()),
         (service.MultiInference, inference_pb2.MultiInferenceRequest()),
-        (models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
     ):
         refused(call, request, Code.UNIMPLEMENTED, "is not implemented", "development server")
+
+
+def test_configurations_that_this_server_refuses(own):
+    call = model_service_pb2_grpc.ModelServiceStub(own).HandleReloadConfigRequest
+    for change, part in (
+        ({"model_platform": ""}, "Illegal setting neither ModelServerConfig::model_type"),
+        ({"model_platform": "other"}, "Model dare requests unsupported platform other"),
+        ({"base_path": ""}, "needs a name and a base_path"),
+    ):
+        request = reload_request("dare")
+        for name, value in change.items():
+            setattr(request.config.model_config_list.config[0], name, value)
+        refused(call, request, Code.INVALID_ARGUMENT, part)
+
+
+def test_bytes_that_are_no_request(own):
+    call = own.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    refused(call, b"\xff\xff\xff", Code.INTERNAL, "The request is no PredictRequest")
 
 
 def test_health(own):

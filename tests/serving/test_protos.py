@@ -38,7 +38,8 @@ assert graph_pb2.GraphDef().SerializeToString() == b""
 assert isinstance(tf.compat.v1.GraphDef(), graph_pb2.GraphDef)
 """
 ORDERS = {
-    "client only": "import serving.client, serving.query, serving.lookup" + NOT_STARTED,
+    "client only": "import serving.client, serving.async_client, serving.query, serving.lookup"
+    + NOT_STARTED,
     "client, then tensorflow": "import serving.client" + NOT_STARTED
     + "import tensorflow as tf\n" + SAME,
     "tensorflow, then client": "import tensorflow as tf\nimport serving.client\n" + SAME,

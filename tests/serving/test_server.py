@@ -1,6 +1,7 @@
 """The development server itself: what it loads, how it starts, fails to start, and stops."""
 
 import concurrent.futures
+import dataclasses
 import pathlib
 import shutil
 import signal
@@ -28,6 +29,8 @@ from serving.server.main import main
 from serving.tensors import to_proto
 from tfdare.record import read_framed, write_framed
 
+FIRST = model_pb2.ModelSpec(name="two")
+FIRST.version.value = 1
 CONFIG = pathlib.Path(serving.__file__).parent / "config" / "models.config"
 
 
@@ -53,7 +56,8 @@ def test_help_starts_with_a_line_to_paste(capsys):
 def test_starting_says_what_is_served_and_nothing_else(own_server):
     assert own_server.said == [
         "Loaded dare version 1, 3 warm-up requests.",
-        f"dare version 1 is served at {own_server.address} (gRPC). Ctrl-C stops the server.",
+        f"dare version 1 is served at {own_server.address} (gRPC) and {own_server.rest} (REST). "
+        "Ctrl-C stops the server.",
     ]
     assert own_server.complained == ""
 
@@ -179,14 +183,6 @@ def test_shipped_config_starts_a_server_which_drains(models, tmp_path, start_ser
             client.versions()
 
 
-def test_compose_file_serves_the_same_folder_with_the_stock_image():
-    text = (CONFIG.parent / "compose.yaml").read_text()
-    for part in ("image: tensorflow/serving", "--model_config_file=/config/models.config",
-                 ":/models:ro", "./models.config:/config/models.config:ro", ":8500:8500",
-                 ":8501:8501"):
-        assert part in text
-
-
 def test_config_file_options(tmp_path, models):
     file = tmp_path / "models.config"
     file.write_text(f"""
@@ -194,12 +190,12 @@ def test_config_file_options(tmp_path, models):
           config {{ name: "a" base_path: "{models}/two" model_platform: "tensorflow"
                     model_version_policy {{ all {{}} }}
                     version_labels {{ key: "stable" value: 1 }} }}
-          config {{ name: "b" base_path: "{models}/two"
+          config {{ name: "b" base_path: "{models}/two" model_platform: "tensorflow"
                     model_version_policy {{ specific {{ versions: 1 }} }} }}
-          config {{ name: "c" base_path: "{models}/two" }}
-          config {{ name: "d" base_path: "{models}/two"
+          config {{ name: "c" base_path: "{models}/two" model_platform: "tensorflow" }}
+          config {{ name: "d" base_path: "{models}/two" model_platform: "tensorflow"
                     model_version_policy {{ latest {{ num_versions: 5 }} }} }}
-          config {{ name: "e" base_path: "{models}/two"
+          config {{ name: "e" base_path: "{models}/two" model_platform: "tensorflow"
                     model_version_policy {{ specific {{ versions: 7 }} }} }}
         }}""")
     a, b, c, d, e = read_config(str(file))
@@ -212,13 +208,18 @@ def test_config_file_options(tmp_path, models):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("nonsense {", "is not a model server config"),
+        ("nonsense {", "is no ModelServerConfig"),
         ("", "names no model"),
         ('model_config_list { config { name: "a" } }', "needs a name and a base_path"),
+        ('model_config_list { config { name: "a" base_path: "/a" } }',
+         'model a needs model_platform: "tensorflow"'),
         ('model_config_list { config { name: "a" base_path: "/a" model_platform: "x" } }',
-         "must have model_platform"),
-        ('model_config_list { config { name: "a" base_path: "/a" } '
-         'config { name: "a" base_path: "/b" } }', "more than once"),
+         "Model a requests unsupported platform x"),
+        ('model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" '
+         "model_version_policy { specific {} } } }", "asks for specific versions and names none"),
+        ('model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" } '
+         'config { name: "a" base_path: "/b" model_platform: "tensorflow" } }',
+         "Illegal to list model a multiple times in config list"),
     ],
 )
 def test_config_files_that_cannot_be_used(text, message, tmp_path, capsys):
@@ -240,24 +241,38 @@ def test_versions_are_integers_in_rising_order(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def manager(models):
-    from serving.server.manager import load_models
+def config(models):
+    """Both versions of the model ``two``, each with a label."""
+    labels = {"stable": 1, "canary": 2}
+    return ModelConfig("two", str(models / "two"), all=True, labels=labels)
 
-    config = ModelConfig("two", str(models / "two"), all=True, labels={"stable": 1, "canary": 2})
-    manager = load_models([config])
+
+@pytest.fixture(scope="module")
+def manager(config):
+    from serving.server.loading import Loader
+    from serving.server.manager import Manager
+    from serving.server.metrics import Metrics
+
+    manager = Manager(Loader(Metrics()), unavailable_labels=True)
+    manager.configure([config])
     yield manager
     manager.close()
 
 
+def served(manager, port=0, host="localhost"):
+    from serving.server.api import Api
+    from serving.server.server import Listen, Server
+
+    return Server(Api(manager), Listen(host, port, threads=2, grace=1))
+
+
 @pytest.fixture(scope="module")
 def two(manager):
-    from serving.server.service import Server
-
-    server = Server(manager, "localhost:0", threads=2)
+    server = served(manager)
     server.start()
     with Client(f"localhost:{server.port}", "two", timeout=60) as client:
         yield client
-    server.stop(1)
+    server.stop()
 
 
 def test_latest_specific_and_labels(two, requests_of):
@@ -273,16 +288,14 @@ def test_latest_specific_and_labels(two, requests_of):
     assert list(two.versions()) == [2, 1]
 
 
-def test_a_version_replaced_between_search_and_score(manager, two, requests_of):
-    from serving.server.manager import Model
-
-    model = manager.models["two"]
-
+def test_a_version_replaced_between_search_and_score(manager, config, two, requests_of):
     class Replacing(Client):
-        def search(self, *arguments, **options):
-            found = super().search(*arguments, **options)
-            manager.publish("two", Model({1: model.versions[1]}))
-            return found
+        def _made(self, call, until):
+            answer = super()._made(call, until)
+            if call.request.model_spec.signature_name == "search":
+                manager.configure([dataclasses.replace(config, all=False, specific=(1,))])
+                manager.refresh()
+            return answer
 
     try:
         with Replacing(two.address, "two", timeout=60) as client:
@@ -290,28 +303,53 @@ def test_a_version_replaced_between_search_and_score(manager, two, requests_of):
             assert result.version == 1
             whole = client.rank(requests_of())
             assert abs(result.probability - whole.probability).max() <= 1e-6
-            manager.publish("two", model)
+            manager.configure([config])
+            manager.refresh()
             with pytest.raises(ServingError, match="NOT_FOUND"):
                 client.rank(requests_of(), split=True, version=2)
     finally:
-        manager.publish("two", model)
+        manager.configure([config])
+        manager.refresh()
+    assert manager.available("two") == [1, 2]
+
+
+def test_halves_that_are_rolled_out_one_after_the_other(manager, config, two, requests_of):
+    """Search has versions 1 and 2, score has 1 alone: both halves of an answer are of 1."""
+    from serving.server.loading import Loader
+    from serving.server.manager import Manager
+    from serving.server.metrics import Metrics
+
+    behind = Manager(Loader(Metrics()))
+    behind.configure([dataclasses.replace(config, all=False, specific=(1,), labels={})])
+    server = served(behind)
+    server.start()
+    try:
+        with Client(f"localhost:{server.port}", "two", timeout=60, search_address=two.address) as c:
+            split, requests = c.rank(requests_of(), split=True), requests_of()
+            whole = two.rank(requests, version=1)
+            assert split.version == 1
+            assert abs(split.probability - whole.probability).max() <= 1e-6
+            assert (split.behavior_index == whole.behavior_index).all()
+            with pytest.raises(ServingError, match=r"NOT_FOUND.*Specific\(two, 2\)"):
+                c.rank(requests, split=True, version=2)
+    finally:
+        server.stop()
+        behind.close()
 
 
 def test_a_server_that_starts_late_is_waited_for(manager, requests_of):
-    from serving.server.service import Server
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    with Client(address, "two", timeout=60, retries=1000) as client:
+        port = probe.getsockname()[1]
+    with Client(f"localhost:{port}", "two", timeout=60, retries=1000) as client:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.rank, requests_of())
             time.sleep(0.7)
             assert not answer.done()
-            server = Server(manager, address)
+            server = served(manager, port)
             server.start()
             assert answer.result(30).probability.shape == (3, 5)
-            server.stop(1)
+            server.stop()
 
 
 def test_requests_past_their_deadline_leave_the_threads_free(two, requests_of):
@@ -322,30 +360,14 @@ def test_requests_past_their_deadline_leave_the_threads_free(two, requests_of):
     assert two.rank(light).probability.shape == (3, 5)
 
 
-def test_publishing_replaces_and_labels_must_exist(manager):
-    from serving.server.manager import Model
-
-    model = manager.models["two"]
-    with pytest.raises(StartError, match="label 'old' to version 9 of model two"):
-        manager.publish("two", Model(model.versions, {"old": 9}))
-    one = Model({1: model.versions[1]})
-    assert manager.publish("two", one) is model
-    try:
-        assert manager.resolve(model_pb2.ModelSpec(name="two")).version == 1
-        with pytest.raises(RequestError, match="Unrecognized servable version label: stable"):
-            manager.resolve(model_pb2.ModelSpec(name="two", version_label="stable"))
-    finally:
-        manager.publish("two", model)
-
-
 def test_the_deadline_is_the_timeout_of_the_run(manager, requests_of):
     from serving.server.predict import predict
 
-    servable = manager.models["two"].versions[1]
-    with pytest.raises(RequestError) as caught:
-        predict(servable, predict_request(requests_of(4, 5000, 500)), timeout=0.01)
-    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert predict(servable, predict_request(requests_of()), timeout=60).outputs
+    with manager.borrow(FIRST) as servable:
+        with pytest.raises(RequestError) as caught:
+            predict(servable, predict_request(requests_of(4, 5000, 500)), timeout=0.01)
+        assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert predict(servable, predict_request(requests_of()), timeout=60).outputs
 
 
 def test_an_error_inside_the_run_keeps_its_code(manager, requests_of):
@@ -353,8 +375,8 @@ def test_an_error_inside_the_run_keeps_its_code(manager, requests_of):
 
     requests = requests_of(width=6)
     requests["history_category"] = requests["history_category"][:, :5]
-    with pytest.raises(RequestError) as caught:
-        predict(manager.models["two"].versions[1], predict_request(requests))
+    with manager.borrow(FIRST) as servable, pytest.raises(RequestError) as caught:
+        predict(servable, predict_request(requests))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.message.startswith("ConcatOp")
 
@@ -363,19 +385,18 @@ def test_a_signature_that_is_not_one_to_predict_with(manager, requests_of):
     from serving.server.predict import predict
 
     request = predict_request(requests_of(), "__saved_model_init_op")
-    with pytest.raises(RequestError, match="Expected prediction signature method_name") as caught:
-        predict(manager.models["two"].versions[1], request)
+    refused = pytest.raises(RequestError, match="Expected prediction signature method_name")
+    with manager.borrow(FIRST) as servable, refused as caught:
+        predict(servable, request)
     assert caught.value.code is grpc.StatusCode.INTERNAL
 
 
 def test_an_address_that_cannot_be_listened_on(manager):
-    from serving.server.service import Server
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(OSError, match="Cannot listen on"):
-            Server(manager, f"127.0.0.1:{taken.getsockname()[1]}")
+            served(manager, taken.getsockname()[1], "127.0.0.1").start()
 
 
 def test_messages_travel_short():

@@ -43,6 +43,27 @@ class ScaledDotAttention(tf.keras.layers.Layer):
         )
         return add_position(scores, position_score)
 
+    def as_product(self, query, key, offset) -> tuple[tf.Tensor, tf.Tensor]:
+        """Query and key whose inner products are the scores, `offset` included.
+
+        A column of ones meets a column of offsets, so that neither the score of position nor a mask
+        (minus infinity) costs a pass over the scores.
+
+        Args:
+            query, key: as of the call.
+            offset: float ``[U, N]``.
+
+        Returns:
+            float ``[U, C, D + 1]`` and ``[U, N, D + 1]``.
+        """
+        queries, keys = in_parts(query), in_parts(key)
+        scale = float(sum(part.shape[-1] for part in queries)) ** -0.5
+        offset = tf.cast(offset, keys[0].dtype)[..., tf.newaxis]
+        query = tf.concat(
+            [*(part * scale for part in queries), tf.ones_like(queries[0][..., :1])], axis=-1
+        )
+        return query, tf.concat([*keys, offset], axis=-1)
+
 
 def in_parts(tensor) -> list[tf.Tensor]:
     """A tensor, or a list of the parts that side by side would make it, as a list."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Mapping
 
 from tfdare.compat import register, tf
+from tfdare.layers.blocks import Blocks, top_k_of_product
 
 
 class Search(tf.keras.layers.Layer):
@@ -64,17 +65,19 @@ class Search(tf.keras.layers.Layer):
         )
         found = tf.logical_and(place < length, value > -float("inf"))
         score = value if ranked is scores else tf.gather(scores, place, batch_dims=2)
-        place, score = _widen(tf.where(found, place, -1), score, self.top_k)
+        newest = scores[..., : self.recent] if self.recent else None
+        return self._answer(tf.where(found, place, -1), score, length, newest)
+
+    def _answer(self, place, score, length, newest):
+        """Slots filled: what was found, and besides the newest, of which `newest` are scores."""
+        place, score = _widen(place, score, self.top_k)
         if self.recent:
-            newest = tf.range(tf.minimum(self.recent, behaviors))
-            among = tf.where(newest < length, newest, -1)
-            among = tf.broadcast_to(
-                among, tf.concat([tf.shape(scores)[:2], tf.shape(newest)], axis=0)
-            )
-            among, of_them = _widen(among, scores[..., : self.recent], self.recent)
+            among = tf.range(tf.shape(newest)[-1])
+            among = tf.broadcast_to(tf.where(among < length, among, -1), tf.shape(newest))
+            among, of_them = _widen(among, newest, self.recent)
             place = tf.concat([place, among], axis=-1)
             score = tf.concat([score, of_them], axis=-1)
-        shape = [scores.shape[0], scores.shape[1], self.slots]
+        shape = [place.shape[0], place.shape[1], self.slots]
         return tf.ensure_shape(place, shape), tf.ensure_shape(score, shape)
 
     def get_config(self):
@@ -102,6 +105,34 @@ class TopKSearch(Search):
 
     def rank(self, scores, query, key, target, history):
         return scores
+
+    @property
+    def takes_product(self) -> bool:
+        """Whether :meth:`find` does what the call does; a subclass may do something else."""
+        kind = type(self)
+        return kind.call is Search.call and kind.rank is TopKSearch.rank
+
+    def find(self, query, key, blocks: Blocks, history_length):
+        """The same without the scores of all behaviors in memory at once, for inference.
+
+        Args:
+            query: float ``[U, C, D]``.
+            key: float ``[U, size * count, D]``, in the layout of `blocks`. Inner products are the
+                scores, minus infinity where there is no behavior.
+            blocks: Blocks.
+            history_length: int ``[U]``.
+
+        Returns:
+            See :class:`tfdare.layers.Search`.
+        """
+        length = tf.cast(history_length, tf.int32)[:, tf.newaxis, tf.newaxis]
+        score, place = top_k_of_product(query, key, self.top_k, blocks)
+        newest = None
+        if self.recent:
+            first = blocks.position(tf.range(tf.minimum(self.recent, blocks.behaviors)))
+            newest = tf.matmul(query, tf.gather(key, first, axis=1), transpose_b=True)
+        place = tf.where(score > -float("inf"), place, -1)
+        return self._answer(place, score, length, newest)
 
 
 def _widen(place, score, slots):

@@ -159,17 +159,22 @@ class RequestModel(tf.keras.Model):
         """Scores; `in_parts` spares a copy of the embeddings where there are few candidates."""
         embedding = self.embedding
         look_up = embedding.attention_parts if in_parts else embedding.attention
-        offset = embedding.position_score(_positions(history))
-        if TIME_GAP in history:
-            of_gap = embedding.time_gap_score(history[TIME_GAP])
-            if of_gap is not None:
-                of_gap = of_gap[:, tf.newaxis]
-                offset = of_gap if offset is None else offset + of_gap
+        offset = self._offset(_positions(history), history)
         ids = {name: history[name] for name in self.schema.names}
         return self.attention_layer(
             look_up(target, TARGET), look_up(ids, HISTORY), offset,
             target=target, history=ids, history_length=length,
         )
+
+    def _offset(self, position, history):
+        """What distance and time gap add to the scores: ``[N]`` or ``[U, 1, N]``, or None."""
+        offset = self.embedding.position_score(position)
+        if TIME_GAP in history:
+            of_gap = self.embedding.time_gap_score(history[TIME_GAP])
+            if of_gap is not None:
+                of_gap = of_gap[:, tf.newaxis]
+                offset = of_gap if offset is None else offset + of_gap
+        return offset
 
     def represent(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """What pooling hands to the head, evidence and context left out, as at inference.
@@ -201,11 +206,16 @@ class RequestModel(tf.keras.Model):
     def _history(self, requests):
         """Row ids of the behaviors (and their time gap), newest first."""
         length = requests["history_length"]
-        ids = self._ids(requests, "history")
-        if self.schema.time_gap is not None:
-            self._check(requests, [f"history_{TIME_GAP}"])
-            ids[TIME_GAP] = requests[f"history_{TIME_GAP}"]
+        ids = self._behaviors(requests, "history")
         return {name: newest_first(values, length) for name, values in ids.items()}
+
+    def _behaviors(self, tensors, kind):
+        """Row ids of behaviors and their time gap, as they came."""
+        ids = self._ids(tensors, kind)
+        if self.schema.time_gap is not None:
+            self._check(tensors, [f"{kind}_{TIME_GAP}"])
+            ids[TIME_GAP] = tensors[f"{kind}_{TIME_GAP}"]
+        return ids
 
     def _ids(self, tensors, kind):
         names = [f"{kind}_{name}" for name in self.schema.names]

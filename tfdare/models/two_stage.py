@@ -9,11 +9,13 @@ from tfdare.layers import (
     Head,
     LinearPooling,
     RoleEmbedding,
+    ScaledDotAttention,
     TargetAwarePooling,
     TopKSearch,
     gather_behaviors,
 )
-from tfdare.layers.embedding import TIME_GAP
+from tfdare.layers.blocks import Blocks
+from tfdare.layers.embedding import HISTORY, TARGET
 from tfdare.layers.pooling import pool_shared
 from tfdare.models.request_model import Outputs, RequestModel, _positions
 
@@ -113,18 +115,13 @@ class TwoStageModel(RequestModel):
         """
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
-        history = self._history(requests)
-        place, score = self._search(history, self._ids(requests, "target"), length)
-        index = tf.where(place >= 0, length[:, tf.newaxis, tf.newaxis] - 1 - place, -1)
-        kept = {
-            name: requests[name] for name in requests if name.startswith(("target_", "context_"))
-        }
-        return {
-            **kept,
-            **gather_behaviors(history, place),
-            "behavior_index": index,
-            "attention_score": tf.cast(score, tf.float32),
-        }
+        if self._by_product:
+            place, score = self._find(requests, length)
+        else:
+            place, score = self._search(
+                self._history(requests), self._ids(requests, "target"), length
+            )
+        return self._found(requests, place, score)
 
     def score(self, found: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The second stage.
@@ -152,11 +149,12 @@ class TwoStageModel(RequestModel):
         Every behavior's representation is gathered once for all candidates and both heads; the K
         kept come in as weights that are zero elsewhere, so one product pools for both.
         """
-        if self.auxiliary_head is None:
-            return Outputs(self.score(self.search(requests), training=training), None)
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         history, ids = self._history(requests), self._ids(requests, "target")
+        if self.auxiliary_head is None:
+            found = self._found(requests, *self._search(history, ids, length))
+            return Outputs(self.score(found, training=training), None)
         place, kept, scores = self._search(history, ids, length, with_all=True)
         position, target = _positions(history), self._target(requests)
         found, real, top_k = gather_behaviors(history, place), place >= 0, self.search_layer.top_k
@@ -202,12 +200,54 @@ class TwoStageModel(RequestModel):
             auxiliary["auxiliary_head"] = serialize(self.auxiliary_head)
         return {**super().get_config(), "search": serialize(self.search_layer), **auxiliary}
 
+    @property
+    def _by_product(self):
+        """Whether the scores are inner products, and ranked as they are."""
+        exact = type(self.attention_layer).call is ScaledDotAttention.call
+        return exact and getattr(self.search_layer, "takes_product", False)
+
+    def _find(self, requests, length):
+        """Places and scores of what search finds, without the scores of all at once."""
+        history = self._behaviors(requests, "history")
+        item = history[self.schema.item.name]
+        behaviors = tf.shape(item)[1] if item.shape[1] is None else int(item.shape[1])
+        blocks = Blocks(behaviors, self.search_layer.top_k)
+        # Ids are laid out, not what they stand for, which is wider.
+        column = tf.minimum(length, behaviors)[:, tf.newaxis] - 1 - blocks.places
+        there, column = column >= 0, tf.maximum(column, 0)
+        history = {name: tf.gather(ids, column, batch_dims=1) for name, ids in history.items()}
+        offset = self._offset(blocks.places + 1, history)
+        offset = tf.zeros([]) if offset is None else offset
+        if offset.shape.rank == 3:
+            offset = offset[:, 0]
+        offset = tf.where(there, offset, tf.constant(-float("inf"), offset.dtype))
+        query, key = self.attention_layer.as_product(
+            self.embedding.attention_parts(self._ids(requests, "target"), TARGET),
+            self.embedding.attention_parts(history, HISTORY), offset,
+        )
+        return self.search_layer.find(query, key, blocks, length)
+
+    def _found(self, requests, place, score):
+        """What :meth:`score` takes, given the places that search chose."""
+        length = tf.cast(requests["history_length"], tf.int32)[:, tf.newaxis, tf.newaxis]
+        index = tf.where(place >= 0, length - 1 - place, -1)
+        kept = {
+            name: requests[name] for name in requests if name.startswith(("target_", "context_"))
+        }
+        return {
+            **kept,
+            **gather_behaviors(self._behaviors(requests, "history"), index),
+            "behavior_position": place + 1,
+            "behavior_index": index,
+            "attention_score": tf.cast(score, tf.float32),
+        }
+
     def _search(self, history, target, length, with_all=False):
         scores = self._attend(history, target, length, in_parts=with_all)
         query, key, ids = None, None, {name: history[name] for name in self.schema.names}
         if self.search_layer.needs_embeddings:
-            query = self.embedding.attention(target, "target")
-            key = self.embedding.attention(ids, "history")
+            query = self.embedding.attention(target, TARGET)
+            key = self.embedding.attention(ids, HISTORY)
         place, score = self.search_layer(
             scores, length, query=query, key=key, target=target, history=ids
         )
@@ -217,10 +257,7 @@ class TwoStageModel(RequestModel):
         """What :meth:`score` was given, in the order that :meth:`_score` takes it."""
         found = self._tensors(found, "behavior_position", "attention_score")
         position = found["behavior_position"]
-        ids = self._ids(found, "behavior")
-        if self.schema.time_gap is not None:
-            self._check(found, [f"behavior_{TIME_GAP}"])
-            ids[TIME_GAP] = found[f"behavior_{TIME_GAP}"]
+        ids = self._behaviors(found, "behavior")
         target, real = self._target(found), position > 0
         return found, target, ids, position, tf.cast(found["attention_score"], target.dtype), real
 

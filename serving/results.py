@@ -1,0 +1,86 @@
+"""What the clients give back, and raise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping
+
+import grpc
+import numpy as np
+
+
+class ServingError(Exception):
+    """A call that the server, or the way to it, answered with an error.
+
+    Attributes:
+        code: grpc.StatusCode. For instance ``grpc.StatusCode.NOT_FOUND``.
+        message: str. The server's own words.
+        address: str. Who was asked.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, address: str):
+        super().__init__(f"{code.name} from {address}: {message}")
+        self.code = code
+        self.message = message
+        self.address = address
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Outputs of one signature, and which version answered.
+
+    Attributes:
+        outputs: mapping of output name to array.
+        model: str. The model that answered.
+        version: int. Its version.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    model: str
+    version: int
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What search found.
+
+    Attributes:
+        behavior_index: int32 ``[U, C, K]``. Index into the history, -1 for none.
+        attention_score: float32 ``[U, C, K]``. 0 where there is none.
+        version: int. The version that answered.
+    """
+
+    behavior_index: np.ndarray
+    attention_score: np.ndarray
+    version: int
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Click probabilities.
+
+    Attributes:
+        probability: float32 ``[U, C]``.
+        version: int. The version that answered.
+    """
+
+    probability: np.ndarray
+    version: int
+
+
+@dataclass(frozen=True)
+class RankResult:
+    """Click probabilities, and the behaviors that they rest on.
+
+    Attributes:
+        probability: float32 ``[U, C]``.
+        behavior_index: int32 ``[U, C, K]`` or None. Index into the history, -1 for none; None
+            where the model does not search.
+        attention_score: float32 ``[U, C, K]`` or None. 0 where there is none.
+        version: int. The version that answered (of score, where there were two calls).
+    """
+
+    probability: np.ndarray
+    behavior_index: np.ndarray | None
+    attention_score: np.ndarray | None
+    version: int

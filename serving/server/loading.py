@@ -1,0 +1,64 @@
+"""How a version gets ready to serve: loaded, counted, warmed up."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+import tensorflow as tf
+
+from serving.server.batching import Batcher
+from serving.server.errors import LoadError
+from serving.server.metrics import Metrics
+from serving.server.servable import Servable
+from serving.server.warmup import warm_up
+
+
+class Loader:
+    """Called with a model's name, a version and its folder: a Servable that can be asked.
+
+    Args:
+        metrics: Metrics.
+        session_config: tf.compat.v1.ConfigProto or None. Threads of each session.
+        batcher: Batcher or None. Runs requests together.
+        warmup: int. Times that each warm-up request is replayed; 0: not at all. Defaults to 1.
+        said: callable. Receives a line for each version loaded.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        session_config: tf.compat.v1.ConfigProto | None = None,
+        batcher: Batcher | None = None,
+        warmup: int = 1,
+        said: Callable[[str], None] = lambda line: None,
+    ):
+        self._metrics, self._session_config, self._batcher = metrics, session_config, batcher
+        self._warmup, self._said = warmup, said
+
+    def __call__(self, name: str, version: int, path: str) -> Servable:
+        """Loads the version and replays its requests.
+
+        Raises:
+            LoadError: one or the other failed.
+        """
+        started = time.monotonic()
+        try:
+            servable = Servable(name, version, path, self._session_config, self._batcher)
+        except LoadError:
+            self._metrics.load(path, False, time.monotonic() - started)
+            raise
+        self._metrics.load(path, True, time.monotonic() - started)
+        if not self._warmup:
+            self._said(f"Loaded {name} version {version}.")
+            return servable
+        started = time.monotonic()
+        try:
+            replayed = warm_up(servable, self._warmup)
+        except LoadError as error:
+            servable.close()
+            self._metrics.warmup(path, error.code.name, time.monotonic() - started)
+            raise
+        self._metrics.warmup(path, "OK", time.monotonic() - started)
+        self._said(f"Loaded {name} version {version}, {replayed} warm-up requests.")
+        return servable

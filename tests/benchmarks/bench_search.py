@@ -1,0 +1,218 @@
+"""Search through the SavedModel's session: one user, N behaviors, C candidates.
+
+In turns, in one process: the exported ``search``; the straight way (gather, one product,
+``tf.math.top_k``), the same signature of the same model whose search is not taken apart; the
+straight way on a copy of the history for every candidate; and a bound, the product and one pass
+over its scores, nothing else. All over row ids of a million items. Writes ``build/search.png``.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from tfdare.compat import tf
+from tfdare.layers import TopKSearch
+from tfdare.models import DARE
+from tfdare.schema import Feature, Schema
+from tfdare.session import SavedModelSession
+from tfdare.signatures import ServingModule
+
+SIZES = ((200, 3), (1_000, 100), (2_000, 200), (10_000, 500), (50_000, 500))
+COPIED = (2_000, 200)
+MOST_K, VARIED = (5, 20, 50, 100), (10_000, 500)
+DIMS = (32, 16, 8)
+ITEMS, CATEGORIES, COLUMNS, TOP_K = 1_000_000, 10_000, 16, 20
+SECONDS = 4.0
+PLOT = pathlib.Path("build") / "search.png"
+
+
+class StraightSearch(TopKSearch):
+    """The same, but for its type: what a subclass does is not known, so it gets all scores."""
+
+    def call(self, scores, history_length, **kwargs):
+        return super().call(scores, history_length, **kwargs)
+
+
+class Bound(tf.Module):
+    """The product of C queries and N keys, and one pass over the scores."""
+
+    def __init__(self, columns: int):
+        super().__init__()
+
+        @tf.function(autograph=False, input_signature=[
+            tf.TensorSpec([None, columns], name="query"), tf.TensorSpec([None, columns], name="key")
+        ])
+        def function(query, key):
+            return {"highest": tf.reduce_max(tf.matmul(query, key, transpose_b=True), axis=1)}
+
+        self.signatures_by_name = {"search": function.get_concrete_function()}
+
+
+def session_of(module: tf.Module, name: str, base: str) -> SavedModelSession:
+    """The module through a SavedModel."""
+    path = os.path.join(base, name)
+    tf.saved_model.save(module, path, signatures=module.signatures_by_name)
+    return SavedModelSession(path)
+
+
+def servable(base: str, straight: bool = False, columns: int = COLUMNS, top_k: int = TOP_K):
+    """An exported DARE whose attention tables have `columns`."""
+    schema = Schema(
+        (Feature("item", ITEMS, columns, 1), Feature("category", CATEGORIES, columns, 1)),
+        window=max(n for n, _ in SIZES),
+    ).with_dims(columns, 1)
+    tf.keras.utils.set_random_seed(0)  # the same tables everywhere
+    search = StraightSearch(top_k) if straight else TopKSearch(top_k)
+    model = DARE(schema, search=search, evidence=[], auxiliary_weight=0)
+    name = f"{'straight' if straight else 'search'}-{columns}-{top_k}"
+    return session_of(ServingModule(model, None), name, base)
+
+
+def request(behaviors: int, candidates: int) -> dict[str, np.ndarray]:
+    """One user's full history and candidates, row ids drawn evenly."""
+    rng = np.random.default_rng(behaviors)
+    inputs = {"history_length": np.array([behaviors], np.int32)}
+    for name, size in (("item", ITEMS), ("category", CATEGORIES)):
+        inputs[f"history_{name}"] = rng.integers(2, size, (1, behaviors), dtype=np.int32)
+        inputs[f"target_{name}"] = rng.integers(2, size, (1, candidates), dtype=np.int32)
+    return inputs
+
+
+def copied(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same as one row for each candidate, each with its own copy of the history."""
+    candidates = inputs["target_item"].shape[1]
+    return {
+        name: array.reshape(candidates, 1) if name.startswith("target_")
+        else np.repeat(array, candidates, axis=0)
+        for name, array in inputs.items()
+    }
+
+
+def in_turns(calls, seconds: float = SECONDS) -> dict[str, float]:
+    """Median milliseconds of each call, one after the other, again and again."""
+    times = {name: [] for name in calls}
+    for call in [*calls.values(), *calls.values()]:
+        call()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(next(iter(times.values()))) < 7:
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(found) * 1e3 for name, found in times.items()}
+
+
+def measure() -> dict[str, float]:
+    """Milliseconds and ratios, by size."""
+    figures, sizes = {}, {}
+    with tempfile.TemporaryDirectory() as base:
+        search, straight = servable(base), servable(base, straight=True)
+        bound = session_of(Bound(2 * COLUMNS + 1), "bound", base)
+        for behaviors, candidates in SIZES:
+            one = request(behaviors, candidates)
+            rng = np.random.default_rng(0)
+            query, key = (
+                rng.normal(size=(n, 2 * COLUMNS + 1)).astype(np.float32)
+                for n in (candidates, behaviors)
+            )
+            same(search.run("search", one), straight.run("search", one))
+            calls = {
+                "search": lambda: search.run("search", one),
+                "straight": lambda: straight.run("search", one),
+                "bound": lambda: bound.run("search", {"query": query, "key": key}),
+            }
+            if (behaviors, candidates) == COPIED:
+                rows = copied(one)
+                calls["copy"] = lambda: straight.run("search", rows)
+            size = f"{behaviors}x{candidates}"
+            found = sizes[size] = in_turns(calls)
+            figures[f"search_ms@{size}"] = found["search"]
+            for other in ("straight", "copy"):
+                if other in found:
+                    figures[f"search_over_{other}@{size}"] = found[other] / found["search"]
+            figures[f"search_over_bound@{size}"] = found["search"] / found["bound"]
+            told(size, found)
+        one = request(*VARIED)
+        by_k = in_turns({
+            f"{way}{k}": lambda session=servable(base, way == "straight", top_k=k):
+                session.run("search", one)
+            for k in MOST_K for way in ("search", "straight")
+        }, 2 * SECONDS)
+        told("by K", by_k)
+        by_dim = in_turns({
+            dim: lambda session=servable(base, columns=dim): session.run("search", one)
+            for dim in DIMS
+        })
+        told("by columns", by_dim)
+    size = "x".join(map(str, VARIED))
+    for k in MOST_K:
+        ratio = by_k[f"straight{k}"] / by_k[f"search{k}"]
+        figures[f"search_over_straight@{size}_k{k}"] = ratio
+    for dim in DIMS[1:]:  # of the time with 32 columns a feature
+        figures[f"search_saved@{size}_ka{dim}"] = 1 - by_dim[dim] / by_dim[DIMS[0]]
+    plot(sizes, by_k, by_dim)
+    return figures
+
+
+def same(one, other) -> None:
+    """Refuses to time what does not find the same.
+
+    Raises:
+        AssertionError: the scores found differ.
+    """
+    np.testing.assert_allclose(one["attention_score"], other["attention_score"], atol=1e-5)
+
+
+def told(what, found) -> None:
+    """A line of progress."""
+    print(f"  {what}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()),
+          file=sys.stderr)
+
+
+def plot(sizes, by_k, by_dim) -> None:
+    """``build/search.png``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    place = np.arange(len(sizes))
+    for shift, (name, label, color) in enumerate((
+        ("straight", "straight way", "tab:gray"), ("search", "exported search", "tab:blue"),
+        ("bound", "product and one pass", "tab:green"),
+    )):
+        axes[0].bar(place + 0.27 * (shift - 1), [found[name] for found in sizes.values()], 0.25,
+                    label=label, color=color)
+    axes[0].set_yscale("log")
+    axes[0].set_xticks(place, [f"{int(n):,} x {c}" for n, c in (s.split("x") for s in sizes)],
+                       rotation=20)
+    axes[0].set(title=f"behaviors x candidates, K = {TOP_K}", ylabel="milliseconds a request")
+    of = f"{VARIED[0]:,} x {VARIED[1]}"
+    for way, label, color in (("straight", "straight way", "tab:gray"),
+                              ("search", "exported search", "tab:blue")):
+        axes[1].plot(MOST_K, [by_k[f"{way}{k}"] for k in MOST_K], marker="o", color=color,
+                     label=label)
+    axes[1].set(title=f"{of}, by K", xlabel="K", ylim=(0, None))
+    axes[2].plot(DIMS, [by_dim[dim] for dim in DIMS], marker="o", color="tab:blue",
+                 label="exported search")
+    axes[2].set(title=f"{of}, by attention columns", xlabel="columns a feature", ylim=(0, None))
+    axes[2].set_xticks(DIMS)
+    for axis in axes:
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    PLOT.parent.mkdir(exist_ok=True)
+    figure.savefig(PLOT, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    for key, value in sorted(measure().items()):
+        print(f"{key:<36} {value:10.3f}")
