@@ -8,7 +8,7 @@ EPOCHS ?= 2
 LOG ?=
 FORMAT ?= taobao
 PREPARE ?=
-KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,attention compat cross duplicates embeddings \
+KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,attention blocks compat cross duplicates embeddings \
 	export export_features features gradients head losses model_life models optimizers \
 	optimizers_in_training pooling published recommenders search))
 

@@ -74,6 +74,7 @@ setup(
             "prepare=beam_jobs.build_sequences:main",
             "serve=serving.server.main:main",
             "query=serving.query:main",
+            "verify=serving.verify:main",
         ],
     },
 )

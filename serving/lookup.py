@@ -7,8 +7,9 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from serving.requests import one_request
 from tfdare.record import UserRecord
-from tfdare.schema import FIRST_ID, MAX_GAP, PADDING_ID, NumericContext, SchemaError
+from tfdare.schema import FIRST_ID, MAX_GAP, PADDING_ID, NumericContext, Schema, SchemaError
 from tfdare.sequences import SPLITS, Sequences
 
 UNKNOWN_ID = -1
@@ -99,6 +100,25 @@ def newest_request(
         f"No user {user!r} in split {split!r} of {sequences.path!r}. "
         + (f"Users there: {some}" if others else "The split holds no user.")
     )
+
+
+def newest_requests(sequences: Sequences, split: str, ids: RawIds) -> Iterator[UserRequest]:
+    """The newest request of every user of a split who has one, in the order of the files."""
+    for record in sequences.records(split):
+        if len(record.position):
+            yield _request(sequences, record, ids)
+
+
+def request_mapping(
+    asked: UserRequest, schema: Schema, target: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """A user's request as the client takes it, its own candidates or others."""
+    several = {
+        part.name: part.max_values
+        for part in (*schema.features, *schema.context) if getattr(part, "max_values", 1) > 1
+    }
+    target = asked.target if target is None else target
+    return one_request(asked.history, target, asked.time_gap, asked.context, several)
 
 
 def _request(sequences: Sequences, record: UserRecord, ids: RawIds) -> UserRequest:

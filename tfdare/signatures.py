@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from tfdare.command import UsageError
 from tfdare.compat import raw, tf
 from tfdare.layers.embedding import TIME_GAP
 from tfdare.models import RequestModel, TwoStageModel
@@ -16,7 +17,7 @@ NO_VALUE = -1
 
 
 class ServingModule(tf.Module):
-    """What goes into the SavedModel: the model's raw variables, the vocabularies, the functions.
+    """What goes into the SavedModel: raw variables, vocabularies, functions.
 
     A model of two stages answers ``search``, ``score`` and ``serving_default``, one without search
     only the last. The Keras model itself stays outside: tracked, Keras 3 would store its variables
@@ -26,6 +27,7 @@ class ServingModule(tf.Module):
         model: RequestModel.
         vocabularies: Sequences or None. Where the vocabulary files lie; None makes signatures
             over row ids.
+        only: str or None. A single signature; the module then holds what that one reads.
 
     Attributes:
         signatures_by_name: mapping of name to concrete function.
@@ -34,21 +36,58 @@ class ServingModule(tf.Module):
         SchemaError: a feature, or a categorical context feature, has no vocabulary file.
     """
 
-    def __init__(self, model: RequestModel, vocabularies: Sequences | None):
+    def __init__(
+        self, model: RequestModel, vocabularies: Sequences | None, only: str | None = None
+    ):
         super().__init__(name="tfdare")
-        self.model_variables = [raw(weight) for weight in model.weights]
+        instead = model.embedding.compact or {}
+        weights = [] if only else [raw(weight) for weight in model.weights]
+        self.model_variables = [weight for weight in weights if id(weight) not in instead]
+        specs = signature_inputs(model, tf.int32 if vocabularies is None else tf.int64)
+        if only:
+            specs = {only: specs[only]}
+        parts = id_inputs(model.schema)
+        names = {parts[key].name for inputs in specs.values() for key in inputs if key in parts}
         self.lookups = {}
         if vocabularies is not None:
             self.lookups = {
                 part.name: _lookup(vocabularies.vocabulary_path(part.name))
-                for part in model.schema.categorical
+                for part in model.schema.categorical if part.name in names
             }
         functions = _functions(model, self.lookups)
-        specs = signature_inputs(model, tf.int64 if self.lookups else tf.int32)
         self.signatures_by_name = {
-            name: tf.function(function, autograph=False).get_concrete_function(**specs[name])
-            for name, function in functions.items()
+            name: tf.function(functions[name], autograph=False).get_concrete_function(**inputs)
+            for name, inputs in specs.items()
         }
+        held = {id(variable) for variable in self.model_variables}
+        for function in self.signatures_by_name.values():
+            for variable in function.graph.variables:
+                if id(variable) not in held:
+                    held.add(id(variable))
+                    self.model_variables.append(variable)
+
+
+def check_apart(model: RequestModel) -> None:
+    """Refuses a model whose two stages could not be served without each other's tables.
+
+    Raises:
+        UsageError: the model does not search, or both stages read one variable.
+    """
+    if not isinstance(model, TwoStageModel):
+        raise UsageError(f"{model.name!r} pools the whole history and never searches: its stages "
+                         "cannot be served apart, nor its attention tables be stored otherwise")
+    read = {
+        name: {id(v): v.name for v in ServingModule(model, None, only=name).model_variables}
+        for name in (SEARCH, SCORE)
+    }
+    shared = sorted({read[SEARCH][v].split(":")[0] for v in set(read[SEARCH]) & set(read[SCORE])})
+    if shared:
+        raise UsageError(
+            f"{model.name!r} has tables that attention and representation share "
+            f"({', '.join(shared)}), so that neither stage can be served without the other's, nor "
+            "attention be stored otherwise than representation. Models with decoupled embeddings, "
+            "such as DARE, can."
+        )
 
 
 def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
