@@ -13,6 +13,7 @@ from tfdare.bootstrap import interval, ratio_interval, resampled_ratios
 from tfdare.compat import tf
 from tfdare.evaluation import Predictor
 from tfdare.mutual_information import InterestTable
+from tfdare.planted import PULLS, relations, relevance
 from tfdare.search_metrics import search_ndcg, search_recall
 from tfdare.sequences import Sequences
 from tfdare.slices import by_edges, item_frequency
@@ -38,21 +39,15 @@ class PlantedTruth:
 
     def __init__(self, path: str, sequences: Sequences):
         with open(path, encoding="utf-8") as file:
-            planted = json.load(file)["categories"]
-        row = {int(raw): i + 2 for i, raw in enumerate(sequences.vocabulary("category").tolist())}
-        size = len(row) + 2
-        self.partner, self.lag = np.full(size, -1, np.int64), np.zeros(size, np.int64)
-        for raw, one in planted.items():
-            if int(raw) in row and one["partner"] in row:
-                self.partner[row[int(raw)]] = row[one["partner"]]
-                self.lag[row[int(raw)]] = one["lag"]
+            self._relations = relations(json.load(file), sequences.vocabulary("category"))
 
     def __call__(self, requests) -> np.ndarray:
-        history, target = requests["history_category"], requests["target_category"]
-        position = requests["history_length"][:, None] - np.arange(history.shape[1])
-        at_lag = (self.lag[history] == position) & (position > 0)
-        pulls = self.partner[history][:, None, :] == target[:, :, None]
-        return (pulls & at_lag[:, None, :]).astype(np.float32)
+        target, history = (
+            {name: requests[f"{side}_{name}"] for name in ("item", "category")}
+            for side in ("target", "history")
+        )
+        grades = relevance(self._relations, target, history, requests["history_length"])
+        return (grades == PULLS).astype(np.float32)
 
 
 class InformationTruth:
