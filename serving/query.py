@@ -12,9 +12,9 @@ import grpc
 import numpy as np
 
 from serving.arguments import positive_int
-from serving.lookup import UNKNOWN_ID, UNSEEN_VALUE
 from serving.requests import NO_VALUE
 from tfdare.command import Parser
+from tfdare.raw_ids import UNKNOWN_ID, UNSEEN_VALUE
 
 TOLERANCE = 1e-6
 
@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _ask(options) -> dict[str, Any]:
-    from serving.client import Client, one_request
-    from serving.lookup import RawIds, candidates, newest_request
+    from serving.client import Client
+    from serving.lookup import RawIds, candidates, newest_request, request_mapping
     from tfdare.sequences import open_sequences
 
     sequences = open_sequences(options.sequences)
@@ -89,11 +89,7 @@ def _ask(options) -> dict[str, Any]:
     names = schema.names
     if not len(target[names[0]]):
         raise ValueError(f"User {asked.user!r} has no request there. Give --candidates.")
-    several = {
-        part.name: part.max_values
-        for part in (*schema.features, *schema.context) if getattr(part, "max_values", 1) > 1
-    }
-    request = one_request(asked.history, target, asked.time_gap, asked.context, several)
+    request = request_mapping(asked, schema, target)
     with Client(options.address, options.model, timeout=options.timeout, retries=2) as client:
         _await_server(client, options.wait)
         whole = client.rank(request)

@@ -42,7 +42,8 @@ def exit_code(*argv):
 
 
 def test_commands_are_installed():
-    names = {"simulate", "prepare", "train", "evaluate", "compare", "export", "serve", "query"}
+    names = {"simulate", "prepare", "train", "evaluate", "compare", "export", "serve", "query",
+             "verify"}
     assert names <= set(COMMANDS)
 
 

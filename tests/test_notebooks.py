@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHOWS = {
     "quick_start": r"greatest difference between split and whole: 0\.0",
-    "own_log": r"200 rejected(.*\n)*.*DARE above repeat counts: True",
+    "own_log": r"116 rejected(.*\n)*.*DARE above repeat counts: True",
     "paper_figures": r"planted +DARE +NDCG 0\.[1-9](.*\n)*DARE: validation AUC 0\.[789]",
     "split_serving": r"difference between split and whole: (0\.0|[0-9.]+e-0[6-9])\n"
                      r"(.*\n)*StatusCode\.UNAVAILABLE from the search server: True",

@@ -22,6 +22,7 @@ _SUMMARY = {
     "export": "trained model -> SavedModel for TensorFlow Serving",
     "serve": "serve SavedModels over gRPC (development server)",
     "query": "rank a user's candidates through a server",
+    "verify": "compare what is served with what was trained",
     "demo": "all of it, once, on a simulated log or on yours",
 }
 

@@ -1,27 +1,38 @@
-"""``tfdare export``: a SavedModel that TensorFlow Serving loads, published only once it ran.
+"""``tfdare export``: SavedModels that TensorFlow Serving loads, published only once they ran.
 
-The model is written beside its place, every signature runs through the v1 Session loader in a
+A model is written beside its place, every signature runs through the v1 Session loader in a
 separate process (the path a server takes) and must agree with the Keras model, and only then the
-folder is renamed to ``base/<name>/<version>/``.
+folder is renamed to ``base/<name>/<version>/``. Where search and score are exported apart, none of
+the servables is published before all are good.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import tempfile
+from typing import Any, Mapping
+
+import numpy as np
 
 from tfdare.command import Parser, UsageError, run
+from tfdare.compact import DTYPES, CompactAttention
 from tfdare.compat import tf
+from tfdare.data import read_requests
+from tfdare.differences import open_matching
 from tfdare.examples import example_requests
-from tfdare.export_check import TOLERANCE, ExportError, check_export
+from tfdare.export_check import TOLERANCE, ExportError, check_exports
 from tfdare.models import RequestModel
 from tfdare.runs import load_run
 from tfdare.sequences import Sequences
-from tfdare.signatures import ServingModule, signature_inputs
+from tfdare.signatures import SCORE, SEARCH, ServingModule, check_apart, signature_inputs
 from tfdare.warmup import write_warmup
+
+REPORT = "attention.json"
+"""In ``assets.extra``: in which type the attention tables are stored, and what that costs."""
 
 
 def export_model(
@@ -30,6 +41,7 @@ def export_model(
     vocabularies: Sequences | None,
     name: str = "dare",
     version: int | None = None,
+    **options,
 ) -> str:
     """Writes, checks and publishes one version.
 
@@ -40,6 +52,7 @@ def export_model(
             over raw ids; None for signatures over row ids.
         name: str. Of the servable. Defaults to ``"dare"``.
         version: int or None. Defaults to one more than the highest there.
+        **options: of :func:`export_servables`.
 
     Returns:
         The published folder, ``base/name/version``.
@@ -49,38 +62,118 @@ def export_model(
         ExportError: a signature fails in a separate process, or differs from the Keras model by
             more than 1e-5. Nothing is published then.
     """
+    return export_servables(model, base, vocabularies, name, version, **options)[name]
+
+
+def export_servables(
+    model: RequestModel,
+    base: str,
+    vocabularies: Sequences | None,
+    name: str = "dare",
+    version: int | None = None,
+    split: bool = False,
+    attention_dtype: str = "float32",
+    recall_on: tuple[Mapping[str, np.ndarray], str] | None = None,
+) -> dict[str, str]:
+    """Writes, checks and publishes one version, whole and, if asked for, in its two halves.
+
+    ``<name>`` answers all signatures. ``<name>_search`` answers ``search`` and holds nothing that
+    only score reads, ``<name>_score`` answers ``score`` and holds nothing that only search reads.
+    All get the same version, and none is published before all are good.
+
+    Args:
+        model, base, vocabularies, name, version: see :func:`export_model`.
+        split: bool. Whether the halves are written, too. Defaults to False.
+        attention_dtype: str. Type in which attention tables are stored: ``float32``, ``float16``,
+            ``bfloat16``, or ``int8`` with a scale for each row; they are float32 again once rows
+            are gathered. Defaults to ``"float32"``.
+        recall_on: requests over row ids and what they are, on which is measured what another type
+            loses; made-up ones by default. ``assets.extra/attention.json`` says it.
+
+    Returns:
+        The published folders by servable.
+
+    Raises:
+        UsageError: as for :func:`export_model`; or the model's stages share tables, and it is to
+            be split or attention to be stored otherwise.
+        ExportError: as for :func:`export_model`; compact tables must agree with a model of the
+            same rounded weights.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_.\-]+", name) or name.startswith("."):
         raise UsageError(f"--name must be letters, digits, '_', '-' or '.'. Received: {name!r}")
-    servable = os.path.join(base, name)
+    signatures = {name: None}
+    if split:
+        signatures |= {f"{name}_{only}": only for only in (SEARCH, SCORE)}
     if version is None:
-        version = 1 + max((int(v) for v in _versions(servable)), default=0)
+        taken = [int(v) for part in signatures for v in _versions(os.path.join(base, part))]
+        version = 1 + max(taken, default=0)
     if version < 0:
         raise UsageError(f"--version must not be negative. Received: {version}")
-    target = os.path.join(servable, str(version))
-    if os.path.exists(target):
-        raise UsageError(f"{target!r} exists; versions are never overwritten, choose another")
-    os.makedirs(servable, exist_ok=True)
-    # A server takes any child whose name is an integer: this one is not.
-    aside = tempfile.mkdtemp(prefix=f".writing-{version}-", dir=servable)
-    try:
-        module = ServingModule(model, vocabularies)
-        with _only_warnings():
-            tf.saved_model.save(module, aside, signatures=module.signatures_by_name)
-        extra = os.path.join(aside, "assets.extra")
-        os.makedirs(extra)
-        with open(os.path.join(extra, "schema.json"), "w", encoding="utf-8") as file:
-            file.write(model.schema.to_json())
+    targets = {part: os.path.join(base, part, str(version)) for part in signatures}
+    for target in targets.values():
+        if os.path.exists(target):
+            raise UsageError(f"{target!r} exists; versions are never overwritten, choose another")
+    compact = None
+    if split or attention_dtype != "float32":
+        check_apart(model)
+        compact = CompactAttention(model, attention_dtype)
+    with contextlib.ExitStack() as stack:
+        asides = {}
+        for part in signatures:
+            os.makedirs(os.path.join(base, part), exist_ok=True)
+            # A server takes any child whose name is an integer: this one is not.
+            asides[part] = tempfile.mkdtemp(
+                prefix=f".writing-{version}-", dir=os.path.join(base, part)
+            )
+            stack.callback(shutil.rmtree, asides[part], ignore_errors=True)
         requests = example_requests(model, vocabularies)
-        write_warmup(os.path.join(extra, "tf_serving_warmup_requests"), name, requests)
-        check_export(aside, model, requests, vocabularies)
+        report = compact.report(*(recall_on or _made_up(model))) if compact else None
+        stack.enter_context(compact.rounded() if compact else contextlib.nullcontext())
+        asked = []
+        for part, only in signatures.items():
+            inputs = [{k: v for k, v in b.items() if only in (None, k)} for b in requests]
+            with compact.stored() if compact else contextlib.nullcontext():
+                module = ServingModule(model, vocabularies, only)
+            _write(module, asides[part], part, model, inputs, None if only == SCORE else report)
+            asked.append((asides[part], inputs))
+        check_exports(asked, model, vocabularies)
+        _publish(asides, targets)
+    return targets
+
+
+def _made_up(model):
+    return example_requests(model, None)[2][SEARCH], "made-up histories of evenly drawn ids"
+
+
+def _write(module, path, name, model, requests, report: Mapping[str, Any] | None) -> None:
+    with _only_warnings():
+        tf.saved_model.save(module, path, signatures=module.signatures_by_name)
+    extra = os.path.join(path, "assets.extra")
+    os.makedirs(extra)
+    with open(os.path.join(extra, "schema.json"), "w", encoding="utf-8") as file:
+        file.write(model.schema.to_json())
+    if report is not None:
+        with open(os.path.join(extra, REPORT), "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2, sort_keys=True)
+    write_warmup(os.path.join(extra, "tf_serving_warmup_requests"), name, requests)
+
+
+def _publish(asides: Mapping[str, str], targets: Mapping[str, str]) -> None:
+    """All under their names, or, where one cannot be renamed, none."""
+    for aside in asides.values():
         _sync(aside)
         os.chmod(aside, 0o755)  # mkdtemp makes it private; a server runs as somebody else
-        os.rename(aside, target)
-        _sync_folder(servable)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+    done = []
+    try:
+        for part, target in targets.items():
+            os.rename(asides[part], target)
+            done.append(part)
+    except OSError:
+        for part in done:
+            os.rename(targets[part], asides[part])
         raise
-    return target
+    for target in targets.values():
+        _sync_folder(os.path.dirname(target))
 
 
 @contextlib.contextmanager
@@ -131,17 +224,56 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", type=int, help="an integer; by default the next one free")
     parser.add_argument("--row_ids", action="store_true",
                         help="signatures over row ids, without look-up tables")
+    parser.add_argument("--split", action="store_true",
+                        help="write NAME_search and NAME_score, too, each with its own tables only")
+    parser.add_argument("--attention_dtype", choices=DTYPES, default="float32",
+                        help="type in which attention tables are stored")
+    parser.add_argument("--sequences", help="folder on whose test requests is measured what "
+                        "another --attention_dtype loses; made-up requests by default")
 
     def action(options):
         opened = load_run(options.run)
         lookup = None if options.row_ids else opened.sequences_for_lookup()
+        recall_on = None
+        if options.sequences:
+            recall_on = _test_requests(open_matching(options.sequences, opened.schema))
         model = opened.model()
         try:
-            path = export_model(model, options.output, lookup, options.name, options.version)
+            paths = export_servables(
+                model, options.output, lookup, options.name, options.version, options.split,
+                options.attention_dtype, recall_on,
+            )
         except ExportError as error:
             raise UsageError(str(error)) from error
-        names = ", ".join(signature_inputs(model, tf.int64))
-        print(f"{path}: {names} ran through the session loader and agree with the Keras model "
-              f"to {TOLERANCE:g}")
+        for name, path in paths.items():
+            half = name.removeprefix(options.name).lstrip("_")
+            names = half or ", ".join(signature_inputs(model, tf.int64))
+            print(f"{path}: {names} ran through the session loader and agree with the Keras model "
+                  f"to {TOLERANCE:g}")
+        _say(os.path.join(paths[options.name], "assets.extra", REPORT), paths)
 
     return run(parser, argv, action)
+
+
+def _test_requests(sequences: Sequences, most: int = 512):
+    for inputs, *_ in read_requests(sequences, "test", batch_size=most):
+        made = {name: value.numpy() for name, value in inputs.items()}
+        return made, f"test requests of {os.path.basename(os.path.abspath(sequences.path))}"
+    raise UsageError(f"{sequences.path!r} has no test requests. Received: --sequences")
+
+
+def _say(report_path: str, paths: Mapping[str, str]) -> None:
+    """What the halves hold, and what the type of the attention tables costs."""
+    if not os.path.exists(report_path):
+        return
+    with open(report_path, encoding="utf-8") as file:
+        report = json.load(file)
+    (recall,) = (key for key in report if key.startswith("recall@"))
+    print(f"attention tables as {report['attention_dtype']}: {report['bytes']:,} bytes, "
+          f"{report['bytes'] / report['bytes_float32']:.2f} of float32's; {recall} "
+          f"{report[recall]:.4f} against float32 over {report['targets']:,} targets "
+          f"({report['measured_on']})")
+    for name, path in paths.items():
+        variables = os.path.join(path, "variables")
+        size = sum(entry.stat().st_size for entry in os.scandir(variables))
+        print(f"{name}: {size:,} bytes of variables")

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
 from tfdare.compat import tf
 from tfdare.examples import raw_ids_of
+from tfdare.id_hash import hash_rows
 from tfdare.layers import gather_behaviors, newest_first
 from tfdare.layers.embedding import TIME_GAP
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
@@ -40,8 +41,22 @@ def check_export(path: str, model, requests, vocabularies) -> float:
     Raises:
         ExportError: a signature fails, or differs by more than 1e-5.
     """
-    (answers,) = run_apart([(path, requests)])
-    return compare(model, requests, answers, vocabularies)
+    return check_exports([(path, requests)], model, vocabularies)
+
+
+def check_exports(exports: Sequence[tuple[str, Any]], model, vocabularies) -> float:
+    """The same for several SavedModels of one model, all in one process.
+
+    Args:
+        exports: sequence of ``(path, requests)``.
+        model, vocabularies: as for :func:`check_export`.
+
+    Returns, raises: as :func:`check_export`.
+    """
+    return max(
+        compare(model, requests, answers, vocabularies)
+        for (_, requests), answers in zip(exports, run_apart(exports))
+    )
 
 
 def run_apart(exports: Iterable[tuple[str, Any]]) -> list[list[dict[str, dict[str, np.ndarray]]]]:
@@ -94,15 +109,17 @@ def compare(model, requests, answers, vocabularies) -> float:
     Raises:
         ExportError: an answer differs by more than 1e-5.
     """
+    hashed = {part.name: part.hash_buckets for part in model.schema.categorical}
     lookups = {
-        name: partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
+        name: partial(hash_rows, buckets=hashed[name]) if hashed[name]
+        else partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
         for name, raw_ids in raw_ids_of(model, vocabularies).items()
     }
     greatest = 0.0
     for inputs_of, got_of in zip(requests, answers, strict=True):
         for signature, inputs in inputs_of.items():
-            rows = _rows(inputs, lookups, model.schema)
-            for name, (answer, wanted) in _compared(model, rows, got_of[signature]).items():
+            rows = to_row_ids(inputs, lookups, model.schema)
+            for name, (answer, wanted) in compared(model, rows, got_of[signature]).items():
                 gap = _difference(answer, wanted)
                 if not gap <= TOLERANCE:
                     raise ExportError(
@@ -113,7 +130,8 @@ def compare(model, requests, answers, vocabularies) -> float:
     return greatest
 
 
-def _rows(inputs, lookups, schema):
+def to_row_ids(inputs, lookups, schema) -> dict[str, np.ndarray]:
+    """Inputs over raw ids as inputs over row ids; `lookups` maps a feature to its function."""
     rows = dict(inputs)
     for key, part in id_inputs(schema).items():
         if key in rows and part.name in lookups:
@@ -123,7 +141,7 @@ def _rows(inputs, lookups, schema):
     return rows
 
 
-def _compared(model, rows, got):
+def compared(model, rows, got):
     """What a signature answered beside what the Keras model says, by name.
 
     Two behaviors whose scores are a rounding step apart may change places, so a found behavior is

@@ -17,6 +17,7 @@ import time
 
 import numpy as np
 
+from tests.harness import StraightSearch
 from tfdare.compat import tf
 from tfdare.layers import TopKSearch
 from tfdare.models import DARE
@@ -31,13 +32,6 @@ DIMS = (32, 16, 8)
 ITEMS, CATEGORIES, COLUMNS, TOP_K = 1_000_000, 10_000, 16, 20
 SECONDS = 4.0
 PLOT = pathlib.Path("build") / "search.png"
-
-
-class StraightSearch(TopKSearch):
-    """The same, but for its type: what a subclass does is not known, so it gets all scores."""
-
-    def call(self, scores, history_length, **kwargs):
-        return super().call(scores, history_length, **kwargs)
 
 
 class Bound(tf.Module):

@@ -13,6 +13,7 @@ from tfdare.bootstrap import interval, ratio_interval, resampled_ratios
 from tfdare.compat import tf
 from tfdare.evaluation import Predictor
 from tfdare.mutual_information import InterestTable
+from tfdare.planted import PULLS, relations, relevance
 from tfdare.search_metrics import search_ndcg, search_recall
 from tfdare.sequences import Sequences
 from tfdare.slices import by_edges, item_frequency
@@ -38,21 +39,15 @@ class PlantedTruth:
 
     def __init__(self, path: str, sequences: Sequences):
         with open(path, encoding="utf-8") as file:
-            planted = json.load(file)["categories"]
-        row = {int(raw): i + 2 for i, raw in enumerate(sequences.vocabulary("category").tolist())}
-        size = len(row) + 2
-        self.partner, self.lag = np.full(size, -1, np.int64), np.zeros(size, np.int64)
-        for raw, one in planted.items():
-            if int(raw) in row and one["partner"] in row:
-                self.partner[row[int(raw)]] = row[one["partner"]]
-                self.lag[row[int(raw)]] = one["lag"]
+            self._relations = relations(json.load(file), sequences.vocabulary("category"))
 
     def __call__(self, requests) -> np.ndarray:
-        history, target = requests["history_category"], requests["target_category"]
-        position = requests["history_length"][:, None] - np.arange(history.shape[1])
-        at_lag = (self.lag[history] == position) & (position > 0)
-        pulls = self.partner[history][:, None, :] == target[:, :, None]
-        return (pulls & at_lag[:, None, :]).astype(np.float32)
+        target, history = (
+            {name: requests[f"{side}_{name}"] for name in ("item", "category")}
+            for side in ("target", "history")
+        )
+        grades = relevance(self._relations, target, history, requests["history_length"])
+        return (grades == PULLS).astype(np.float32)
 
 
 class InformationTruth:
@@ -130,7 +125,7 @@ def search_quality(
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     joined["user"] = np.unique(joined["user"], return_inverse=True)[1]
     values = {key: np.concatenate(parts) for key, parts in found.items()}
-    slices = {"by_length": by_edges(joined["length"]), "by_frequency": by_edges(joined["frequency"])}
+    slices = {f"by_{name}": by_edges(joined[name]) for name in ("length", "frequency")}
     numbers: dict[str, Any] = {
         "split": split, "top_k": top_k, "targets": int(joined["user"].size),
         "users": int(joined["user"].max()) + 1, "truths": {},

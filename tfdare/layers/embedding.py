@@ -64,6 +64,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
             )
         self.initializer_stddev = initializer_stddev
         self._recorder = None
+        self.compact = None
 
     def build(self, input_shape=None):
         if self.built:
@@ -277,14 +278,21 @@ class RoleEmbedding(tf.keras.layers.Layer):
         return mean_of_values(rows, ids)
 
     def _gather(self, table, ids, side, name):
+        compact = self._compact(table)
         # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
-        return self._heard(tf.cast(tf.gather(raw(table), ids), self.compute_dtype), ids, side, name)
+        rows = tf.gather(raw(table), ids) if compact is None else compact.rows(ids)
+        return self._heard(tf.cast(rows, self.compute_dtype), ids, side, name)
+
+    def _compact(self, table):
+        """What stands for a table while an export is traced, see :mod:`tfdare.compact`, or None."""
+        return self.compact.get(id(raw(table))) if self.compact else None
 
     def _distance_score(self, name, table, row):
         if table is None:
             return None
-        ids = tf.range(table.shape[0])
-        table = self._heard(tf.convert_to_tensor(raw(table)), ids, "attention", name)
+        compact, ids = self._compact(table), tf.range(table.shape[0])
+        table = tf.convert_to_tensor(raw(table)) if compact is None else compact.whole()
+        table = self._heard(table, ids, "attention", name)
         by_row = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
         return tf.gather(by_row, row)
 

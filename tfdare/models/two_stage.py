@@ -209,9 +209,10 @@ class TwoStageModel(RequestModel):
     def _find(self, requests, length):
         """Places and scores of what search finds, without the scores of all at once."""
         history = self._behaviors(requests, "history")
-        item = history[self.schema.item.name]
-        behaviors = tf.shape(item)[1] if item.shape[1] is None else int(item.shape[1])
-        blocks = Blocks(behaviors, self.search_layer.top_k)
+        target = self._ids(requests, "target")
+        item = self.schema.item.name
+        behaviors = tf.shape(history[item])[1]
+        blocks = Blocks(behaviors, tf.size(target[item]), self.search_layer.top_k)
         # Ids are laid out, not what they stand for, which is wider.
         column = tf.minimum(length, behaviors)[:, tf.newaxis] - 1 - blocks.places
         there, column = column >= 0, tf.maximum(column, 0)
@@ -222,7 +223,7 @@ class TwoStageModel(RequestModel):
             offset = offset[:, 0]
         offset = tf.where(there, offset, tf.constant(-float("inf"), offset.dtype))
         query, key = self.attention_layer.as_product(
-            self.embedding.attention_parts(self._ids(requests, "target"), TARGET),
+            self.embedding.attention_parts(target, TARGET),
             self.embedding.attention_parts(history, HISTORY), offset,
         )
         return self.search_layer.find(query, key, blocks, length)
