@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_jobs.splits import LastFraction, LeaveLast, cuts, training_period
+from beam_jobs.splits import ByTime, LastFraction, LeaveLast, cuts, training_period
 
 
 def positions(protocol, length):
@@ -52,6 +52,7 @@ protocols = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(protocols, st.lists(st.integers(0, 400), min_size=1, max_size=6))
 def test_splits_follow_each_other(protocol, lengths):
     lengths = np.array(lengths)
@@ -72,6 +73,7 @@ def test_splits_follow_each_other(protocol, lengths):
             assert test[-1] == length - 1
 
 
+@settings(deadline=None)
 @given(protocols, st.lists(st.integers(0, 200), min_size=2, max_size=5))
 def test_users_do_not_touch_each_other(protocol, lengths):
     together = cuts(protocol, np.array(lengths))
@@ -79,3 +81,15 @@ def test_users_do_not_touch_each_other(protocol, lengths):
         alone = [cuts(protocol, np.array([length]))[split].position for length in lengths]
         np.testing.assert_array_equal(found.position, np.concatenate(alone))
         assert (np.diff(found.user) >= 0).all()
+
+
+def test_by_time_goes_by_the_clock():
+    time = np.array([1, 4, 5, 9, 9, 0, 7, 8])
+    found = cuts(ByTime(validation_from=5, test_from=9), np.array([5, 3]), time)
+    events = {split: (cut.user * 5 + cut.position).tolist() for split, cut in found.items()}
+    # the first event of a user has no history
+    assert events == {"train": [1], "validation": [2, 6, 7], "test": [3, 4]}
+    assert training_period(ByTime(5, 9), np.array([5, 3]), time).tolist() == [2, 1]
+    assert ByTime(5, 9).split_of(np.array([4, 5, 8, 9])).tolist() == [0, 1, 1, 2]
+    thin = cuts(ByTime(100, 200, train_start=2, train_stride=2), np.array([5, 3]), time)
+    assert (thin["train"].user * 5 + thin["train"].position).tolist() == [2, 4, 7]
