@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import sys
@@ -14,13 +13,13 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from beam_jobs.commands import JobParser, parse_job
 from beam_jobs.errors import exit_code
 from beam_jobs.facts import describe, drift, plain
 from beam_jobs.measures import Measures, measure
-from beam_jobs.options import DEFAULT_RUNNER, check_beam
 from beam_jobs.pages import charts, page, table
 from beam_jobs.progress import Progress
-from beam_jobs.publishing import Staging
+from beam_jobs.publishing import staged
 from beam_jobs.storage import read_file, write_file
 from tfdare.record import context_dtypes, decode, read_records
 from tfdare.schema import Schema
@@ -80,26 +79,18 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         InputError: an option cannot be used. No output is left, an earlier one stays.
         SchemaError: a folder is no finished folder of sequences.
     """
-    asked, rest = make_parser().parse_known_args(argv)
-    check_beam(rest)
-    if not any(arg.startswith("--runner") for arg in rest):
-        rest = [*rest, f"--runner={DEFAULT_RUNNER}"]
+    asked, rest = parse_job(make_parser(), argv)
     folders = {"now": open_sequences(asked.sequences)}
     if asked.before is not None:
         folders["before"] = open_sequences(asked.before)
-    staging = Staging(asked.output.rstrip("/") or asked.output, asked.overwrite)
     progress = Progress()
-    try:
-        staging.check()
+    with staged(asked.output, asked.overwrite, [_MEASURES]) as folder:
         progress.say(f"counting {', '.join(one.path for one in folders.values())}")
-        measures = _measured(folders, f"{staging.folder}/{_MEASURES}", rest, progress)
+        measures = _measured(folders, f"{folder}/{_MEASURES}", rest, progress)
         found = summarize(folders, measures)
         text = json.dumps(found, indent=2, sort_keys=True) + "\n"
-        write_file(f"{staging.folder}/statistics.json", text.encode())
-        write_file(f"{staging.folder}/statistics.html", to_html(found).encode())
-        staging.publish([_MEASURES])
-    finally:
-        staging.remove()
+        write_file(f"{folder}/statistics.json", text.encode())
+        write_file(f"{folder}/statistics.html", to_html(found).encode())
     return found
 
 
@@ -194,19 +185,12 @@ def _drift(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> JobParser:
     """The parser of the job's own options."""
-    parser = argparse.ArgumentParser(
-        "python -m beam_jobs.statistics", description=_HELP, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    usage = parser.format_help
-    parser.format_help = lambda: f"{_EXAMPLE}\n\n{usage()}"
+    parser = JobParser("python -m beam_jobs.statistics", _EXAMPLE, _HELP)
     add = parser.add_argument
     add("--sequences", required=True, metavar="FOLDER", help="folder that `tfdare prepare` wrote")
-    add("--output", required=True, metavar="FOLDER", help="folder to make")
     add("--before", metavar="FOLDER", help="earlier folder of sequences to set it against")
-    add("--overwrite", action="store_true", help="replace the output, once the new one is whole")
     return parser
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from tfdare.simulate import (
     main,
     simulate,
     truth,
+    write_causes,
     write_log,
     write_truth,
 )
@@ -92,6 +94,29 @@ def test_equal_options_give_equal_files(tmp_path):
     assert a == b and a_gz == b_gz and a_gz[4:8] == bytes(4) and gzip.decompress(a_gz) == a
     write_log(paths[1], dataclasses.replace(SMALL, seed=4), bad_rows=4, progress=False)
     assert paths[1].read_bytes() != a
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
+def test_any_number_of_workers_gives_the_same_bytes(name, tmp_path):
+    options = SimulatorOptions(users=1500, items=300, categories=20, mean_events=200)
+    assert options.cohorts > 2
+    one, three = (tmp_path / f"{workers}{name}" for workers in (1, 3))
+    counts = write_log(one, options, bad_rows=9, progress=False)
+    assert write_log(three, options, bad_rows=9, workers=3, progress=False) == counts
+    assert one.read_bytes() == three.read_bytes()
+    write_causes(one, options, progress=False)
+    write_causes(three, options, workers=3, progress=False)
+    assert one.read_bytes() == three.read_bytes()
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(one, "rt") as file:
+        assert file.readline() == "user,position,cause,distance,favorite\n"
+        assert sum(1 for _ in file) == counts.page_views
+
+
+def test_the_log_of_default_options_stays_what_it_was(tmp_path):
+    write_log(tmp_path / "log.csv", SMALL, bad_rows=4, progress=False)
+    digest = hashlib.sha256((tmp_path / "log.csv").read_bytes()).hexdigest()
+    assert digest == "d04d5fe6262556a31661c4f282d53590f14f50be7cb3214efb465b8fd79a20d9"  # what was measured on it holds only as long
 
 
 def test_rows_are_grouped_by_user_and_rise_in_time(log):
@@ -286,11 +311,16 @@ def test_an_unfinished_log_leaves_nothing(tmp_path):
 def test_command_writes_log_and_truth(tmp_path, capsys):
     output = str(tmp_path / "log.csv.gz")
     arguments = ["--users", "25", "--items", "60", "--categories", "6", "--mean_events", "30"]
-    assert main(["--output", output, *arguments, "--seed", "3", "--bad_rows", "5"]) == 0
+    arguments += ["--seed", "3", "--bad_rows", "5", "--causes"]
+    assert main(["--output", output, *arguments]) == 0
     assert "25 users" in capsys.readouterr().out
     assert len(gzip.open(output).readlines()) == whole(SMALL).user.size + 5
     assert json.load(open(output + ".truth.json")) == truth(SMALL)
-    assert sorted(os.listdir(tmp_path)) == ["log.csv.gz", "log.csv.gz.truth.json"]
+    views = (whole(SMALL).behavior == 0).sum()
+    assert len(gzip.open(output + ".causes.csv.gz").readlines()) == views + 1
+    assert sorted(os.listdir(tmp_path)) == [
+        "log.csv.gz", "log.csv.gz.causes.csv.gz", "log.csv.gz.truth.json"
+    ]
 
 
 def test_help_starts_with_a_line_to_paste(capsys):

@@ -1,9 +1,9 @@
-"""Intervals of AUCs, and of differences between them, by resampling users."""
+"""Intervals of AUCs, of ratios, and of differences between them, by resampling users."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
@@ -127,24 +127,23 @@ class UserBootstrap:
             name: [WeightedAUC(label, score, user) for score in of_seeds]
             for name, of_seeds in scores.items()
         }
-        random = np.random.default_rng(seed)
         self._estimate = _mean_over_seeds(sorted_scores, np.ones((1, users)))
-        parts = []
-        for start in range(0, resamples, _BLOCK):
-            drawn = np.stack([
-                np.bincount(random.integers(0, users, users), minlength=users)
-                for _ in range(min(_BLOCK, resamples - start))
-            ])
-            parts.append(_mean_over_seeds(sorted_scores, drawn))
+        parts = [
+            _mean_over_seeds(sorted_scores, drawn) for drawn in resamples_of(users, resamples, seed)
+        ]
         self._drawn = {name: np.concatenate([part[name] for part in parts]) for name in scores}
 
     def auc(self, name, level: float = 0.95) -> Interval:
         """AUC of one model, and the interval that holds `level` of the resamples."""
-        return _interval(self._estimate[name][0], self._drawn[name], level)
+        return interval(self._estimate[name][0], self._drawn[name], level)
+
+    def drawn(self, name) -> np.ndarray:
+        """AUC of one model in every resample, float64 ``[resamples]``."""
+        return self._drawn[name]
 
     def difference(self, first, second, level: float = 0.95) -> Interval:
         """AUC of the first model minus the second's, resample by resample."""
-        return _interval(
+        return interval(
             self._estimate[first][0] - self._estimate[second][0],
             self._drawn[first] - self._drawn[second],
             level,
@@ -160,7 +159,51 @@ def _mean_over_seeds(
     }
 
 
-def _interval(estimate, drawn, level) -> Interval:
+def resamples_of(units: int, resamples: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of so many units is drawn, with replacement: blocks int ``[B, units]``.
+
+    Equal arguments give equal draws, so that differences between models can be taken resample by
+    resample.
+    """
+    random = np.random.default_rng(seed)
+    for start in range(0, resamples, _BLOCK):
+        yield np.stack([
+            np.bincount(random.integers(0, units, units), minlength=units)
+            for _ in range(min(_BLOCK, resamples - start))
+        ])
+
+
+def resampled_ratios(above, below, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """``sum(above) / sum(below)`` of resamples of the units, float64 ``[resamples, ...]``.
+
+    Args:
+        above, below: ``[units, ...]``, of what each unit brings.
+        resamples: int. Defaults to 1,000.
+        seed: int. Of the resampling.
+    """
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.concatenate([
+            np.tensordot(drawn, above, 1) / np.tensordot(drawn, below, 1)
+            for drawn in resamples_of(len(above), resamples, seed)
+        ])
+
+
+def ratio_interval(above, below, resamples: int = 1000, seed: int = 0) -> Interval:
+    """``sum(above) / sum(below)`` over units ``[units]``, and its 95% interval over them.
+
+    Example:
+        >>> ratio_interval([1, 1, 2], [2, 2, 4])
+        Interval(estimate=0.5, low=0.5, high=0.5)
+    """
+    total = float(np.sum(below))
+    if not total:
+        return Interval(np.nan, np.nan, np.nan)
+    return interval(np.sum(above) / total, resampled_ratios(above, below, resamples, seed))
+
+
+def interval(estimate: float, drawn: np.ndarray, level: float = 0.95) -> Interval:
+    """An estimate, and the interval that holds `level` of its resamples ``[B]``."""
     if not 0 < level < 1:
         raise ValueError(f"`level` must be in (0, 1). Received: level={level}")
     drawn = drawn[np.isfinite(drawn)]  # a resample of tiny data may lack a class

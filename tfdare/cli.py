@@ -18,6 +18,7 @@ _SUMMARY = {
     "train": "sequences -> trained model and its metrics",
     "evaluate": "metrics of a trained model on one split",
     "compare": "several models side by side, trained and tuned alike",
+    "analyze": "what the paper measures, on trained models, as one page",
     "export": "trained model -> SavedModel for TensorFlow Serving",
     "serve": "serve SavedModels over gRPC (development server)",
     "query": "rank a user's candidates through a server",

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from tfdare.command import Parser, UsageError, run
+from tfdare.calibration import expected_calibration_error, normalized_entropy
 from tfdare.compat import tf
 from tfdare.data import read_requests
 from tfdare.differences import open_matching
 from tfdare.metrics import auc, gauc, logloss
-from tfdare.runs import METRICS, load_run, update_metrics
+from tfdare.runs import METRICS, Run, load_run, update_metrics, write_json
 from tfdare.schema import SchemaError
 from tfdare.sequences import SPLITS, Sequences
 
 BASELINE_TARGETS = 200_000
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Predictions:
         request: int64 ``[n]``.
         repeats: int32 ``[n, features]``. How often the candidate's value of each feature of one
             value occurs in the user's earlier history.
+        history_length: int32 ``[n]``. Behaviors in the request's window.
+        item: int32 ``[n]``. Row id of the candidate's item.
+        names: list of str. Of the users that `user` stands for.
     """
 
     label: np.ndarray
@@ -39,6 +44,16 @@ class Predictions:
     user: np.ndarray
     request: np.ndarray
     repeats: np.ndarray
+    history_length: np.ndarray
+    item: np.ndarray
+    names: list[str]
+
+    @property
+    def clicked_before(self) -> np.ndarray:
+        """bool ``[n]``. Whether the request's click is on an item of the user's earlier history."""
+        before = np.zeros(int(self.request.max()) + 1, bool)
+        np.logical_or.at(before, self.request, (self.repeats[:, 0] > 0) & (self.label > 0.5))
+        return before[self.request]
 
     def save(self, path: str) -> None:
         """Writes `label` (uint8), `probability` and `user` (int32) as a compressed npz, put in
@@ -57,21 +72,23 @@ class Predictor:
 
     Args:
         model: RequestModel.
+        ask: function of model and requests to tensors, or None for the probabilities ``[U, C]``.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, ask: Callable | None = None):
         self._model, self._call = model, None
+        self._ask = ask or (lambda model, requests: model(requests, training=False))
 
-    def __call__(self, requests: Mapping[str, tf.Tensor]) -> np.ndarray:
-        """Probabilities ``[U, C]`` of requests."""
+    def __call__(self, requests: Mapping[str, tf.Tensor]):
+        """What the model answers, as arrays."""
         if self._call is None:
             like = {
                 name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name)
                 for name, value in requests.items()
             }
-            graph = tf.function(lambda given: self._model(given, training=False), autograph=False)
+            graph = tf.function(lambda given: self._ask(self._model, given), autograph=False)
             self._call = graph.get_concrete_function(like)
-        return self._call(dict(requests)).numpy()
+        return tf.nest.map_structure(lambda value: value.numpy(), self._call(dict(requests)))
 
 
 def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
@@ -88,7 +105,8 @@ def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
     predictor = model if model is None or isinstance(model, Predictor) else Predictor(model)
     names = [feature.name for feature in sequences.schema.features if feature.max_values == 1]
     columns: dict[str, list] = {
-        name: [] for name in ("label", "probability", "user", "request", "repeats")
+        name: [] for name in
+        ("label", "probability", "user", "request", "repeats", "history_length", "item")
     }
     seen_requests = count = 0
     for requests, label, weight in read_requests(
@@ -106,13 +124,16 @@ def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
         columns["user"].append(np.broadcast_to(users[:, np.newaxis], real.shape)[real])
         columns["request"].append(request[real])
         columns["repeats"].append(np.stack(repeats, axis=-1)[real])
+        length = requests["history_length"].numpy()[:, np.newaxis]
+        columns["history_length"].append(np.broadcast_to(length, real.shape)[real])
+        columns["item"].append(requests[f"target_{sequences.schema.item.name}"].numpy()[real])
         seen_requests += len(users)
         count += int(real.sum())
         if limit is not None and count >= limit:
             break
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    joined["user"] = np.unique(joined["user"], return_inverse=True)[1]
-    return Predictions(**joined)
+    names, joined["user"] = np.unique(joined["user"], return_inverse=True)
+    return Predictions(**joined, names=[name.decode() for name in names.tolist()])
 
 
 def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> dict[str, Any]:
@@ -139,8 +160,8 @@ def evaluate_splits(
             predicted.
 
     Returns:
-        For each split ``auc``, ``gauc`` (by user), ``request_gauc`` (by request), ``logloss`` over
-        all targets;
+        For each split ``auc``, ``gauc`` (by user), ``request_gauc`` (by request), ``logloss``,
+        ``normalized_entropy`` and ``ece`` (see :mod:`tfdare.calibration`) over all targets;
         ``auc_seen``, ``gauc_seen``, ``auc_new``, ``gauc_new`` by slice (None where a class is
         missing); counts; and ``baselines``: the AUC of "was this item in the history"
         (``seen``) and of a logistic regression on repeat counts (``repeat_counts``), which was
@@ -171,10 +192,7 @@ def evaluate_splits(
 
 
 def _numbers(found: Predictions, regression: LogisticRegression | None) -> dict[str, Any]:
-    clicked_before = np.zeros(int(found.request.max()) + 1, bool)
-    item_seen = found.repeats[:, 0] > 0
-    np.logical_or.at(clicked_before, found.request, item_seen & (found.label > 0.5))
-    seen = clicked_before[found.request]
+    item_seen, seen = found.repeats[:, 0] > 0, found.clicked_before
     numbers: dict[str, Any] = {}
     for suffix, rows in (("", slice(None)), ("_seen", seen), ("_new", ~seen)):
         label, probability = found.label[rows], found.probability[rows]
@@ -182,10 +200,12 @@ def _numbers(found: Predictions, regression: LogisticRegression | None) -> dict[
         numbers[f"gauc{suffix}"] = gauc(label, probability, found.user[rows])
     numbers["request_gauc"] = gauc(found.label, found.probability, found.request)
     numbers["logloss"] = logloss(found.label, found.probability)
+    numbers["normalized_entropy"] = normalized_entropy(found.label, found.probability)
+    numbers["ece"] = expected_calibration_error(found.label, found.probability)
     numbers["targets"] = int(found.label.size)
     numbers["clicks"] = int(found.label.sum())
-    numbers["requests"] = int(clicked_before.size)
-    numbers["requests_seen"] = int(clicked_before.sum())
+    numbers["requests"] = int(found.request.max()) + 1
+    numbers["requests_seen"] = int(np.unique(found.request[seen]).size)
     numbers["users"] = int(found.user.max()) + 1
     numbers["baselines"] = {
         "seen": auc(found.label, item_seen),
@@ -222,9 +242,35 @@ def summary(numbers: dict[str, Any]) -> str:
         f"  {'all':<22}{show('auc'):>8}{show('gauc'):>9}",
         f"  {'item seen before':<22}{show('auc_seen'):>8}{show('gauc_seen'):>9}",
         f"  {'item new to the user':<22}{show('auc_new'):>8}{show('gauc_new'):>9}",
-        f"  log loss {numbers['logloss']:.4f}; {numbers['targets']:,} targets of "
+        f"  log loss {numbers['logloss']:.4f}, calibration error {numbers['ece']:.4f}; "
+        f"{numbers['targets']:,} targets of "
         f"{numbers['users']:,} users; repeat counts alone reach AUC {counts}",
     ])
+
+
+def _in_full(runs, sequences, options) -> None:
+    from tfdare.analysis.numbers import as_json
+    from tfdare.slices import METRICS as COMPARED
+    from tfdare.slices import evaluate_in_full, slices_of, slices_table
+
+    found = {
+        run_name(one, runs): predict(one.model(), sequences, options.split, options.batch_size)
+        for one in runs
+    }
+    slices = slices_of(next(iter(found.values())), sequences, options.split)
+    numbers = evaluate_in_full(found, slices, options.resamples)
+    for metric in COMPARED:
+        print(f"\n{slices_table(numbers, metric)}")
+    path = os.path.join(options.run, EVALUATION)
+    write_json(path, as_json({"split": options.split, "slices": numbers}))
+    print(f"\n  written to {path}")
+
+
+def run_name(run: Run, runs: Sequence[Run]) -> str:
+    """What tells a run from others: its model, or its folder where models are alike."""
+    models = [one.options["model"] for one in runs]
+    model = run.options["model"]
+    return model if models.count(model) == 1 else os.path.basename(os.path.abspath(run.path))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -232,16 +278,24 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         "evaluate",
         "tfdare evaluate --run build/dare --sequences build/sequences --split test",
-        "Metrics of a trained model on one split, printed and kept in RUN/metrics.json.",
+        "Metrics of a trained model on one split, printed and kept in RUN/metrics.json. With "
+        "--slices or --against also by slices, with 95% intervals over users, printed and kept in "
+        "RUN/evaluation.json.",
     )
     parser.add_argument("--run", required=True, help="folder that `tfdare train` wrote")
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split", default="test", choices=SPLITS, help="which part to rank")
     parser.add_argument("--batch_size", type=int, default=512, help="requests at once")
+    parser.add_argument("--slices", action="store_true",
+        help="also by history length, item seen before, item frequency and user activity")
+    parser.add_argument("--against", metavar="RUN",
+        help="second run on the same sequences: differences, slice by slice, in pairs")
+    parser.add_argument("--resamples", type=int, default=200, help="of users, for the intervals")
 
     def action(options):
-        if options.batch_size < 1:
-            raise UsageError(f"--batch_size must be positive. Received: {options.batch_size}")
+        for name in ("batch_size", "resamples"):
+            if getattr(options, name) < 1:
+                raise UsageError(f"--{name} must be positive. Received: {getattr(options, name)}")
         opened = load_run(options.run)
         sequences = open_matching(options.sequences, opened.schema)
         numbers = evaluate(opened.model(), sequences, options.split, options.batch_size)
@@ -249,5 +303,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{options.split} split of {options.sequences}")
         print(summary(numbers))
         print(f"  written to {os.path.join(options.run, METRICS)}")
+        if options.slices or options.against:
+            runs = [opened] + ([load_run(options.against)] if options.against else [])
+            _in_full(runs, sequences, options)
 
     return run(parser, argv, action)

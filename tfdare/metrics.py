@@ -43,27 +43,35 @@ def gauc(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> float | Non
     References:
         - [Deep Interest Network](https://arxiv.org/abs/1706.06978), section 6.2 (user-weighted AUC)
     """
-    label = (np.asarray(label) > 0.5).astype(np.float64)
-    if not label.size:
+    if not np.size(label):
         return None
-    group = np.unique(np.asarray(group), return_inverse=True)[1]
+    value, size = auc_by_group(label, score, np.unique(np.asarray(group), return_inverse=True)[1])
+    both = np.isfinite(value)
+    return float(np.average(value[both], weights=size[both])) if both.any() else None
+
+
+def auc_by_group(label, score, group, groups: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """AUC inside each group, NaN where a class is missing, and the group's number of targets.
+
+    Args:
+        label, score: as of :func:`gauc`.
+        group: int ``[n]``, not negative.
+        groups: int. How many there are at least.
+    """
+    label = (np.asarray(label) > 0.5).astype(np.float64)
     order = np.lexsort((score, group))
     label, group, score = label[order], group[order], np.asarray(score)[order]
-    size = np.bincount(group)
+    size = np.bincount(group, minlength=groups)
     start = np.cumsum(size) - size
     # Rank inside the group; equal scores share the mean of their ranks.
     rank = np.arange(label.size) - start[group] + 1.0
     new_run = np.r_[True, (group[1:] != group[:-1]) | (score[1:] != score[:-1])]
     run = np.cumsum(new_run) - 1
     rank = (np.bincount(run, rank) / np.bincount(run))[run]
-    positives = np.bincount(group, label)
-    negatives = size - positives
-    both = (positives > 0) & (negatives > 0)
-    if not both.any():
-        return None
-    above = np.bincount(group, rank * label) - positives * (positives + 1) / 2
-    value = above[both] / (positives * negatives)[both]
-    return float(np.average(value, weights=size[both]))
+    positives = np.bincount(group, label, size.size)
+    pairs = positives * (size - positives)
+    above = np.bincount(group, rank * label, size.size) - positives * (positives + 1) / 2
+    return np.divide(above, pairs, out=np.full(size.size, np.nan), where=pairs > 0), size
 
 
 def logloss(label: np.ndarray, probability: np.ndarray) -> float:

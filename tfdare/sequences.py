@@ -98,6 +98,11 @@ class Sequences:
         for part in parts:
             if part.name == name and part.vocabulary:
                 return os.path.join(self.path, part.vocabulary)
+            if part.name == name and part.hash_buckets:
+                raise SchemaError(
+                    f"Feature {name!r} of {self.path!r} is hashed: its rows are shared by raw ids "
+                    "that no file lists"
+                )
         raise SchemaError(
             f"No vocabulary for feature {name!r}. Features: {tuple(part.name for part in parts)}"
         )
@@ -107,6 +112,12 @@ class Sequences:
         path = self.vocabulary_path(name)
         with open(path, encoding="utf-8") as file:
             return np.array([int(line.split("\t", 1)[0]) for line in file], np.int64)
+
+    def frequencies(self, name: str) -> np.ndarray:
+        """How often each id of (context) feature ``name`` came in the training period, int64;
+        element ``i`` has row ``i + 2``."""
+        with open(self.vocabulary_path(name), encoding="utf-8") as file:
+            return np.array([int(line.split("\t", 1)[1]) for line in file], np.int64)
 
 
 def open_sequences(path: str, digest: str | None = None) -> Sequences:

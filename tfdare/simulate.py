@@ -10,64 +10,41 @@ anywhere in seconds, at any size, and comes with its truth:
   ``relation``, the user's page view ``lag`` positions later into ``r(c)``. That is the
   semantic-temporal correlation which search has to find: neither popularity nor counts show it.
 
+Options can be fitted to a log of one's own (``tfdare simulate --fit``), and come fitted to two
+public ones (``--like taobao``, ``--like checkins``): then users return to single items, come in
+visits with a daily rhythm, and differ as those users do.
+
 Lags count page views (``pv``), the behaviors that sequences are built of; ``buy``, ``cart`` and
-``fav`` rows repeat the page view they follow. This module does not import TensorFlow.
+``fav`` rows repeat the page view they follow. What was planted is had as data from
+:mod:`tfdare.planted`. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import gzip
 import io
 import json
 import os
 import sys
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Iterator
-
-import numpy as np
-import pyarrow as pa
-from pyarrow import csv
-from tqdm import tqdm
+from typing import Any, Iterator
 
 from tfdare.command import Parser, UsageError, run
-from tfdare.planted import (
-    BAD,
-    BEHAVIORS,
-    RANGES,
-    Events,
-    SimulatorOptions,
-    World,
-    blocks,
-    user_truth,
-    world_truth,
-)
+from tfdare.planted import user_truth, world_truth
+from tfdare.simulation import parameters
+from tfdare.simulation.events import BEHAVIORS, Events, blocks
+from tfdare.simulation.fit import Fit, fit, views_of
+from tfdare.simulation.logs import NAMES, read_sample
+from tfdare.simulation.options import RANGES, SimulatorOptions
+from tfdare.simulation.plot import plot_beside
+from tfdare.simulation.statistics import measure
+from tfdare.simulation.world import World
+from tfdare.simulation.writing import LogCounts, atomic, write_causes, write_log
 
 __all__ = [
-    "BEHAVIORS", "Events", "LogCounts", "SimulatorOptions", "simulate", "truth", "write_log",
-    "write_truth",
+    "BEHAVIORS", "Events", "Fit", "LogCounts", "SimulatorOptions", "fit", "like", "measure",
+    "read_sample", "simulate", "truth", "views_of", "write_causes", "write_log", "write_truth",
 ]
-
-
-@dataclass(frozen=True)
-class LogCounts:
-    """What :func:`write_log` wrote.
-
-    Attributes:
-        rows: int. Rows in the file, malformed ones included.
-        bad_rows: int. Malformed rows.
-        page_views: int. Rows with behavior ``pv``, malformed ones left out.
-        users: int. Users in the log.
-        long_users: int. Users with 210 page views or more, the paper's bound.
-    """
-
-    rows: int
-    bad_rows: int
-    page_views: int
-    users: int
-    long_users: int
 
 
 def simulate(options: SimulatorOptions, *, block_users: int | None = None) -> Iterator[Events]:
@@ -91,6 +68,23 @@ def simulate(options: SimulatorOptions, *, block_users: int | None = None) -> It
     return blocks(options, block_users)
 
 
+def like(name: str | os.PathLike, **changes) -> SimulatorOptions:
+    """Options that were fitted to a log: ``"taobao"``, ``"checkins"``, or a file of ``--fit``.
+
+    Args:
+        name: str. Of the set, or a path.
+        **changes: options to change, such as ``users``.
+
+    Raises:
+        ValueError: there is none of this name, or a value is out of range.
+
+    Example:
+        >>> like("taobao", users=50).users
+        50
+    """
+    return dataclasses.replace(parameters.read(name).options, **changes)
+
+
 def truth(options: SimulatorOptions) -> dict[str, Any]:
     """What was planted, in the raw ids of the log, ready for JSON.
 
@@ -99,155 +93,148 @@ def truth(options: SimulatorOptions) -> dict[str, Any]:
     in other categories, and the eras, are left out.
     """
     world = World(options)
-    return {**world_truth(world), "users": dict(user_truth(world))}
+    return {**world_truth(world), "users": dict(_users(world))}
 
 
 def write_truth(path: str | os.PathLike, options: SimulatorOptions) -> None:
     """Writes :func:`truth` as JSON, user by user and atomically."""
     world = World(options)
-    with _atomic(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file:
+    with atomic(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(world_truth(world), indent=1)[:-2] + ',\n "users": {')
-        for number, (user, planted) in enumerate(user_truth(world)):
+        for number, (user, planted) in enumerate(_users(world)):
             file.write(f"{',' if number else ''}\n  {json.dumps(user)}: {json.dumps(planted)}")
         file.write("\n }\n}\n")
 
 
-def write_log(
-    path: str | os.PathLike, options: SimulatorOptions, *, bad_rows: int = 0, progress: bool = True
-) -> LogCounts:
-    """Writes the log as CSV without a header: user, item, category, behavior, unix seconds.
-
-    The file appears under its name only when it is complete.
-
-    Args:
-        path: str. Where to; compressed if it ends in ``.gz``.
-        options: SimulatorOptions. What to simulate.
-        bad_rows: int. Malformed rows to add, for trying out how a reader rejects them: a missing
-            column, a time that is no number, a negative item, in turn. Defaults to 0.
-        progress: bool. Whether to show a progress bar on a terminal's stderr. Defaults to True.
-
-    Raises:
-        ValueError: ``bad_rows`` is negative.
-        OSError: the file cannot be written.
-    """
-    if bad_rows < 0:
-        raise ValueError(f"`bad_rows` must not be negative. Received: bad_rows={bad_rows!r}")
-    rng = np.random.default_rng([options.seed, BAD])
-    victims = np.sort(rng.integers(0, options.users, bad_rows))
-    done = rows = page_views = long_users = 0
-    with _atomic(path) as raw, contextlib.ExitStack() as stack:
-        file = raw
-        if os.fspath(path).endswith(".gz"):  # no name and no time inside: equal bytes
-            file = stack.enter_context(gzip.GzipFile("", "wb", 4, fileobj=raw, mtime=0))
-        bar = tqdm(
-            total=options.users,
-            unit="user",
-            desc="simulate",
-            file=sys.stderr,
-            disable=None if progress else True,
-        )
-        stack.enter_context(bar)
-        for events in simulate(options):
-            starts = np.flatnonzero(np.diff(events.user, prepend=-1))
-            views = np.add.reduceat((events.behavior == 0).astype(np.int64), starts)
-            data = _csv(events)
-            first, last = np.searchsorted(victims, [done, done + starts.size])
-            if first < last:
-                data = _with_bad_rows(data, starts[victims[first:last] - done], int(first))
-            file.write(data)
-            done += starts.size
-            rows += events.user.size
-            page_views += int(views.sum())
-            long_users += int((views >= 210).sum())
-            bar.update(starts.size)
-    return LogCounts(rows + bad_rows, bad_rows, page_views, done, long_users)
+def _users(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number in range(world.options.cohorts):
+        yield from user_truth(world, number)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``tfdare simulate``: writes a log and, beside it, its truth."""
+    """``tfdare simulate``: writes a log and its truth, or fits the options to a log."""
     parser = Parser(
         "simulate",
         "tfdare simulate --output log.csv --users 2000 --items 5000 --categories 100 "
-        "--mean_events 300 --seed 1 --bad_rows 20",
+        "--mean_events 300 --seed 1 --bad_rows 20\n"
+        "tfdare simulate --output log.csv.gz --like taobao --users 10000 --workers 2",
         "Writes an event log with planted interests in Taobao's format, and what was planted to "
-        "OUTPUT.truth.json.",
+        "OUTPUT.truth.json. With --fit, finds the options under which it looks like a log of "
+        "yours, for --like.",
     )
-    parser.add_argument("--output", required=True, help="file to write; .gz compresses it")
+    add = parser.add_argument
+    add("--output", help="file to write: the log, .gz compresses it; with --fit the options")
+    add("--like", metavar="NAME", help="options fitted to a log, which those below change: "
+        f"{', '.join(parameters.names())}, or a file written by --fit")  # fmt: skip
+    add("--fit", nargs="+", metavar="LOG", help="fit the options to this log (CSV, gzip is fine)")
+    add("--columns", metavar="NAME=COLUMN,...", help=f"of --fit: {', '.join(NAMES)}, for a log "
+        "with a header; without, it is in Taobao's format")  # fmt: skip
+    add("--rounds", type=int, default=3, help="of --fit; 0 only compares --like with the log")
+    add("--max_views", type=int, default=150_000, help="of --fit: page views to fit to; of larger "
+        "logs users are sampled")  # fmt: skip
+    add("--plot", metavar="PNG", help="draw a simulated log beside the one of --fit or --like")
+    add("--workers", type=int, default=1, help="processes; the log does not depend on it")
+    add("--causes", action="store_true", help="also write why each page view happened, to "
+        "OUTPUT.causes.csv.gz")  # fmt: skip
     for field in dataclasses.fields(SimulatorOptions):
-        kind = float if isinstance(field.default, float) else int
         low, high = RANGES[field.name]
         shown = f"{low} or more" if high >= 10**6 else f"{low} to {high}"
-        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=shown)
-    parser.add_argument("--bad_rows", type=int, default=0, help="malformed rows to add")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return run(parser, argv, _write)
+        add(f"--{field.name}", type=type(field.default), default=argparse.SUPPRESS,
+            help=f"{shown} (default: {field.default})")
+    add("--bad_rows", type=int, default=0, help="malformed rows to add")
+    add("--quiet", action="store_true", help="no progress bar")
+    return run(parser, argv, _run)
 
 
-def _write(arguments: argparse.Namespace) -> None:
-    names = {field.name for field in dataclasses.fields(SimulatorOptions)}
-    output = arguments.output
-    if os.path.isdir(output):
-        raise UsageError(f"`--output` must be a file, not a folder. Received: --output {output}")
+def _run(arguments: argparse.Namespace) -> None:
+    if not arguments.output and not arguments.plot:
+        raise UsageError("Nothing to do: give --output, --plot, or both")
+    for name in filter(None, (arguments.output, arguments.plot)):
+        if os.path.isdir(name):
+            which = "output" if name == arguments.output else "plot"
+            raise UsageError(f"`--{which}` must be a file, not a folder. Received: --{which} {name}")
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{name} has no usable folder: {error}") from error
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"`--output` has no usable folder: {error}") from error
-    try:
-        options = SimulatorOptions(**{k: v for k, v in vars(arguments).items() if k in names})
-        counts = write_log(
-            output, options, bad_rows=arguments.bad_rows, progress=not arguments.quiet
-        )
-        write_truth(f"{output}.truth.json", options)
+        known = parameters.read(arguments.like) if arguments.like else None
+        start = known.options if known else SimulatorOptions()
+        changes = {name: value for name, value in vars(arguments).items() if name in RANGES}
+        options = dataclasses.replace(start, **changes)
+        if arguments.fit:
+            _fit(arguments, options if known or changes else None)
+            return
+        if arguments.output:
+            _write(arguments, options)
+        if arguments.plot:
+            if known is None or known.real is None:
+                raise UsageError("--plot needs a log to show beside: --like or --fit")
+            found = measure(views_of(simulate(
+                dataclasses.replace(options, users=known.real["users"])
+            )))
+            _plot(arguments, known.real, found, f"simulated --like {arguments.like}")
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
+
+
+def _write(arguments: argparse.Namespace, options: SimulatorOptions) -> None:
+    output, how = arguments.output, {"workers": arguments.workers, "progress": not arguments.quiet}
+    counts = write_log(output, options, bad_rows=arguments.bad_rows, **how)
+    write_truth(f"{output}.truth.json", options)
+    if arguments.causes:
+        write_causes(f"{output}.causes.csv.gz", options, **how)
     print(
         f"{output}: {counts.rows:,} rows ({counts.page_views:,} page views, {counts.bad_rows} "
         f"malformed) of {counts.users:,} users, {counts.long_users:,} with 210 page views or more"
     )
     print(f"{output}.truth.json: what was planted")
+    if arguments.causes:
+        print(f"{output}.causes.csv.gz: why each page view happened")
 
 
-def _csv(events: Events) -> bytes:
-    table = pa.table(
-        {
-            "user": events.user,
-            "item": events.item,
-            "category": events.category,
-            "behavior": pa.array(BEHAVIORS).take(pa.array(events.behavior)),
-            "time": events.time,
-        }
+def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> None:
+    sample = read_sample(
+        arguments.fit, columns=_columns(arguments.columns), max_views=arguments.max_views,
+        progress=not arguments.quiet,
     )
-    buffer = io.BytesIO()
-    csv.write_csv(table, buffer, csv.WriteOptions(include_header=False, quoting_style="none"))
-    return buffer.getvalue()
+    print(
+        f"{sample.rows:,} rows, {sample.unreadable:,} unreadable; fitted to "
+        f"{sample.views.user.size:,} page views of {sample.users:,} users" , flush=True
+    )
+
+    def say(line: str) -> None:
+        print(f"  {line}", flush=True)
+
+    found = fit(
+        sample.views, other_behaviors=sample.other_behaviors, users=sample.users, options=options,
+        rounds=arguments.rounds, say=say,
+    )
+    for name, error in found.error.items():
+        print(f"  {name:<16} off by {error:.2f}")
+    if arguments.output:
+        parameters.write(arguments.output, found)
+        print(f"{arguments.output}: options for --like")
+    if arguments.plot:
+        name = " ".join(map(os.path.basename, arguments.fit))
+        _plot(arguments, found.real, found.simulated, f"{name}, and a log simulated like it")
 
 
-def _with_bad_rows(data: bytes, rows: np.ndarray, number: int) -> bytes:
-    """Adds a spoiled copy after each of ``rows``, after ``number`` bad rows in earlier blocks."""
-    lines = data.split(b"\n")
-    for place, row in enumerate(rows.tolist(), start=number):
-        fields = lines[row].partition(b"\n")[0].split(b",")
-        spoiled = (
-            fields[:4],
-            [*fields[:4], b"yesterday"],
-            [fields[0], b"-" + fields[1], *fields[2:]],
-        )[place % 3]
-        lines[row] += b"\n" + b",".join(spoiled)
-    return b"\n".join(lines)
+def _plot(arguments, real, simulated, title) -> None:
+    plot_beside(real, simulated, arguments.plot, title)
+    print(f"{arguments.plot}: the log beside a simulated one")
 
 
-@contextlib.contextmanager
-def _atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file that gets its name when the block ends, and vanishes if the block fails."""
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
+def _columns(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    found = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
+    unknown = sorted(set(found) - set(NAMES))
+    if unknown or not all(found.values()):
+        raise UsageError(
+            f"--columns takes {', '.join(NAMES)}, each as name=column. Received: {text}"
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from typing import Any
+from typing import Any, Mapping
 
 from tfdare.checkpoints import Backup, KeepBest, keep_epochs
 from tfdare.command import Parser, UsageError, run
@@ -144,14 +144,6 @@ def train(
     schema = opened.schema.with_dims(attention_dim, representation_dim)
     if top_k > schema.window:
         raise UsageError(f"--top_k {top_k} exceeds the window of {schema.window} behaviors")
-    tf.keras.utils.set_random_seed(seed)
-    parts = {"head": _head(model, dropout)} if dropout else {}
-    network = build_model(
-        model, schema, top_k=top_k, auxiliary_weight=auxiliary_weight, **parts
-    )
-    steps = -(-opened.requests("train") // batch_size)
-    rates = [_rate(rate, schedule, epochs * steps) for rate in (learning_rate, table_learning_rate)]
-    compile_model(network, rates[0], weight_decay or None, optimizer, rates[1], clip_norm or None)
     options = {
         "model": model, "epochs": epochs, "batch_size": batch_size, "top_k": top_k,
         "attention_dim": attention_dim, "representation_dim": representation_dim,
@@ -164,6 +156,8 @@ def train(
         "schema_digest": schema.digest,
         "keras": KERAS_VERSION, "tensorflow": tf.__version__,
     }
+    steps = -(-opened.requests("train") // batch_size)
+    network = make_network(options, schema, epochs * steps)
     if warm_start is not None:
         grown = start_from(network, load_run(warm_start), opened)
         told = ", ".join(f"{name} {count:,}" for name, count in grown.items())
@@ -227,6 +221,29 @@ def train(
         os.remove(best)
     shutil.rmtree(os.path.join(output, "backup"), ignore_errors=True)
     return metrics
+
+
+def make_network(options: Mapping[str, Any], schema, steps: int):
+    """A fresh model, compiled, as a run's options describe it; weights and order by its seed.
+
+    Args:
+        options: mapping. What ``run.json`` holds.
+        schema: Schema. With the run's dimensions.
+        steps: int. Over which the rates' schedule runs.
+    """
+    tf.keras.utils.set_random_seed(options["seed"])
+    name, dropout = options["model"], options["dropout"]
+    network = build_model(
+        name, schema, top_k=options["top_k"], auxiliary_weight=options["auxiliary_weight"],
+        **({"head": _head(name, dropout)} if dropout else {}),
+    )
+    rates = [
+        _rate(options[rate], options["schedule"], steps)
+        for rate in ("learning_rate", "table_learning_rate")
+    ]
+    compile_model(network, rates[0], options["weight_decay"] or None, options["optimizer"],
+                  rates[1], options["clip_norm"] or None)
+    return network
 
 
 def _check(positive, not_negative, rates, choices):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+import contextlib
+from typing import Any, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,30 @@ from tfdare.schema import Feature, Schema
 HISTORY, TARGET = "history", "target"
 """Who is looked up: a behavior of the history, or a candidate."""
 TIME_GAP = "time_gap"
+POSITION = "position"
+_SIDES = ("attention", "representation")
+
+
+class Lookup(NamedTuple):
+    """One look-up into a table.
+
+    Attributes:
+        side: str. ``"attention"`` or ``"representation"``.
+        name: str. Of the feature, or ``"position"``, ``"time_gap"``.
+        ids: int ``[...]``. Rows of the table.
+        rows: float ``[..., D]``. What was found there; the gradient that reaches it is the one
+            that this side sends to the table.
+    """
+
+    side: str
+    name: str
+    ids: tf.Tensor
+    rows: tf.Tensor
+
+
+class _Recorder:
+    def __init__(self):
+        self.lookups: list[Lookup] = []
 
 
 class RoleEmbedding(tf.keras.layers.Layer):
@@ -38,6 +63,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
                 f"Received: initializer_stddev={initializer_stddev}"
             )
         self.initializer_stddev = initializer_stddev
+        self._recorder = None
         self.compact = None
 
     def build(self, input_shape=None):
@@ -58,6 +84,36 @@ class RoleEmbedding(tf.keras.layers.Layer):
         ``"representation"``) in a role (``"history"`` or ``"target"``)."""
         tables = self.attention_tables if side == "attention" else self.representation_tables
         return tables[name]
+
+    def shares(self, name: str) -> bool:
+        """Whether one table answers for a feature (or position, time gap) on both sides."""
+        if name in (POSITION, TIME_GAP):
+            of_side = [getattr(self, f"{side}_{name}_table") for side in _SIDES]
+            return of_side[0] is not None and of_side[0] is of_side[1]
+        return all(
+            self.table_of("attention", name, role) is self.table_of("representation", name, role)
+            for role in (HISTORY, TARGET)
+        )
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[list[Lookup]]:
+        """Keeps every look-up that is made inside, for measurements.
+
+        Example:
+            >>> from tfdare.layers import SharedEmbedding
+            >>> from tfdare.schema import Feature, Schema
+            >>> embedding = SharedEmbedding(Schema((Feature("item", 9),), window=5))
+            >>> embedding.build()
+            >>> with embedding.recorded() as lookups:
+            ...     parts = embedding.attention_parts({"item": tf.constant([[2, 3]])})
+            >>> lookups[0].side, lookups[0].name, lookups[0].rows is parts[0]
+            ('attention', 'item', True)
+        """
+        self._recorder = _Recorder()
+        try:
+            yield self._recorder.lookups
+        finally:
+            self._recorder = None
 
     def table(self, name: str, rows: int, columns: int):
         """A trainable ``[rows, columns]`` weight."""
@@ -122,7 +178,9 @@ class RoleEmbedding(tf.keras.layers.Layer):
         Returns:
             float ``[...]``, or None where the schema gives position no attention columns.
         """
-        return self._distance_score(self.attention_position_table, self.bucket(position))
+        return self._distance_score(
+            POSITION, self.attention_position_table, self.bucket(position)
+        )
 
     def time_gap_score(self, time_gap: tf.Tensor) -> tf.Tensor | None:
         """The same for the time between a behavior and the request.
@@ -135,7 +193,9 @@ class RoleEmbedding(tf.keras.layers.Layer):
         """
         if self.attention_time_gap_table is None:
             return None
-        return self._distance_score(self.attention_time_gap_table, self.gap_bucket(time_gap))
+        return self._distance_score(
+            TIME_GAP, self.attention_time_gap_table, self.gap_bucket(time_gap)
+        )
 
     def representation_parts(
         self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
@@ -144,13 +204,15 @@ class RoleEmbedding(tf.keras.layers.Layer):
 
         The part of position has the shape of `position`, whatever the shape of the ids.
         """
-        parts = self._parts("representation", ids, role)
+        side = "representation"
+        parts = self._parts(side, ids, role)
         if self.representation_position_table is not None:
-            parts.append(self._gather(self.representation_position_table, self.bucket(position)))
+            row = self.bucket(position)
+            parts.append(self._gather(self.representation_position_table, row, side, POSITION))
         if self.representation_time_gap_table is not None:
             gap = ids.get(TIME_GAP)
             row = tf.zeros_like(position) if gap is None else self.gap_bucket(gap)
-            parts.append(self._gather(self.representation_time_gap_table, row))
+            parts.append(self._gather(self.representation_time_gap_table, row, side, TIME_GAP))
         return parts
 
     def representation(
@@ -205,33 +267,39 @@ class RoleEmbedding(tf.keras.layers.Layer):
         if missing:
             raise ValueError(f"Missing features {missing}. Received: {sorted(ids)}")
         return [
-            self._look_up(self.table_of(side, feature.name, role), ids[feature.name], feature)
+            self._look_up(self.table_of(side, feature.name, role), ids[feature.name], side, feature)
             for feature in self.schema.features
         ]
 
-    def _look_up(self, table, ids, feature: Feature):
-        rows = self._gather(table, ids)
+    def _look_up(self, table, ids, side, feature: Feature):
+        rows = self._gather(table, ids, side, feature.name)
         if feature.max_values == 1:
             return rows
         return mean_of_values(rows, ids)
 
-    def _gather(self, table, ids):
+    def _gather(self, table, ids, side, name):
         compact = self._compact(table)
         # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
         rows = tf.gather(raw(table), ids) if compact is None else compact.rows(ids)
-        return tf.cast(rows, self.compute_dtype)
+        return self._heard(tf.cast(rows, self.compute_dtype), ids, side, name)
 
     def _compact(self, table):
         """What stands for a table while an export is traced, see :mod:`tfdare.compact`, or None."""
         return self.compact.get(id(raw(table))) if self.compact else None
 
-    def _distance_score(self, table, row):
+    def _distance_score(self, name, table, row):
         if table is None:
             return None
-        compact = self._compact(table)
+        compact, ids = self._compact(table), tf.range(table.shape[0])
         table = tf.convert_to_tensor(raw(table)) if compact is None else compact.whole()
+        table = self._heard(table, ids, "attention", name)
         by_row = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
         return tf.gather(by_row, row)
+
+    def _heard(self, rows, ids, side, name):
+        if self._recorder is not None:
+            self._recorder.lookups.append(Lookup(side, name, ids, rows))
+        return rows
 
 
 def mean_of_values(rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:

@@ -33,6 +33,11 @@ class OneStageModel(RequestModel):
 
     def forward(self, requests, training=False):
         requests = self._tensors(requests, "history_length")
+        logits = self._logits(self.head, self.represent(requests), requests, [], training)
+        return Outputs(tf.sigmoid(logits), None)
+
+    def represent(self, requests):
+        requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         history = self._history(requests)
         scores = self._attend(history, self._ids(requests, "target"), length, in_parts=True)
@@ -42,8 +47,6 @@ class OneStageModel(RequestModel):
         sums = pool_shared(
             tf.concat(weights, axis=1), self.embedding.representation_parts(history, position)
         )
-        pooled = self.pooling_layer.combine(
+        return self.pooling_layer.combine(
             self._target(requests), tf.split(sums, len(weights), axis=1)
         )
-        logits = self._logits(self.head, pooled, requests, [], training)
-        return Outputs(tf.sigmoid(logits), None)

@@ -176,6 +176,14 @@ class RequestModel(tf.keras.Model):
                 offset = of_gap if offset is None else offset + of_gap
         return offset
 
+    def represent(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """What pooling hands to the head, evidence and context left out, as at inference.
+
+        Returns:
+            float ``[U, C, pooling_layer.output_dim(representation_dim)]``.
+        """
+        raise NotImplementedError
+
     def _logits(self, head, pooled, tensors, evidence, training):
         """Pooled features with evidence and context beside them, through a head; float32."""
         parts = [pooled, *(tf.cast(part, pooled.dtype) for part in evidence)]

@@ -135,12 +135,13 @@ class TwoStageModel(RequestModel):
         Returns:
             float32 ``[U, C]``, probabilities.
         """
-        found = self._tensors(found, "behavior_position", "attention_score")
-        position = found["behavior_position"]
-        ids = self._behaviors(found, "behavior")
-        target, real = self._target(found), position > 0
-        scores = tf.cast(found["attention_score"], target.dtype)
-        return tf.sigmoid(self._score(found, target, ids, position, scores, real, training))
+        found, *given = self._of_found(found)
+        return tf.sigmoid(self._score(found, *given, training))
+
+    def represent(self, requests):
+        _, target, ids, position, scores, real = self._of_found(self.search(requests))
+        parts = self.embedding.representation_parts(ids, position)
+        return self.pooling_layer(target, parts, scores, real, top_k=self.search_layer.top_k)
 
     def forward(self, requests: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
         """Both heads in one pass over the history, for training.
@@ -253,6 +254,14 @@ class TwoStageModel(RequestModel):
             scores, length, query=query, key=key, target=target, history=ids
         )
         return (place, score, scores) if with_all else (place, score)
+
+    def _of_found(self, found):
+        """What :meth:`score` was given, in the order that :meth:`_score` takes it."""
+        found = self._tensors(found, "behavior_position", "attention_score")
+        position = found["behavior_position"]
+        ids = self._behaviors(found, "behavior")
+        target, real = self._target(found), position > 0
+        return found, target, ids, position, tf.cast(found["attention_score"], target.dtype), real
 
     def _score(self, tensors, target, behaviors, position, scores, real, training):
         """Logits from what was found."""

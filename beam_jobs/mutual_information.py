@@ -1,0 +1,253 @@
+"""The paper's ground truth of attention: ``python -m beam_jobs.mutual_information --help``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Iterator, Sequence
+
+from beam_jobs.quiet import quiet
+
+with quiet():  # Beam warns of Google libraries that a local run does not need
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+import numpy as np
+
+from beam_jobs.commands import JobParser, parse_job
+from beam_jobs.errors import InputError, exit_code
+from beam_jobs.plots import heat_maps
+from beam_jobs.progress import Progress
+from beam_jobs.publishing import staged
+from beam_jobs.storage import read_file, write_file
+from tfdare.mutual_information import InterestCounts, InterestTable, top_categories
+from tfdare.record import UserRecord, decode, read_records
+from tfdare.sequences import SPLITS, Sequences, open_sequences
+
+_EXAMPLE = (
+    "python -m beam_jobs.mutual_information --sequences build/sequences "
+    "--output build/mutual_information"
+)
+_HELP = """\
+Counts, over a folder of sequences, how much a behavior of category c at position p (1: the newest)
+tells about a click on a target of category t: their mutual information in nats. Writes
+mutual_information.json (all counts), .csv (a line for every t, c, p that occurs) and .png (heat
+maps). Options of Beam pass through (--runner, --direct_num_workers, ...).
+"""
+_COUNTS = "counts.json"
+_BATCH = 128  # records counted at once
+
+
+def count_records(records: Sequence[UserRecord], name: str, counts: InterestCounts) -> None:
+    """Adds the requests of users to the counts of feature ``name``."""
+    windows, lengths, targets, labels = [], [], [], []
+    width = max((int(record.target_length.max(initial=0)) for record in records), default=0)
+    back = np.arange(1, counts.positions + 1)
+    for record in records:
+        if not record.position.size:
+            continue
+        history = record.history[name]
+        place = record.position[:, None] - back
+        nothing = np.zeros(place.shape, np.int32)
+        windows.append(history[np.maximum(place, 0)] if history.size else nothing)
+        lengths.append(record.position)
+        there = np.arange(width) < record.target_length[:, None]
+        for columns, values in ((targets, record.target[name]), (labels, record.label)):
+            column = np.zeros(there.shape, np.int32)
+            column[there] = values
+            columns.append(column)
+    if windows:
+        window, length, target, label = map(np.concatenate, (windows, lengths, targets, labels))
+        counts.add_newest_first(window, length, target, label)  # row 0, padding, is no category
+
+
+class _CountFile(beam.DoFn):
+    def __init__(self, names: tuple[str, ...], name: str, categories, edges):
+        self._names, self._name = names, name
+        self._categories, self._edges = categories, edges
+
+    def process(self, path: str) -> Iterator[InterestCounts]:
+        counts, some = InterestCounts(self._categories, self._edges), []
+        for data in read_records(path):
+            some.append(decode(data, self._names))
+            if len(some) == _BATCH:
+                count_records(some, self._name, counts)
+                some = []
+        count_records(some, self._name, counts)
+        yield counts
+
+
+class _AddCounts(beam.CombineFn):
+    def __init__(self, categories, edges):
+        self._categories, self._edges = categories, edges
+
+    def create_accumulator(self) -> InterestCounts:
+        return InterestCounts(self._categories, self._edges)
+
+    def add_input(self, total: InterestCounts, more: InterestCounts) -> InterestCounts:
+        return total.merge(more)
+
+    def merge_accumulators(self, parts) -> InterestCounts:
+        total = self.create_accumulator()
+        for part in parts:
+            total.merge(part)
+        return total
+
+    def extract_output(self, total: InterestCounts) -> InterestCounts:
+        return total
+
+
+class CountInterests(beam.PTransform):
+    """Files of sequences -> one :class:`~tfdare.mutual_information.InterestCounts`.
+
+    Args:
+        names: tuple of str. Features of the records.
+        name: str. The one whose values are told apart.
+        categories: int ``[M]``. Its row ids.
+        edges: int ``[B + 1]``. Buckets of positions.
+    """
+
+    def __init__(self, names: tuple[str, ...], name: str, categories, edges):
+        super().__init__()
+        self._count = _CountFile(names, name, categories, edges)
+        self._add = _AddCounts(categories, edges)
+
+    def expand(self, files):
+        return (
+            files
+            | "SpreadFiles" >> beam.Reshuffle()
+            | "CountFile" >> beam.ParDo(self._count).with_output_types(Any)
+            | "AddCounts" >> beam.CombineGlobally(self._add)
+        )
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the job and returns what it wrote as ``mutual_information.json``.
+
+    Raises:
+        InputError: an option cannot be used. No output is left, an earlier one stays.
+        SchemaError: the folder is no finished folder of sequences.
+    """
+    asked, rest = parse_job(make_parser(), argv)
+    _check(asked)
+    sequences = open_sequences(asked.sequences)
+    name = _feature(sequences, asked.feature)
+    raw = sequences.vocabulary(name)
+    categories = top_categories(sequences.frequencies(name), asked.categories)
+    if not categories.size:
+        raise InputError(f"The vocabulary of {name!r} in {sequences.path!r} is empty")
+    edges = InterestCounts(categories, asked.position_edges or asked.positions).edges
+    files = sequences.files(asked.split) if sequences.requests(asked.split) else []
+    if not files:
+        raise InputError(f"--split {asked.split}: {sequences.path!r} has no requests there")
+    progress = Progress()
+    with staged(asked.output, asked.overwrite, [_COUNTS]) as folder:
+        progress.say(f"counting {sequences.requests(asked.split):,} requests")
+        path = f"{folder}/{_COUNTS}"
+        options = PipelineOptions(list(rest))
+        with progress.stages(options.view_as(StandardOptions).runner):
+            pipeline = beam.Pipeline(options=options)
+            (
+                pipeline
+                | "Files" >> beam.Create(files)
+                | CountInterests(sequences.schema.names, name, categories, edges)
+                | "Write"
+                >> beam.Map(lambda counts: write_file(path, json.dumps(counts.to_dict()).encode()))
+            )
+            pipeline.run().wait_until_finish()
+        counts = InterestCounts.from_dict(json.loads(read_file(path)))
+        table = counts.table(asked.smoothing, asked.min_count)
+        ids = raw[categories - 2]
+        found = {
+            "schema_digest": sequences.schema.digest,
+            "split": asked.split,
+            "feature": name,
+            "ids": ids.tolist(),
+            "smoothing": asked.smoothing,
+            "min_count": asked.min_count,
+            "counts": counts.to_dict(),
+        }
+        text = json.dumps(found, sort_keys=True) + "\n"
+        write_file(f"{folder}/mutual_information.json", text.encode())
+        write_file(f"{folder}/mutual_information.csv", to_csv(table, ids).encode())
+        write_file(f"{folder}/mutual_information.png", heat_maps(table, ids, name))
+    return found
+
+
+def to_csv(table: InterestTable, ids: np.ndarray) -> str:
+    """Every cell that occurs, as a line; ids are the raw ones."""
+    buckets, size = table.edges.size - 1, table.categories.size
+    lines = ["target,behavior,first_position,last_position,observations,information,lift"]
+    for cell, support, information, lift in zip(
+        table.cells.tolist(), table.cell_support.tolist(), table.cell_information.tolist(),
+        table.cell_lift.tolist(),
+    ):
+        pair, bucket = divmod(cell, buckets)
+        target, behavior = divmod(pair, size)
+        first, after = table.edges[bucket], table.edges[bucket + 1]
+        lines.append(
+            f"{ids[target]},{ids[behavior]},{first},{after - 1},{support},{information!r},{lift!r}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _check(asked) -> None:
+    for name, least in (("categories", 1), ("positions", 1), ("min_count", 1), ("smoothing", 0)):
+        if getattr(asked, name) < least:
+            raise InputError(
+                f"--{name} must be at least {least}. Received: {getattr(asked, name)}"
+            )
+    edges = asked.position_edges
+    if edges and (len(edges) < 2 or edges[0] != 1 or (np.diff(edges) <= 0).any()):
+        raise InputError(f"--position_edges must rise from 1. Received: {edges}")
+    if asked.split not in SPLITS:
+        raise InputError(f"--split must be one of {', '.join(SPLITS)}. Received: {asked.split!r}")
+
+
+def _feature(sequences: Sequences, name: str) -> str:
+    features = [one.name for one in sequences.schema.features if one.max_values == 1]
+    if name not in features:
+        raise InputError(
+            f"--feature must be a feature of one value. Received: {name!r}; "
+            f"{sequences.path!r} has {', '.join(features)}"
+        )
+    return name
+
+
+def make_parser() -> JobParser:
+    """The parser of the job's own options."""
+    parser = JobParser("python -m beam_jobs.mutual_information", _EXAMPLE, _HELP)
+    add = parser.add_argument
+    add("--sequences", required=True, metavar="FOLDER", help="folder that `tfdare prepare` wrote")
+    add("--split", default="train", help=f"{', '.join(SPLITS)}; default train")
+    add("--feature", default="category", help="whose values are told apart; default category")
+    add("--categories", type=int, default=10, metavar="M", help="the most frequent ones; default "
+        "10")  # fmt: skip
+    add("--positions", type=int, default=20, metavar="P", help="positions 1 to P; default 20")
+    add("--position_edges", type=int, nargs="+", metavar="START", help="buckets of positions "
+        "instead: where each starts and where the last one ends (1 2 3 5 9: 1, 2, 3-4, 5-8)")
+    add("--smoothing", type=float, default=0.0, help="added to each of the four counts; default 0")
+    add("--min_count", type=int, default=20, help="observations with the behavior below which "
+        "information is 0; default 20")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the command: 0, or 2 with a message on stderr."""
+    def action():
+        found = run(argv)
+        counts = InterestCounts.from_dict(found["counts"])
+        table = counts.table(found["smoothing"], found["min_count"])
+        information, lift = table.information, table.lift
+        for place, raw in enumerate(found["ids"]):
+            best = np.unravel_index(information[place].argmax(), information[place].shape)
+            print(f"{found['feature']} {raw:<12} {counts.total[place, 0].sum():>12,} candidates; "
+                  f"its own newest behavior tells {information[place, place, 0]:.4f} nats (lift "
+                  f"{lift[place, place, 0]:.2f}), most of all {found['ids'][best[0]]} at position "
+                  f"{table.edges[best[1]]}: {information[place][best]:.4f}")
+
+    return exit_code(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

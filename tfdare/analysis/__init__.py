@@ -1,0 +1,44 @@
+"""What the paper measures, on any model and log: functions of numbers, and their plots."""
+
+from tfdare.analysis.accuracy import accuracy, plot_calibration, plot_slices
+from tfdare.analysis.attention import (
+    attention_accuracy,
+    category_of,
+    interest_counts,
+    plot_attention,
+    position_edges,
+    speaking_for,
+)
+from tfdare.analysis.batches import UserBatches
+from tfdare.analysis.convergence import (
+    AUCProbe,
+    convergence_numbers,
+    efficiency,
+    plot_convergence,
+    plot_efficiency,
+)
+from tfdare.analysis.discriminability import discriminability, plot_discriminability
+from tfdare.analysis.findings import Finding, findings
+from tfdare.analysis.gradients import (
+    GradientProbe,
+    GradientSplit,
+    gradient_numbers,
+    gradients_of,
+    plot_gradients,
+)
+from tfdare.analysis.retrace import retrace
+from tfdare.analysis.search_quality import (
+    InformationTruth,
+    PlantedTruth,
+    plot_search_quality,
+    search_quality,
+)
+
+__all__ = [
+    "AUCProbe", "Finding", "GradientProbe", "GradientSplit", "InformationTruth", "PlantedTruth",
+    "UserBatches", "accuracy", "attention_accuracy", "category_of", "convergence_numbers",
+    "discriminability", "efficiency", "findings", "gradient_numbers", "gradients_of",
+    "interest_counts", "plot_attention", "plot_calibration", "plot_convergence",
+    "plot_discriminability", "plot_efficiency", "plot_gradients", "plot_search_quality",
+    "plot_slices", "position_edges", "retrace", "search_quality", "speaking_for",
+]

@@ -1,0 +1,120 @@
+"""The evaluation in full, as figures: calibration, and metrics by slice."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping
+
+import numpy as np
+
+from tfdare.analysis.numbers import as_json
+from tfdare.calibration import calibration_curve
+from tfdare.evaluation import Predictions, predict
+from tfdare.sequences import Sequences
+from tfdare.slices import evaluate_in_full, slices_of
+
+
+def accuracy(
+    models: Mapping[str, Any], sequences: Sequences, split: str = "test", resamples: int = 200,
+    batch_size: int = 512, limit: int | None = 300_000, progress: Callable = iter,
+) -> dict[str, Any]:
+    """Calibration curves, and every metric on every slice with intervals over users.
+
+    Args:
+        models: mapping of name to RequestModel; the first is the reference of the differences.
+        sequences: Sequences.
+        split: str.
+        resamples: int. Of users.
+        batch_size: int. Requests at once.
+        limit: int or None. Candidates, about.
+        progress: function that passes models' names on, to show progress.
+
+    Returns:
+        ``slices`` of :func:`tfdare.slices.evaluate_in_full`, and ``calibration`` by model:
+        ``predicted``, ``clicked`` and ``targets`` of each bin.
+    """
+    found: dict[str, Predictions] = {
+        name: predict(models[name], sequences, split, batch_size, limit)
+        for name in progress(list(models))
+    }
+    slices = slices_of(next(iter(found.values())), sequences, split)
+    return as_json({
+        "split": split,
+        "slices": evaluate_in_full(found, slices, resamples),
+        "calibration": {
+            name: calibration_curve(one.label, one.probability) for name, one in found.items()
+        },
+    })
+
+
+def plot_calibration(numbers: Mapping[str, Any]):
+    """Draws the click rate that came against the one that was predicted.
+
+    Args:
+        numbers: mapping. What :func:`accuracy` returns.
+
+    Returns:
+        matplotlib Figure.
+    """
+    from tfdare.analysis.style import FAINT, color_of, finish, new_figure
+
+    figure, ((curve, gap),) = new_figure(1, 2, height=3.6)
+    whole = numbers["slices"]["all"]["parts"][0]["models"]
+    curve.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
+    gap.axhline(0, color=FAINT, linewidth=1)
+    for model, one in numbers["calibration"].items():
+        ece = whole[model]["ece"]
+        curve.plot(one["predicted"], one["clicked"], "o-", color=color_of(model), markersize=3.5,
+                   label=f"{model}, ECE {ece['estimate']:.4f} [{ece['low']:.4f}, "
+                   f"{ece['high']:.4f}]")
+        difference = np.array(one["clicked"]) - np.array(one["predicted"])
+        gap.plot(range(1, len(difference) + 1), difference, "o-", color=color_of(model),
+                 markersize=3.5)
+    curve.set(xlabel="predicted click rate", ylabel="click rate that came",
+              title="Calibration, bins of equally many targets")
+    gap.set(xlabel="bin, from the least to the most likely", ylabel="came minus predicted",
+            title="How far off, bin by bin")
+    return finish(figure)
+
+
+def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
+    """Draws a metric by slice, and the differences to the first model.
+
+    Args:
+        numbers: mapping. What :func:`accuracy` returns.
+        metric: str. One of :data:`tfdare.slices.METRICS`.
+
+    Returns:
+        matplotlib Figure.
+    """
+    from tfdare.analysis.style import color_of, finish, new_figure
+
+    parts = [
+        (part["title"] if name == "all" else f"{cut['title']}: {part['title']}", part)
+        for name, cut in numbers["slices"].items() for part in cut["parts"]
+    ]
+    pairs = list(parts[0][1]["differences"])
+    figure, (axes,) = new_figure(1, 2 if pairs else 1, height=1.2 + 0.28 * len(parts))
+    for axis, kind, names in zip(
+        axes, ("models", "differences"), (list(parts[0][1]["models"]), pairs)
+    ):
+        for number, name in enumerate(names):
+            color = color_of(name.split(" - ")[-1])
+            aside = 0.16 * (number - (len(names) - 1) / 2)
+            values = [part[kind][name][metric] for _, part in parts]
+            known = [i for i, one in enumerate(values) if one["estimate"] is not None]
+            axis.errorbar(
+                [values[i]["estimate"] for i in known], [i + aside for i in known],
+                xerr=np.array([
+                    [max(values[i]["estimate"] - values[i]["low"], 0) for i in known],
+                    [max(values[i]["high"] - values[i]["estimate"], 0) for i in known],
+                ]),
+                fmt="o", markersize=4, color=color, capsize=2, linewidth=1.2, label=name,
+            )
+        axis.invert_yaxis()
+        axis.set_yticks(range(len(parts)), [title for title, _ in parts])
+        axis.set_xlabel(metric if kind == "models" else f"difference of {metric}")
+    if pairs:
+        axes[1].axvline(0, color="black", linewidth=0.8)
+        axes[1].set_yticklabels([])
+    axes[0].set_title(f"{metric} by slice, 95% intervals over users")
+    return finish(figure)

@@ -1,0 +1,60 @@
+"""A run's training once more, watched: what each side sends to the tables, how fast it learns."""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+from tfdare.analysis.convergence import AUCProbe
+from tfdare.analysis.gradients import GradientProbe
+from tfdare.compat import tf
+from tfdare.data import read_requests
+from tfdare.runs import Run
+from tfdare.sequences import Sequences
+from tfdare.training import make_network
+
+
+def retrace(
+    run: Run,
+    sequences: Sequences,
+    batch,
+    held_out: Sequence[tuple],
+    every: int = 20,
+    most_steps: int = 240,
+    after_step: Callable[[], None] | None = None,
+) -> tuple[GradientProbe, AUCProbe]:
+    """Trains a fresh model with a run's options and seed, and looks at it every so many steps.
+
+    The run's own model is not touched. A run that was warm-started is traced from cold.
+
+    Args:
+        run: Run.
+        sequences: Sequences. That it was trained on.
+        batch: ``(requests, label, weight)`` whose gradients are looked at.
+        held_out: sequence of ``(requests, label, weight, user)`` that are ranked at every look.
+        every: int. Steps between looks.
+        most_steps: int. Steps after which it ends, if the run's epochs have more.
+        after_step: function called after each step, to show progress.
+    """
+    options = run.options
+    per_epoch = -(-sequences.requests("train") // options["batch_size"])
+    steps = trace_steps(run, sequences, most_steps)
+    network = make_network(options, run.schema, options["epochs"] * per_epoch)
+    data = read_requests(
+        sequences, "train", options["batch_size"], shuffle=True, seed=options["seed"]
+    )
+    gradients = GradientProbe(batch, every)
+    auc = AUCProbe(held_out, every, sequences.candidates("train") / per_epoch)
+    told = tf.keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: after_step() if after_step else None
+    )
+    network.fit(
+        data.repeat(options["epochs"]).take(steps), epochs=1, verbose=0, shuffle=False,
+        callbacks=[gradients, auc, told],
+    )
+    return gradients, auc
+
+
+def trace_steps(run: Run, sequences: Sequences, most_steps: int) -> int:
+    """Steps that :func:`retrace` makes."""
+    per_epoch = -(-sequences.requests("train") // run.options["batch_size"])
+    return min(most_steps, run.options["epochs"] * per_epoch)

@@ -1,0 +1,354 @@
+"""What a behavior of a category at a position tells about a click: the paper's ground truth.
+
+For a target category t, a behavior category c and a position p (1 is the newest behavior), over
+the candidates of category t whose history reaches p: X is whether the behavior at p is of category
+c, Y is whether the candidate was clicked, and I(X; Y) says how much one tells of the other
+(DARE, ICLR 2025). Counts of parts add up, so that Beam workers and a single process
+give the same numbers. No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterable, Mapping, Sequence
+
+import numpy as np
+
+TOP_CATEGORIES = 10
+_PENDING = 1 << 21  # observations that gather before they are counted
+
+
+class InterestCounts:
+    """2x2 counts of (behavior is of category c, candidate was clicked) by target category,
+    behavior category and position.
+
+    Only what occurs is kept, so all categories of a large vocabulary may be asked for. Behaviors
+    and candidates of other categories count where they must: as "not of category c", and not at
+    all.
+
+    Args:
+        categories: sequence of int. Row ids that are told apart, of targets and behaviors alike.
+        positions: int or sequence of int. P: positions 1 to P, each of its own. Or where each
+            bucket of positions starts, and last where the last one ends, rising from 1: ``[1, 2,
+            3, 5, 9]`` has buckets 1, 2, 3 to 4, 5 to 8. Every position of a bucket that a history
+            reaches is an observation of its own.
+
+    Attributes:
+        categories: int64 ``[M]``.
+        edges: int64 ``[B + 1]``. Bucket b holds the positions ``edges[b] .. edges[b + 1] - 1``.
+        total: int64 ``[M, B, 2]``. Observations by target category, position and label.
+
+    Raises:
+        ValueError: a category repeats, or positions do not rise from 1.
+
+    Example:
+        >>> counts = InterestCounts(categories=[2, 3], positions=2)
+        >>> counts.add(np.array([[3, 2], [3, 0]]), np.array([2, 1]),
+        ...            np.array([[2, 3], [2, 2]]), np.array([[1, 0], [0, 1]]))
+        >>> counts.total[0]  # candidates of category 2, at positions 1 and 2: not clicked, clicked
+        array([[1, 2],
+               [0, 1]])
+        >>> counts.seen()[0, 1]  # those whose behavior there is of category 3
+        array([[1, 1],
+               [0, 1]])
+    """
+
+    def __init__(self, categories: Sequence[int], positions: int | Sequence[int]):
+        self.categories = np.asarray(categories, np.int64)
+        if not self.categories.size or np.unique(self.categories).size != self.categories.size:
+            raise ValueError(f"`categories` must be different row ids. Received: {categories!r}")
+        edges = np.arange(1, positions + 2) if np.ndim(positions) == 0 else positions
+        self.edges = np.asarray(edges, np.int64)
+        if self.edges.size < 2 or self.edges[0] != 1 or (np.diff(self.edges) <= 0).any():
+            raise ValueError(
+                "`positions` must be 1 or more, or edges that rise from 1. "
+                f"Received: positions={positions!r}"
+            )
+        self.total = np.zeros((self.categories.size, self.edges.size - 1, 2), np.int64)
+        self._keys, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._pending: list[np.ndarray] = []
+        self._waiting = 0
+
+    @property
+    def positions(self) -> int:
+        """P, the oldest position that is looked at."""
+        return int(self.edges[-1]) - 1
+
+    def add(
+        self,
+        history: np.ndarray,
+        history_length: np.ndarray,
+        target: np.ndarray,
+        label: np.ndarray,
+        weight: np.ndarray | None = None,
+    ) -> None:
+        """Counts requests, laid out as :func:`tfdare.data.read_requests` gives them.
+
+        Args:
+            history: int ``[U, N]``. Category rows, oldest first, padded at the end.
+            history_length: int ``[U]``.
+            target: int ``[U, C]``. Category rows of the candidates.
+            label: ``[U, C]``. Above 0: clicked.
+            weight: ``[U, C]`` or None. Candidates with a weight of 0 do not count, all others
+                once. Defaults to all.
+        """
+        history, length = np.asarray(history), np.asarray(history_length, np.int64)
+        index = length[:, None] - np.arange(1, self.positions + 1)
+        newest = np.take_along_axis(history, np.clip(index, 0, history.shape[1] - 1), axis=1)
+        self.add_newest_first(newest, length, target, label, weight)
+
+    def add_newest_first(
+        self,
+        newest: np.ndarray,
+        history_length: np.ndarray,
+        target: np.ndarray,
+        label: np.ndarray,
+        weight: np.ndarray | None = None,
+    ) -> None:
+        """The same, from histories that start with the newest behavior, ``[U, P]``."""
+        behavior = place_of(self.categories, newest)
+        length = np.asarray(history_length, np.int64)
+        category = place_of(self.categories, target)
+        counted = category >= 0
+        if weight is not None:
+            counted &= np.asarray(weight) > 0
+        user, candidate = np.nonzero(counted)
+        if not user.size:
+            return
+        group = category[user, candidate] * 2 + (np.asarray(label)[user, candidate] > 0)
+        bucket = np.repeat(np.arange(self.edges.size - 1), np.diff(self.edges))[: newest.shape[1]]
+        reached = np.minimum(length, bucket.size)[user]
+        # of each group how many histories reach which position
+        reach = np.bincount(
+            group * (bucket.size + 1) + reached,
+            minlength=2 * len(self.categories) * (bucket.size + 1),
+        ).reshape(-1, bucket.size + 1)
+        reach = np.cumsum(reach[:, ::-1], axis=1)[:, ::-1][:, 1:]
+        sums = np.zeros((self.edges.size - 1, reach.shape[0]), np.int64)
+        np.add.at(sums, bucket, reach.T)
+        self.total += sums.T.reshape(len(self.categories), 2, -1).transpose(0, 2, 1)
+        behavior = np.where(np.arange(bucket.size) < length[:, None], behavior, -1)
+        one_place = behavior * (self.edges.size - 1) + bucket  # [U, P], below 0: none
+        cells = len(self.categories) * (self.edges.size - 1)
+        for start in range(0, user.size, 4096):
+            some = slice(start, start + 4096)
+            row = user[some]
+            key = (group[some] // 2 * cells)[:, None] + one_place[row]
+            key = key * 2 + (group[some] % 2)[:, None]
+            self._wait(key[behavior[row] >= 0])
+
+    def merge(self, other: InterestCounts) -> InterestCounts:
+        """Adds the counts of `other` to these, and returns these.
+
+        Raises:
+            ValueError: the other ones are of other categories or positions.
+        """
+        for name in ("categories", "edges"):
+            one, two = getattr(self, name), getattr(other, name)
+            if not np.array_equal(one, two):
+                raise ValueError(f"Counts of other {name} do not add up: {one} and {two}")
+        self._settle()
+        other._settle()
+        self.total = self.total + other.total
+        self._take(other._keys, other._counts)
+        return self
+
+    def seen(self) -> np.ndarray:
+        """int64 ``[M, M, B, 2]``: observations by target category, behavior category, position
+        and label."""
+        self._settle()
+        cells, counts = self._cells()
+        return _dense(cells, counts, self.categories, self.edges)
+
+    def table(self, smoothing: float = 0.0, min_count: int = 1) -> InterestTable:
+        """Mutual information and lift from the counts.
+
+        Args:
+            smoothing: float. Added to each of the four counts. Defaults to 0.
+            min_count: int. Observations with the behavior below which nothing is claimed: their
+                information is 0 and their lift 1. Defaults to 1.
+        """
+        self._settle()
+        cells, counts = self._cells()
+        total = self.total.reshape(-1, 2)[self._total_of(cells)]
+        support = counts.sum(axis=-1)
+        enough = support >= max(min_count, 1)
+        counts = np.stack([total - counts, counts], axis=-2) + smoothing  # [.., behavior, label]
+        information = np.where(enough, mutual_information(counts), 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            clicked = counts[:, 1, 1] / counts[:, 1].sum(axis=-1)
+            base = counts[..., 1].sum(axis=-1) / counts.sum(axis=(-2, -1))
+            lift = np.where(enough & (base > 0), clicked / base, 1.0)
+        return InterestTable(self.categories, self.edges, cells, information, lift, support)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, ready for JSON."""
+        self._settle()
+        return {
+            "categories": self.categories.tolist(),
+            "edges": self.edges.tolist(),
+            "total": self.total.tolist(),
+            "cells": self._keys.tolist(),
+            "counts": self._counts.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> InterestCounts:
+        """Inverse of :meth:`to_dict`."""
+        counts = cls(data["categories"], data["edges"])
+        counts.total = np.array(data["total"], np.int64).reshape(counts.total.shape)
+        counts._keys = np.array(data["cells"], np.int64)
+        counts._counts = np.array(data["counts"], np.int64)
+        return counts
+
+    def __getstate__(self):
+        self._settle()
+        return self.__dict__
+
+    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cells that occur, rising, and their counts by label, int64 ``[cells, 2]``."""
+        cells = np.unique(self._keys >> 1)
+        counts = np.zeros((cells.size, 2), np.int64)
+        counts[np.searchsorted(cells, self._keys >> 1), self._keys & 1] = self._counts
+        return cells, counts
+
+    def _total_of(self, cells: np.ndarray) -> np.ndarray:
+        """Places of the cells' target category and position in the flat total."""
+        buckets = self.edges.size - 1
+        return cells // (self.categories.size * buckets) * buckets + cells % buckets
+
+    def _wait(self, keys: np.ndarray) -> None:
+        self._pending.append(keys)
+        self._waiting += keys.size
+        if self._waiting >= _PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._pending:
+            keys = np.sort(np.concatenate(self._pending))
+            self._pending, self._waiting = [], 0
+            first = np.flatnonzero(np.diff(keys, prepend=-1))
+            self._take(keys[first], np.diff(first, append=keys.size))
+
+    def _take(self, keys: np.ndarray, counts: np.ndarray) -> None:
+        every = np.union1d(self._keys, keys)
+        added = np.zeros(every.size, np.int64)
+        added[np.searchsorted(every, self._keys)] = self._counts
+        added[np.searchsorted(every, keys)] += counts
+        self._keys, self._counts = every, added
+
+
+@dataclass(frozen=True)
+class InterestTable:
+    """What a behavior of each category at each position tells about a click on each category.
+
+    Attributes:
+        categories: int64 ``[M]``. Row ids.
+        edges: int64 ``[B + 1]``. Bucket b holds the positions ``edges[b] .. edges[b + 1] - 1``.
+        cells: int64 ``[cells]``, rising. What occurs: ``(t * M + c) * B + b`` for the places t of
+            the target's and c of the behavior's category.
+        cell_information, cell_lift, cell_support: ``[cells]``. The values of those.
+    """
+
+    categories: np.ndarray
+    edges: np.ndarray
+    cells: np.ndarray
+    cell_information: np.ndarray
+    cell_lift: np.ndarray
+    cell_support: np.ndarray
+
+    @property
+    def information(self) -> np.ndarray:
+        """float64 ``[M, M, B]``. I(X; Y) in nats, by target category, behavior category and
+        position; 0 where the behavior never comes."""
+        return _dense(self.cells, self.cell_information, self.categories, self.edges)
+
+    @property
+    def lift(self) -> np.ndarray:
+        """float64 ``[M, M, B]``. P(click | behavior) / P(click): above 1 the behavior speaks for
+        the click, below 1 against it; 1 where it never comes."""
+        return 1.0 + _dense(self.cells, self.cell_lift - 1.0, self.categories, self.edges)
+
+    @property
+    def support(self) -> np.ndarray:
+        """int64 ``[M, M, B]``. Observations with the behavior."""
+        return _dense(self.cells, self.cell_support, self.categories, self.edges)
+
+    @property
+    def signed(self) -> np.ndarray:
+        """float64 ``[M, M, B]``: information, negative where the behavior speaks against it."""
+        return np.where(self.lift < 1, -self.information, self.information)
+
+    def relevance(
+        self, history: np.ndarray, history_length: np.ndarray, target: np.ndarray
+    ) -> np.ndarray:
+        """Information of every behavior about every candidate of requests.
+
+        Args:
+            history: int ``[U, N]``. Category rows, oldest first, padded at the end.
+            history_length: int ``[U]``.
+            target: int ``[U, C]``.
+
+        Returns:
+            float64 ``[U, C, N]``, 0 for categories and positions that the table lacks.
+        """
+        history = np.asarray(history)
+        position = np.asarray(history_length, np.int64)[:, None] - np.arange(history.shape[1])
+        bucket = np.searchsorted(self.edges, position, side="right") - 1
+        behavior = place_of(self.categories, history)
+        known = (behavior >= 0) & (bucket >= 0) & (bucket < self.edges.size - 1)
+        category = place_of(self.categories, target)[:, :, None]
+        asked = (known[:, None, :] & (category >= 0)) & (self.cells.size > 0)
+        row, candidate, index = np.nonzero(asked)
+        found = np.zeros(asked.shape)
+        cell = category[row, candidate, 0] * self.categories.size + behavior[row, index]
+        cell = cell * (self.edges.size - 1) + bucket[row, index]
+        place = np.minimum(np.searchsorted(self.cells, cell), max(self.cells.size - 1, 0))
+        there = self.cells[place] == cell
+        found[asked] = np.where(there, self.cell_information[place], 0.0)
+        return found
+
+
+def mutual_information(counts: np.ndarray) -> np.ndarray:
+    """I(X; Y) in nats from 2x2 counts ``[..., 2, 2]``; 0 of no counts.
+
+    Example:
+        >>> float(mutual_information(np.array([[5, 0], [0, 5]])).round(4))  # log 2
+        0.6931
+    """
+    counts = np.asarray(counts, np.float64)
+    total = counts.sum(axis=(-2, -1), keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        joint = counts / total
+        apart = joint.sum(axis=-1, keepdims=True) * joint.sum(axis=-2, keepdims=True)
+        parts = np.where(joint > 0, joint * np.log(joint / apart), 0.0)
+    return np.maximum(parts.sum(axis=(-2, -1)), 0.0)
+
+
+def top_categories(frequency: Iterable[int], most: int = TOP_CATEGORIES) -> np.ndarray:
+    """Row ids of the most frequent categories, falling; equal ones by row.
+
+    Args:
+        frequency: iterable of int. How often each id of the vocabulary comes; element i is row
+            i + 2, as in its file.
+        most: int. Defaults to 10.
+    """
+    frequency = np.asarray(list(frequency), np.int64)
+    return np.lexsort((np.arange(frequency.size), -frequency))[:most] + 2
+
+
+def place_of(categories: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Place of every row id among the categories, -1 where it is none of them; int64."""
+    order = np.argsort(categories, kind="stable")
+    rows = np.asarray(rows)
+    found = np.minimum(np.searchsorted(categories[order], rows), categories.size - 1)
+    found = order[found]
+    return np.where(categories[found] == rows, found, -1)
+
+
+def _dense(cells, values, categories, edges) -> np.ndarray:
+    """Values of cells as ``[M, M, B, ...]``, 0 elsewhere."""
+    shape = (categories.size, categories.size, edges.size - 1)
+    found = np.zeros((np.prod(shape), *values.shape[1:]), values.dtype)
+    found[cells] = values
+    return found.reshape(*shape, *values.shape[1:])

@@ -1,0 +1,228 @@
+"""The events that grow from what is planted, cohort by cohort of users."""
+
+from __future__ import annotations
+
+from typing import Iterator, NamedTuple
+
+import numpy as np
+
+from tfdare.simulation.options import SimulatorOptions
+from tfdare.simulation.times import times_of
+from tfdare.simulation.world import EVENTS, RETURNS, World
+
+BEHAVIORS = ("pv", "buy", "cart", "fav")
+"""Names of the behavior codes of :class:`Events`, in the order of the codes."""
+
+CAUSES = ("relation", "return", "lifelong", "drift", "popularity", "noise")
+"""Names of the codes of :class:`Causes`, in the order of the codes."""
+
+_OTHER_SHARE = (0.20, 0.52, 0.28)  # buy, cart and fav among what is not a page view
+_RELATION, _RETURN, _LIFELONG, _DRIFT, _POPULARITY, _NOISE = range(len(CAUSES))
+
+
+class Events(NamedTuple):
+    """Rows of whole users, grouped by user, each user's oldest first.
+
+    Attributes:
+        user: int64 ``[R]``. Raw user id.
+        item: int64 ``[R]``. Raw item id.
+        category: int64 ``[R]``. Raw category id.
+        behavior: int8 ``[R]``. Index into :data:`BEHAVIORS`.
+        time: int64 ``[R]``. Unix seconds, rising strictly within a user unless the clock of the
+            log is coarser.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    category: np.ndarray
+    behavior: np.ndarray
+    time: np.ndarray
+
+
+class Causes(NamedTuple):
+    """Why page views happened: one entry a page view, in the order of the log.
+
+    Attributes:
+        user: int64 ``[V]``. Raw user id.
+        position: int64 ``[V]``. The page view's place among the user's, from 0.
+        cause: int8 ``[V]``. Index into :data:`CAUSES`: what chose its category (and, for
+            ``return``, its item).
+        distance: int64 ``[V]``. How many page views before it the one lies that pulled it or that
+            it returns to; 0 where no single one caused it.
+        favorite: bool ``[V]``. Whether its item was drawn from the user's favorites.
+    """
+
+    user: np.ndarray
+    position: np.ndarray
+    cause: np.ndarray
+    distance: np.ndarray
+    favorite: np.ndarray
+
+
+class _Views(NamedTuple):
+    """Page views of a cohort in the world's own numbers, before ids and times."""
+
+    user: np.ndarray
+    item: np.ndarray
+    category: np.ndarray
+    cause: np.ndarray
+    distance: np.ndarray
+    favorite: np.ndarray
+
+
+def cohort_events(world: World, number: int) -> Events:
+    """The rows of one cohort."""
+    views, rng = _views(world, number)
+    # Rows that are no page views follow the page view whose item they are about.
+    rows = 1 + (rng.random(views.user.size) < world.options.other_behaviors)
+    source = np.repeat(np.arange(views.user.size), rows)
+    is_view = np.diff(source, prepend=-1) > 0
+    other = np.searchsorted(np.cumsum(_OTHER_SHARE)[:-1], rng.random(source.size), side="right")
+    user = views.user[source]
+    return Events(
+        world.user_ids(user),
+        world.item_ids[views.item[source]],
+        world.category_ids[views.category[source]],
+        np.where(is_view, 0, 1 + other).astype(np.int8),
+        times_of(world.options, number, rng, user),
+    )
+
+
+def cohort_causes(world: World, number: int) -> Causes:
+    """Why the page views of one cohort happened."""
+    views, _ = _views(world, number)
+    starts = np.flatnonzero(np.diff(views.user, prepend=-1))
+    position = np.arange(views.user.size)
+    position -= np.repeat(starts, np.diff(np.append(starts, views.user.size)))
+    return Causes(
+        world.user_ids(views.user), position, views.cause, views.distance, views.favorite
+    )
+
+
+def blocks(options: SimulatorOptions, block_users: int | None) -> Iterator[Events]:
+    """The events of ``block_users`` users at a time, or of as many as are made at once."""
+    world = World(options)
+    waiting: list[Events] = []
+    missing = block_users
+    for number in range(options.cohorts):
+        events = cohort_events(world, number)
+        if block_users is None:
+            yield events
+            continue
+        starts = np.append(np.flatnonzero(np.diff(events.user, prepend=-1)), events.user.size)
+        taken, users = 0, starts.size - 1
+        while taken < users:
+            take = min(missing, users - taken)
+            part = slice(starts[taken], starts[taken + take])
+            waiting.append(Events(*(column[part] for column in events)))
+            taken, missing = taken + take, missing - take
+            if not missing:
+                yield Events(*map(np.concatenate, zip(*waiting)))
+                waiting, missing = [], block_users
+    if waiting:
+        yield Events(*map(np.concatenate, zip(*waiting)))
+
+
+def _views(world: World, number: int) -> tuple[_Views, np.random.Generator]:
+    """Page views of a cohort, and the random stream that goes on with its rows."""
+    options = world.options
+    users, lifelong = world.cohort(number)
+    rng = np.random.default_rng([options.seed, EVENTS, number])
+    length = _lengths(options, rng, users.size)
+    back = _returns(options, number, length)
+    category, cause, distance = _categories(world, rng, lifelong, length, back)
+    user = np.repeat(users, length)
+    slot = rng.integers(0, options.favorites, user.size)
+    favorite = rng.random(user.size) < options.favorite
+    item = np.where(
+        favorite,
+        world.favorites(user, category, slot),
+        world.items(category, rng.random(user.size)),
+    )
+    if back.any():
+        # Returns to returns: twice as far back at every step, until all are at their origin.
+        origin = np.arange(user.size) - np.where(cause == _RETURN, distance, 0)
+        while not np.array_equal(further := origin[origin], origin):
+            origin = further
+        item, favorite = item[origin], favorite[origin]
+    return _Views(user, item, category, cause, distance, favorite), rng
+
+
+def _lengths(options: SimulatorOptions, rng, users: int) -> np.ndarray:
+    """Page views of each user."""
+    if options.length_shape:
+        drawn = rng.gamma(options.length_shape, 1 / options.length_shape, users)
+    else:
+        drawn = np.exp(rng.normal(-(options.spread**2) / 2, options.spread, users))
+    return np.maximum(np.rint(options.mean_events * drawn), 1).astype(np.int64)
+
+
+def _returns(options: SimulatorOptions, number: int, length: np.ndarray) -> np.ndarray:
+    """How far back every page view returns, 0 for those that do not."""
+    size = int(length.sum())
+    if not (options.returns or options.return_growth):
+        return np.zeros(size, np.int64)
+    rng = np.random.default_rng([options.seed, RETURNS, number])
+    position = np.arange(size) - np.repeat(np.cumsum(length) - length, length)
+    past = np.maximum(position, 1).astype(np.float64)
+    fresh = (1 - options.returns) * past**-options.return_growth
+    if options.return_spread:
+        taste = np.exp(options.return_spread * rng.standard_normal(length.size))
+        fresh **= np.repeat(taste, length)
+    does = (rng.random(size) >= fresh) & (position >= options.return_low)
+    low, high, power = options.return_low, past + 1, 1 - options.return_decay
+    uniform = rng.random(size)
+    if abs(power) < 1e-6:
+        distance = low * (high / low) ** uniform
+    else:
+        distance = (low**power + uniform * (high**power - low**power)) ** (1 / power)
+    return np.where(does, np.clip(distance.astype(np.int64), low, position), 0)
+
+
+def _categories(
+    world: World, rng, lifelong: np.ndarray, length: np.ndarray, back: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Category, cause and the cause's distance of a cohort's page views, user after user."""
+    options = world.options
+    size, start = int(length.sum()), np.cumsum(length) - length
+    first = np.zeros(size, bool)
+    first[start] = True
+    row = np.arange(size)
+    user = np.repeat(np.arange(length.size), length)
+
+    def run(mean):  # the row at which the run that a row belongs to began
+        begins = (rng.random(size) < 1 / mean) | first
+        return np.maximum.accumulate(np.where(begins, row, 0))
+
+    session, era = run(options.session_events), run(options.era_events)
+    popular = world.popular_categories(rng.random(size))
+    slot = rng.integers(0, options.lifelong_categories, size)
+    kind = rng.random(size)
+    lives, drifts = kind < options.lifelong, kind < options.lifelong + options.drift
+    category = np.where(lives, lifelong[user, slot], np.where(drifts, popular[era], popular))
+    cause = np.where(lives, _LIFELONG, np.where(drifts, _DRIFT, _POPULARITY)).astype(np.int8)
+    noise = rng.random(size) < options.noise
+    category = np.where(noise, world.popular_categories(rng.random(size)), category[session])
+    cause = np.where(noise, np.int8(_NOISE), cause[session])
+    # An event may pull a later one that pulls another: one step a position, for all users at once.
+    pulls = rng.random(size) < options.relation
+    pulled = np.full(size, -1, np.int64)
+    distance = np.zeros(size, np.int64)
+    longest_first = np.argsort(-length, kind="stable")
+    start, end = start[longest_first], (start + length)[longest_first]
+    active = np.searchsorted(-length[longest_first], -np.arange(length.max()), side="left")
+    for position, alive in enumerate(active):
+        here = start[:alive] + position
+        now = pulled[here]
+        free = now < 0
+        now = np.where(free, category[here - np.where(free, back[here], 0)], now)
+        category[here] = now
+        there = here + world.lag[now]
+        does = pulls[here] & (there < end[:alive])
+        there = there[does]
+        pulled[there] = world.partner[now[does]]
+        distance[there] = world.lag[now[does]]
+    cause[pulled >= 0] = _RELATION
+    returned = (pulled < 0) & (back > 0)
+    cause[returned] = _RETURN
+    return category, cause, np.where(returned, back, distance)

@@ -1,0 +1,148 @@
+"""Reads a log, or a sample of its users where it is large, to fit the simulator to it."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from dataclasses import dataclass
+from typing import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+from tqdm import tqdm
+
+from tfdare.simulation.statistics import Views
+
+NAMES = ("user", "item", "category", "time")
+_TAOBAO = ("user", "item", "category", "behavior", "time")
+_BLOCK = 16 << 20
+
+
+@dataclass(frozen=True)
+class LogSample:
+    """Page views of some users of a log, and what the whole of it holds.
+
+    Attributes:
+        views: Views. Of the users that were kept, in the order of time.
+        users: int. Of the whole log, about, where not all were kept.
+        rows: int. Of the whole log that could be read.
+        unreadable: int. Rows with missing columns or a time that is no integer.
+        other_behaviors: float. Rows that are no page views, per page view.
+    """
+
+    views: Views
+    users: int
+    rows: int
+    unreadable: int
+    other_behaviors: float
+
+
+def read_sample(
+    paths: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_views: int = 150_000,
+    progress: bool = True,
+) -> LogSample:
+    """Reads a log block by block; memory does not grow with it.
+
+    Users are kept whole: once there are too many page views, every second user goes, by a hash of
+    the id, and again.
+
+    Args:
+        paths: sequence of str. CSV files, gzip included.
+        columns: mapping or None. Which column holds ``user``, ``item``, ``category`` and ``time``
+            (unix seconds), for files with a header. None reads Taobao's format: no header, user,
+            item, category, behavior, time; page views are the behavior ``pv``.
+        max_views: int. Page views to keep at most. Defaults to 150,000.
+        progress: bool. Whether to count rows on a terminal's stderr. Defaults to True.
+
+    Raises:
+        ValueError: a column is missing, a file is no CSV, or nothing in it can be read.
+        OSError: a file cannot be opened.
+    """
+    kept: list[list[np.ndarray]] = []
+    rows = unreadable = others = views = doublings = 0
+    with tqdm(unit="row", unit_scale=True, desc="read", file=sys.stderr,
+              disable=None if progress else True) as bar:
+        for path in paths:
+            for table, bad in _blocks(path, columns):
+                rows, unreadable = rows + table.num_rows, unreadable + bad
+                bar.update(table.num_rows + bad)
+                if columns is None:
+                    pages = pc.equal(table["behavior"], "pv")
+                    others += table.num_rows - pc.sum(pages).as_py()
+                    table = table.filter(pages)
+                views += table.num_rows
+                kept.append(_chosen(_numbers(table, first_row=rows), doublings))
+                while sum(part[0].size for part in kept) > max_views:
+                    doublings += 1
+                    kept = [_chosen(part, doublings) for part in kept]
+    if not views:
+        raise ValueError(f"No page view can be read from {', '.join(map(str, paths))}")
+    user, item, category, time, row = map(np.concatenate, zip(*kept))
+    order = np.lexsort((row, time, user))
+    found = Views(*(column[order] for column in (user, item, category, time)))
+    users = np.unique(user).size * 2**doublings
+    return LogSample(found, users, rows, unreadable, others / views)
+
+
+def _blocks(path: str, columns) -> Iterator[tuple[pa.Table, int]]:
+    """Rows as text, by block, and how many of the block could not be read."""
+    short = 0
+
+    def skip(row) -> str:
+        nonlocal short
+        short += 1
+        return "skip"
+
+    wanted = dict(zip(_TAOBAO, _TAOBAO)) if columns is None else {
+        name: columns.get(name, name) for name in NAMES
+    }
+    names = _TAOBAO if columns is None else None
+    try:
+        reader = csv.open_csv(
+            path,
+            csv.ReadOptions(column_names=names, block_size=_BLOCK),
+            csv.ParseOptions(invalid_row_handler=skip),
+            csv.ConvertOptions(
+                column_types={column: pa.string() for column in wanted.values()},
+                include_columns=list(wanted.values()),
+            ),
+        )
+        with reader:
+            for batch in reader:
+                table = pa.table(dict(zip(wanted, batch.columns)))
+                whole = pc.match_substring_regex(table["time"], r"^[0-9]{1,18}$")
+                for name in ("user", "item"):
+                    whole = pc.and_(whole, pc.not_equal(table[name], ""))
+                table = table.filter(whole)
+                yield table, batch.num_rows - table.num_rows + short
+                short = 0
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _numbers(table: pa.Table, first_row: int) -> list[np.ndarray]:
+    """Ids as stable hashes of their text, time as seconds, and the place in the log."""
+    found = []
+    for name in ("user", "item", "category"):
+        coded = table[name].combine_chunks().dictionary_encode()
+        text = coded.dictionary.to_pylist()
+        hashes = np.array([_hash(value) for value in text], np.int64)
+        found.append(hashes[coded.indices.to_numpy()] if text else np.empty(0, np.int64))
+    time = table["time"].cast(pa.int64()).to_numpy()
+    return [*found, time, first_row + np.arange(table.num_rows)]
+
+
+def _hash(text: str) -> int:
+    data = text.encode()
+    return zlib.crc32(data) << 31 | zlib.crc32(data[::-1]) >> 1
+
+
+def _chosen(part: list[np.ndarray], doublings: int) -> list[np.ndarray]:
+    """One in ``2 ** doublings`` of the users."""
+    keep = (part[0] >> 31) % (1 << doublings) == 0
+    return [column[keep] for column in part]

@@ -1,0 +1,235 @@
+"""Writes a simulated log, cohort by cohort, in as many processes as asked for."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import gzip
+import io
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO, Callable, Iterator, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+from tqdm import tqdm
+
+from tfdare.simulation.events import BEHAVIORS, CAUSES, Events, cohort_causes, cohort_events
+from tfdare.simulation.options import SimulatorOptions
+from tfdare.simulation.world import BAD, World
+
+LONG = 210
+"""Page views that the paper asks of a user."""
+
+
+@dataclass(frozen=True)
+class LogCounts:
+    """What :func:`write_log` wrote.
+
+    Attributes:
+        rows: int. Rows in the file, malformed ones included.
+        bad_rows: int. Malformed rows.
+        page_views: int. Rows with behavior ``pv``, malformed ones left out.
+        users: int. Users in the log.
+        long_users: int. Users with 210 page views or more, the paper's bound.
+    """
+
+    rows: int
+    bad_rows: int
+    page_views: int
+    users: int
+    long_users: int
+
+
+class _Part(NamedTuple):
+    """One cohort as it stands in the file."""
+
+    data: bytes
+    rows: int
+    page_views: int
+    users: int
+    long_users: int
+
+
+class _Maker:
+    """Makes parts; one in each process."""
+
+    def __init__(self, options: SimulatorOptions, bad_rows: int, gz: bool):
+        self.world = World(options)
+        rng = np.random.default_rng([options.seed, BAD])
+        self.victims = np.sort(rng.integers(0, options.users, bad_rows))
+        self.gz = gz
+
+    def log(self, number: int) -> _Part:
+        events = cohort_events(self.world, number)
+        starts = np.flatnonzero(np.diff(events.user, prepend=-1))
+        views = np.add.reduceat((events.behavior == 0).astype(np.int64), starts)
+        data = _csv(events)
+        done = number * self.world.options.cohort_users
+        first, last = np.searchsorted(self.victims, [done, done + starts.size])
+        if first < last:
+            data = _with_bad_rows(data, starts[self.victims[first:last] - done], int(first))
+        return _Part(
+            self._packed(data), events.user.size, int(views.sum()), starts.size,
+            int((views >= LONG).sum()),
+        )
+
+    def causes(self, number: int) -> _Part:
+        causes = cohort_causes(self.world, number)
+        table = pa.table({
+            "user": causes.user,
+            "position": causes.position,
+            "cause": pa.array(CAUSES).take(pa.array(causes.cause)),
+            "distance": causes.distance,
+            "favorite": causes.favorite.astype(np.int8),
+        })
+        users = int((causes.position == 0).sum())
+        return _Part(self._packed(_lines(table, number == 0)), causes.user.size,
+                     causes.user.size, users, 0)
+
+    def _packed(self, data: bytes) -> bytes:
+        # One gzip member a part, with no name and no time inside: equal bytes, made in parallel.
+        return gzip.compress(data, 4, mtime=0) if self.gz else data
+
+
+_maker = functools.lru_cache(maxsize=1)(_Maker)
+"""A process keeps the world that it made last."""
+
+
+def _make(arguments: tuple, kind: str, number: int) -> _Part:
+    return getattr(_maker(*arguments), kind)(number)
+
+
+def write_log(
+    path: str | os.PathLike,
+    options: SimulatorOptions,
+    *,
+    bad_rows: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> LogCounts:
+    """Writes the log as CSV without a header: user, item, category, behavior, unix seconds.
+
+    The file appears under its name only when it is complete. Memory does not grow with the users.
+
+    Args:
+        path: str. Where to; compressed if it ends in ``.gz``.
+        options: SimulatorOptions. What to simulate.
+        bad_rows: int. Malformed rows to add, for trying out how a reader rejects them: a missing
+            column, a time that is no number, a negative item, in turn. Defaults to 0.
+        workers: int. Processes; the bytes do not depend on it. A program that passes more than 1
+            must be importable (``if __name__ == "__main__"``). Defaults to 1.
+        progress: bool. Whether to show a progress bar on a terminal's stderr. Defaults to True.
+
+    Raises:
+        ValueError: ``bad_rows`` is negative, or ``workers`` is not positive.
+        OSError: the file cannot be written.
+    """
+    if bad_rows < 0:
+        raise ValueError(f"`bad_rows` must not be negative. Received: bad_rows={bad_rows!r}")
+    return _write(path, options, "log", bad_rows, workers, progress)
+
+
+def write_causes(
+    path: str | os.PathLike, options: SimulatorOptions, *, workers: int = 1, progress: bool = True
+) -> None:
+    """Writes :func:`tfdare.planted.causes` as CSV: a row a page view, in the order of the log.
+
+    Columns: ``user``; ``position``, its place among the user's page views from 0; ``cause``, a
+    name of :data:`tfdare.planted.CAUSES`; ``distance``, how many page views before lies the one
+    that caused it (0: no single one); ``favorite``, 1 where the item is one of the user's.
+
+    Args:
+        path: str. Where to; compressed if it ends in ``.gz``.
+        options: SimulatorOptions. Of the log.
+        workers: int. As for :func:`write_log`.
+        progress: bool. As for :func:`write_log`.
+    """
+    _write(path, options, "causes", 0, workers, progress)
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file that gets its name when the block ends, and vanishes if the block fails."""
+    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def _write(path, options, kind, bad_rows, workers, progress) -> LogCounts:
+    if workers < 1:
+        raise ValueError(f"`workers` must be positive. Received: workers={workers!r}")
+    totals = np.zeros(4, np.int64)
+    with atomic(path) as file, contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(
+            total=options.users, unit="user", desc="simulate" if kind == "log" else kind,
+            file=sys.stderr, disable=None if progress else True,
+        ))
+        maker = (options, bad_rows, os.fspath(path).endswith(".gz"))
+        for part in _parts(maker, kind, workers, stack):
+            file.write(part.data)
+            totals += part[1:]
+            bar.update(part.users)
+    rows, page_views, users, long_users = totals.tolist()
+    return LogCounts(rows + bad_rows, bad_rows, page_views, users, long_users)
+
+
+def _parts(maker, kind: str, workers: int, stack: contextlib.ExitStack) -> Iterator[_Part]:
+    """All parts in order; with several workers, a few more than there are workers wait at most."""
+    if workers == 1:
+        own = _Maker(*maker)
+        make: Callable[[int], _Part] = getattr(own, kind)
+        yield from map(make, range(maker[0].cohorts))
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    stack.callback(pool.shutdown, cancel_futures=True)
+    waiting: collections.deque = collections.deque()
+    for number in range(maker[0].cohorts):
+        waiting.append(pool.submit(_make, maker, kind, number))
+        if len(waiting) > 2 * workers:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _csv(events: Events) -> bytes:
+    return _lines(pa.table({
+        "user": events.user,
+        "item": events.item,
+        "category": events.category,
+        "behavior": pa.array(BEHAVIORS).take(pa.array(events.behavior)),
+        "time": events.time,
+    }), header=False)
+
+
+def _lines(table: pa.Table, header: bool) -> bytes:
+    buffer = io.BytesIO()
+    if header:
+        buffer.write(",".join(table.column_names).encode() + b"\n")
+    csv.write_csv(table, buffer, csv.WriteOptions(include_header=False, quoting_style="none"))
+    return buffer.getvalue()
+
+
+def _with_bad_rows(data: bytes, rows: np.ndarray, number: int) -> bytes:
+    """Adds a spoiled copy after each of ``rows``, after ``number`` bad rows in earlier blocks."""
+    lines = data.split(b"\n")
+    for place, row in enumerate(rows.tolist(), start=number):
+        fields = lines[row].partition(b"\n")[0].split(b",")
+        spoiled = (
+            fields[:4],
+            [*fields[:4], b"yesterday"],
+            [fields[0], b"-" + fields[1], *fields[2:]],
+        )[place % 3]
+        lines[row] += b"\n" + b",".join(spoiled)
+    return b"\n".join(lines)
