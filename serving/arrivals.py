@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Sequence
 
 import grpc
@@ -32,6 +32,7 @@ class Outcome:
         latency: float64 ``[calls]``. Seconds from due to its end.
         code: list of str. Its status, such as ``"OK"``.
         seconds: float. From the first due to the last end.
+        examples: dict. For each status of a failed call, the words of the first.
     """
 
     due: np.ndarray
@@ -39,6 +40,7 @@ class Outcome:
     latency: np.ndarray
     code: list[str]
     seconds: float
+    examples: dict[str, str] = field(default_factory=dict)
 
     @property
     def good(self) -> np.ndarray:
@@ -128,13 +130,16 @@ class Caller:
         """
         count, left = len(due), threading.Semaphore(0)
         sent, ended, codes = np.zeros(count), np.zeros(count), [""] * count
+        examples: dict[str, str] = {}
         start = time.perf_counter()
 
         def done(number, future):
             ended[number] = time.perf_counter() - start
             codes[number] = future.code().name
             try:
-                if answered is not None and codes[number] == OK:
+                if codes[number] != OK:
+                    examples.setdefault(codes[number], future.details() or "")
+                elif answered is not None:
                     answered(number, future.result())
             finally:
                 left.release()
@@ -148,7 +153,9 @@ class Caller:
             future.add_done_callback(lambda future, number=number: done(number, future))
         for _ in range(count):
             left.acquire()
-        return Outcome(due, sent - due, ended - due, codes, float(ended.max() - due[0]))
+        return Outcome(
+            due, sent - due, ended - due, codes, float(ended.max() - due[0]), examples
+        )
 
     def closed_loop(
         self, requests: Sequence[bytes], seconds: float, at_once: int = 8, timeout: float = 10.0

@@ -138,6 +138,7 @@ def summary(outcome: Outcome) -> dict:
     """An outcome as JSON-ready numbers."""
     return {
         "calls": len(outcome.due), "qps": outcome.qps, "errors": outcome.errors,
+        "error_examples": outcome.examples,
         "milliseconds": {f"p{p:g}": ms for p, ms in zip(OF, outcome.percentiles(*OF))},
         "sent_late_ms_p99": float(np.percentile(outcome.late, 99) * 1e3),
     }

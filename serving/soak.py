@@ -58,14 +58,14 @@ class Server:
 
 @contextlib.contextmanager
 def serving(base: str, name: str) -> Iterator[Server]:
-    """A server that looks for new versions every half second, and keeps the newest.
+    """A server that looks for new versions every second, and keeps the newest.
 
     Raises:
         SoakError: it does not start.
     """
     command = [
         sys.executable, "-m", "serving.server", "--model_base_path", base, "--model_name", name,
-        "--port", "0", "--file_system_poll_wait_seconds", "0.5", "--max_num_load_retries", "1",
+        "--port", "0", "--file_system_poll_wait_seconds", "1", "--max_num_load_retries", "1",
         "--load_retry_interval_micros", "100000",
     ]
     process = subprocess.Popen(
@@ -238,8 +238,8 @@ def soak(
     (calls,) = outcome
     failed = {str(v) for v in (e["version"] for e in events if e["broken"])}
     report = {
-        "seconds": seconds, "capacity_qps": capacity, "rate": rate, "calls": len(calls.due),
-        "failed": calls.errors, "wrong_answers": answers.wrong,
+        "seconds": seconds, "share": share, "capacity_qps": capacity, "rate": rate, "calls": len(calls.due),
+        "failed": calls.errors, "failed_examples": calls.examples, "wrong_answers": answers.wrong,
         "answers_by_version": {str(v): n for v, n in sorted(answers.versions.items())},
         "published": events, "garbage": dict(sorted(garbage.codes.items())),
         "milliseconds": {f"p{p:g}": ms for p, ms in zip(OF, calls.percentiles(*OF))},
@@ -269,6 +269,8 @@ def _parser() -> Parser:
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split_name", default="test", help="train, validation or test")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long")
+    parser.add_argument("--share", type=float, default=0.7,
+                        help="of what the server answers at most, measured at the start")
     parser.add_argument("--swaps", type=non_negative_int, default=3, help="versions that appear")
     parser.add_argument("--behaviors", type=int, help="behaviors of each request")
     parser.add_argument("--candidates", type=int, help="candidates of each request")
@@ -287,9 +289,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        if options.swaps < 1 or not options.seconds > 0:
-            raise ValueError("--swaps must be at least 1 and --seconds positive. "
-                             f"Received: {options.swaps}, {options.seconds}")
+        if options.swaps < 1 or not options.seconds > 0 or not options.share > 0:
+            raise ValueError(
+                "--swaps must be at least 1, --seconds and --share positive. "
+                f"Received: {options.swaps}, {options.seconds}, {options.share}"
+            )
         report, calls = run(options)
     except (SoakError, ServingError, SchemaError, ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -322,7 +326,7 @@ def run(options) -> tuple[dict, Outcome]:
                 sent = prepared(client, "serving_default", requests)
                 wanted = [client.rank(request).probability for request in requests]
             return soak(server, options.servable, base, "dare", sent, wanted, options.seconds,
-                        options.swaps)
+                        options.swaps, options.share)
 
 
 def _text(report) -> str:
@@ -335,7 +339,7 @@ def _text(report) -> str:
     )
     return "\n".join([
         f"{report['calls']:,} calls in {report['seconds']:.0f} s at {report['rate']:.1f} a second, "
-        f"70% of {report['capacity_qps']:.1f}",
+        f"{report['share']:.0%} of {report['capacity_qps']:.1f}",
         f"failed: {failed}; wrong answers: {report['wrong_answers']}",
         f"answers by version: {by_version}; published: {published}",
         "milliseconds since due: " + ", ".join(

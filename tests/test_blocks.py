@@ -143,7 +143,8 @@ def test_one_signature_serves_short_and_long_histories(pair, tmp_path):
     tf.saved_model.save(module, str(tmp_path), signatures=module.signatures_by_name)
     session = SavedModelSession(str(tmp_path))
     known = session.signatures["search"].inputs
-    for behaviors, candidates in ((0, 2), (1, 1), (300, 3), (1500, 100), (1203, 125), (30_000, 130)):
+    sizes = ((0, 2), (1, 1), (300, 3), (1500, 100), (1203, 125), (30_000, 130))
+    for behaviors, candidates in sizes:
         made = requests(pair[0].schema, users=2, behaviors=behaviors, candidates=candidates,
                         lengths=[behaviors, behaviors // 2])
         answer = session.run("search", {k: v for k, v in made.items() if k in known})

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
-from typing import Any, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -109,12 +109,7 @@ def compare(model, requests, answers, vocabularies) -> float:
     Raises:
         ExportError: an answer differs by more than 1e-5.
     """
-    hashed = {part.name: part.hash_buckets for part in model.schema.categorical}
-    lookups = {
-        name: partial(hash_rows, buckets=hashed[name]) if hashed[name]
-        else partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
-        for name, raw_ids in raw_ids_of(model, vocabularies).items()
-    }
+    lookups = row_lookups(model, vocabularies)
     greatest = 0.0
     for inputs_of, got_of in zip(requests, answers, strict=True):
         for signature, inputs in inputs_of.items():
@@ -128,6 +123,16 @@ def compare(model, requests, answers, vocabularies) -> float:
                     )
                 greatest = max(greatest, gap)
     return greatest
+
+
+def row_lookups(model, vocabularies) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """A function of raw ids to rows for every feature; none where signatures take row ids."""
+    hashed = {part.name: part.hash_buckets for part in model.schema.categorical}
+    return {
+        name: partial(hash_rows, buckets=hashed[name]) if hashed[name]
+        else partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
+        for name, raw_ids in raw_ids_of(model, vocabularies).items()
+    }
 
 
 def to_row_ids(inputs, lookups, schema) -> dict[str, np.ndarray]:

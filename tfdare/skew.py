@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import sys
-from functools import partial
 from typing import Any, Iterable, Mapping
 
 import numpy as np
@@ -19,9 +18,8 @@ import numpy as np
 from tfdare.command import UsageError
 from tfdare.compact import CompactAttention
 from tfdare.compat import tf
-from tfdare.examples import raw_ids_of
 from tfdare.export import REPORT
-from tfdare.export_check import TOLERANCE, compared, lookup_rows, to_row_ids
+from tfdare.export_check import TOLERANCE, compared, row_lookups, to_row_ids
 from tfdare.layers import gather_behaviors
 from tfdare.layers.embedding import TIME_GAP
 from tfdare.runs import load_run
@@ -83,10 +81,7 @@ def differences(
         A list of ``{"who", "signature", "output", "difference", "request", "at"}``; `at` is the
         index of the value in the output.
     """
-    lookups = {
-        name: partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
-        for name, raw_ids in raw_ids_of(model, vocabularies).items()
-    }
+    lookups = row_lookups(model, vocabularies)
     greatest: dict[tuple[str, str, str], dict[str, Any]] = {}
     for number, of_request in answers.items():
         for who, of_signature in of_request.items():

@@ -197,7 +197,8 @@ def plot(sizes, by_k, by_dim) -> None:
     axes[1].set(title=f"{of}, by K", xlabel="K", ylim=(0, None))
     axes[2].plot(DIMS, [by_dim[dim] for dim in DIMS], marker="o", color="tab:blue",
                  label="exported search")
-    axes[2].set(title=f"{of}, by attention columns", xlabel="columns a feature", ylim=(0, None))
+    axes[2].set(title=f"{of}, by attention columns", xlabel="columns a feature",
+                ylim=(0, 1.2 * max(by_dim.values())))
     axes[2].set_xticks(DIMS)
     for axis in axes:
         axis.legend(frameon=False)

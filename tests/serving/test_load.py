@@ -35,7 +35,8 @@ class Stalling(grpc.GenericRpcHandler):
         self.count, self.free_at, self.lock = 0, 0.0, threading.Lock()
 
     def service(self, details):
-        return grpc.unary_unary_rpc_method_handler(self.answer) if details.method == METHOD else None
+        known = details.method == METHOD
+        return grpc.unary_unary_rpc_method_handler(self.answer) if known else None
 
     def answer(self, request, context):
         with self.lock:
@@ -62,7 +63,7 @@ def test_a_stall_counts_for_every_call_that_was_due_meanwhile(stalling):
     due = np.arange(80) / 40
     replies = {}
     with Caller(stalling) as caller:
-        outcome = caller.open_loop([b"good"], due, answered=lambda n, reply: replies.update({n: reply}))
+        outcome = caller.open_loop([b"good"], due, answered=replies.__setitem__)
     assert outcome.good.all() and outcome.errors == {}
     assert replies == {number: b"done" for number in range(80)}
     began = outcome.due[9]
@@ -93,7 +94,8 @@ def test_requests_of_any_size(sequences):
     made = sized(one, 70, 9)
     assert made["history_item"].shape == (1, 70) and made["target_category"].shape == (1, 9)
     length = int(one["history_length"][0])
-    np.testing.assert_array_equal(made["history_item"][0, length:], made["history_item"][0, :70 - length])
+    again = made["history_item"][0]
+    np.testing.assert_array_equal(again[length:], again[: 70 - length])
     assert made["history_length"].tolist() == [70]
     assert sized(one, None, None).keys() == one.keys()
 

@@ -7,14 +7,17 @@ import pytest
 from serving.soak import Memory, main
 
 
-def test_a_short_soak_loses_nothing(model_base, sequences, tmp_path, capsys, environment, monkeypatch):
+def test_a_short_soak_loses_nothing(
+    model_base, sequences, tmp_path, capsys, environment, monkeypatch
+):
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
-    # Memory is judged over minutes: here only that it is measured.
+    # Memory is judged over minutes: here only that it is measured. A fifth of the capacity, as
+    # other tests may take the machine from this one.
     code = main(["--servable", str(model_base / "1"), "--sequences", str(sequences),
-                 "--seconds", "20", "--growth", "1e9", "--output", str(tmp_path / "soak")])
+                 "--seconds", "20", "--share", "0.2", "--growth", "1e9", "--output", str(tmp_path / "soak")])
     said = capsys.readouterr()
+    assert code == 0, said
     report = json.loads((tmp_path / "soak" / "soak.json").read_text())
-    assert code == 0, (said.err, report)
     assert report["failed"] == {} and report["wrong_answers"] == 0
     assert report["calls"] == sum(report["answers_by_version"].values()) > 50
     assert list(report["answers_by_version"]) == ["1", "2", "3", "5"]  # 4 is the broken one

@@ -169,7 +169,7 @@ def _keys(scores, place):
 
 
 def _highest_first(keys, width):
-    """Keys ``[..., size, K]`` as rows of `width`, of every block (or half of one) the highest first.
+    """Keys ``[..., size, K]`` as rows of `width`, the highest of every block (or half) in front.
 
     Top-k passes quickly over what is below the best so far. Here three rounds of a tournament put
     the best in front, whole rows of numbers at a time.

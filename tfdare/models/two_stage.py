@@ -203,8 +203,9 @@ class TwoStageModel(RequestModel):
     @property
     def _by_product(self):
         """Whether the scores are inner products, and ranked as they are."""
-        exact = type(self.attention_layer).call is ScaledDotAttention.call
-        return exact and getattr(self.search_layer, "takes_product", False)
+        product = type(self.attention_layer).call is ScaledDotAttention.call
+        sorts = self.embedding.compute_dtype != "float64"  # of whose bits sorting would lose some
+        return product and sorts and getattr(self.search_layer, "takes_product", False)
 
     def _find(self, requests, length):
         """Places and scores of what search finds, without the scores of all at once."""
