@@ -31,6 +31,7 @@ from tfdare.analysis import (
 )
 from tfdare.analysis.convergence import examples_to
 from tfdare.analysis.discriminability import _information
+from tfdare.analysis.measured import Measured
 from tfdare.analyze import main
 from tfdare.cli import main as tfdare
 from tfdare.command import UsageError
@@ -342,11 +343,17 @@ def test_a_failed_analysis_leaves_the_last_report(analysis, capsys):
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_without_tracing(analysis, simulated):
-    argv = [*analysis[1], "--steps", "0", "--output", str(simulated / "short")]
-    assert main(argv) == 0
-    numbers = json.loads((simulated / "short" / "analysis.json").read_text())
-    assert numbers["gradients"]["TWIN"]["steps"] == [0] and "convergence" not in numbers
+def test_without_tracing_gradients_are_those_of_the_trained_model(simulated):
+    runs = {"TWIN": load_run(str(simulated / "TWIN"))}
+    measured = Measured(runs, open_sequences(str(simulated / "sequences")), "test", 100, 20,
+                        shown=lambda title: iter)
+    found = measured.training(steps=0, every=1)
+    assert set(found) == {"gradients"} and found["gradients"]["TWIN"]["steps"] == [0]
+    before = measured.models["TWIN"].get_weights()
+    again = measured.training(steps=0, every=1)
+    assert again == found
+    after = measured.models["TWIN"].get_weights()
+    assert all(np.array_equal(one, other) for one, other in zip(before, after))
 
 
 def test_the_readme_names_what_is_there():

@@ -94,11 +94,13 @@ class Measured:
         )
         self._say("[5/5] gradients and convergence: training once more, watched" if steps
                   else "[5/5] gradients of the trained models")
-        numbers.update(self._training(steps, every))
+        numbers.update(self.training(steps, every))
         numbers["efficiency"] = cost
         return numbers
 
-    def _training(self, steps, every):
+    def training(self, steps: int, every: int) -> dict[str, Any]:
+        """``gradients`` and ``convergence`` of trainings traced again; without `steps` the
+        gradients of the trained models alone."""
         batch = next(iter(read_requests(
             self._sequences, "train", PROBE_REQUESTS, shuffle=4 * PROBE_REQUESTS, seed=1
         )))
