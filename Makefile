@@ -8,9 +8,10 @@ EPOCHS ?= 2
 LOG ?=
 FORMAT ?= taobao
 PREPARE ?=
-KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,attention blocks compat cross duplicates embeddings \
-	export export_features features gradients head losses model_life models optimizers \
-	optimizers_in_training pooling published recommenders search))
+KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,analysis_gradients attention blocks compat \
+	cross duplicates embeddings export export_features export_split features gradients head losses \
+	model_life models optimizers optimizers_in_training pooling published recommenders search \
+	search_metrics))
 
 export PYTHONDONTWRITEBYTECODE ?= 1
 

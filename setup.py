@@ -31,7 +31,20 @@ SERVING = [
     "aiohttp>=3.9",
     "prometheus-client>=0.20",
 ]
+GCP = ["apache-beam[gcp]>=2.60"]
+# What building a Dataflow graph and reading BigQuery import, so that tests do it offline.
+GRAPHS = [
+    "google-apitools>=0.5.31,<0.5.32",
+    "google-auth-httplib2>=0.1,<0.3",
+    "google-cloud-bigquery>=3.20",
+    "google-cloud-bigquery-storage>=2.6.3",
+    "google-cloud-dataflow-client>=0.8",
+    "google-cloud-storage>=2.18",
+    "regex>=2020.6.8",
+]
+BENCH = ["polars>=1.9"]  # a rival of tests/benchmarks/bench_beam.py
 TEST = [
+    *GRAPHS,
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
@@ -56,10 +69,11 @@ setup(
     package_data={
         "serving": ["config/*", "config/*/*"],
         "tfdare.simulation": ["like/*.json"],
+        "beam_jobs": ["README.md", "dataflow/*.json", "dataflow/*.Dockerfile"],
     },
     python_requires=">=3.10,<3.14",
     install_requires=CORE + BEAM + MODEL + SERVING,
-    extras_require={"test": TEST},
+    extras_require={"test": TEST, "gcp": GCP, "bench": BENCH},
     entry_points={
         "console_scripts": ["tfdare=tfdare.cli:main"],
         # tfdare imports neither beam_jobs nor serving: the command finds them here.

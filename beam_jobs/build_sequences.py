@@ -12,28 +12,40 @@ from beam_jobs.quiet import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.options.pipeline_options import (
+        GoogleCloudOptions,
+        PipelineOptions,
+        StandardOptions,
+    )
 
 from beam_jobs import inputs, manifest
+from beam_jobs.bigquery import BIGQUERY, ReadTable, as_files
 from beam_jobs.errors import exit_code
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
-from beam_jobs.keeping import KEPT, Earlier, open_earlier
+from beam_jobs.impressions import IMPRESSIONS, JOINED, JoinImpressions
+from beam_jobs.finishing import FOUND, REFUSED, Finish, Publish
+from beam_jobs.keeping import Earlier, open_earlier
 from beam_jobs.options import Options, parse
 from beam_jobs.progress import Progress
 from beam_jobs.publishing import Staging
 from beam_jobs.requests import RECORDS, BuildRequests
 from beam_jobs.sorting import HISTORIES, SortHistories
-from beam_jobs.storage import read_file, write_file
+from beam_jobs.storage import read_file
 from beam_jobs.tallies import TALLY
-from beam_jobs.vocabulary import CATALOG_FILE, LearnVocabularies
+from beam_jobs.vocabulary import LearnVocabularies
 from beam_jobs.writing import TALLY_FILE, WriteRejected, WriteSequences, WriteTally
 
 _BUCKET_BYTES = 32 << 20
+_OF_A_TABLE = 256  # whose size is not known here
 _LEAST_BUCKETS, _MOST_BUCKETS = 4, 4096
 
 
 class BuildSequences(beam.PTransform):
-    """Chunks of a log -> all files of a folder of sequences but the schema and the manifest."""
+    """Chunks of a log -> all files of a folder of sequences but the schema and the manifest.
+
+    Gives ``found``, the tally and what was learned, and ``refused``, how many rows every file of
+    rejected ones holds: when both are there, all is written.
+    """
 
     def __init__(
         self,
@@ -47,32 +59,54 @@ class BuildSequences(beam.PTransform):
         self._options, self._buckets = options, buckets
         self._chunks, self._folder, self._earlier = chunks, folder, earlier
 
-    def expand(self, chunks):
+    def expand(self, both):
+        """``both`` is the log's chunks, or (the log's chunks, those of impressions)."""
+        chunks, shown = both if isinstance(both, tuple) else (both, None)
         asked, folder, buckets = self._options, self._folder, self._buckets
         since = self._earlier if asked.since else None
         before = since.chunks if since else 0
-        read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes, before)
+        if asked.form.kind == BIGQUERY:
+            table = self._chunks[0].path
+            read = chunks.pipeline | ReadTable(table, asked.form, buckets, before)
+        else:
+            read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes, before)
         histories = read[EVENTS] | SortHistories(
             asked.form, buckets, asked.min_events, asked.max_events, asked.duplicates == "drop",
             since, folder if asked.keep_events else None,
         )
-        rejected = (read[REJECTED], histories[REJECTED]) | "AllRejected" >> beam.Flatten()
-        rejected | WriteRejected(folder, self._chunks, read[LINES])
-        learned = histories[HISTORIES] | LearnVocabularies(
-            asked.form, asked.protocol, asked.min_count, buckets, folder, self._earlier,
-            frozen=not asked.since, max_size=asked.max_size,
+        kept, form = histories[HISTORIES], asked.form
+        rejected, lines = [read[REJECTED], histories[REJECTED]], [read[LINES]]
+        tallies = [read[TALLY], histories[TALLY]]
+        if shown is not None:
+            form = asked.impressions_form
+            read = shown | "ReadImpressions" >> ReadEvents(
+                form, buckets, asked.chunk_bytes, counted_as=IMPRESSIONS
+            )
+            joined = (kept, read[EVENTS]) | JoinImpressions(form, asked.form, asked.max_events)
+            kept = joined[JOINED]
+            rejected.append(read[REJECTED])
+            lines.append(read[LINES])
+            tallies += [read[TALLY], joined[TALLY]]
+        refused = rejected | "AllRejected" >> beam.Flatten() | WriteRejected(
+            folder, self._chunks, lines | "LinesOfAll" >> beam.Flatten()
         )
-        built = histories[HISTORIES] | BuildRequests(
-            learned, asked.form, asked.protocol, asked.negatives, asked.seed, asked.negative_alpha
+        learned = kept | LearnVocabularies(
+            form, asked.protocol, asked.min_count, buckets, folder, self._earlier,
+            frozen=not asked.since, max_size=asked.max_size, features=asked.form.features,
+            hashed=asked.hash_buckets, merge_ram=asked.merge_ram,
+        )
+        built = kept | BuildRequests(
+            learned, form, asked.protocol, asked.sampling, asked.encoding
         )
         written = built[RECORDS] | WriteSequences(
-            folder, buckets, asked.compression == "gzip"
+            folder, buckets, asked.compression == "gzip", asked.shard_bytes
         )
-        return (
-            (read[TALLY], histories[TALLY], built[TALLY], written)
+        found = (
+            (*tallies, built[TALLY], written)
             | "AllTallies" >> beam.Flatten()
             | WriteTally(folder, learned)
         )
+        return {FOUND: found, REFUSED: refused}
 
 
 def default_buckets(size: int) -> int:
@@ -86,8 +120,8 @@ def open_base(asked: Options) -> Earlier | None:
     Raises:
         InputError: it cannot be built on.
     """
-    names = (*asked.form.features, *asked.form.context)
-    same: dict[str, Any] = dict.fromkeys(("multi_hot", "context", "numeric"))
+    names = (*asked.form.features, *asked.context_form.context)
+    same: dict[str, Any] = dict.fromkeys(("multi_hot", "context", "numeric", "hash_buckets"))
     if asked.since:
         same |= {
             "time_gap": None,
@@ -116,46 +150,55 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def build(asked: Options) -> dict[str, Any]:
     """The same as :func:`run`, from options that are parsed already."""
-    started = time.monotonic()
+    started = time.time()
     progress = Progress()
     staging = Staging(asked.output, asked.overwrite)
     earlier = open_base(asked)
-    files = inputs.find_files(asked.input, asked.form)
-    chunks = inputs.plan(files, asked.form, asked.chunk_bytes)
-    buckets = asked.buckets or default_buckets(inputs.text_size(files))
+    if asked.form.kind == BIGQUERY:
+        files, chunks = as_files(asked.input)
+    else:
+        files = inputs.find_files(asked.input, asked.form)
+        chunks = inputs.plan(files, asked.form, asked.chunk_bytes)
+    shown: list[inputs.Chunk] = []
+    if asked.impressions:
+        more = inputs.find_files(asked.impressions, asked.impressions_form, "impressions")
+        shown = inputs.plan(more, asked.impressions_form, asked.chunk_bytes, chunks)
+        files = [*files, *more]
+    buckets = asked.buckets or (
+        _OF_A_TABLE if asked.form.kind == BIGQUERY else default_buckets(inputs.text_size(files))
+    )
     if asked.since:
         buckets = earlier.buckets
     progress.say(
         f"reading {len(files)} file{'s' * (len(files) > 1)}, "
         f"{sum(file.size for file in files) / 1e6:,.1f} MB, {buckets} buckets"
     )
+    before = earlier.chunks if asked.since else 0
+    finish = Finish(asked, tuple(files), buckets, before + len(chunks), staging, started)
+    options = PipelineOptions(list(asked.beam))
+    template = options.view_as(GoogleCloudOptions).template_location
     try:
-        staging.check()
-        options = PipelineOptions(list(asked.beam))
+        if not template:
+            staging.check()
         with progress.stages(options.view_as(StandardOptions).runner):
             pipeline = beam.Pipeline(options=options)
             source = pipeline | "Chunks" >> beam.Create(chunks)
-            source | "BuildSequences" >> BuildSequences(
-                asked, buckets, chunks, staging.folder, earlier
+            if shown:
+                source = (source, pipeline | "ChunksOfImpressions" >> beam.Create(shown))
+            built = source | "BuildSequences" >> BuildSequences(
+                asked, buckets, [*chunks, *shown], staging.folder, earlier
             )
+            if template:  # this process only hands the graph over: workers publish
+                built | "Publish" >> Publish(finish)
+                pipeline.run()
+                progress.say(f"template written to {template}")
+                return {}
             pipeline.run().wait_until_finish()
-        found = json.loads(read_file(f"{staging.folder}/{TALLY_FILE}"))
-        tally, learned = found["tally"], found["learned"]
-        manifest.check(tally, asked, staging.folder)
-        schema = manifest.make_schema(asked, learned)
-        seconds = time.monotonic() - started
-        made = manifest.make_manifest(asked, files, buckets, tally, learned, schema, seconds)
-        if asked.keep_events:
-            before = earlier.chunks if asked.since else 0
-            made[KEPT] = {"buckets": buckets, "chunks": before + len(chunks),
-                          "events": made["counts"]["rows"]["kept"]}
-        write_file(f"{staging.folder}/schema.json", schema.to_json().encode())
-        text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
-        write_file(f"{staging.folder}/manifest.json", text.encode("utf-8", "backslashreplace"))
-        staging.publish([TALLY_FILE, CATALOG_FILE])
+        made = finish(json.loads(read_file(f"{staging.folder}/{TALLY_FILE}")))
         progress.say("published")
     finally:
-        staging.remove()
+        if not template:
+            staging.remove()
     return made
 
 
@@ -163,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
     def action():
         asked = parse(argv, _prog())
-        print(manifest.summary(build(asked), asked.output))
+        if made := build(asked):
+            print(manifest.summary(made, asked.output))
 
     return exit_code(action)
 

@@ -13,8 +13,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.hashing import mix
 from beam_jobs.rows import Events
+from tfdare.id_hash import mix
 
 _ROWS = 1 << 20  # gathered before the first look; then whenever twice as many are there
 

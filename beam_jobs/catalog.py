@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from beam_jobs.arrow import to_arrow, to_numpy
 from beam_jobs.formats import MISSING
+from tfdare.id_hash import hash_rows
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
 
 
@@ -107,6 +108,20 @@ class Vocabulary:
         return "".join(f"{raw}\t{count}\n" for raw, count in pairs).encode()
 
 
+class Hashed:
+    """What stands in the place of a vocabulary where ids share rows by their hash."""
+
+    def __init__(self, buckets: int):
+        self.buckets = buckets
+
+    def rows(self, values: np.ndarray) -> np.ndarray:
+        """As :meth:`Vocabulary.rows`."""
+        rows = hash_rows(values, self.buckets)
+        if values.ndim > 1:
+            rows[values == MISSING] = PADDING_ID
+        return rows
+
+
 @dataclass
 class Catalog:
     """All items of the training period, most frequent first, with those below ``min_count`` too.
@@ -121,6 +136,7 @@ class Catalog:
         max_size: mapping of feature name to the ids that its vocabulary holds at most.
         given: mapping of feature name to Vocabulary, or None: vocabularies that go on from
             earlier ones, in the place of those that the counts make.
+        hashed: mapping of feature name to buckets. These have no vocabulary.
     """
 
     features: tuple[str, ...]
@@ -130,6 +146,7 @@ class Catalog:
     min_count: int = 1
     max_size: Mapping[str, int] = field(default_factory=dict)
     given: Mapping[str, Vocabulary] | None = None
+    hashed: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -147,14 +164,16 @@ class Catalog:
         return np.rint(self.counts.astype(np.float64) ** alpha * 1024).astype(np.int64)
 
     @cached_property
-    def vocabularies(self) -> dict[str, Vocabulary]:
-        """Vocabulary of every feature."""
-        if self.given is not None:
-            return dict(self.given)
-        return {
-            name: one.most_frequent(self.max_size.get(name))
-            for name, one in self.count_ids(self.min_count).items()
-        }
+    def vocabularies(self) -> dict[str, Vocabulary | Hashed]:
+        """Vocabulary of every feature, or its hash."""
+        found = self.given
+        if found is None:
+            found = {
+                name: one.most_frequent(self.max_size.get(name))
+                for name, one in self.count_ids(self.min_count).items()
+            }
+        return {**found, **{name: Hashed(self.hashed[name]) for name in self.features
+                            if name in self.hashed}}
 
     def count_ids(self, min_count: int) -> dict[str, Vocabulary]:
         """Ids of every feature that reach a count."""
@@ -197,7 +216,11 @@ class Catalog:
         arrays = [to_arrow(column) for column in values]
         schema = pa.schema(
             [(name, array.type) for name, array in zip(names, arrays)],
-            {"min_count": str(self.min_count), "max_size": json.dumps(dict(self.max_size))},
+            {
+                "min_count": str(self.min_count),
+                "max_size": json.dumps(dict(self.max_size)),
+                "hashed": json.dumps(dict(self.hashed)),
+            },
         )
         table = pa.table(arrays, schema=schema)
         with pa.ipc.new_stream(file, schema) as writer:
@@ -211,5 +234,8 @@ class Catalog:
         features = tuple(table.column_names[1:])
         min_count = int(table.schema.metadata[b"min_count"])
         max_size = json.loads(table.schema.metadata[b"max_size"])
-        return cls(features, items, counts, dict(zip(features[1:], others)), min_count, max_size)
+        return cls(
+            features, items, counts, dict(zip(features[1:], others)), min_count, max_size,
+            hashed=json.loads(table.schema.metadata[b"hashed"]),
+        )
 

@@ -39,8 +39,8 @@ def unpack_order(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _ReadChunk(beam.DoFn):
-    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int):
-        self._form = form
+    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int, counted_as: str):
+        self._form, self._counted_as = form, counted_as
         self._buckets = buckets
         self._chunk_bytes = chunk_bytes
         self._before = before
@@ -67,36 +67,42 @@ class _ReadChunk(beam.DoFn):
                 rejected.sort(key=lambda row: row.line)
                 rows = RejectedRows(chunk.number, tuple(rejected))
                 yield beam.pvalue.TaggedOutput(REJECTED, rows)
-            yield from self._by_bucket(chunk, events)
-            yield tagged(tally)
+            order = pack_order(self._before + chunk.number, events.line)
+            yield from by_bucket(events, order, self._buckets)
+            yield tagged({f"{self._counted_as}{name}": count for name, count in tally.items()})
         yield beam.pvalue.TaggedOutput(LINES, (chunk.number, lines))
 
-    def _by_bucket(self, chunk: Chunk, events: Events) -> Iterator[tuple[int, Events]]:
-        if not len(events.line):
-            return
-        user = events.user.dictionary_encode()
-        code = user.indices.to_numpy(zero_copy_only=False)
-        bucket = (hash_strings(user.dictionary) % np.uint64(self._buckets)).astype(np.int32)[code]
-        rows = np.argsort(bucket, kind="stable")
-        edges = np.searchsorted(bucket[rows], np.arange(self._buckets + 1))
-        order = pack_order(self._before + chunk.number, events.line)
-        for number in range(self._buckets):
-            some = rows[edges[number] : edges[number + 1]]
-            if len(some):
-                columns = {name: column[some] for name, column in events.columns.items()}
-                yield number, Events(events.user.take(pa.array(some)), columns, order[some])
+
+def by_bucket(
+    events: Events, order: np.ndarray, buckets: int
+) -> Iterator[tuple[int, Events]]:
+    """Events by the bucket of their user, with their places in the log as lines."""
+    if not len(events.line):
+        return
+    user = events.user.dictionary_encode()
+    code = user.indices.to_numpy(zero_copy_only=False)
+    bucket = (hash_strings(user.dictionary) % np.uint64(buckets)).astype(np.int32)[code]
+    rows = np.argsort(bucket, kind="stable")
+    edges = np.searchsorted(bucket[rows], np.arange(buckets + 1))
+    for number in range(buckets):
+        some = rows[edges[number] : edges[number + 1]]
+        if len(some):
+            columns = {name: column[some] for name, column in events.columns.items()}
+            yield number, Events(events.user.take(pa.array(some)), columns, order[some])
 
 
 class ReadEvents(beam.PTransform):
     """Chunks -> ``events`` by (bucket, Events), ``rejected``, ``lines`` of each chunk, ``tally``.
 
     The line of an event is its place in the whole log (:func:`pack_order`), after the ``before``
-    chunks that earlier runs read.
+    chunks that earlier runs read. Names of the tally start with ``counted_as``.
     """
 
-    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int = 0):
+    def __init__(
+        self, form: Format, buckets: int, chunk_bytes: int, before: int = 0, counted_as: str = ""
+    ):
         super().__init__()
-        self._read = _ReadChunk(form, buckets, chunk_bytes, before)
+        self._read = _ReadChunk(form, buckets, chunk_bytes, before, counted_as)
 
     def expand(self, chunks):
         return (

@@ -29,7 +29,7 @@ def describe(measures: Measures, sequences: Sequences) -> dict[str, Any]:
     for feature in sequences.schema.features:
         name = feature.name
         features[name] = {
-            **_frequencies(measures.behaviors[name], sequences.vocabulary(name)),
+            **_frequencies(measures.behaviors[name], _ids(sequences, name)),
             "out_of_vocabulary_clicks": _share(measures.positives[name]),
         }
         if feature.max_values == 1:
@@ -62,7 +62,7 @@ def drift(before: Measures, old: Sequences, after: Measures, new: Sequences) -> 
     for name in new.schema.names:
         if name not in old.schema.names:
             continue
-        ids = old.vocabulary(name), new.vocabulary(name)
+        ids = _ids(old, name), _ids(new, name)
         counts = before.behaviors[name][FIRST_ID:], after.behaviors[name][FIRST_ID:]
         every = np.union1d(*ids)
         spread = [np.zeros(len(every) + 1) for _ in ids]
@@ -140,6 +140,14 @@ def _frequencies(counts: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
         "top": [[int(ids[i]), int(known[i])] for i in order[: min(_TOP, seen)]],
         "curve": [[int(rank), int(known[order[rank - 1]])] for rank in ranks if rank <= seen],
     }
+
+
+def _ids(sequences: Sequences, name: str) -> np.ndarray:
+    """Raw ids of rows 2, 3, ...; of a hashed feature the numbers of its buckets."""
+    (feature,) = (one for one in sequences.schema.features if one.name == name)
+    if feature.hash_buckets:
+        return np.arange(feature.hash_buckets)
+    return sequences.vocabulary(name)
 
 
 def _share(counts: np.ndarray) -> float | None:

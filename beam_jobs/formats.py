@@ -10,8 +10,9 @@ from typing import Mapping, Sequence
 from beam_jobs.errors import InputError
 from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaError
 
-FORMATS = ("taobao", "tmall", "csv", "parquet", "avro", "jsonl")
-OWN_NAMES = ("csv", "parquet", "avro", "jsonl")
+FILES = ("csv", "parquet", "avro", "jsonl")
+OWN_NAMES = (*FILES, "bigquery")
+FORMATS = ("taobao", "tmall", *OWN_NAMES)
 """Formats whose columns are named by the log; the others have fixed ones."""
 MISSING = -1
 """Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
@@ -28,7 +29,10 @@ _TMALL = {
     "time": "time_stamp",
     "behavior": "action_type",
 }
-_ROLES = ("user", "time", "behavior")
+_OWN = {
+    "user": ("user",), "item": ("item",), "category": ("category",), "time": ("time", "timestamp"),
+}  # fmt: skip
+_ROLES = ("user", "time", "behavior", "label", "request")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Format:
         kind: str. One of ``FORMATS``.
         columns: mapping. ``user``, ``time``, ``behavior`` (may be missing), every feature, in
             the order of the schema, and every column of context, to the accepted names of its
-            column, best first.
+            column, best first. Of impressions also ``label`` and ``request`` (may be missing).
         header: bool. Whether a text file starts with a line of names.
         optional: frozenset. Features that a row may leave empty.
         behaviors: tuple or None. Behaviors to keep; None keeps every row.
@@ -148,6 +152,31 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
     )
 
 
+def make_impressions_format(kind: str, columns: str | None, log: Format) -> Format:
+    """The format of labelled impressions from its command-line options.
+
+    Raises:
+        InputError: an option does not fit.
+    """
+    if kind not in FILES:
+        raise InputError(
+            f"--impressions_format must be one of {', '.join(FILES)}. Received: {kind!r}"
+        )
+    own = {"user": ("user",), "item": ("item",), "time": ("time", "timestamp"),
+           "label": ("label",)}  # fmt: skip
+    mapping = _mapping(columns, own)
+    item = log.features[0]
+    strange = [name for name in mapping if name not in (*_ROLES, *log.features)]
+    if strange or "behavior" in mapping or item not in mapping:
+        raise InputError(
+            f"--impressions_columns names user, {item}, time, label, request, and other features "
+            f"of the log ({', '.join(log.features[1:])}). Received: {columns!r}"
+        )
+    several = {name: size for name, size in log.multi_hot.items() if name in mapping}
+    others = frozenset(mapping) - {item, *_ROLES}
+    return Format(kind, mapping, header=kind == "csv", optional=others, multi_hot=several)
+
+
 def with_context(
     form: Format,
     multi_hot: Sequence[str] = (),
@@ -215,13 +244,10 @@ def header_names(line: str) -> list[str]:
     return [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
 
 
-def _mapping(columns: str | None) -> dict[str, tuple[str, ...]]:
-    mapping = {
-        "user": ("user",),
-        "item": ("item",),
-        "category": ("category",),
-        "time": ("time", "timestamp"),
-    }
+def _mapping(
+    columns: str | None, default: Mapping[str, tuple[str, ...]] = _OWN
+) -> dict[str, tuple[str, ...]]:
+    mapping = dict(default)
     for part in (columns or "").split(","):
         if not part.strip():
             continue

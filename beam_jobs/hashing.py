@@ -5,19 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from tfdare.id_hash import mix
+
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def mix(values) -> np.ndarray:
-    """The finalizer of SplitMix64: a bijection of uint64 that leaves no pattern behind."""
-    x = np.asarray(values).astype(np.uint64)
-    with np.errstate(over="ignore"):
-        x = x + _GOLDEN
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def hash_strings(values: pa.Array) -> np.ndarray:

@@ -12,6 +12,20 @@ from beam_jobs.rows import Events, pack, unpack
 
 
 @dataclass
+class Shown:
+    """Candidates that users of a bucket were shown, sorted by (user, time, request, order).
+
+    Attributes:
+        user: int64 ``[T]``. Index into the users of the bucket.
+        columns: mapping of name to ``[T]``: the item and other features, ``label``, ``request``,
+            ``time``, ``order``, and context.
+    """
+
+    user: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+@dataclass
 class Histories:
     """Users of a bucket and their events, sorted by (user, time, place in the log).
 
@@ -21,19 +35,21 @@ class Histories:
         length: int64. Events of every user.
         columns: mapping of name to int64: the features (``[E, V]`` with several values), ``time``
             and ``order``, and what context needs, which may be float64.
+        shown: Shown or None. The labelled impressions of these users, where there are any.
     """
 
     bucket: int
     users: list[str]
     length: np.ndarray
     columns: dict[str, np.ndarray]
+    shown: Shown | None = None
 
     def __getstate__(self):
         columns = {name: pack(column) for name, column in self.columns.items()}
-        return self.bucket, self.users, self.length, columns
+        return self.bucket, self.users, self.length, columns, self.shown
 
     def __setstate__(self, state):
-        self.bucket, self.users, self.length, columns = state
+        self.bucket, self.users, self.length, columns, self.shown = state
         self.columns = {name: unpack(column) for name, column in columns.items()}
 
     @property
@@ -75,6 +91,18 @@ def sort_events(
     columns = {name: column[rows] for name, column in columns.items()}
     length = np.bincount(rank, minlength=len(users))
     return Histories(bucket, [users[i] for i in by_name], length, columns)
+
+
+def seen_before(histories: Histories, coarse_clock: bool) -> np.ndarray:
+    """How many behaviors a request for each event sees, int64 ``[E]``: those of a strictly earlier
+    time, or, where the clock is coarse, those that come before it in the log's order, too."""
+    start = np.repeat(histories.start, histories.length)
+    place = np.arange(len(start)) - start
+    if coarse_clock or not len(start):
+        return place
+    time, fresh = histories.columns["time"], np.ones(len(start), bool)
+    fresh[1:] = (time[1:] != time[:-1]) | (place[1:] == 0)
+    return place[np.maximum.accumulate(np.where(fresh, np.arange(len(start)), 0))]
 
 
 def _sorting(rank: np.ndarray, time: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from beam_jobs.text import Block, split_block
 CHUNK_BYTES = 64 << 20
 _GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
 _MAGIC = {b"PAR1": "parquet", b"Obj\x01": "avro"}
-_UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1}
+_UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1, "bigquery": 1}
 """Bytes of text for a byte of file, about."""
 
 
@@ -60,27 +60,15 @@ class Chunk:
     width: int
 
 
-def find_files(patterns: Sequence[str], form: Format) -> list[InputFile]:
-    """The files that match, sorted by path.
+def find_files(
+    patterns: Sequence[str], form: Format, option: str = "input"
+) -> list[InputFile]:
+    """The files that match, sorted by path; `option` names them in messages.
 
     Raises:
         InputError: a pattern matches nothing, a path is a folder, or a file is empty.
     """
-    sizes: dict[str, int] = {}
-    for pattern in patterns:
-        if os.path.isfile(pattern):  # as it stands, also with brackets in its name
-            sizes[pattern] = os.path.getsize(pattern)
-            continue
-        if os.path.isdir(pattern):
-            raise InputError(f"--input {pattern!r} is a folder. Name its files: {pattern}/*")
-        try:
-            (match,) = FileSystems.match([pattern])
-            found = {entry.path: entry.size_in_bytes for entry in match.metadata_list}
-        except (BeamIOError, ValueError, OSError) as error:
-            raise InputError(f"--input {pattern!r} cannot be read: {error}") from error
-        if not found:
-            raise InputError(f"--input {pattern!r}: no such file")
-        sizes.update(found)
+    sizes = _sizes(patterns, option)
     files = []
     for path in sorted(sizes):
         if sizes[path] == 0:
@@ -101,23 +89,55 @@ def find_files(patterns: Sequence[str], form: Format) -> list[InputFile]:
     return files
 
 
+def find_paths(patterns: Sequence[str], option: str) -> list[str]:
+    """The paths that match, sorted.
+
+    Raises:
+        InputError: as :func:`find_files`, whatever the files hold.
+    """
+    return sorted(_sizes(patterns, option))
+
+
+def _sizes(patterns: Sequence[str], option: str) -> dict[str, int]:
+    """Bytes of the files that match."""
+    sizes: dict[str, int] = {}
+    for pattern in patterns:
+        if os.path.isfile(pattern):  # as it stands, also with brackets in its name
+            sizes[pattern] = os.path.getsize(pattern)
+            continue
+        if os.path.isdir(pattern):
+            raise InputError(f"--{option} {pattern!r} is a folder. Name its files: {pattern}/*")
+        try:
+            (match,) = FileSystems.match([pattern])
+            found = {entry.path: entry.size_in_bytes for entry in match.metadata_list}
+        except (BeamIOError, ValueError, OSError) as error:
+            raise InputError(f"--{option} {pattern!r} cannot be read: {error}") from error
+        if not found:
+            raise InputError(f"--{option} {pattern!r}: no such file")
+        sizes.update(found)
+    return sizes
+
+
 def text_size(files: Sequence[InputFile]) -> int:
     """Bytes of the log as plain text, about."""
     return sum(file.size * _UNPACKED[file.kind] for file in files)
 
 
-def plan(files: Sequence[InputFile], form: Format, chunk_bytes: int) -> list[Chunk]:
-    """Cuts the files into chunks, after a look at their headers.
+def plan(
+    files: Sequence[InputFile], form: Format, chunk_bytes: int, after: Sequence[Chunk] = ()
+) -> list[Chunk]:
+    """Cuts the files into chunks, after a look at their headers; numbers go on from ``after``.
 
     Raises:
         InputError: columns are missing, or a file is not of the format.
     """
     chunks: list[Chunk] = []
+    files_before = max((chunk.file + 1 for chunk in after), default=0)
 
     def add(index, file, start, stop, places, width):
         chunks.append(
             Chunk(
-                len(chunks), index, file.path, file.kind, start, stop,
+                len(after) + len(chunks), files_before + index, file.path, file.kind, start, stop,
                 tuple(places.items()), width,
             )
         )  # fmt: skip

@@ -10,8 +10,10 @@ from apache_beam.io.filesystems import FileSystems
 
 import tfdare
 from beam_jobs.errors import InputError
+from beam_jobs.impressions import IMPRESSIONS
 from beam_jobs.inputs import InputFile
 from beam_jobs.options import Options
+from beam_jobs.requests import LONGEST_REQUEST
 from beam_jobs.rows import VALUES_CUT
 from beam_jobs.storage import open_file
 from beam_jobs.tallies import DAMAGED
@@ -26,9 +28,9 @@ _SHOWN = 3
 
 def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
     """The tally as the ``counts`` of the manifest."""
-    reasons = {name[len(_REASON) :]: n for name, n in tally.items() if name.startswith(_REASON)}
+    reasons = _reasons(tally, _REASON)
     parts = ("users", "requests", "candidates", "positives", "negatives",
-             "requests_short_of_negatives", "bytes")  # fmt: skip
+             "requests_short_of_negatives", "requests_without_history", "bytes")  # fmt: skip
     cut = {name[len(VALUES_CUT) :]: n for name, n in tally.items() if name.startswith(VALUES_CUT)}
     return {
         **({"values_cut": dict(sorted(cut.items()))} if cut else {}),
@@ -36,7 +38,7 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
             "read": tally.get("rows_read", 0),
             "filtered": tally.get("rows_filtered", 0),
             "rejected": sum(reasons.values()),
-            "rejected_by_reason": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
+            "rejected_by_reason": reasons,
             **({"carried": tally["rows_carried"]} if "rows_carried" in tally else {}),
             "cut": tally.get("rows_cut", 0),
             "kept": tally.get("rows_kept", 0),
@@ -50,6 +52,27 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
         "splits": {
             split: {part: tally.get(f"{split}/{part}", 0) for part in parts} for split in SPLITS
         },
+        **({"impressions": _impressions(tally)} if f"{IMPRESSIONS}rows_read" in tally else {}),
+    }
+
+
+def _reasons(tally: Mapping[str, int], start: str) -> dict[str, int]:
+    found = [(name[len(start) :], n) for name, n in tally.items() if name.startswith(start)]
+    return dict(sorted(found, key=lambda pair: (-pair[1], pair[0])))
+
+
+def _impressions(tally: Mapping[str, int]) -> dict[str, Any]:
+    reasons = _reasons(tally, IMPRESSIONS + _REASON)
+    return {
+        "read": tally.get(f"{IMPRESSIONS}rows_read", 0),
+        "rejected": sum(reasons.values()),
+        "rejected_by_reason": reasons,
+        "cut": tally.get(f"{IMPRESSIONS}rows_cut", 0),
+        "of_other_users": tally.get(f"{IMPRESSIONS}rows_of_other_users", 0),
+        "without_history": sum(
+            tally.get(f"{split}/candidates_without_history", 0) for split in SPLITS
+        ),
+        "kept": sum(tally.get(f"{split}/candidates", 0) for split in SPLITS),
     }
 
 
@@ -72,16 +95,17 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
             kept = ", ".join(options.form.behaviors or ())
             text += f", {rows['filtered']:,} are of other behaviors than {kept}"
         raise InputError("\n  ".join([text + ".", *_first_rejected(folder)]))
-    share = rows["rejected"] / rows["read"] if rows["read"] else 0.0
-    if share > options.max_rejected_fraction:
-        text = (
-            f"{rows['rejected']:,} of {rows['read']:,} rows were rejected, {share:.2%}; "
-            f"--max_rejected_fraction is {options.max_rejected_fraction}"
-        )
-        reasons = [
-            f"{count:,} {reason}" for reason, count in rows["rejected_by_reason"].items()
-        ][:_SHOWN]
-        raise InputError("\n  ".join([text, *reasons, *_first_rejected(folder)]))
+    for what, some in (("rows", rows), ("rows of impressions", counts.get("impressions"))):
+        share = some["rejected"] / some["read"] if some and some["read"] else 0.0
+        if share > options.max_rejected_fraction:
+            text = (
+                f"{some['rejected']:,} of {some['read']:,} {what} were rejected, {share:.2%}; "
+                f"--max_rejected_fraction is {options.max_rejected_fraction}"
+            )
+            reasons = [
+                f"{count:,} {reason}" for reason, count in some["rejected_by_reason"].items()
+            ][:_SHOWN]
+            raise InputError("\n  ".join([text, *reasons, *_first_rejected(folder)]))
     if users["kept"] == 0:
         text = (
             f"No user is long enough: the longest history has {events['longest_history']:,} "
@@ -90,7 +114,17 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         if rows["rejected"]:
             text += f". {rows['rejected']:,} rows were rejected:"
         raise InputError("\n  ".join([text, *_first_rejected(folder)]))
+    shown = counts.get("impressions")
+    if shown and not shown["kept"]:
+        raise InputError(
+            f"No impression is left of the {shown['read']:,} read: {shown['rejected']:,} were "
+            f"rejected, {shown['of_other_users']:,} are of users without {options.min_events} "
+            f"behaviors, {shown['without_history']:,} came before any behavior"
+        )
     sums = {
+        **({"impressions": shown["read"] == sum(
+            shown[part] for part in ("rejected", "cut", "of_other_users", "without_history", "kept")
+        )} if shown else {}),
         "rows": rows["read"] + rows.get("carried", 0) == sum(
             rows[part] for part in ("filtered", "rejected", "cut", "kept")
         ),
@@ -105,12 +139,19 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         raise RuntimeError(f"Counts do not add up ({', '.join(wrong)}): {json.dumps(counts)}")
 
 
-def make_schema(options: Options, learned: Mapping[str, Any]) -> Schema:
+def make_schema(
+    options: Options, learned: Mapping[str, Any], tally: Mapping[str, int]
+) -> Schema:
     """The schema of the sequences."""
-    form = options.form
+    form, context = options.form, options.context_form
+    candidates = 1 + options.sampling.negatives
+    if options.impressions:
+        candidates = max(tally.get(LONGEST_REQUEST, 0), 1)
 
     def vocabulary(name: str) -> dict[str, Any]:
         part = learned["vocabularies"][name]
+        if "hash_buckets" in part:
+            return {"vocabulary_size": part["size"], "hash_buckets": part["hash_buckets"]}
         return {
             "vocabulary_size": part["size"],
             "vocabulary": f"{VOCABULARY_FOLDER}/{name}.tsv",
@@ -121,18 +162,19 @@ def make_schema(options: Options, learned: Mapping[str, Any]) -> Schema:
         Feature(name, max_values=form.multi_hot.get(name, 1), **vocabulary(name))
         for name in form.features
     )
-    categorical = [CategoricalContext(name, **vocabulary(name)) for name in form.context]
+    categorical = [CategoricalContext(name, **vocabulary(name)) for name in context.context]
     numbers = learned["numeric"]
     numeric = [
         NumericContext(name, numbers[name]["mean"], numbers[name]["deviation"])
-        for name in form.numeric
+        for name in context.numeric
     ]
     return Schema(
         features=features,
         window=options.window,
-        max_candidates=1 + options.negatives,
+        max_candidates=candidates,
         split=options.split,
         time_gap=options.time_gap,
+        encoding=options.encoding,
         context=(*categorical, *numeric),
     )
 
@@ -160,10 +202,15 @@ def make_manifest(
             },
             "vocabularies": {
                 name: part["sha256"] for name, part in learned["vocabularies"].items()
+                if part["sha256"]
             },
         },
         "vocabularies": {
-            name: {"size": part["size"], "training_events": part["events"]}
+            name: {"size": part["size"], "training_events": part["events"], **{
+                what: part[what]
+                for what in ("hash_buckets", "ids", "ids_sharing_a_row", "ids_expected_to")
+                if what in part
+            }}
             for name, part in learned["vocabularies"].items()
         },
         **({"numeric": learned["numeric"]} if learned["numeric"] else {}),
@@ -196,6 +243,12 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
         lines.append(f"carried     {rows['carried']:,} events of the earlier run")
     if rows["cut"]:
         lines.append(f"cut         {rows['cut']:,} rows older than the newest that a user may have")
+    if shown := counts.get("impressions"):
+        lines.append(
+            f"impressions {shown['read']:,} read, {shown['rejected']:,} rejected, "
+            f"{shown['of_other_users']:,} of other users, {shown['without_history']:,} without "
+            f"history, {shown['kept']:,} kept"
+        )
     lines.append(f"users       {users['kept']:,} kept, {users['too_short']:,} too short")
     for split, part in counts["splits"].items():
         short = part["requests_short_of_negatives"]
@@ -206,6 +259,13 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
         )
     sizes = ", ".join(f"{name} {part['size']:,}" for name, part in manifest["vocabularies"].items())
     lines.append(f"vocabulary  {sizes} (padding and unknown included)")
+    for name, part in manifest["vocabularies"].items():
+        if "hash_buckets" in part:
+            lines.append(
+                f"hashed      {name}: {part['ids']:,} ids in {part['hash_buckets']:,} rows, "
+                f"{part['ids_sharing_a_row']:.2%} share theirs ({part['ids_expected_to']:.2%} "
+                "expected)"
+            )
     for name, part in manifest.get("numeric", {}).items():
         lines.append(
             f"number      {name}: mean {part['mean']:.6g}, deviation {part['deviation']:.6g}"

@@ -14,8 +14,8 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
 
 import numpy as np
 
+from beam_jobs.commands import JobParser, parse_job
 from beam_jobs.errors import InputError, exit_code
-from beam_jobs.options import JobParser, parse_job
 from beam_jobs.plots import heat_maps
 from beam_jobs.progress import Progress
 from beam_jobs.publishing import staged

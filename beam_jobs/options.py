@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from beam_jobs import splits
+from beam_jobs.commands import check_beam, with_runner
 from beam_jobs.errors import InputError
 from beam_jobs.formats import (
     DAY,
+    FILES,
     FORMATS,
     HOUR,
     OWN_NAMES,
     Format,
     make_format,
+    make_impressions_format,
     pairs,
     with_context,
 )
 from beam_jobs.inputs import CHUNK_BYTES
-from tfdare.schema import SchemaError, TimeGap
+from beam_jobs.negatives import CATALOG, CATEGORY, ORIGINS, SESSION, Sampling
+from tfdare.schema import ENCODINGS, PACKED, SchemaError, TimeGap
 
-DEFAULT_RUNNER = "FnApiRunner"
 MAX_EVENTS = 100_000
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
@@ -61,11 +63,10 @@ class Options:
     min_events: int
     max_events: int
     window: int
-    negatives: int
-    negative_alpha: float
-    seed: int
+    sampling: Sampling
     min_count: int
     max_size: Mapping[str, int]
+    hash_buckets: Mapping[str, int]
     max_rejected_fraction: float
     duplicates: str
     buckets: int | None
@@ -76,27 +77,43 @@ class Options:
     vocabulary_from: str | None = None
     keep_events: bool = False
     compression: str = "none"
+    encoding: str = PACKED
+    shard_bytes: int | None = None
+    merge_ram: str | None = None
+    impressions: tuple[str, ...] = ()
+    impressions_form: Format | None = None
     beam: tuple[str, ...] = ()
+
+    @property
+    def context_form(self) -> Format:
+        """The format of what carries the context: the impressions, where there are any."""
+        return self.impressions_form or self.form
 
     @property
     def split(self) -> dict[str, Any]:
         """Protocol and options for the schema: all that decides what the sequences hold."""
-        behaviors = self.form.behaviors
+        behaviors, sampling = self.form.behaviors, self.sampling
+        session = sampling.origin == SESSION
         asked_for = {
             "multi_hot": dict(self.form.multi_hot),
-            "context": dict(self.form.context),
-            "numeric": dict(self.form.numeric),
+            "context": dict(self.context_form.context),
+            "numeric": dict(self.context_form.numeric),
+            "coarse_clock": sampling.coarse_clock or None,
+            "impressions": True if self.impressions_form else None,
+            "negatives_from": sampling.origin if sampling.origin != CATALOG else None,
+            "session_gap": sampling.session_gap if session else None,
             "time_gap": self.time_gap and self.time_gap.unit,
             "max_size": dict(self.max_size),
-            "negative_alpha": self.negative_alpha if self.negative_alpha != 1 else None,
+            "hash_buckets": dict(self.hash_buckets),
+            "negative_alpha": sampling.alpha if sampling.alpha != 1 else None,
             "max_events": self.max_events if self.max_events != MAX_EVENTS else None,
         }
         return {
             "protocol": self.protocol.name,
             **splits.options(self.protocol),
             "min_events": self.min_events,
-            "negatives": self.negatives,
-            "seed": self.seed,
+            "negatives": sampling.negatives,
+            "seed": sampling.seed,
             "min_count": self.min_count,
             "duplicates": self.duplicates,
             "behaviors": sorted(behaviors) if behaviors else None,
@@ -122,7 +139,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns; gzip is fine")
+    add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns, gzip is "
+        "fine; with bigquery a table (project:dataset.table) or a query")
     add("--format", required=True, help=", ".join(FORMATS))
     add("--output", required=True, metavar="FOLDER", help="folder to make")
     add("--columns", help=f"{', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
@@ -160,11 +178,32 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add("--negatives", type=int, default=2, help="for each request; default 2")
     add("--negative_alpha", type=float, default=1.0, help="negatives are drawn in proportion to "
         "how often items came, to this power; 0: all alike; default 1")  # fmt: skip
+    add("--negatives_from", default=CATALOG, help="catalog (default): all items; category: those "
+        "of the target's category, as long as it has items that the user never touched; session: "
+        "the other items of the target's session, all alike, and then the catalog's")
+    add("--session_gap", type=int, default=1800, help="a pause longer than this ends a session, "
+        "by the clock of the log; default 1800")  # fmt: skip
+    add("--coarse_clock", action="store_true", help="the log's own order tells which of several "
+        "events at the same time came first; without it a target sees strictly earlier behaviors "
+        "alone. The days of tmall are always such a clock")  # fmt: skip
+    add("--impressions", nargs="+", default=[], metavar="LOG", help="files of labelled "
+        "impressions: the requests are what users were shown, and no negatives are drawn; needs "
+        "--split by_time. Context comes from them")  # fmt: skip
+    add("--impressions_format", help=f"{', '.join(FILES)}; default as --format, or csv")
+    add("--impressions_columns", help="name=column pairs for user, item, time, label, request (an "
+        "id that keeps requests of the same time apart) and other features of the items; default "
+        "user=user,item=item,time=time or timestamp,label=label")  # fmt: skip
+    add("--max_candidates", type=int, default=100, help="of impressions: a request with more "
+        "becomes several; default 100")  # fmt: skip
     add("--seed", type=int, default=1, help="of the negatives; default 1")
     add("--min_count", type=int, default=1, help="training events an id needs to have a row of its "
         "own; default 1")  # fmt: skip
     add("--max_size", nargs="+", default=[], metavar="FEATURE=IDS", help="ids that a feature's "
         "vocabulary holds at most, the most frequent; the others share the row out of vocabulary")
+    add("--hash_buckets", nargs="+", default=[], metavar="FEATURE=BUCKETS", help="features without "
+        "a vocabulary: ids share so many rows by their hash. With ten times as many buckets as ids "
+        "about 1 id in 10 shares its row with another, with as many about 2 in 3; the manifest "
+        "tells what was expected and what came")  # fmt: skip
     add("--duplicates", default="drop", help="drop (default) or keep rows equal to an earlier one "
         "in all columns read; keep where the clock is coarse")  # fmt: skip
     add("--max_rejected_fraction", type=float, default=1.0, help="share of rejected rows beyond "
@@ -177,6 +216,12 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add("--vocabulary_from", metavar="FOLDER", help="earlier output whose vocabularies are taken "
         "as they are; what they lack is out of vocabulary")  # fmt: skip
     add("--compression", default="none", help="none (default) or gzip, of the TFRecord files")
+    add("--encoding", default=PACKED, help="packed (default): a record's arrays as bytes, fast; "
+        "lists: as int64 and float lists, for any reader of tf.train.Example")  # fmt: skip
+    add("--shard_bytes", type=int, help="cuts the shards of a bucket into files of about so many "
+        "bytes, before gzip; default one file a bucket and split")  # fmt: skip
+    add("--merge_ram", metavar="SIZE", help="memory that the worker which merges the vocabularies "
+        "needs, such as 16GB, as a resource hint to the runner; default none")  # fmt: skip
     add("--overwrite", action="store_true", help="replace FOLDER, once the new one is whole")
     add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
     return parser
@@ -195,7 +240,11 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         raise InputError(
             f"--split must be one of {', '.join(splits.PROTOCOLS)}. Received: {args.split!r}"
         )
-    for name, known in (("duplicates", ("drop", "keep")), ("compression", ("none", "gzip"))):
+    for name, known in (
+        ("duplicates", ("drop", "keep")), ("compression", ("none", "gzip")),
+        ("encoding", ENCODINGS),
+        ("negatives_from", ORIGINS),
+    ):
         if getattr(args, name) not in known:
             raise InputError(
                 f"--{name} must be {' or '.join(known)}. Received: {getattr(args, name)!r}"
@@ -210,10 +259,15 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         ("seed", args.seed, 0),
         ("min_count", args.min_count, 1),
         ("buckets", args.buckets, 1),
+        ("shard_bytes", args.shard_bytes, 1),
+        ("session_gap", args.session_gap, 0),
+        ("max_candidates", args.max_candidates, 1),
         ("chunk_bytes", args.chunk_bytes, 1),
     ]:
         if value is not None and not least <= value < 2**31:
             raise InputError(f"--{name} must be at least {least}. Received: {value}")
+    if args.merge_ram is not None and not re.fullmatch(r"[0-9]+ *[KMGT]i?B", args.merge_ram):
+        raise InputError(f"--merge_ram must be a size such as 16GB. Received: {args.merge_ram!r}")
     for name in ("negative_alpha", "max_rejected_fraction"):
         if not 0 <= getattr(args, name) <= 1:
             raise InputError(f"--{name} must be from 0 to 1. Received: {getattr(args, name)}")
@@ -226,7 +280,38 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
     if args.since and args.buckets:
         raise InputError("--since has as many buckets as its folder: leave --buckets out")
     form = make_format(args.format, args.columns, args.behavior)
-    form = with_context(form, args.multi_hot, args.context, args.numeric)
+    shown = None
+    if args.impressions:
+        if not isinstance(protocol, splits.ByTime):
+            raise InputError(
+                f"--impressions needs --split by_time. Received: --split {args.split}"
+            )
+        form = with_context(form, args.multi_hot)
+        own = args.format if args.format in FILES else "csv"
+        shown = make_impressions_format(
+            args.impressions_format or own, args.impressions_columns, form
+        )
+        shown = with_context(shown, (), args.context, args.numeric)
+    else:
+        for name in ("impressions_format", "impressions_columns"):
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name} needs --impressions")
+        form = with_context(form, args.multi_hot, args.context, args.numeric)
+    if args.negatives_from == CATEGORY and (
+        len(form.features) < 2 or form.features[1] in form.multi_hot
+    ):
+        raise InputError(
+            "--negatives_from category needs a second feature of one value, the category. "
+            f"Features: {', '.join(form.features)}"
+        )
+    known = (*form.features, *(shown or form).context)
+    sizes = {
+        name: _sizes(name, getattr(args, name), known) for name in ("max_size", "hash_buckets")
+    }
+    if both := sorted(sizes["max_size"].keys() & sizes["hash_buckets"].keys()):
+        raise InputError(
+            f"--hash_buckets leaves no vocabulary for --max_size to limit: {', '.join(both)}"
+        )
     try:
         time_gap = None if args.time_gap is None else TimeGap(unit=args.time_gap)
     except SchemaError as error:
@@ -239,11 +324,18 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         min_events=min_events,
         max_events=args.max_events,
         window=args.window,
-        negatives=args.negatives,
-        negative_alpha=args.negative_alpha,
-        seed=args.seed,
+        sampling=Sampling(
+            negatives=0 if args.impressions else args.negatives,
+            seed=args.seed,
+            alpha=args.negative_alpha,
+            origin=args.negatives_from,
+            session_gap=args.session_gap,
+            coarse_clock=args.coarse_clock or form.kind == "tmall",
+            max_candidates=args.max_candidates,
+        ),
         min_count=args.min_count,
-        max_size=_sizes(args.max_size, form),
+        max_size=sizes["max_size"],
+        hash_buckets=sizes["hash_buckets"],
         max_rejected_fraction=args.max_rejected_fraction,
         duplicates=args.duplicates,
         buckets=args.buckets,
@@ -253,18 +345,23 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         since=args.since and (args.since.rstrip("/") or args.since),
         vocabulary_from=args.vocabulary_from and args.vocabulary_from.rstrip("/"),
         compression=args.compression,
+        encoding=args.encoding,
+        shard_bytes=args.shard_bytes,
+        merge_ram=args.merge_ram,
+        impressions=tuple(args.impressions),
+        impressions_form=shown,
         keep_events=args.keep_events or bool(args.since),
         beam=tuple(with_runner(rest)),
     )
 
 
-def _sizes(given: Sequence[str], form: Format) -> dict[str, int]:
-    sizes, known = {}, (*form.features, *form.context)
-    for name, size in pairs("max_size", given).items():
+def _sizes(option: str, given: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+    sizes = {}
+    for name, size in pairs(option, given).items():
         if name not in known:
-            raise InputError(f"--max_size: no feature {name!r} among {', '.join(known)}")
-        if not (size.isascii() and size.isdigit() and 0 < int(size) < 2**31):
-            raise InputError(f"--max_size must be name=ids, 1 or more. Received: {name}={size}")
+            raise InputError(f"--{option}: no feature {name!r} among {', '.join(known)}")
+        if not (size.isascii() and size.isdigit() and 0 < int(size) < 2**31 - 2):
+            raise InputError(f"--{option} must be name=ids, 1 or more. Received: {name}={size}")
         sizes[name] = int(size)
     return sizes
 
@@ -287,60 +384,16 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
             limit = "from 0 up to, not with, 1" if name == "test_fraction" else f"at least {least}"
             raise InputError(f"--{name} must be {limit}. Received: {value}")
     protocol = chosen(**given)
+    if isinstance(protocol, splits.ByTime) and not (
+        0 < protocol.validation_from < protocol.test_from
+    ):
+        raise InputError(
+            "--split by_time needs --validation_from and a later --test_from, by the clock of the "
+            f"log. Received: {protocol.validation_from} and {protocol.test_from}"
+        )
     if isinstance(protocol, splits.LastFraction) and protocol.max_test < protocol.min_test:
         raise InputError(
             f"--max_test must be at least --min_test, {protocol.min_test}. "
             f"Received: {protocol.max_test}"
         )
     return protocol
-
-
-class JobParser(argparse.ArgumentParser):
-    """Parser of a job that reads a folder and makes another: its help starts with `example`."""
-
-    def __init__(self, prog: str, example: str, description: str):
-        super().__init__(
-            prog, description=description, allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        self._example = example
-        self.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
-        self.add_argument("--overwrite", action="store_true",
-                          help="replace the output, once the new one is whole")  # fmt: skip
-
-    def format_help(self) -> str:
-        return f"{self._example}\n\n{super().format_help()}"
-
-
-def parse_job(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and Beam's, with the default runner among them.
-
-    Raises:
-        InputError: an option is neither the job's nor Beam's.
-    """
-    asked, rest = parser.parse_known_args(argv)
-    check_beam(rest)
-    return asked, with_runner(rest)
-
-
-def with_runner(rest: Sequence[str]) -> list[str]:
-    """Beam's options, the default runner among them where none is named."""
-    if any(arg.startswith("--runner") for arg in rest):
-        return list(rest)
-    return [*rest, f"--runner={DEFAULT_RUNNER}"]
-
-
-def check_beam(rest: Sequence[str]) -> None:
-    """Refuses what is no option of Beam either.
-
-    Raises:
-        InputError: with those options.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for part in PipelineOptions.__subclasses__():
-        part._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(rest))
-    if unknown:
-        raise InputError(f"Neither an option of this job nor of Beam: {' '.join(unknown)}")

@@ -11,8 +11,11 @@ from typing import Iterator, Sequence
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.errors import InputError
-from beam_jobs.storage import UNFINISHED, is_local
+from beam_jobs.storage import UNFINISHED, is_local, read_file
 from tfdare.sequences import SUCCESS
+
+
+_MOVING = "_MOVING"
 
 
 class Staging:
@@ -52,7 +55,8 @@ class Staging:
 
     def publish(self, working_files: list[str]) -> None:
         """Drops ``working_files`` and makes the folder the output."""
-        FileSystems.delete([f"{self.folder}/{name}" for name in working_files])
+        working = [f"{self.folder}/{name}" for name in working_files]
+        FileSystems.delete([path for path in working if FileSystems.exists(path)])
         if is_local(self.output):
             self._publish_local()
         else:
@@ -82,17 +86,26 @@ class Staging:
 
     def _publish_remote(self) -> None:
         """No rename of folders there: the old ``_SUCCESS`` goes first, the new one comes last."""
-        marker = f"{self.output}/{SUCCESS}"
+        marker, moving = f"{self.output}/{SUCCESS}", f"{self.folder}/{_MOVING}"
         if FileSystems.exists(marker):
             FileSystems.delete([marker])
-        if old := _remote_files(self.output):
-            FileSystems.delete(old)
         new = [path for path in _remote_files(self.folder) if UNFINISHED not in path]
+        if not FileSystems.exists(moving):
+            # from here on a worker that takes over moves what is left, and deletes nothing
+            if old := _remote_files(self.output):
+                FileSystems.delete(old)
+            _put(moving, self._run)
+        new = [path for path in new if path != moving]
         moved = [self.output + path[len(self.folder) :] for path in new]
         for start in range(0, len(new), 100):
             FileSystems.rename(new[start : start + 100], moved[start : start + 100])
-        with FileSystems.create(marker):
-            pass
+        _put(marker, self._run)
+        FileSystems.delete([moving])
+
+    def is_published(self) -> bool:
+        """Whether this very run has been published to a file system without folders."""
+        marker = f"{self.output}/{SUCCESS}"
+        return FileSystems.exists(marker) and read_file(marker) == self._run.encode()
 
     def remove(self) -> None:
         """Removes what is left of the staging folder."""
@@ -116,6 +129,11 @@ def staged(output: str, overwrite: bool, working_files: Sequence[str] = ()) -> I
         staging.publish(list(working_files))
     finally:
         staging.remove()
+
+
+def _put(path: str, text: str) -> None:
+    with FileSystems.create(path) as file:
+        file.write(text.encode())
 
 
 def _is_sequences(folder: str) -> bool:

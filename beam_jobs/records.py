@@ -62,7 +62,7 @@ def split_json(
             records.append(record)
             places.append(row)
     return Block(
-        _as_text(records, fields), every[places], rejected, lines,
+        as_text(records, fields), every[places], rejected, lines,
         lambda row: text_of(places[row]),
     )
 
@@ -91,7 +91,7 @@ def avro_blocks(file: BinaryIO, fields: Mapping[str, str]) -> Iterator[Block]:
     def block() -> Block:
         held = list(records)
         return Block(
-            _as_text(held, fields), np.arange(line, line + len(held)), [], len(held),
+            as_text(held, fields), np.arange(line, line + len(held)), [], len(held),
             lambda row: json.dumps(held[row], default=str, ensure_ascii=False),
         )
 
@@ -154,7 +154,8 @@ def _typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.Array]
     return {name: table[field].combine_chunks() for name, field in fields.items()}
 
 
-def _as_text(records: list[dict], fields: Mapping[str, str]) -> dict[str, pa.Array]:
+def as_text(records: list[dict], fields: Mapping[str, str]) -> dict[str, pa.Array]:
+    """Columns of records, each value as a csv file would have it."""
     return {
         name: pa.array([_text(record.get(field)) for record in records], pa.binary())
         for name, field in fields.items()

@@ -10,18 +10,25 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
-from beam_jobs.catalog import Catalog, Vocabulary
+from beam_jobs.assembling import Ranked, make_records
+from beam_jobs.catalog import Catalog, Hashed, Vocabulary
 from beam_jobs.context import context_of
 from beam_jobs.formats import Format
-from beam_jobs.hashing import hash_strings
-from beam_jobs.histories import Histories
-from beam_jobs.negatives import Negatives
-from beam_jobs.splits import Cuts, Protocol, cuts
+from beam_jobs.hashing import combine, hash_strings
+from beam_jobs.histories import Histories, seen_before
+from beam_jobs.impressions import behaviors_before, request_starts
+from beam_jobs.negatives import CATEGORY, SESSION, Negatives, Sampling
+from beam_jobs.sessions import draw_from_sessions, sessions
+from beam_jobs.splits import ByTime, Protocol, cuts
 from beam_jobs.storage import open_file, read_file
 from beam_jobs.tallies import TALLY, tagged
 from tfdare.record import UserRecord, encode
+from tfdare.schema import PACKED
+from tfdare.sequences import SPLITS
 
 RECORDS = "records"
+LONGEST_REQUEST = "longest_request"
+"""Tally of the most candidates that a request of impressions has."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Learned:
     """What the training period taught: items, and the vocabularies of the context."""
 
     catalog: Catalog
-    context: Mapping[str, Vocabulary] = field(default_factory=dict)
+    context: Mapping[str, Vocabulary | Hashed] = field(default_factory=dict)
 
 
 def build_requests(
@@ -46,73 +53,108 @@ def build_requests(
     learned: Learned,
     form: Format,
     protocol: Protocol,
-    negatives: int,
-    seed: int,
-    alpha: float = 1.0,
+    sampling: Sampling,
 ) -> Iterator[tuple[str, list[UserRecord], dict[str, int]]]:
-    """For every split its name, the records of a bucket, and their tally."""
-    catalog = learned.catalog
-    index, rows = catalog.rows({name: histories.columns[name] for name in catalog.features})
-    event_user = np.repeat(np.arange(len(histories.users)), histories.length)
-    user_hash = hash_strings(pa.array(histories.users, pa.string()))
-    sampler = Negatives(catalog, user_hash, event_user, index, seed, alpha)
-    for split, found in cuts(protocol, histories.length).items():
-        drawn = sampler.draw(found.user, found.position, negatives)
-        event = histories.start[found.user] + found.position
-        context = context_of(form, learned.context, histories.columns, event)
-        records, tally = _records(histories, catalog, rows, context, found, drawn)
-        short = int((drawn < 0).any(axis=1).sum()) if negatives else 0
-        tally["requests_short_of_negatives"] = short
+    """For every split its name, the records of a bucket, and their tally.
+
+    Args:
+        histories: Histories. With the impressions of their users, these are the requests; without,
+            the protocol chooses events, and negatives are drawn.
+        learned: Learned.
+        form: Format. Of what carries the context: the log, or the impressions.
+        protocol: Protocol.
+        sampling: Sampling.
+    """
+    index, rows = learned.catalog.rows(
+        {name: histories.columns[name] for name in learned.catalog.features}
+    )
+    if histories.shown is not None:
+        found = _shown(histories, learned, form, protocol, sampling)
+    else:
+        found = _sampled(histories, learned, form, protocol, sampling, index, rows)
+    for split, ranked, more in found:
+        records, tally = make_records(histories, rows, ranked)
+        tally |= more
         yield split, records, {f"{split}/{name}": value for name, value in tally.items()}
 
 
-def _records(histories: Histories, catalog: Catalog, rows, context, found: Cuts, drawn):
-    target_length = 1 + (drawn >= 0).sum(axis=1, dtype=np.int32)
-    exists = np.concatenate([np.ones((len(drawn), 1), bool), drawn >= 0], axis=1)
-    event = histories.start[found.user] + found.position
-    target = {}
-    for name in catalog.features:
-        positive = rows[name][event][:, None]
-        some = (
-            catalog.item_rows[name][drawn]
-            if len(catalog)
-            else np.zeros((*drawn.shape, *positive.shape[2:]), np.int32)
-        )
-        target[name] = np.concatenate([positive, some], axis=1)[exists].astype(np.int32)
-    label = np.zeros(exists.shape, np.uint8)
-    label[:, 0] = 1
-    label = label[exists]
-    users, first = np.unique(found.user, return_index=True)
-    last = np.append(first[1:], len(found.user))
-    ends = np.concatenate([[0], np.cumsum(target_length)])
-    start, time = histories.start.tolist(), histories.columns["time"]
-    request_time = time[event]
-    position = found.position.astype(np.int32)
-    records = []
-    for user, a, b in zip(users.tolist(), first.tolist(), last.tolist()):
-        begin, low, high = start[user], ends[a], ends[b]
-        seen = slice(begin, begin + int(position[b - 1]))
-        records.append(
-            UserRecord(
-                user=histories.users[user],
-                history={name: values[seen].reshape(-1) for name, values in rows.items()},
-                history_time=time[seen],
-                position=position[a:b],
-                target_length=target_length[a:b],
-                target={name: values[low:high].reshape(-1) for name, values in target.items()},
-                label=label[low:high],
-                request_time=request_time[a:b],
-                context={name: values[a:b] for name, values in context.items()},
+def _sampled(
+    histories: Histories, learned: Learned, form, protocol, sampling: Sampling, index, rows
+) -> Iterator[tuple[str, Ranked, dict[str, int]]]:
+    """Requests for events of the log, each with negatives drawn."""
+    catalog, columns, count = learned.catalog, histories.columns, sampling.negatives
+    event_user = np.repeat(np.arange(len(histories.users)), histories.length)
+    user_hash = hash_strings(pa.array(histories.users, pa.string()))
+    group = None
+    if sampling.origin == CATEGORY:
+        group = catalog.others[catalog.features[1]]
+    sampler = Negatives(
+        catalog, user_hash, event_user, index, sampling.seed, sampling.alpha, group
+    )
+    if sampling.origin == SESSION:
+        session = sessions(event_user, columns["time"], sampling.session_gap)
+    sight = seen_before(histories, sampling.coarse_clock)
+    for split, found in cuts(protocol, histories.length, columns["time"]).items():
+        event = histories.start[found.user] + found.position
+        blind = sight[event] == 0
+        user, position, event = found.user[~blind], found.position[~blind], event[~blind]
+        drawn = sampler.draw(user, position, count, None if group is None else index[event])
+        if sampling.origin == SESSION:
+            key = combine(user_hash[user], position, sampling.seed)
+            near = draw_from_sessions(session, index, event, key, count)
+            drawn = np.where(near >= 0, near, drawn)
+        short = int((drawn < 0).any(axis=1).sum()) if count else 0
+        more = {"requests_short_of_negatives": short, "requests_without_history": int(blind.sum())}
+        exists = np.concatenate([np.ones((len(drawn), 1), bool), drawn >= 0], axis=1)
+        target = {}
+        for name in catalog.features:
+            positive = rows[name][event][:, None]
+            some = (
+                catalog.item_rows[name][drawn]
+                if len(catalog)
+                else np.zeros((*drawn.shape, *positive.shape[2:]), np.int32)
             )
-        )
-    tally = {
-        "users": len(users),
-        "requests": len(found.user),
-        "candidates": int(target_length.sum()),
-        "positives": len(found.user),
-        "negatives": int((drawn >= 0).sum()),
-    }
-    return records, tally
+            target[name] = np.concatenate([positive, some], axis=1)[exists].astype(np.int32)
+        label = np.zeros(exists.shape, np.uint8)
+        label[:, 0] = 1
+        context = context_of(form, learned.context, columns, event)
+        size = exists.sum(axis=1, dtype=np.int32)
+        yield split, Ranked(
+            user, sight[event], columns["time"][event], size, target, label[exists], context
+        ), more
+
+
+def _shown(
+    histories: Histories, learned: Learned, form, protocol: ByTime, sampling: Sampling
+) -> Iterator[tuple[str, Ranked, dict[str, int]]]:
+    """Requests as users were shown them, joined with what had happened until then."""
+    shown, most = histories.shown, sampling.max_candidates
+    user, columns = shown.user, shown.columns
+    begins = request_starts(shown)
+    place = np.arange(len(user)) - np.repeat(begins, np.diff(begins, append=len(user)))
+    begins = np.flatnonzero(place % most == 0)  # one of very many candidates becomes several
+    size = np.diff(begins, append=len(user)).astype(np.int32)
+    seen = behaviors_before(histories, shown.user[begins], columns["time"][begins],
+                            sampling.coarse_clock)  # fmt: skip
+    splits = np.where(seen > 0, protocol.split_of(columns["time"][begins]), -1)
+    _, rows = learned.catalog.rows({name: columns[name] for name in learned.catalog.features})
+    for number, split in enumerate(SPLITS):
+        some = np.flatnonzero(splits == number)
+        candidates = np.repeat(splits == number, size)
+        blind = (seen == 0) & (protocol.split_of(columns["time"][begins]) == number)
+        more = {
+            "requests_short_of_negatives": 0,
+            "requests_without_history": int(blind.sum()),
+            "candidates_without_history": int(size[blind].sum()),
+            LONGEST_REQUEST: int(size[some].max(initial=0)),
+        }
+        event = begins[some]
+        yield split, Ranked(
+            user[event], seen[some], columns["time"][event], size[some],
+            {name: values[candidates].astype(np.int32) for name, values in rows.items()},
+            columns["label"][candidates].astype(np.uint8),
+            context_of(form, learned.context, columns, event),
+        ), more
 
 
 def _vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
@@ -120,11 +162,9 @@ def _vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
 
 
 class _BuildBucket(beam.DoFn):
-    def __init__(
-        self, form: Format, protocol: Protocol, negatives: int, seed: int, alpha: float
-    ):
-        self._form, self._protocol = form, protocol
-        self._negatives, self._seed, self._alpha = negatives, seed, alpha
+    def __init__(self, form: Format, protocol: Protocol, sampling: Sampling, encoding: str):
+        self._form, self._protocol, self._sampling = form, protocol, sampling
+        self._encoding = encoding
         self._shared = Shared()
 
     def process(self, histories: Histories, learned: dict[str, Any]) -> Iterator[Any]:
@@ -135,31 +175,31 @@ class _BuildBucket(beam.DoFn):
                 catalog = Catalog.load(file)
             if learned["given"]:
                 catalog.given = _vocabularies(learned["given"])
-            return Learned(catalog, _vocabularies(learned["context"]))
+            hashed = {name: Hashed(buckets) for name, buckets in learned["hashed"].items()}
+            return Learned(catalog, {**_vocabularies(learned["context"]), **hashed})
 
         for split, records, tally in build_requests(
             histories,
             self._shared.acquire(load, tag=path),  # once per worker
             self._form,
             self._protocol,
-            self._negatives,
-            self._seed,
-            self._alpha,
+            self._sampling,
         ):
-            yield tagged(tally)
-            yield Shard(split, histories.bucket, [encode(record) for record in records])
+            longest = tally.pop(f"{split}/{LONGEST_REQUEST}", 0)
+            yield tagged({**tally, LONGEST_REQUEST: longest})
+            data = [encode(record, self._encoding) for record in records]
+            yield Shard(split, histories.bucket, data)
 
 
 class BuildRequests(beam.PTransform):
     """Histories, with what LearnVocabularies gave -> ``records`` by shard and split, ``tally``."""
 
     def __init__(
-        self, learned, form: Format, protocol: Protocol, negatives: int, seed: int,
-        alpha: float = 1.0,
+        self, learned, form: Format, protocol: Protocol, sampling: Sampling, encoding: str = PACKED
     ):
         super().__init__()
         self._learned = learned
-        self._build = _BuildBucket(form, protocol, negatives, seed, alpha)
+        self._build = _BuildBucket(form, protocol, sampling, encoding)
 
     def expand(self, histories):
         return (

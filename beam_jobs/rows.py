@@ -103,6 +103,14 @@ def to_events(
         for row, reason in reasons.items():
             if not other[row]:
                 odd.setdefault(row, reason)
+    if "label" in form.columns:
+        values["label"], reasons = integers(columns["label"], "label", False, ~other)
+        for row in np.flatnonzero(values["label"] > 1).tolist():
+            reasons.setdefault(row, "label is neither 0 nor 1")
+        for row, reason in reasons.items():
+            odd.setdefault(row, reason)
+    if "request" in form.columns:
+        values["request"] = hash_strings(as_bytes(columns["request"])).view(np.int64)
     user, bad_users = _users(columns["user"])
     for row, reason in bad_users.items():
         if not other[row]:

@@ -41,11 +41,11 @@ class LeaveLast:
     name: str = dataclasses.field(default="leave_last", init=False)
     min_events: int = dataclasses.field(default=210, init=False, repr=False)
 
-    def held_out(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def held_out(self, length: np.ndarray, time=None) -> tuple[np.ndarray, np.ndarray]:
         """First validation and first test position."""
         return np.maximum(length - 2, 0), np.maximum(length - 1, 0)
 
-    def training(self, length: np.ndarray) -> Cuts:
+    def training(self, length: np.ndarray, time=None) -> Cuts:
         """Requests to train on."""
         back = np.arange(self.train_targets, 0, -1) * self.train_stride
         position = (length - 2)[:, None] - back[None, :]
@@ -54,8 +54,20 @@ class LeaveLast:
         return Cuts(user[keep], position[keep])
 
 
+class _Strided:
+    """Training has every ``train_stride``th event before the held-out ones, from ``train_start``
+    on."""
+
+    def training(self, length: np.ndarray, time: np.ndarray | None = None) -> Cuts:
+        """Requests to train on."""
+        stop, _ = self.held_out(length, time)
+        first = max(self.train_start, 1)
+        user, index = _ranges(np.maximum(-(-(stop - first) // self.train_stride), 0))
+        return Cuts(user, first + index * self.train_stride)
+
+
 @dataclass(frozen=True)
-class LastFraction:
+class LastFraction(_Strided):
     """The last part of every user's events is test, a third as many before it validation.
 
     Test has ``test_fraction`` of a user's events, at least ``min_test`` and at most ``max_test``.
@@ -70,24 +82,47 @@ class LastFraction:
     name: str = dataclasses.field(default="last_fraction", init=False)
     min_events: int = dataclasses.field(default=60, init=False, repr=False)
 
-    def held_out(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def held_out(self, length: np.ndarray, time=None) -> tuple[np.ndarray, np.ndarray]:
         """First validation and first test position."""
         tests = np.floor(length * self.test_fraction + 1e-9).astype(np.int64)
         tests = np.clip(tests, self.min_test, self.max_test)
         test = np.maximum(length - tests, 0)
         return np.maximum(test - np.maximum(tests // 3, 1), 0), test
 
-    def training(self, length: np.ndarray) -> Cuts:
-        """Requests to train on."""
-        stop, _ = self.held_out(length)
-        first = max(self.train_start, 1)
-        count = np.maximum(-(-(stop - first) // self.train_stride), 0)
-        user, index = _ranges(count)
-        return Cuts(user, first + index * self.train_stride)
+
+@dataclass(frozen=True)
+class ByTime(_Strided):
+    """Validation is what happens from a time on, test what happens from a later one on.
+
+    Training has every ``train_stride``th event before both, from position ``train_start`` on.
+    """
+
+    validation_from: int = 0
+    test_from: int = 0
+    train_start: int = 1
+    train_stride: int = 1
+    name: str = dataclasses.field(default="by_time", init=False)
+    min_events: int = dataclasses.field(default=2, init=False, repr=False)
+
+    def held_out(
+        self, length: np.ndarray, time: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First validation and first test position; ``time`` is that of every event."""
+        user = np.repeat(np.arange(len(length)), length)
+        return tuple(
+            np.bincount(user[time < start], minlength=len(length))
+            for start in (self.validation_from, self.test_from)
+        )
+
+    def split_of(self, time: np.ndarray) -> np.ndarray:
+        """Place in ``SPLITS`` of what happens at each time."""
+        return np.searchsorted([self.validation_from, self.test_from], time, side="right")
 
 
-Protocol = LeaveLast | LastFraction
-PROTOCOLS: Mapping[str, type] = {"leave_last": LeaveLast, "last_fraction": LastFraction}
+Protocol = LeaveLast | LastFraction | ByTime
+PROTOCOLS: Mapping[str, type] = {
+    "leave_last": LeaveLast, "last_fraction": LastFraction, "by_time": ByTime
+}
 
 
 def options(protocol: Protocol) -> dict[str, Any]:
@@ -99,17 +134,24 @@ def options(protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def training_period(protocol: Protocol, length: np.ndarray) -> np.ndarray:
+def training_period(
+    protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None
+) -> np.ndarray:
     """Events of every user that lie before its first held-out event."""
-    return protocol.held_out(length)[0]
+    return protocol.held_out(length, time)[0]
 
 
-def cuts(protocol: Protocol, length: np.ndarray) -> dict[str, Cuts]:
-    """The requests of every split; no position is below 1, so that no history is empty."""
+def cuts(
+    protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None
+) -> dict[str, Cuts]:
+    """The requests of every split; no position is below 1, so that no history is empty.
+
+    ``time`` is that of every event, user by user, which only :class:`ByTime` looks at.
+    """
     length = np.asarray(length, np.int64)
-    validation, test = protocol.held_out(length)
+    validation, test = protocol.held_out(length, time)
     return {
-        TRAIN: protocol.training(length),
+        TRAIN: protocol.training(length, time),
         VALIDATION: _between(validation, test),
         TEST: _between(test, length),
     }

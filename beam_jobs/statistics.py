@@ -13,10 +13,10 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from beam_jobs.commands import JobParser, parse_job
 from beam_jobs.errors import exit_code
 from beam_jobs.facts import describe, drift, plain
 from beam_jobs.measures import Measures, measure
-from beam_jobs.options import JobParser, parse_job
 from beam_jobs.pages import charts, page, table
 from beam_jobs.progress import Progress
 from beam_jobs.publishing import staged

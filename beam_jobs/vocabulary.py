@@ -12,11 +12,11 @@ import numpy as np
 from beam_jobs.catalog import Catalog, Vocabulary
 from beam_jobs.context import ContextCounts, count_context, merge_context
 from beam_jobs.formats import MISSING, Format
-from beam_jobs.hashing import mix
 from beam_jobs.histories import Histories
 from beam_jobs.keeping import Earlier
 from beam_jobs.splits import Protocol, training_period
 from beam_jobs.storage import write_file
+from tfdare.id_hash import collisions, expected_collisions, mix
 
 CATALOG_FILE = "catalog.arrow"
 VOCABULARY_FOLDER = "vocabulary"
@@ -42,18 +42,44 @@ class ItemCounts:
         return ItemCounts(self.items[rows], self.counts[rows], first)
 
 
-def count_items(histories: Histories, protocol: Protocol, form: Format) -> ItemCounts:
-    """Counts the events of the training period of one bucket."""
-    period = training_period(protocol, histories.length)
+def count_items(
+    histories: Histories, protocol: Protocol, form: Format, features: tuple[str, ...]
+) -> ItemCounts:
+    """Counts the events of the training period of one bucket.
+
+    Args:
+        histories: Histories.
+        protocol: Protocol.
+        form: Format. Of what carries the context: the log, or the impressions.
+        features: tuple of str. The item first.
+    """
+    period = training_period(protocol, histories.length, histories.columns["time"])
     place = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
     early = place < np.repeat(period, histories.length)
-    columns = {name: column[early] for name, column in histories.columns.items()}
-    ones = np.ones(len(columns["item"]), np.int64)
-    first = {name: (columns[name], columns["time"], columns["order"]) for name in form.features[1:]}
-    counts = _combine(columns["item"], ones, first)
+    columns = _take(histories.columns, early)
+    if histories.shown is not None:  # what is shown counts, too, and brings the context
+        shown = histories.shown.columns
+        shown = _take(shown, protocol.split_of(shown["time"]) == 0)
+        counts = _count([columns, shown], features)
+        context = shown
+    else:
+        counts, context = _count([columns], features), columns
     if form.context or form.numeric:
-        counts.context = count_context(form, columns)
+        counts.context = count_context(form, context)
     return counts
+
+
+def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _count(parts: list[Mapping[str, np.ndarray]], features: tuple[str, ...]) -> ItemCounts:
+    def joined(name):
+        return np.concatenate([part[name] for part in parts]) if len(parts) > 1 else parts[0][name]
+
+    item, time, order = joined(features[0]), joined("time"), joined("order")
+    first = {name: (joined(name), time, order) for name in features[1:]}
+    return _combine(item, np.ones(len(item), np.int64), first)
 
 
 def merge_counts(parts: Iterable[ItemCounts]) -> ItemCounts:
@@ -77,11 +103,15 @@ def make_catalog(
     features: tuple[str, ...],
     min_count: int,
     max_size: Mapping[str, int] | None = None,
+    hashed: Mapping[str, int] | None = None,
 ) -> Catalog:
     """Items of the training period, most frequent first, equal counts by rising id."""
     counts = counts.take(np.lexsort((counts.items, -counts.counts)))
     others = {name: counts.first[name][0] for name in features[1:]}
-    return Catalog(features, counts.items, counts.counts, others, min_count, max_size or {})
+    return Catalog(
+        features, counts.items, counts.counts, others, min_count, max_size or {},
+        hashed=hashed or {},
+    )
 
 
 def _combine(items, weights, first) -> ItemCounts:
@@ -109,11 +139,14 @@ def _earliest(code, size, value, time, order):
 
 
 class _CountItems(beam.DoFn):
-    def __init__(self, protocol: Protocol, form: Format, parts: int):
+    def __init__(
+        self, protocol: Protocol, form: Format, features: tuple[str, ...], parts: int
+    ):
         self._protocol, self._form, self._parts = protocol, form, parts
+        self._features = features
 
     def process(self, histories: Histories) -> Iterator[tuple[int, ItemCounts]]:
-        counts = count_items(histories, self._protocol, self._form)
+        counts = count_items(histories, self._protocol, self._form, self._features)
         part = mix(counts.items) % np.uint64(self._parts)
         for number in range(self._parts):
             some = counts.take(np.flatnonzero(part == number))
@@ -131,18 +164,26 @@ class _WriteCatalog(beam.DoFn):
         folder: str,
         earlier: Earlier | None,
         frozen: bool,
+        hashed: Mapping[str, int],
     ):
-        self._features, self._folder = features, folder
+        self._features, self._folder, self._hashed = features, folder, hashed
         self._min_count, self._max_size = min_count, max_size
         self._earlier, self._frozen = earlier, frozen
 
     def process(self, element) -> Iterator[dict[str, Any]]:
         _, parts = element
         counts = merge_counts(parts)
-        catalog = make_catalog(counts, self._features, self._min_count, self._max_size)
+        catalog = make_catalog(
+            counts, self._features, self._min_count, self._max_size, self._hashed
+        )
+        every = catalog.count_ids(1)
         if self._earlier is not None:
-            catalog.given = self._after(catalog.count_ids(1))
-        learned = {name: self._learn(name, one) for name, one in catalog.vocabularies.items()}
+            catalog.given = self._after(every)
+        learned = {
+            name: self._share(name, every[name]) if name in self._hashed
+            else self._learn(name, one)
+            for name, one in catalog.vocabularies.items()
+        }
         context: dict[str, str] = {}
         numeric: dict[str, dict[str, float]] = {}
         if counts.context is not None:
@@ -152,8 +193,12 @@ class _WriteCatalog(beam.DoFn):
                 else self._after(counts.context.vocabularies(1))
             )
             for name, vocabulary in found.items():
-                learned[name] = self._learn(name, vocabulary)
-                context[name] = self._path(name)
+                if name not in self._hashed:
+                    learned[name] = self._learn(name, vocabulary)
+                    context[name] = self._path(name)
+            for name, vocabulary in counts.context.vocabularies(1).items():
+                if name in self._hashed:
+                    learned[name] = self._share(name, vocabulary)
             for name, moments in counts.context.moments.items():
                 numeric[name] = {
                     "mean": moments.mean, "deviation": moments.deviation, "events": moments.count
@@ -169,6 +214,7 @@ class _WriteCatalog(beam.DoFn):
             "catalog": path,
             "given": {name: self._path(name) for name in catalog.given or ()},
             "context": context,
+            "hashed": {name: self._hashed[name] for name in learned if name in self._hashed},
             "numeric": numeric,
             "items": len(catalog),
             "events": int(catalog.counts.sum()),
@@ -180,7 +226,7 @@ class _WriteCatalog(beam.DoFn):
                 self._earlier.vocabulary(name), self._min_count, self._frozen,
                 self._max_size.get(name),
             )
-            for name, one in found.items()
+            for name, one in found.items() if name not in self._hashed
         }
 
     def _path(self, name: str) -> str:
@@ -196,6 +242,20 @@ class _WriteCatalog(beam.DoFn):
         }
 
 
+    def _share(self, name: str, every: Vocabulary) -> dict[str, Any]:
+        """What a hashed feature has in the place of a vocabulary."""
+        buckets = self._hashed[name]
+        return {
+            "size": buckets + 2,
+            "sha256": None,
+            "events": int(every.counts.sum()),
+            "hash_buckets": buckets,
+            "ids": len(every),
+            "ids_sharing_a_row": collisions(every.ids, buckets),
+            "ids_expected_to": expected_collisions(len(every), buckets),
+        }
+
+
 class LearnVocabularies(beam.PTransform):
     """Histories -> one dict: the vocabularies written, their digests, the path of the catalog,
     the files of context vocabularies, mean and deviation of numbers.
@@ -203,6 +263,8 @@ class LearnVocabularies(beam.PTransform):
     Only events before a user's first held-out event count. Other features of an item are the ones
     it came with first, in the order of (time, place in the log). With an earlier folder its ids
     keep their rows, and its numbers their mean and deviation; if it is ``frozen``, no id is added.
+    ``form`` is that of what carries the context, the log or the impressions; ``features`` are the
+    log's, if not its own. ``merge_ram`` is a hint to the runner for the worker that merges.
     """
 
     def __init__(
@@ -215,20 +277,29 @@ class LearnVocabularies(beam.PTransform):
         earlier: Earlier | None = None,
         frozen: bool = False,
         max_size: Mapping[str, int] | None = None,
+        features: tuple[str, ...] | None = None,
+        hashed: Mapping[str, int] | None = None,
+        merge_ram: str | None = None,
     ):
         super().__init__()
-        self._count = _CountItems(protocol, form, min(buckets, _PARTS))
+        self._merge_ram = merge_ram
+        features = features or form.features
+        self._count = _CountItems(protocol, form, features, min(buckets, _PARTS))
         self._write = _WriteCatalog(
-            form.features, min_count, max_size or {}, folder, earlier, frozen
+            features, min_count, max_size or {}, folder, earlier, frozen, hashed or {}
         )
 
     def expand(self, histories):
+        merge = beam.Map(lambda pair: (0, merge_counts(pair[1])))
+        merge, write = merge.with_output_types(tuple[int, Any]), beam.ParDo(self._write)
+        if self._merge_ram:  # all ids of the log meet here
+            merge = merge.with_resource_hints(min_ram=self._merge_ram)
+            write = write.with_resource_hints(min_ram=self._merge_ram)
         return (
             histories
             | "CountItems" >> beam.ParDo(self._count).with_output_types(tuple[int, Any])
             | "GroupByPart" >> beam.GroupByKey()
-            | "MergeCounts"
-            >> beam.Map(lambda pair: (0, merge_counts(pair[1]))).with_output_types(tuple[int, Any])
+            | "MergeCounts" >> merge
             | "GroupParts" >> beam.GroupByKey()
-            | "WriteCatalog" >> beam.ParDo(self._write).with_output_types(Any)
+            | "WriteCatalog" >> write.with_output_types(Any)
         )

@@ -20,6 +20,8 @@ from tfdare.record import PACKED_NAME, write_framed
 
 REJECTED_FOLDER = "rejected"
 TALLY_FILE = "tally.json"
+FRAME = 16
+"""Bytes that a TFRecord file has for a record beside its own."""
 _BLOCK_BITS = 18  # lines of a chunk that share a file of rejected rows
 
 
@@ -31,20 +33,35 @@ def records_digest(records: Iterable[bytes]) -> int:
 
 
 class _WriteShard(beam.DoFn):
-    def __init__(self, folder: str, shards: int, packed: bool):
-        self._folder, self._shards, self._packed = folder, shards, packed
+    def __init__(self, folder: str, shards: int, packed: bool, most: int | None):
+        self._folder, self._shards, self._packed, self._most = folder, shards, packed, most
 
     def process(self, shard: Shard) -> Iterator[dict[str, int]]:
-        name = f"part-{shard.number:05d}-of-{self._shards:05d}.tfrecord"
-        name += PACKED_NAME if self._packed else ""
-        with new_file(f"{self._folder}/{shard.split}/{name}") as file:
-            with self._packing(file) as target:
-                for data in shard.records:
-                    write_framed(target, data)
+        for number, records in enumerate(self._parts(shard.records)):
+            part = f"{shard.number:05d}" + (f"-{number:04d}" if self._most else "")
+            name = f"part-{part}-of-{self._shards:05d}.tfrecord"
+            name += PACKED_NAME if self._packed else ""
+            with new_file(f"{self._folder}/{shard.split}/{name}") as file:
+                with self._packing(file) as target:
+                    for data in records:
+                        write_framed(target, data)
         yield {
             f"digest/{shard.split}": records_digest(shard.records),
-            f"{shard.split}/bytes": sum(len(data) + 16 for data in shard.records),
+            f"{shard.split}/bytes": sum(len(data) + FRAME for data in shard.records),
         }
+
+    def _parts(self, records: list[bytes]) -> list[list[bytes]]:
+        """The records in order, cut where a file would grow beyond its size."""
+        if self._most is None:
+            return [records]
+        parts, size = [[]], 0
+        for data in records:
+            if parts[-1] and size + len(data) + FRAME > self._most:
+                parts.append([])
+                size = 0
+            parts[-1].append(data)
+            size += len(data) + FRAME
+        return parts
 
     def _packing(self, file: BinaryIO):
         if not self._packed:
@@ -54,12 +71,13 @@ class _WriteShard(beam.DoFn):
 
 
 class WriteSequences(beam.PTransform):
-    """Shards -> ``<folder>/<split>/part-*.tfrecord``, or ``.tfrecord.gz`` if ``packed``; gives the
-    tally of bytes (before packing) and digests."""
+    """Shards -> ``<folder>/<split>/part-*.tfrecord``, or ``.tfrecord.gz`` if ``packed``, of
+    ``most`` bytes at most where a record allows; gives the tally of bytes (before packing) and
+    digests."""
 
-    def __init__(self, folder: str, shards: int, packed: bool = False):
+    def __init__(self, folder: str, shards: int, packed: bool = False, most: int | None = None):
         super().__init__()
-        self._write = _WriteShard(folder, shards, packed)
+        self._write = _WriteShard(folder, shards, packed, most)
 
     def expand(self, shards):
         return shards | "WriteShard" >> beam.ParDo(self._write).with_output_types(Any)
@@ -129,7 +147,7 @@ class WriteRejected(beam.PTransform):
 
 
 class WriteTally(beam.PTransform):
-    """Tallies -> one file with their sum and what LearnVocabularies gave, for the manifest."""
+    """Tallies -> their sum and what LearnVocabularies gave, for the manifest; also in a file."""
 
     def __init__(self, folder: str, learned):
         super().__init__()
@@ -139,7 +157,9 @@ class WriteTally(beam.PTransform):
         path = self._path
 
         def write(tally, learned):
-            write_file(path, json.dumps({"tally": tally, "learned": learned}).encode())
+            found = {"tally": tally, "learned": learned}
+            write_file(path, json.dumps(found).encode())
+            return found
 
         return (
             tallies

@@ -8,15 +8,10 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 
 from serving.requests import one_request
+from tfdare.raw_ids import UNKNOWN_ID, RawIds
 from tfdare.record import UserRecord
-from tfdare.schema import FIRST_ID, MAX_GAP, PADDING_ID, NumericContext, Schema, SchemaError
+from tfdare.schema import MAX_GAP, PADDING_ID, NumericContext, Schema, SchemaError
 from tfdare.sequences import SPLITS, Sequences
-
-UNKNOWN_ID = -1
-"""Raw id sent for a row that stands for no single id; the model takes it as out of vocabulary."""
-UNSEEN_VALUE = -(2**63)
-"""The same among several values, where -1 is none."""
-
 
 class UnknownUser(LookupError):
     """The split holds no such user."""
@@ -44,39 +39,6 @@ class UserRequest:
     label: np.ndarray | None
     time_gap: np.ndarray | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
-
-
-class RawIds:
-    """Row ids to raw ids and back, by the vocabulary files of ``sequences``."""
-
-    def __init__(self, sequences: Sequences):
-        self._values = {part.name: part.max_values for part in sequences.schema.categorical}
-        self._raw = {name: sequences.vocabulary(name) for name in self._values}
-
-    def raw(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Raw ids of the rows of (context) feature ``name``.
-
-        Args:
-            name: str.
-            rows: int, any shape; flat, as records hold them, also of a feature of L values.
-
-        Returns:
-            int64 of the same shape, or ``[..., L]`` of a feature of L values. -1 for padding and
-            out of vocabulary; among several values -1 is padding alone.
-        """
-        rows, values = np.asarray(rows, np.int64), self._values[name]
-        known = (rows >= FIRST_ID) & (rows < FIRST_ID + len(self._raw[name]))
-        found = np.full(rows.shape, UNKNOWN_ID, np.int64)
-        found[known] = self._raw[name][rows[known] - FIRST_ID]
-        if values > 1:
-            found[~known & (rows != PADDING_ID)] = UNSEEN_VALUE
-            found = found.reshape(-1, values)
-        return found
-
-    def row(self, name: str, raw: int) -> int | None:
-        """Row of one raw id of feature ``name``, or None."""
-        (found,) = np.nonzero(self._raw[name] == raw)
-        return int(found[0]) + FIRST_ID if len(found) else None
 
 
 def newest_request(

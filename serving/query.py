@@ -12,9 +12,9 @@ import grpc
 import numpy as np
 
 from serving.arguments import positive_int
-from serving.lookup import UNKNOWN_ID, UNSEEN_VALUE
 from serving.requests import NO_VALUE
 from tfdare.command import Parser
+from tfdare.raw_ids import UNKNOWN_ID, UNSEEN_VALUE
 
 TOLERANCE = 1e-6
 

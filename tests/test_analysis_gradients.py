@@ -55,8 +55,8 @@ def dense(found: SideGradients, rows):
 
 
 @pytest.mark.parametrize("name, schema", [
-    ("TWIN", shared_schema()), ("TWIN-proj", shared_schema()), ("TWIN-noTR", shared_schema()),
-    ("SIM-soft", shared_schema()), ("DIN", shared_schema()), ("TWIN", rich_shared_schema()),
+    ("TWIN", rich_shared_schema()), ("TWIN-proj", shared_schema()), ("DIN", shared_schema()),
+    ("SIM-soft", shared_schema()),
 ])
 def test_the_two_sides_add_up_to_the_gradient(name, schema):
     model = randomize(build_model(name, schema, top_k=3))

@@ -12,9 +12,10 @@ from tfdare.compat import register
 from tfdare.examples import example_requests
 from tfdare.export import export_model
 from tfdare.export_check import ExportError, check_export, lookup_rows
+from tfdare.id_hash import hash_rows
 from tfdare.layers import DecoupledEmbedding, Head, TopKSearch
 from tfdare.models import DARE, TwoStageModel
-from tfdare.schema import OOV_ID, Feature, Position, Schema, SchemaError
+from tfdare.schema import OOV_ID, CategoricalContext, Feature, Position, Schema, SchemaError
 from tfdare.sequences import Sequences
 from tfdare.session import SavedModelSession
 from tfdare.signatures import signature_inputs
@@ -381,3 +382,51 @@ def test_lookup_rows_by_hand():
     ids = np.array([[5, 9_000_000_000], [6, -7]])
     assert lookup_rows(RAW["item"], ids).tolist() == [[3, 2], [1, 5]]
     assert lookup_rows(np.array([], np.int64), ids).tolist() == [[1, 1], [1, 1]]
+
+
+# Hashed features
+
+
+def test_hashed_features_are_hashed_in_the_graph(tmp_path):
+    schema = Schema(
+        (
+            Feature("item", 102, 3, 4, hash_buckets=100),
+            Feature("category", 5, 2, 3, vocabulary="vocabulary/category.tsv"),
+            Feature("tag", 9, 2, 3, max_values=2, hash_buckets=7),
+        ),
+        window=12,
+        context=(CategoricalContext("city", 6, dim=2, hash_buckets=4),),
+    )
+    model = randomize(DARE(schema, top_k=TOP_K, head=Head((6,)),
+                           auxiliary_head=Head((5,), batch_norm=False)))
+    vocabularies = _vocabularies(tmp_path / "sequences", model)
+    session = SavedModelSession(
+        export_model(model, str(tmp_path / "servables"), vocabularies, name="hashed")
+    )
+    rng = np.random.default_rng(0)
+    raw, rows = {}, {}
+    for kind, columns in (("history", 9), ("target", 4)):
+        raw[f"{kind}_item"] = rng.integers(-1, 2**63 - 1, (3, columns))
+        raw[f"{kind}_item"][:, 0] = [-1, 0, 2**63 - 1]
+        raw[f"{kind}_category"] = RAW["category"][rng.integers(0, 3, (3, columns))]
+        raw[f"{kind}_tag"] = rng.integers(-1, 3, (3, columns, 2))
+        rows[f"{kind}_item"] = hash_rows(raw[f"{kind}_item"], 100)
+        rows[f"{kind}_category"] = lookup_rows(RAW["category"], raw[f"{kind}_category"])
+        tags = raw[f"{kind}_tag"]
+        rows[f"{kind}_tag"] = np.where(tags == -1, 0, hash_rows(tags, 7))
+    raw["context_city"] = np.array([5, 10**12, -1])
+    rows["context_city"] = hash_rows(raw["context_city"], 4)
+    raw["history_length"] = rows["history_length"] = np.array([9, 4, 1], np.int32)
+    answers = session.run("serving_default", raw)
+    np.testing.assert_allclose(answers["probability"], model(rows), atol=1e-6)
+    session.close()
+
+
+def test_a_hashed_feature_has_no_vocabulary():
+    for wrong in ({"vocabulary_size": 100}, {"vocabulary_size": 102, "vocabulary": "v.tsv"}):
+        with pytest.raises(SchemaError, match="is hashed: it has no vocabulary file"):
+            Feature("item", hash_buckets=100, **wrong)
+    plain = Schema((Feature("item", 5),), window=3)
+    assert "hash_buckets" not in plain.to_json()  # digests of other schemas stay as they were
+    hashed = Schema((Feature("item", 102, hash_buckets=100),), window=3)
+    assert Schema.from_json(hashed.to_json()) == hashed and hashed.digest != plain.digest

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONTRACT = {"features", "schema", "record", "sequences"}
-LIGHT = CONTRACT | {"command", "quiet", "mutual_information"}
+LIGHT = CONTRACT | {"command", "quiet", "mutual_information", "id_hash", "raw_ids"}
 HEAVY = {"tensorflow", "keras", "tf_keras", "tensorflow_recommenders", "sklearn"}
 
 
@@ -54,7 +54,8 @@ def test_tfdare_imports_neither_jobs_nor_serving(path):
 @pytest.mark.parametrize("path", modules("beam_jobs"))
 def test_jobs_import_the_contract_alone(path):
     names = imports_of(path)
-    assert parts_of_tfdare(path) <= LIGHT
+    runs_a_model = {"session"} if path.name == "batch_rank.py" else set()
+    assert parts_of_tfdare(path) <= LIGHT | runs_a_model
     assert not {name.split(".")[0] for name in names} & (HEAVY | {"serving"})
 
 

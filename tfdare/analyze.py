@@ -9,8 +9,8 @@ from typing import Any, Sequence
 
 from tqdm import tqdm
 
-from tfdare.analysis.measured import Measured
 from tfdare.analysis.findings import findings, findings_table
+from tfdare.analysis.measured import Measured
 from tfdare.analysis.numbers import as_json
 from tfdare.analysis.report import render
 from tfdare.analysis.sections import sections_of
@@ -118,8 +118,8 @@ def analyze(
 
 def _facts(numbers):
     data = numbers["data"]
-    yield (f"{data['requests']:,} requests of {data['users']:,} users in the {data['split']} split, "
-           f"window {data['window']}.")
+    yield (f"{data['requests']:,} requests of {data['users']:,} users in the {data['split']} "
+           f"split, window {data['window']}.")
     for name, one in numbers["models"].items():
         yield (f"{name}: {one['title']}, K_A = {one['attention_dim']}, K_R = "
                f"{one['representation_dim']}, K = {one['top_k']}, {one['epochs']} epochs, "

@@ -33,8 +33,25 @@ class Cutter:
         }
         self._counted = [name for name, width in self._width.items() if width == 1]
 
+    def from_lists(self, data):
+        """One serialized record of int64 and float lists, string ``[]`` -> bytes of its arrays by
+        name, string ``[]``, as a packed record holds them."""
+        kinds = self._kinds()
+        parsed = tf.io.parse_single_example(data, {
+            name: tf.io.FixedLenFeature([], tf.string) if kind is None
+            else tf.io.FixedLenSequenceFeature(
+                [], tf.float32 if kind == tf.float32 else tf.int64, allow_missing=True
+            )
+            for name, kind in kinds.items()
+        })
+        return {
+            name: parsed[name] if kind is None else _as_bytes(tf.cast(parsed[name], kind))
+            for name, kind in kinds.items()
+        }
+
     def parse(self, data):
-        """Serialized records, string ``[B]`` -> bytes of their arrays by name, string ``[B]``.
+        """Serialized records, string ``[B]``, or what :meth:`from_lists` made of them, in batches
+        -> bytes of their arrays by name, string ``[B]``.
 
         ``behaviors_cut``, int32 ``[B]``, is how many of the oldest behaviors no window shows;
         they are gone from the histories.
@@ -43,7 +60,7 @@ class Cutter:
             InvalidArgumentError: arrays of a record do not fit together.
         """
         parsed = self._parse(data)
-        users = tf.shape(data)[0]
+        users = tf.shape(parsed["label"])[0]
         length = tf.strings.length(parsed[f"history_{self._schema.item.name}"]) // 4
         positions = tf.strings.length(parsed["position"]) // 4
         candidates = tf.strings.length(parsed["label"])
@@ -149,15 +166,22 @@ class Cutter:
         return _with_nothing(tf.concat(columns, axis=1))
 
     def _parse(self, data):
+        if isinstance(data, dict):
+            return data
+        return tf.io.parse_example(
+            data, {name: tf.io.FixedLenFeature([], tf.string) for name in self._kinds()}
+        )
+
+    def _kinds(self):
+        """Names of what is read of a record, and the type of its arrays; the user has none."""
         schema = self._schema
-        names = [f"{side}_{name}" for side in ("history", "target") for name in schema.names]
-        names += [name for name in PACKED if name != "history_time"]
+        kinds = {f"{side}_{name}": "<i4" for side in ("history", "target") for name in schema.names}
+        kinds |= {name: kind for name, kind in PACKED.items() if name != "history_time"}
         if schema.time_gap is not None:
-            names += ["history_time", "request_time"]
-        names += [f"context_{name}" for name in self._context]
-        if self._facts:
-            names.append("user")
-        return tf.io.parse_example(data, {n: tf.io.FixedLenFeature([], tf.string) for n in names})
+            kinds |= {"history_time": PACKED["history_time"], "request_time": REQUEST_TIME}
+        kinds |= {f"context_{name}": kind for name, kind in self._context.items()}
+        kinds = {name: _DTYPES[kind] for name, kind in kinds.items()}
+        return {**kinds, "user": None} if self._facts else kinds
 
     def _history_bytes(self):
         """Names of what has a value for every behavior, and the bytes of one behavior."""
@@ -209,6 +233,13 @@ class Cutter:
                 falling, True, message="Damaged record: positions fall"
             ),
         ]
+
+
+def _as_bytes(values):
+    """An array's bytes as a string scalar: they end its serialized form, whose head says what it
+    is."""
+    size = tf.size(values) * values.dtype.size
+    return tf.strings.substr(tf.io.serialize_tensor(values), -size, size)
 
 
 def _joined(data, dtype, width=1):

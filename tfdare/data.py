@@ -7,7 +7,7 @@ import os
 from tfdare.compat import tf
 from tfdare.cutting import Cutter
 from tfdare.record import PACKED_NAME
-from tfdare.schema import SchemaError
+from tfdare.schema import LISTS, SchemaError
 from tfdare.sequences import Sequences, open_sequences
 
 SHUFFLE_BYTES = 256 << 20
@@ -88,6 +88,8 @@ def read_requests(
         deterministic=True,
     )
     several = dict(num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if schema.encoding == LISTS:
+        records = records.map(cutter.from_lists, **several)
     users = records.batch(_PARSED).map(cutter.parse, **several)
     pool = _users_a_pool(sequences, split, shuffle or 4 * batch_size)
     if with_history_facts and not shuffle:

@@ -89,7 +89,14 @@ def example_requests(
 
 
 def raw_ids_of(model, vocabularies) -> dict[str, np.ndarray]:
-    """Each feature's vocabulary, its file read once; empty where signatures take row ids."""
+    """Each feature's vocabulary, its file read once; empty where signatures take row ids.
+
+    A hashed feature takes any id: some are made up.
+    """
     if vocabularies is None:
         return {}
-    return {part.name: vocabularies.vocabulary(part.name) for part in model.schema.categorical}
+    return {
+        part.name: np.arange(part.hash_buckets, dtype=np.int64) * 12_345_677
+        if part.hash_buckets else vocabularies.vocabulary(part.name)
+        for part in model.schema.categorical
+    }

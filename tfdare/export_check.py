@@ -13,6 +13,7 @@ import numpy as np
 
 from tfdare.compat import tf
 from tfdare.examples import raw_ids_of
+from tfdare.id_hash import hash_rows
 from tfdare.layers import gather_behaviors, newest_first
 from tfdare.layers.embedding import TIME_GAP
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
@@ -108,8 +109,10 @@ def compare(model, requests, answers, vocabularies) -> float:
     Raises:
         ExportError: an answer differs by more than 1e-5.
     """
+    hashed = {part.name: part.hash_buckets for part in model.schema.categorical}
     lookups = {
-        name: partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
+        name: partial(hash_rows, buckets=hashed[name]) if hashed[name]
+        else partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
         for name, raw_ids in raw_ids_of(model, vocabularies).items()
     }
     greatest = 0.0

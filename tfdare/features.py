@@ -40,6 +40,9 @@ class Feature:
         digest: str or None. SHA-256 of that file.
         max_values: int. Values that one behavior carries at most. With more than 1 (tags, say)
             the tensors have a last axis of that length, padded with 0 at its end. Defaults to 1.
+        hash_buckets: int. Rows that raw ids share by their hash
+            (:func:`tfdare.id_hash.hash_rows`), in the place of a vocabulary; the table has 2 more.
+            Defaults to 0: no hash.
 
     Raises:
         SchemaError: the name, a size or a dimension is not usable.
@@ -52,11 +55,13 @@ class Feature:
     vocabulary: str | None = None
     digest: str | None = None
     max_values: int = 1
+    hash_buckets: int = 0
 
     def __post_init__(self):
         check_name("feature", self.name)
         owner = f"feature {self.name!r}"
         set_int(self, owner, "vocabulary_size", FIRST_ID)
+        _check_hash(self, owner)
         set_int(self, owner, "attention_dim", 1)
         set_int(self, owner, "representation_dim", 1)
         set_int(self, owner, "max_values", 1)
@@ -174,6 +179,7 @@ class CategoricalContext:
         digest: str or None. SHA-256 of that file.
         max_values: int. Values that a request carries at most; with more than 1 the tensor is
             ``[U, max_values]``, padded with 0 at the end of the last axis. Defaults to 1.
+        hash_buckets: int. As for :class:`Feature`.
 
     Raises:
         SchemaError: the name, a size or the dimension is not usable.
@@ -185,11 +191,13 @@ class CategoricalContext:
     vocabulary: str | None = None
     digest: str | None = None
     max_values: int = 1
+    hash_buckets: int = 0
 
     def __post_init__(self):
         check_name("context feature", self.name)
         owner = f"context feature {self.name!r}"
         set_int(self, owner, "vocabulary_size", FIRST_ID)
+        _check_hash(self, owner)
         set_int(self, owner, "dim", 1)
         set_int(self, owner, "max_values", 1)
 
@@ -227,6 +235,18 @@ class NumericContext:
                 f"`deviation` of context feature {self.name!r} must be positive. "
                 f"Received: deviation={self.deviation!r}"
             )
+
+
+def _check_hash(part: Feature | CategoricalContext, owner: str) -> None:
+    set_int(part, owner, "hash_buckets", 0)
+    if not part.hash_buckets:
+        return
+    if part.vocabulary or part.vocabulary_size != part.hash_buckets + FIRST_ID:
+        raise SchemaError(
+            f"{owner} is hashed: it has no vocabulary file, and `vocabulary_size` is "
+            f"`hash_buckets` + {FIRST_ID}. Received: hash_buckets={part.hash_buckets}, "
+            f"vocabulary_size={part.vocabulary_size}, vocabulary={part.vocabulary!r}"
+        )
 
 
 def check_name(kind: str, name: Any) -> None:

@@ -18,6 +18,7 @@ import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from tfdare.schema import PACKED as PACKED_ARRAYS
 from tfdare.schema import CategoricalContext, NumericContext
 
 
@@ -125,13 +126,23 @@ def _example_class():
 Example = _example_class()
 
 
-def encode(record: UserRecord) -> bytes:
-    """The record as a serialized ``Example``; equal records give equal bytes."""
+def encode(record: UserRecord, encoding: str = PACKED_ARRAYS) -> bytes:
+    """The record as a serialized ``Example``; equal records give equal bytes.
+
+    Args:
+        record: UserRecord.
+        encoding: str. `Schema.encoding`: arrays as bytes, or as int64 and float lists.
+    """
     example = Example()
     feature = example.features.feature
 
     def put(name, dtype, values):
-        feature[name].bytes_list.value.append(np.ascontiguousarray(values, dtype).tobytes())
+        if encoding == PACKED_ARRAYS:
+            feature[name].bytes_list.value.append(np.ascontiguousarray(values, dtype).tobytes())
+        elif dtype == "<f4":
+            feature[name].float_list.value.extend(np.asarray(values).tolist())
+        else:
+            feature[name].int64_list.value.extend(np.asarray(values).tolist())
 
     feature["user"].bytes_list.value.append(record.user.encode())
     for name, values in record.history.items():
@@ -151,7 +162,7 @@ def encode(record: UserRecord) -> bytes:
 def decode(
     data: bytes, names: tuple[str, ...], context: Mapping[str, str] | None = None
 ) -> UserRecord:
-    """Inverse of :func:`encode`.
+    """Inverse of :func:`encode`, of either encoding.
 
     Args:
         data: bytes. A serialized ``Example``.
@@ -168,7 +179,10 @@ def decode(
         raise ValueError(f"Not a serialized Example: {error}") from error
 
     def get(name, dtype):
-        if name not in feature or len(feature[name].bytes_list.value) != 1:
+        kind = feature[name].WhichOneof("kind") if name in feature else None
+        if kind in ("int64_list", "float_list"):
+            return np.array(getattr(feature[name], kind).value, dtype)
+        if kind is None or len(feature[name].bytes_list.value) != 1:
             raise ValueError(f"Record without feature {name!r}. Received: {sorted(feature)}")
         return np.frombuffer(feature[name].bytes_list.value[0], dtype)
 

@@ -110,6 +110,8 @@ def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str
     os.makedirs(path, exist_ok=True)
     write_json(os.path.join(path, OPTIONS), options)
     for part in schema.categorical:
+        if part.hash_buckets:
+            continue
         copy = os.path.join(path, part.vocabulary)
         os.makedirs(os.path.dirname(copy), exist_ok=True)
         shutil.copyfile(sequences.vocabulary_path(part.name), copy)

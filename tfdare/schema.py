@@ -29,12 +29,13 @@ from tfdare.features import (
 )
 
 __all__ = [
-    "FIRST_ID", "MAX_GAP", "OOV_ID", "PADDING_ID", "SCHEMA_VERSION", "CategoricalContext",
-    "Feature", "NumericContext", "Position", "Schema", "SchemaError", "TimeGap",
+    "FIRST_ID", "LISTS", "MAX_GAP", "OOV_ID", "PACKED", "PADDING_ID", "SCHEMA_VERSION",
+    "CategoricalContext", "Feature", "NumericContext", "Position", "Schema", "SchemaError",
+    "TimeGap",
 ]
 
 SCHEMA_VERSION = 2
-ENCODINGS = ("packed",)
+PACKED, LISTS = ENCODINGS = ("packed", "lists")
 _CONTEXT_KINDS = {"categorical": CategoricalContext, "numeric": NumericContext}
 _DIMS = ("attention_dim", "representation_dim", "dim")
 
@@ -50,7 +51,8 @@ class Schema:
         position: Position. Bucketing and dimensions of the position feature.
         split: mapping. The protocol that cut the log into train, validation and test, with its
             options, as the Beam job wrote them.
-        encoding: str. How records hold their arrays; ``"packed"`` is little-endian bytes.
+        encoding: str. How records hold their arrays: ``"packed"`` is little-endian bytes,
+            ``"lists"`` int64 (and float) lists that any reader of ``tf.train.Example`` takes.
         time_gap: TimeGap or None. Rows and dimensions of the time between behavior and request;
             None if requests carry no ``history_time_gap``.
         context: tuple of CategoricalContext and NumericContext. What requests carry beside
@@ -165,10 +167,8 @@ class Schema:
         return {
             "version": SCHEMA_VERSION,
             **dataclasses.asdict(self),
-            "features": [dataclasses.asdict(feature) for feature in self.features],
-            "context": [
-                {"kind": kinds[type(part)], **dataclasses.asdict(part)} for part in self.context
-            ],
+            "features": [_plain(feature) for feature in self.features],
+            "context": [{"kind": kinds[type(part)], **_plain(part)} for part in self.context],
         }
 
     @classmethod
@@ -225,6 +225,14 @@ class Schema:
         """Reads ``path`` (a ``schema.json``)."""
         with opener(path, "r") as file:
             return cls.from_json(file.read())
+
+
+def _plain(part: Feature | CategoricalContext | NumericContext) -> dict[str, Any]:
+    """Its fields; ``hash_buckets`` only where ids are hashed."""
+    data = dataclasses.asdict(part)
+    if not data.get("hash_buckets"):
+        data.pop("hash_buckets", None)
+    return data
 
 
 def _context(data: Any) -> CategoricalContext | NumericContext:

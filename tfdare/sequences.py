@@ -98,6 +98,11 @@ class Sequences:
         for part in parts:
             if part.name == name and part.vocabulary:
                 return os.path.join(self.path, part.vocabulary)
+            if part.name == name and part.hash_buckets:
+                raise SchemaError(
+                    f"Feature {name!r} of {self.path!r} is hashed: its rows are shared by raw ids "
+                    "that no file lists"
+                )
         raise SchemaError(
             f"No vocabulary for feature {name!r}. Features: {tuple(part.name for part in parts)}"
         )

@@ -6,6 +6,7 @@ from typing import Mapping
 
 from tfdare.command import UsageError
 from tfdare.compat import raw, tf
+from tfdare.id_hash import GOLDEN, MULTIPLIERS, SHIFTS
 from tfdare.layers.embedding import TIME_GAP
 from tfdare.models import RequestModel, TwoStageModel
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
@@ -43,18 +44,20 @@ class ServingModule(tf.Module):
         instead = model.embedding.compact or {}
         weights = [] if only else [raw(weight) for weight in model.weights]
         self.model_variables = [weight for weight in weights if id(weight) not in instead]
-        specs = signature_inputs(model, tf.int32 if vocabularies is None else tf.int64)
+        raw_ids = vocabularies is not None
+        specs = signature_inputs(model, tf.int64 if raw_ids else tf.int32)
         if only:
             specs = {only: specs[only]}
         parts = id_inputs(model.schema)
         names = {parts[key].name for inputs in specs.values() for key in inputs if key in parts}
         self.lookups = {}
-        if vocabularies is not None:
+        if raw_ids:
             self.lookups = {
                 part.name: _lookup(vocabularies.vocabulary_path(part.name))
-                for part in model.schema.categorical if part.name in names
+                for part in model.schema.categorical
+                if part.name in names and not part.hash_buckets
             }
-        functions = _functions(model, self.lookups)
+        functions = _functions(model, self.lookups, raw_ids)
         self.signatures_by_name = {
             name: tf.function(functions[name], autograph=False).get_concrete_function(**inputs)
             for name, inputs in specs.items()
@@ -161,14 +164,18 @@ def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.Te
     return {SEARCH: search, SCORE: score, DEFAULT: {**search, **context}}
 
 
-def _functions(model, lookups):
+def _functions(model, lookups, raw_ids):
     schema, parts = model.schema, id_inputs(model.schema)
 
     def rows(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         converted = dict(inputs)
         for key, ids in inputs.items():
             if key in parts:
-                converted[key] = _to_rows(ids, lookups.get(parts[key].name), parts[key])
+                part = parts[key]
+                converted[key] = (
+                    _hashed(ids, part) if raw_ids and part.hash_buckets
+                    else _to_rows(ids, lookups.get(part.name), part)
+                )
         if "history_length" in inputs:
             behaviors = tf.shape(inputs[f"history_{schema.item.name}"])[1]
             converted["history_length"] = tf.clip_by_value(inputs["history_length"], 0, behaviors)
@@ -204,6 +211,26 @@ def _to_rows(ids, lookup, part):
     # Gather would fail on any other row.
     known = tf.logical_and(ids >= 0, ids < part.vocabulary_size)
     return tf.where(known, ids, tf.constant(OOV_ID, ids.dtype))
+
+
+def _hashed(ids, part):
+    """:func:`tfdare.id_hash.hash_rows` in the graph, in int64: products wrap around alike."""
+    def shifted(x, bits):  # zeros come in from the left
+        return tf.bitwise.bitwise_and(
+            tf.bitwise.right_shift(x, tf.constant(bits, tf.int64)),
+            tf.constant((1 << (64 - bits)) - 1, tf.int64),
+        )
+
+    def signed(number):
+        return tf.constant(number - (1 << 64) if number >= 1 << 63 else number, tf.int64)
+
+    x = ids + signed(GOLDEN)
+    for shift, multiplier in zip(SHIFTS, MULTIPLIERS):
+        x = tf.bitwise.bitwise_xor(x, shifted(x, shift)) * signed(multiplier)
+    x = tf.bitwise.bitwise_xor(x, shifted(x, SHIFTS[2]))
+    rows = tf.math.floormod(shifted(x, 1), tf.constant(part.hash_buckets, tf.int64)) + FIRST_ID
+    rows = tf.cast(tf.where(ids < 0, tf.constant(OOV_ID, tf.int64), rows), tf.int32)
+    return tf.where(ids == NO_VALUE, PADDING_ID, rows) if part.max_values > 1 else rows
 
 
 def _lookup(path):

@@ -67,7 +67,16 @@ def _grown(run: Run, sequences: Sequences) -> dict[str, int]:
             f"Received: {names[1]}"
         )
     trained_on, grown = run.sequences_for_lookup(), {}
+    hashed = [{part.name: part.hash_buckets for part in parts} for parts in (before, after)]
     for name in names[0]:
+        if hashed[0][name] != hashed[1][name]:
+            raise SchemaError(
+                f"--warm_start {run.path!r}: {name!r} had {hashed[0][name]} hash buckets, now "
+                f"{hashed[1][name]}"
+            )
+        if hashed[0][name]:
+            grown[name] = 0
+            continue
         old, new = trained_on.vocabulary(name), sequences.vocabulary(name)
         same = old[: len(new)] == new[: len(old)]
         if len(new) < len(old) or not same.all():

@@ -11,7 +11,10 @@ def held_out(length, fraction=0.1, least=2, most=30):
     return list(range(length - tests - validations, length - tests)), test
 
 
-def sequences(rows, min_events, train_start, train_stride=3, min_count=1, keep_duplicates=False):
+def sequences(
+    rows, min_events, train_start, train_stride=3, min_count=1, keep_duplicates=False,
+    coarse_clock=False,
+):
     """What the pipeline should make of (user, item, category, time) rows, but for the negatives.
 
     Returns:
@@ -49,13 +52,20 @@ def sequences(rows, min_events, train_start, train_stride=3, min_count=1, keep_d
         validation, test = held_out(len(found))
         train = list(range(train_start, validation[0], train_stride))
         for split, positions in (("train", train), ("validation", validation), ("test", test)):
+            times = [time for time, *_ in found]
+            seen = [
+                place if coarse_clock else sum(time < times[place] for time in times)
+                for place in positions
+            ]
+            positions = [place for place, before in zip(positions, seen) if before]
+            seen = [before for before in seen if before]
             if positions:
-                last = positions[-1]
+                last = seen[-1]
                 records[user, split] = {
-                    "position": positions,
+                    "position": seen,
                     "history_item": items[:last],
                     "history_category": categories[:last],
-                    "time": [time for time, *_ in found][:last],
+                    "time": times[:last],
                     "target": [(items[p], categories[p]) for p in positions],
                 }
     touched = {user: {item for _, _, item, _ in found} for user, found in users.items()}

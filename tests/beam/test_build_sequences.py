@@ -52,13 +52,16 @@ def same_sequences(one, other):
     return True
 
 
-@pytest.mark.parametrize("min_count, duplicates", [(1, "drop"), (3, "keep")])
-def test_equals_a_plain_python_reference(prepare, log, min_count, duplicates):
+@pytest.mark.parametrize(
+    "min_count, duplicates, clock", [(1, "drop", ()), (3, "keep", ("--coarse_clock",))]
+)
+def test_equals_a_plain_python_reference(prepare, log, min_count, duplicates, clock):
     rows = made_up_rows()
-    outcome = prepare(log, "--min_count", min_count, "--duplicates", duplicates, *SMALL)
+    outcome = prepare(log, "--min_count", min_count, "--duplicates", duplicates, *SMALL, *clock)
     assert outcome.code == 0, outcome.err
     vocabularies, expected, touched, own = reference.sequences(
-        rows, 8, 2, min_count=min_count, keep_duplicates=duplicates == "keep"
+        rows, 8, 2, min_count=min_count, keep_duplicates=duplicates == "keep",
+        coarse_clock=bool(clock),
     )
     sequences = outcome.sequences
     for name, pairs in vocabularies.items():

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from beam_jobs.catalog import Catalog
 from beam_jobs.hashing import combine, hash_strings, unit_interval
 from beam_jobs.negatives import Negatives
+from beam_jobs.sessions import draw_from_sessions, sessions
+from tests.beam.conftest import SMALL
 
 
 def catalog(counts):
@@ -154,3 +156,104 @@ def test_the_power_is_an_option(prepare, tmp_path):
     assert runs["alike"].sequences.schema.split["negative_alpha"] == 0
     refused = prepare(path, *common, "--negative_alpha", "1.5", output="refused")
     assert refused.code == 2 and "must be from 0 to 1. Received: 1.5" in refused.err
+
+
+def test_draws_from_the_group_of_an_item_as_long_as_it_lasts():
+    counts = np.array([50, 40, 30, 20, 10, 5])
+    group = np.array([1, 2, 1, 2, 1, 2])
+    sampler = Negatives(
+        catalog(counts), np.array([5, 6], np.uint64), np.array([0, 0, 0, 1]),
+        np.array([0, 1, 3, 4]), 1, group=group,
+    )
+    users, like = np.repeat([0, 1], 30_000), np.tile([0, 2, 5], 20_000)
+    drawn = sampler.draw(users, np.arange(60_000), 2, like)
+    for user, near, want in [
+        (0, 0, {2: 30 / 40, 4: 10 / 40}),  # the user touched 0, 1, 3; items 2 and 4 are left of 1
+        (0, 5, {5: 1.0}),
+        (1, 0, {0: 50 / 80, 2: 30 / 80}),
+    ]:
+        some = drawn[(users == user) & (like == near)]
+        share = np.bincount(some[:, 0], minlength=6) / len(some)
+        np.testing.assert_allclose(share, [want.get(i, 0) for i in range(6)], atol=0.015)
+        assert (some[:, 0] != some[:, 1]).all()
+    alone = drawn[(users == 0) & (like == 5)]
+    assert set(alone[:, 1].tolist()) == {2, 4}  # nothing more in its group: from all items
+    plain = Negatives(catalog(counts), np.array([5], np.uint64), np.zeros(1, np.int64),
+                      np.array([0]), 1)
+    grouped = Negatives(catalog(counts), np.array([5], np.uint64), np.zeros(1, np.int64),
+                        np.array([0]), 1, group=np.ones(6, np.int64))
+    one = np.zeros(50, np.int64), np.arange(50), 3
+    np.testing.assert_array_equal(plain.draw(*one), grouped.draw(*one, np.full(50, -1)))
+    np.testing.assert_array_equal(plain.draw(*one), grouped.draw(*one, np.full(50, 2)))
+
+
+def plain_sessions(rows, gap):
+    """Items of every session by the user, and the session of every event."""
+    found, of = [], []
+    for number, (user, item, time) in enumerate(rows):
+        before = rows[number - 1] if number else None
+        if before is None or before[0] != user or time - before[2] > gap:
+            found.append([])
+        found[-1].append(item)
+        of.append(len(found) - 1)
+    return found, of
+
+
+def test_draws_from_sessions_are_its_other_items():
+    random = np.random.default_rng(0)
+    rows = sorted((int(random.integers(3)), int(random.integers(-1, 9)), int(random.integers(300)))
+                  for _ in range(200))
+    rows = sorted(rows, key=lambda row: (row[0], row[2]))
+    user, item, time = (np.array(part) for part in zip(*rows))
+    found, of = plain_sessions(rows, 5)
+    session = sessions(user, time, 5)
+    assert session.tolist() == of and 3 < max(map(len, found)) < 60
+    event = np.arange(0, 200, 3)
+    key = combine(user[event], event, 1)
+    drawn = draw_from_sessions(session, item, event, key, 3)
+    for place, row in zip(event.tolist(), drawn.tolist()):
+        others = set(found[of[place]]) - {int(item[place]), -1}
+        chosen = [one for one in row if one >= 0]
+        assert set(chosen) <= others and len(set(chosen)) == len(chosen) == min(3, len(others))
+    assert (drawn >= 0).any() and (drawn < 0).any()
+    alone = np.concatenate([
+        draw_from_sessions(session, item, event[i : i + 1], key[i : i + 1], 3)
+        for i in range(len(event))
+    ])
+    np.testing.assert_array_equal(drawn, alone)
+
+
+@pytest.mark.parametrize("origin", ["category", "session"])
+def test_where_negatives_come_from_is_an_option(prepare, log, origin):
+    common = (*SMALL, "--coarse_clock")
+    plain = prepare(log, *common)
+    run = prepare(log, *common, "--negatives_from", origin, "--session_gap", "3", output="run")
+    again = prepare(log, *common, "--negatives_from", origin, "--session_gap", "3",
+                    "--buckets", "5", "--chunk_bytes", "300", output="again")
+    assert run.code == again.code == 0, run.err
+    assert run.manifest["digests"] == again.manifest["digests"]
+    assert run.manifest["digests"]["vocabularies"] == plain.manifest["digests"]["vocabularies"]
+    assert run.sequences.schema.split["negatives_from"] == origin
+    assert "negatives_from" not in plain.sequences.schema.split
+    same, total = {}, {}
+    for name, outcome in {"plain": plain, "run": run}.items():
+        for record in outcome.sequences.records("train"):
+            first = np.cumsum(record.target_length) - record.target_length
+            clicked = np.repeat(record.target["category"][first], record.target_length)
+            others = record.label == 0
+            alike = record.target["category"][others] == clicked[others]
+            if origin == "session":  # items of the user's own
+                alike = np.isin(record.target["item"][others], record.history["item"])
+            same[name] = same.get(name, 0) + int(alike.sum())
+            total[name] = total.get(name, 0) + int(others.sum())
+    assert same["run"] / total["run"] > 2 * same["plain"] / total["plain"]
+
+
+def test_origins_that_do_not_fit(prepare, log):
+    for more, words in [
+        (("--negatives_from", "friends"), "must be catalog or category or session"),
+        (("--negatives_from", "category", "--columns", "category="), "needs a second feature"),
+        (("--session_gap", "-1"), "--session_gap must be at least 0. Received: -1"),
+    ]:
+        refused = prepare(log, *SMALL, *more, output="refused")
+        assert refused.code == 2 and words in refused.err, refused.err

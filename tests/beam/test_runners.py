@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -21,12 +22,19 @@ def worker_pool():
     pool = subprocess.Popen(
         [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main",
          f"--service_port={port}"],
-        stderr=subprocess.PIPE, text=True, env=environment,
+        stderr=subprocess.DEVNULL, env=environment,
     )
-    assert any("Started worker pool" in line for line in pool.stderr)
+    while not _listens(port):
+        assert pool.poll() is None, f"the worker pool ended with {pool.returncode}"
+        time.sleep(0.1)
     yield f"localhost:{port}"
     pool.kill()
-    pool.communicate()
+    pool.wait()
+
+
+def _listens(port):
+    with socket.socket() as caller:
+        return caller.connect_ex(("localhost", port)) == 0
 
 
 def test_a_portable_runner_gives_the_same_sequences(prepare, tmp_path, worker_pool):

@@ -13,6 +13,7 @@ from beam_jobs.catalog import Catalog
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents, RejectedRows, pack_order
 from beam_jobs.formats import make_format
 from beam_jobs.inputs import find_files, plan
+from beam_jobs.negatives import Sampling
 from beam_jobs.requests import RECORDS, BuildRequests, Shard
 from beam_jobs.rows import Events, Rejected
 from beam_jobs.sorting import DUPLICATE, HISTORIES, Histories, SortHistories
@@ -180,13 +181,13 @@ def test_build_requests_cuts_records(pipeline, tmp_path):
     )
     write_file(str(tmp_path / "catalog.arrow"), catalog.save)
     learned = pipeline | "Learned" >> Create(
-        [{"catalog": str(tmp_path / "catalog.arrow"), "context": {}, "given": {}}]
+        [{"catalog": str(tmp_path / "catalog.arrow"), "context": {}, "given": {}, "hashed": {}}]
     )
     users = {"a": [(t % 4, 9, t) for t in range(12)], "b": [(99, 1, t) for t in range(9)]}
     built = (
         pipeline
         | Create([histories(users, bucket=3)])
-        | BuildRequests(learned, FORM, LastFraction(0.1, 3, 30, 2, 3), 2, seed=1)
+        | BuildRequests(learned, FORM, LastFraction(0.1, 3, 30, 2, 3), Sampling(2, 1))
     )
 
     def check(shards):

@@ -160,11 +160,11 @@ def polars(log: str, folder: str) -> str:
                for name in ("item", "category", "time", "order")}
     length = users["len"].to_numpy().astype(np.int64)
     histories = Histories(0, users["user"].to_list(), length, columns)
-    counts = count_items(histories, asked.protocol, asked.form)
+    counts = count_items(histories, asked.protocol, asked.form, asked.form.features)
     learned = Learned(make_catalog(counts, asked.form.features, asked.min_count))
     digests = {}
     for split, records, _ in build_requests(
-        histories, learned, asked.form, asked.protocol, asked.negatives, asked.seed
+        histories, learned, asked.form, asked.protocol, asked.sampling
     ):
         data = [encode(record) for record in records]
         with open(f"{folder}/{split}.tfrecord", "wb") as file:

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from dataclasses import dataclass, field
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 from tfdare.analysis.findings import FAILS, HOLDS, Finding
 
@@ -46,13 +46,13 @@ class Section:
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
 
 
-def render(title: str, facts: Sequence[str], found: Sequence[Finding], sections: Sequence[Section]
+def render(title: str, facts: Iterable[str], found: Sequence[Finding], sections: Sequence[Section]
            ) -> str:
     """The page.
 
     Args:
         title: str.
-        facts: sequence of str. Lines about data and models.
+        facts: iterable of str. Lines about data and models.
         found: sequence of Finding.
         sections: sequence of Section.
     """
@@ -82,7 +82,9 @@ def _findings(found):
     rows = []
     for one in found:
         kind = {HOLDS: "holds", FAILS: "fails"}.get(one.verdict, "open")
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in (one.claim, one.paper, one.here))
+        cells = "".join(
+            f"<td>{html.escape(text)}</td>" for text in (one.claim, one.paper, one.here)
+        )
         rows.append(f"<tr>{cells}<td class='verdict {kind}'>{html.escape(one.verdict)}</td></tr>")
     return ("<table><tr><th>claim</th><th>in the paper</th><th>on this data</th><th></th></tr>"
             + "".join(rows) + "</table>")

@@ -1,4 +1,4 @@
-"""A run's training once more, watched: what its sides send to the tables, and how fast it learns."""
+"""A run's training once more, watched: what each side sends to the tables, how fast it learns."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def search_quality(
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     joined["user"] = np.unique(joined["user"], return_inverse=True)[1]
     values = {key: np.concatenate(parts) for key, parts in found.items()}
-    slices = {"by_length": by_edges(joined["length"]), "by_frequency": by_edges(joined["frequency"])}
+    slices = {f"by_{name}": by_edges(joined[name]) for name in ("length", "frequency")}
     numbers: dict[str, Any] = {
         "split": split, "top_k": top_k, "targets": int(joined["user"].size),
         "users": int(joined["user"].max()) + 1, "truths": {},

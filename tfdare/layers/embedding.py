@@ -290,8 +290,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
     def _distance_score(self, name, table, row):
         if table is None:
             return None
-        compact = self._compact(table)
-        ids = tf.range(table.shape[0])
+        compact, ids = self._compact(table), tf.range(table.shape[0])
         table = tf.convert_to_tensor(raw(table)) if compact is None else compact.whole()
         table = self._heard(table, ids, "attention", name)
         by_row = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
