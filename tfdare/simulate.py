@@ -152,7 +152,9 @@ def _run(arguments: argparse.Namespace) -> None:
     for name in filter(None, (arguments.output, arguments.plot)):
         if os.path.isdir(name):
             which = "output" if name == arguments.output else "plot"
-            raise UsageError(f"`--{which}` must be a file, not a folder. Received: --{which} {name}")
+            raise UsageError(
+                f"`--{which}` must be a file, not a folder. Received: --{which} {name}"
+            )
         try:
             os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
         except OSError as error:
@@ -200,7 +202,8 @@ def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> Non
     )
     print(
         f"{sample.rows:,} rows, {sample.unreadable:,} unreadable; fitted to "
-        f"{sample.views.user.size:,} page views of {sample.users:,} users" , flush=True
+        f"{sample.views.user.size:,} page views of {sample.users:,} users",
+        flush=True,
     )
 
     def say(line: str) -> None:
