@@ -116,5 +116,12 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
     if pairs:
         axes[1].axvline(0, color="black", linewidth=0.8)
         axes[1].set_yticklabels([])
+        axes[1].set_title(f"{pairs[0].split(' - ')[0]} minus each other, in the other's color")
     axes[0].set_title(f"{metric} by slice, 95% intervals over users")
-    return finish(figure)
+    handles, names = axes[0].get_legend_handles_labels()
+    finish(figure)
+    for axis in axes:
+        axis.get_legend().remove()  # points may lie anywhere
+    figure.legend(handles, names, frameon=False, fontsize=8, loc="outside lower center",
+                  ncols=len(names))
+    return figure

@@ -244,7 +244,7 @@ def _heat_map(axes, values, categories, positions) -> None:
     image = axes.imshow(values, aspect="auto", cmap="YlOrRd", vmin=0,
                         vmax=np.quantile(known, 0.99) if known.size else None)
     axes.figure.colorbar(image, ax=axes, pad=0.02)
-    every = max(1, len(positions) // 5)
+    every = max(1, len(positions) // 3)
     axes.set_xticks(range(0, len(positions), every), positions[::every])
     axes.set_yticks(range(len(categories)), categories)
     axes.set_xlabel("position, 1 is the newest")

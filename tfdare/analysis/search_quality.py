@@ -217,6 +217,7 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
                     label=model,
                 )
                 axis.set_xticks(range(len(one[kind]["titles"])), one[kind]["titles"])
+                axis.set_xlim(-0.5, len(one[kind]["titles"]) - 0.3)
         whole.set_xticks(range(len(found["models"])), list(found["models"]))
         whole.margins(y=0.15)
         whole.set_title(f"{what}: {TRUTHS.get(truth, truth)}")
