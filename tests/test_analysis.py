@@ -42,6 +42,7 @@ from tfdare.models import build_model
 from tfdare.mutual_information import InterestCounts
 from tfdare.runs import load_run
 from tfdare.sequences import open_sequences
+from tfdare.slices import METRICS
 from tfdare.training import compile_model, train
 
 USERS = 120
@@ -290,6 +291,21 @@ def test_planted_truth_is_what_was_planted(simulated):
     assert relevant
 
 
+def test_evaluate_command_compares_two_runs(simulated, capsys):
+    argv = ["evaluate", "--run", str(simulated / "TWIN"), "--sequences",
+            str(simulated / "sequences"), "--resamples", "10"]
+    assert tfdare([*argv, "--against", str(simulated / "DARE-paper")]) == 0
+    out = capsys.readouterr().out
+    assert "TWIN - DARE-paper" in out and "events of the user" in out
+    written = json.loads((simulated / "TWIN" / "evaluation.json").read_text())
+    whole = written["slices"]["all"]["parts"][0]
+    metrics = json.loads((simulated / "TWIN" / "metrics.json").read_text())["test"]
+    for metric in METRICS:
+        assert whole["models"]["TWIN"][metric]["estimate"] == pytest.approx(metrics[metric])
+    assert tfdare([*argv[:-1], "0"]) == 2
+    assert "--resamples must be positive" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def analysis(simulated):
     argv = ["--run", str(simulated / "DARE-paper"), "--against", str(simulated / "TWIN"),
@@ -369,7 +385,7 @@ def test_the_readme_names_what_is_there():
 
 def test_efficiency_reads_a_comparison(tmp_path, folder):
     argv = ["compare", "--sequences", folder.path, "--output", str(tmp_path / "c"), "--models",
-            "DARE-paper", "TWIN", "--attention_dims", "2", "4", "--representation_dims", "4",
+            "DARE-paper", "--attention_dims", "2", "4", "--representation_dims", "4",
             "--seeds", "1", "--epochs", "1", "--batch_size", "32", "--top_k", "3"]
     assert tfdare(argv) == 0
     found = efficiency(str(tmp_path / "c"), resamples=20)

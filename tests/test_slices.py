@@ -1,7 +1,5 @@
 """Metrics by slice, against the whole-split functions on the rows of each slice alone."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -10,10 +8,9 @@ from tests.test_evaluation import Knower
 from tfdare.bootstrap import ratio_interval, resampled_ratios, resamples_of
 from tfdare.calibration import expected_calibration_error, normalized_entropy
 from tfdare.compat import tf
-from tfdare.evaluation import main, predict
+from tfdare.evaluation import predict
 from tfdare.metrics import auc, auc_by_group, gauc, logloss
 from tfdare.slices import METRICS, Resampled, by_edges, evaluate_in_full, slices_of, slices_table
-from tfdare.training import train
 
 
 class Guesser(tf.Module):
@@ -144,20 +141,3 @@ def test_auc_by_group():
     value, size = auc_by_group([1, 0, 0, 1], [0.9, 0.1, 0.9, 0.4], [0, 0, 2, 2], groups=4)
     assert size.tolist() == [2, 0, 2, 0]
     assert value[[0, 2]].tolist() == [1.0, 0.0] and np.isnan(value[[1, 3]]).all()
-
-
-def test_evaluate_command_compares_two_runs(tmp_path, folder, capsys):
-    for model in ("DARE-paper", "TWIN"):
-        train(folder.path, str(tmp_path / model), model, epochs=1, batch_size=64, top_k=3,
-              verbose=0)
-    argv = ["--run", str(tmp_path / "TWIN"), "--sequences", folder.path, "--resamples", "10"]
-    assert main([*argv, "--against", str(tmp_path / "DARE-paper")]) == 0
-    out = capsys.readouterr().out
-    assert "TWIN - DARE-paper" in out and "events of the user" in out
-    written = json.loads((tmp_path / "TWIN" / "evaluation.json").read_text())
-    whole = written["slices"]["all"]["parts"][0]
-    metrics = json.loads((tmp_path / "TWIN" / "metrics.json").read_text())["test"]
-    for metric in METRICS:
-        assert whole["models"]["TWIN"][metric]["estimate"] == pytest.approx(metrics[metric])
-    assert main([*argv[:-1], "0"]) == 2
-    assert "--resamples must be positive" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def auc_by_group(label, score, group, groups: int = 0) -> tuple[np.ndarray, np.n
         group: int ``[n]``, not negative.
         groups: int. How many there are at least.
     """
-    label = (np.asarray(label) > 0.5).astype(np.float64)
+    label, group = (np.asarray(label) > 0.5).astype(np.float64), np.asarray(group)
     order = np.lexsort((score, group))
     label, group, score = label[order], group[order], np.asarray(score)[order]
     size = np.bincount(group, minlength=groups)
