@@ -1,13 +1,17 @@
 """``tfdare verify``: a run, its servables and servers of them, compared; and one that is skewed."""
 
+import contextlib
+import io
 import json
 import pathlib
+import re
 
 import pytest
 
 from serving.verify import main
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, write_folder
 from tests.harness import randomize
+from tfdare import export
 from tfdare.export import export_servables
 from tfdare.layers import Head, TopKSearch
 from tfdare.models import DARE
@@ -33,7 +37,11 @@ def trained(tmp_path_factory):
     trained = model(0)
     trained.save(f"{run}/model.keras")
     export_servables(trained, str(base / "good"), sequences, "m", split=True)
-    export_servables(trained, str(base / "int8"), sequences, "m", attention_dtype="int8")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert export.main(["--run", run, "--output", str(base / "int8"), "--name", "m", "--split",
+                            "--attention_dtype", "int8", "--sequences", sequences.path]) == 0
+    (base / "int8" / "said").write_text(said.getvalue())
     export_servables(model(1), str(base / "other"), sequences, "m")
     return base
 
@@ -95,6 +103,24 @@ def test_a_server_with_another_model_is_found_out(verify, server):
     assert "server, signature serving_default: attention_score differs by" in said.err
     assert "for user 'u" in said.err and "at [0, " in said.err
     assert "session" not in said.err
+
+
+def test_export_says_what_the_halves_hold_and_what_is_lost(trained):
+    said = (trained / "int8" / "said").read_text().splitlines()
+    names = ["m", "m_search", "m_score"]
+    for line, name, signatures in zip(said, names, ("search, score, serving_default", "search",
+                                                    "score")):
+        assert re.match(rf".*/{name}/1: {signatures} ran through the session loader", line), line
+    report = json.loads((trained / "int8/m/1/assets.extra/attention.json").read_text())
+    assert report["measured_on"] == "test requests of sequences" and report["targets"] > 20
+    assert re.fullmatch(
+        rf"attention tables as int8: {report['bytes']:,} bytes, 0\.\d\d of float32's; recall@5 "
+        rf"{report['recall@5']:.4f} against float32 over {report['targets']} targets "
+        r"\(test requests of sequences\)", said[3],
+    ), said[3]
+    sizes = [int(re.fullmatch(rf"{name}: ([\d,]+) bytes of variables", line)[1].replace(",", ""))
+             for name, line in zip(names, said[4:])]
+    assert max(sizes[1:]) < sizes[0]
 
 
 def test_compact_tables_are_compared_with_what_they_stand_for(verify):
