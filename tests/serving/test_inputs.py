@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from serving.client import Client, ServingError, one_request, score_inputs, stack
-from serving.lookup import UNSEEN_VALUE, RawIds, candidates, newest_request
+from serving.lookup import candidates, newest_request
 from serving.query import main
 from serving.requests import NO_VALUE, search_inputs
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_record, make_splits, write_folder
+from tfdare.raw_ids import UNSEEN_VALUE, RawIds
 from tfdare.schema import MAX_GAP
 
 PARTS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
