@@ -33,6 +33,10 @@ OPTIONS = {
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
     "grpc.so_reuseport": 0,  # a second server on the same port must fail, not share it
+    # A loop that is held up while a version loads has calls waiting: they are answered late, where
+    # gRPC's own limits of 1,000 and 3,000 would cancel them.
+    "grpc.server.max_pending_requests": 100_000,
+    "grpc.server.max_pending_requests_hard_limit": 100_000,
 }
 _NOT_SERVED = ("Classify", "Regress", "MultiInference")
 

@@ -226,3 +226,24 @@ def test_flags_that_do_not_go_together(flags, message, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--model_base_path", "x", *flags])
     assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+# --- calls that wait ---
+
+
+def test_calls_that_wait_while_the_loop_is_held_up_are_answered():
+    from serving.server.api import Api
+    from serving.server.manager import Manager
+    from serving.server.server import Listen, Server
+
+    server = Server(Api(Manager(load=None)), Listen())  # without models
+    server.start()
+    try:
+        server._loop.call_soon_threadsafe(time.sleep, 3)  # as a load can, which holds the lock
+        with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+            call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            waiting = [call.future(b"", timeout=60) for _ in range(3500)]
+            codes = {future.code() for future in waiting}
+    finally:
+        server.stop()
+    assert codes == {Code.INVALID_ARGUMENT}  # no model named; gRPC alone would cancel some
