@@ -103,23 +103,33 @@ def publish(source: str, base: str, version: int, broken: bool = False) -> None:
     os.rename(aside, os.path.join(base, str(version)))
 
 
-class Garbage:
-    """A client that sends what no server can use, again and again, until it is stopped."""
+class _Beside:
+    """What runs in a thread inside a ``with`` block; :meth:`_run` ends soon after `_stop` is set."""
 
-    def __init__(self, address: str, name: str, seed: int = 0):
-        self.codes: dict[str, int] = {}
-        self._random = np.random.default_rng(seed)
-        self._address, self._name = address, name
+    def __init__(self):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Garbage:
+    def __enter__(self):
         self._thread.start()
         return self
 
     def __exit__(self, *error) -> None:
         self._stop.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class Garbage(_Beside):
+    """A client that sends what no server can use, again and again, until it is stopped."""
+
+    def __init__(self, address: str, name: str, seed: int = 0):
+        super().__init__()
+        self.codes: dict[str, int] = {}
+        self._random = np.random.default_rng(seed)
+        self._address, self._name = address, name
 
     def _run(self):
         with grpc.insecure_channel(self._address) as channel:
@@ -143,23 +153,14 @@ class Garbage:
         return request.SerializeToString()
 
 
-class Memory:
+class Memory(_Beside):
     """Samples a server's memory until it is stopped."""
 
     def __init__(self, server: Server, every: float):
+        super().__init__()
         self.seconds: list[float] = []
         self.mib: list[float] = []
         self._server, self._every = server, every
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self):
         start = time.perf_counter()
@@ -238,7 +239,8 @@ def soak(
     (calls,) = outcome
     failed = {str(v) for v in (e["version"] for e in events if e["broken"])}
     report = {
-        "seconds": seconds, "share": share, "capacity_qps": capacity, "rate": rate, "calls": len(calls.due),
+        "seconds": seconds, "share": share, "capacity_qps": capacity, "rate": rate,
+        "calls": len(calls.due),
         "failed": calls.errors, "failed_examples": calls.examples, "wrong_answers": answers.wrong,
         "answers_by_version": {str(v): n for v, n in sorted(answers.versions.items())},
         "published": events, "garbage": dict(sorted(garbage.codes.items())),

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.catalog import Catalog
@@ -79,7 +79,6 @@ def test_an_empty_catalog_gives_none():
     assert draw([], [], requests=2).tolist() == [[-1, -1], [-1, -1]]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 1000), min_size=1, max_size=12),
     st.sets(st.integers(-1, 11)),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.splits import ByTime, LastFraction, LeaveLast, cuts, training_period
@@ -52,7 +52,6 @@ protocols = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(protocols, st.lists(st.integers(0, 400), min_size=1, max_size=6))
 def test_splits_follow_each_other(protocol, lengths):
     lengths = np.array(lengths)
@@ -73,7 +72,6 @@ def test_splits_follow_each_other(protocol, lengths):
             assert test[-1] == length - 1
 
 
-@settings(deadline=None)
 @given(protocols, st.lists(st.integers(0, 200), min_size=2, max_size=5))
 def test_users_do_not_touch_each_other(protocol, lengths):
     together = cuts(protocol, np.array(lengths))

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.catalog import Catalog, Vocabulary
@@ -23,7 +23,6 @@ from beam_jobs.values import floats, several
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None)
 @given(st.lists(FLOATS | st.just(math.nan), max_size=30), st.integers(0, 30))
 def test_moments_are_exact_and_know_no_order(values, cut):
     known = [Fraction(value) for value in values if value == value]
