@@ -75,7 +75,7 @@ class Manager:
         self._serving: dict[str, dict[int, Servable]] = {}
         self._states: dict[str, dict[int, VersionState]] = {}
         self._refreshing = threading.Lock()  # one change of versions at a time
-        self._leaving: set[threading.Thread] = set()
+        self._leaving: dict[tuple[str, int], threading.Thread] = {}
         self._unreadable: set[str] = set()
 
     # --- what requests ask ---
@@ -216,7 +216,7 @@ class Manager:
         with self._lock:
             self._configs = {}
         self.refresh()
-        for thread in list(self._leaving):
+        for thread in list(self._leaving.values()):
             thread.join()
 
     def _require_labels(self, config: ModelConfig) -> None:
@@ -253,11 +253,16 @@ class Manager:
             return True
         if state.state == State.LOADING:
             return time.monotonic() >= state.retry_at
+        if state.state == State.UNLOADING:  # wanted again: loaded once it is gone
+            return True
         failed_before = state.code is not _OK and state.folder == _identity(path)
         return state.state == State.END and not failed_before
 
     def _load_all(self, due: list[tuple[str, int, str]]) -> None:
         for name, version, path in due:
+            leaving = self._leaving.get((name, version))
+            if leaving is not None:
+                leaving.join()
             before = self._states.get(name, {}).get(version)
             attempts = before.attempts if before and before.state == State.LOADING else 0
             self._set(name, VersionState(
@@ -303,14 +308,14 @@ class Manager:
                 self._serving.pop(name, None)
         for servable in leaving:
             thread = threading.Thread(target=self._unload, args=(name, servable), daemon=True)
-            self._leaving.add(thread)
+            self._leaving[name, servable.version] = thread
             thread.start()
 
     def _unload(self, name: str, servable: Servable) -> None:
         servable.close()
         self._set(name, VersionState(servable.version, State.END))
         self._said(f"Unloaded {name} version {servable.version}.")
-        self._leaving.discard(threading.current_thread())
+        self._leaving.pop((name, servable.version))
 
     def _next_retry(self) -> float | None:
         with self._lock:

@@ -186,6 +186,24 @@ def test_calls_under_way_on_a_version_that_leaves_are_finished(
     until(lambda: seen(manager) == {1: "AVAILABLE", 2: "END"})
 
 
+def test_a_version_wanted_again_while_it_leaves_comes_back(managed, config):
+    manager, spec = managed(), model_pb2.ModelSpec(name="two")
+    manager.configure([config])
+    without = dataclasses.replace(config, all=False, specific=(1,))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with manager.borrow(spec) as servable:  # a call on version 2
+            manager.configure([without])
+            manager.refresh()
+            manager.configure([config])
+            refreshed = pool.submit(manager.refresh)
+            time.sleep(0.1)
+            assert seen(manager) == {1: "AVAILABLE", 2: "UNLOADING"} and not refreshed.done()
+        refreshed.result(60)
+    assert seen(manager) == {1: "AVAILABLE", 2: "AVAILABLE"}
+    with manager.borrow(spec) as again:
+        assert again.version == 2 and again is not servable
+
+
 def test_a_failed_load_is_tried_again(managed, models, tmp_path):
     base = tmp_path / "dare"
     base.mkdir()
