@@ -18,7 +18,8 @@ def test_rows_are_named_once_in_the_order_of_first_appearance():
     (), (1,), (16,), (31,), (32,), (37,), (48,), (64,), (3, 5), (8, 16),
 ])
 @pytest.mark.parametrize("static", [True, False], ids=["shape known", "shape unknown"])
-def test_rows_of_any_shape_equal_the_sums_of_numpy(shape, static):
+@pytest.mark.parametrize("table_rows", [None, 9], ids=["hashed", "counted"])
+def test_rows_of_any_shape_equal_the_sums_of_numpy(shape, static, table_rows):
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 9, 40).astype(np.int32)
     values = rng.integers(-99, 99, (40, *shape)).astype(np.float32)  # sums are exact
@@ -28,7 +29,7 @@ def test_rows_of_any_shape_equal_the_sums_of_numpy(shape, static):
 
     @tf.function(input_signature=specs, autograph=False)
     def run(values, rows):
-        summed = sum_duplicates(tf.IndexedSlices(values, rows))
+        summed = sum_duplicates(tf.IndexedSlices(values, rows), table_rows)
         assert summed.values.shape.as_list() == specs[0].shape.as_list()
         return summed.values, summed.indices
 
@@ -36,27 +37,32 @@ def test_rows_of_any_shape_equal_the_sums_of_numpy(shape, static):
     wanted = np.zeros((9, *shape))
     np.add.at(wanted, rows, values)
     assert sorted(named) == sorted(set(rows))
+    assert table_rows is None or (np.diff(named) > 0).all()
     np.testing.assert_array_equal(got, wanted[named])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("ids", ["int32", "int64"])
-def test_types_stay_and_half_precision_is_added_in_full(dtype, ids):
+@pytest.mark.parametrize("table_rows", [None, 7], ids=["hashed", "counted"])
+def test_types_stay_and_half_precision_is_added_in_full(dtype, ids, table_rows):
     # One after the other, 1 + 1 + ... stops at 256 in bfloat16 and at 2,048 in float16.
     count = 2560
-    summed = sum_duplicates(tf.IndexedSlices(tf.ones([count, 2], dtype), tf.zeros([count], ids)))
+    gradient = tf.IndexedSlices(tf.ones([count, 2], dtype), tf.zeros([count], ids))
+    summed = sum_duplicates(gradient, table_rows)
     assert (summed.values.dtype, summed.indices.dtype) == (tf.as_dtype(dtype), tf.as_dtype(ids))
     assert summed.values.numpy().astype(int).tolist() == [[count, count]]
 
 
-def test_nothing_is_summed_to_nothing():
-    summed = sum_duplicates(slices([], np.zeros((0, 64))))
+@pytest.mark.parametrize("table_rows", [None, 7], ids=["hashed", "counted"])
+def test_nothing_is_summed_to_nothing(table_rows):
+    summed = sum_duplicates(slices([], np.zeros((0, 64))), table_rows)
     assert summed.values.shape == (0, 64) and summed.indices.shape == (0,)
 
 
 def test_what_is_not_finite_stays_in_its_row():
-    summed = sum_duplicates(slices([3, 5, 3], [[1.0], [np.nan], [np.inf]]))
-    np.testing.assert_array_equal(summed.values, [[np.inf], [np.nan]])
+    for table_rows in (None, 7):
+        summed = sum_duplicates(slices([3, 5, 3], [[1.0], [np.nan], [np.inf]]), table_rows)
+        np.testing.assert_array_equal(summed.values, [[np.inf], [np.nan]])
 
 
 def test_pieces_are_equal_and_neither_wide_nor_tiny():

@@ -1,5 +1,7 @@
 """Embeddings: which rows of which table answer for a behavior, a target, a position, a gap."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,7 +21,7 @@ from tfdare.layers import (
     ProjectedEmbedding,
     SharedEmbedding,
 )
-from tfdare.layers.embedding import TARGET, mean_of_values
+from tfdare.layers.embedding import HISTORY, TARGET, mean_of_values
 from tfdare.schema import Feature, Position, Schema, SchemaError, TimeGap
 
 IDS = {
@@ -163,6 +165,56 @@ def test_gradients_of_tables_are_sparse():
     for gradient in tape.gradient(total, [raw(table) for table in tables]):
         assert isinstance(gradient, tf.IndexedSlices)
         assert gradient.values.shape[0] == 6
+
+
+def looked_up(embedding, behaviors, targets):
+    """All that a step looks up."""
+    position = tf.range(1, 4)
+    return [
+        *embedding.attention_parts(behaviors), *embedding.attention_parts(targets, TARGET),
+        *embedding.representation_parts(behaviors, position),
+        *embedding.representation_parts(targets, tf.zeros([2, 2], tf.int32), TARGET),
+    ]
+
+
+@pytest.mark.parametrize("kind, tables, apart", [
+    (SharedEmbedding, 3, 12), (DecoupledEmbedding, 6, 12), (PerRoleEmbedding, 12, 12),
+])
+def test_a_table_is_read_once_for_a_whole_step(kind, tables, apart):
+    embedding = kind(rich_shared_schema())
+    embedding.build()
+    behaviors = {name: tf.constant(ids) for name, ids in RICH.items()}
+    targets = {name: tf.constant(ids[:, :2], tf.int64) for name, ids in RICH.items()}
+    of_features = {
+        id(raw(embedding.table_of(side, name, role))): raw(embedding.table_of(side, name, role))
+        for side in ("attention", "representation")
+        for role in (HISTORY, TARGET)
+        for name in embedding.schema.names
+    }
+
+    def traced(context):
+        def step():
+            with tf.GradientTape() as tape, context():
+                parts = looked_up(embedding, behaviors, targets)
+                total = sum(tf.reduce_sum(tf.square(p + i)) for i, p in enumerate(parts))
+            gradients = tape.gradient(total, list(of_features.values()))
+            return parts, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+        graph = tf.function(step, autograph=False).get_concrete_function()
+        handles = {id(graph.graph.capture(table.handle)) for table in of_features.values()}
+        reads = [
+            op for op in graph.graph.get_operations()
+            if op.type == "ResourceGather" and id(op.inputs[0]) in handles
+        ]
+        return len(reads), graph()
+
+    reads, (parts, gradients) = traced(lambda: embedding.looked_up_once(behaviors, targets))
+    reads_apart, (wanted, wanted_gradients) = traced(contextlib.nullcontext)
+    assert (reads, reads_apart) == (tables, apart) and len(of_features) == tables
+    for one, other in zip(parts, wanted):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(gradients, wanted_gradients):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_shared_embedding_is_one_variable():

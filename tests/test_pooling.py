@@ -18,7 +18,7 @@ from tfdare.layers import (
     Sum,
     TargetAwarePooling,
 )
-from tfdare.layers.pooling import pool_shared
+from tfdare.layers.pooling import pool_and_compare, pool_shared
 
 RNG = np.random.default_rng(0)
 
@@ -166,6 +166,27 @@ def test_pooling_of_a_shared_history_equals_each_candidates_own():
         pool_shared(weights, [tf.constant(behaviors), tf.constant(place)]),
         np.einsum("uqn,und->uqd", weights, whole), rtol=1e-5, atol=1e-6,
     )
+
+
+def test_pooling_and_comparing_at_once_equals_one_after_the_other():
+    weights, target = tf.constant(floats(2, 3, 5)), tf.constant(floats(2, 2, 7))
+    parts = [tf.constant(floats(2, 5, 4)), tf.constant(floats(5, 3))]
+    factors = floats(2, 3, 7), floats(2, 2, 5)
+
+    def apart():
+        whole = tf.concat([parts[0], tf.broadcast_to(parts[1], (2, 5, 3))], axis=-1)
+        return tf.matmul(weights, whole), tf.matmul(target, whole, transpose_b=True)
+
+    results, gradients = [], []
+    for compute in (lambda: pool_and_compare(weights, target, parts), apart):
+        with tf.GradientTape() as tape:
+            tape.watch([weights, target, parts])
+            outputs = compute()
+            total = sum(tf.reduce_sum(one * factor) for one, factor in zip(outputs, factors))
+        results.append(outputs)
+        gradients.append(tape.gradient(total, [weights, target, *parts]))
+    for one, other in zip(results[0] + tuple(gradients[0]), results[1] + tuple(gradients[1])):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 # Heads

@@ -120,7 +120,7 @@ def measure_table(size: int, columns: int) -> dict[str, float]:
         "adam_plain": plain_adam(adam, table),
         "adagrad_fused": fused_adagrad(table, *slots["adagrad"]),
         "sum": compiled(lambda rows, values: tf.reduce_max(
-            sum_duplicates(tf.IndexedSlices(values, rows)).values[:, 0])),
+            sum_duplicates(tf.IndexedSlices(values, rows), size).values[:, 0])),
         "sum_plain": compiled(lambda rows, values: tf.reduce_max(
             summed_by_segments(values, rows)[1][:, 0])),
     }

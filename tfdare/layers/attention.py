@@ -86,7 +86,8 @@ def add_position(scores: tf.Tensor, position_score: tf.Tensor | None) -> tf.Tens
 def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Softmax over the last axis among what `mask` keeps; zero elsewhere.
 
-    A row with nothing to keep is all zero: no behavior, no weight.
+    A row with nothing to keep is all zero: no behavior, no weight. So does the lowest number of the
+    dtype weigh nothing, which says of a behavior that it does not match at all.
 
     Args:
         scores: float ``[..., N]``.
@@ -97,7 +98,4 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """
     lowest = tf.constant(float(scores.dtype.min), scores.dtype)
     scores = tf.where(mask, scores, lowest)
-    top = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
-    top = tf.where(top > lowest, top, tf.zeros_like(top))
-    exponent = tf.where(mask, tf.exp(tf.minimum(scores - top, 0)), tf.zeros_like(scores))
-    return tf.math.divide_no_nan(exponent, tf.reduce_sum(exponent, axis=-1, keepdims=True))
+    return tf.nn.softmax(scores) * tf.cast(tf.not_equal(scores, lowest), scores.dtype)

@@ -8,6 +8,7 @@ from typing import Any, Iterator, Mapping, NamedTuple
 import numpy as np
 
 from tfdare.compat import raw, tf
+from tfdare.layers.lookups import Together
 from tfdare.schema import Feature, Schema
 
 HISTORY, TARGET = "history", "target"
@@ -63,7 +64,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
                 f"Received: initializer_stddev={initializer_stddev}"
             )
         self.initializer_stddev = initializer_stddev
-        self._recorder = None
+        self._recorder = self._together = None
         self.compact = None
 
     def build(self, input_shape=None):
@@ -114,6 +115,30 @@ class RoleEmbedding(tf.keras.layers.Layer):
             yield self._recorder.lookups
         finally:
             self._recorder = None
+
+    @contextlib.contextmanager
+    def looked_up_once(
+        self, history: Mapping[str, tf.Tensor], target: Mapping[str, tf.Tensor]
+    ) -> Iterator[None]:
+        """Reads each table once for all look-ups inside, both roles and both sides.
+
+        Args:
+            history, target: mappings of feature name to int ids, the very tensors that will be
+                looked up; other tensors are looked up as they come.
+        """
+        groups = []
+        for name in self.schema.names:
+            both = history[name], target[name]
+            one_table = all(
+                self.table_of(side, name, HISTORY) is self.table_of(side, name, TARGET)
+                for side in _SIDES
+            )
+            groups += [both] if one_table else [(ids,) for ids in both]
+        self._together = Together(groups)
+        try:
+            yield
+        finally:
+            self._together = None
 
     def table(self, name: str, rows: int, columns: int):
         """A trainable ``[rows, columns]`` weight."""
@@ -278,9 +303,14 @@ class RoleEmbedding(tf.keras.layers.Layer):
         return mean_of_values(rows, ids)
 
     def _gather(self, table, ids, side, name):
-        compact = self._compact(table)
-        # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
-        rows = tf.gather(raw(table), ids) if compact is None else compact.rows(ids)
+        compact, rows = self._compact(table), None
+        if compact is not None:
+            rows = compact.rows(ids)
+        elif self._together is not None:
+            rows = self._together.rows(table, ids)
+        if rows is None:
+            # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
+            rows = tf.gather(raw(table), ids)
         return self._heard(tf.cast(rows, self.compute_dtype), ids, side, name)
 
     def _compact(self, table):
@@ -298,6 +328,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
 
     def _heard(self, rows, ids, side, name):
         if self._recorder is not None:
+            rows = tf.identity(rows)  # each side's own, where both were read at once
             self._recorder.lookups.append(Lookup(side, name, ids, rows))
         return rows
 

@@ -108,9 +108,9 @@ class AffinityFacts(tf.keras.layers.Layer):
 def _top_and_mass(scores, real):
     """Highest score, and logarithm of the sum of exponents: ``[U, C, 2]``; 0 without behaviors."""
     lowest = tf.constant(float(scores.dtype.min), scores.dtype)
-    top = tf.reduce_max(tf.where(real, scores, lowest), axis=-1)
+    scores = tf.where(real, scores, lowest)
+    top = tf.reduce_max(scores, axis=-1)
     top = tf.where(tf.reduce_any(real, axis=-1), top, tf.zeros_like(top))
-    above = tf.minimum(scores - top[:, :, tf.newaxis], 0)
-    exponents = tf.where(real, tf.exp(above), tf.zeros_like(scores))
+    exponents = tf.exp(scores - top[:, :, tf.newaxis]) * tf.cast(real, scores.dtype)
     mass = tf.math.log(tf.maximum(tf.reduce_sum(exponents, axis=-1), 1))
     return tf.stack([top, top + mass], axis=-1)

@@ -76,14 +76,49 @@ def pool_shared(weights: tf.Tensor, behaviors) -> tf.Tensor:
     Returns:
         float ``[U, Q, sum of D_i]``.
     """
-    return tf.concat(
-        [
-            tf.matmul(weights, part) if part.shape.rank == 3
-            else tf.tensordot(weights, part, axes=1)
-            for part in in_parts(behaviors)
-        ],
-        axis=-1,
-    )
+    return in_one([
+        tf.matmul(weights, part) if part.shape.rank == 3 else tf.tensordot(weights, part, axes=1)
+        for part in in_parts(behaviors)
+    ])
+
+
+def pool_and_compare(
+    weights: tf.Tensor, target: tf.Tensor, behaviors
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sums of :func:`pool_shared` and inner products of targets and behaviors.
+
+    Args:
+        weights: float ``[U, Q, N]``.
+        target: float ``[U, C, sum of D_i]``.
+        behaviors: see :func:`pool_shared`.
+
+    Returns:
+        float ``[U, Q, sum of D_i]`` and ``[U, C, N]``.
+    """
+    parts = in_parts(behaviors)
+    targets = tf.split(target, [part.shape[-1] for part in parts], axis=-1)
+    sums, products = zip(*(
+        _both_products(weights, one, part) if part.shape.rank == 3
+        else (tf.tensordot(weights, part, axes=1), tf.tensordot(one, part, axes=[[-1], [-1]]))
+        for one, part in zip(targets, parts)
+    ))
+    return in_one(sums), tf.add_n(products)
+
+
+@tf.custom_gradient
+def _both_products(weights, target, behaviors):
+    """Behaviors get one gradient of both products, not two and a sum: they are the most bytes."""
+
+    def gradient(of_sums, of_products):
+        of_behaviors = tf.matmul(
+            tf.concat([weights, of_products], axis=1), tf.concat([of_sums, target], axis=1),
+            transpose_a=True,
+        )
+        of_weights = tf.matmul(of_sums, behaviors, transpose_b=True)
+        return of_weights, tf.matmul(of_products, behaviors), of_behaviors
+
+    sums, products = tf.matmul(weights, behaviors), tf.matmul(target, behaviors, transpose_b=True)
+    return (sums, products), gradient
 
 
 @register

@@ -40,6 +40,10 @@ class OneStageModel(RequestModel):
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         history = self._history(requests)
+        with self.embedding.looked_up_once(history, self._ids(requests, "target")):
+            return self._pooled(requests, history, length)
+
+    def _pooled(self, requests, history, length):
         scores = self._attend(history, self._ids(requests, "target"), length, in_parts=True)
         position = _positions(history)
         real = (position <= length[:, tf.newaxis])[:, tf.newaxis]

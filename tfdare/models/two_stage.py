@@ -16,7 +16,7 @@ from tfdare.layers import (
 )
 from tfdare.layers.blocks import Blocks
 from tfdare.layers.embedding import HISTORY, TARGET
-from tfdare.layers.pooling import pool_shared
+from tfdare.layers.pooling import pool_and_compare, pool_shared
 from tfdare.models.request_model import Outputs, RequestModel, _positions
 
 
@@ -152,6 +152,10 @@ class TwoStageModel(RequestModel):
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         history, ids = self._history(requests), self._ids(requests, "target")
+        with self.embedding.looked_up_once(history, ids):
+            return self._forward(requests, history, ids, length, training)
+
+    def _forward(self, requests, history, ids, length, training):
         if self.auxiliary_head is None:
             found = self._found(requests, *self._search(history, ids, length))
             return Outputs(self.score(found, training=training), None)
@@ -166,12 +170,15 @@ class TwoStageModel(RequestModel):
             _spread(one, place, tf.shape(scores))
             for one in (self.pooling_layer.weigh(kept, real, top_k) if linear else [])
         ]
-        parts = self.embedding.representation_parts(history, position)
-        sums = pool_shared(tf.concat([*weights, *whole], axis=1), parts)
+        parts, affinity = self.embedding.representation_parts(history, position), None
+        joined = tf.concat([*weights, *whole], axis=1)
+        if linear and self._needs_affinity:
+            sums, affinity = pool_and_compare(joined, _scaled(target), parts)
+        else:
+            sums = pool_shared(joined, parts)
         sums = tf.split(sums, len(weights) + len(whole), axis=1)
         if linear:
             pooled = self.pooling_layer.combine(target, sums[: len(weights)])
-            affinity = self._affinity(target, parts)
             if affinity is not None:
                 # A column in front for place -1: an empty history has no other.
                 padded = tf.pad(affinity, [[0, 0], [0, 0], [1, 0]])
@@ -272,25 +279,23 @@ class TwoStageModel(RequestModel):
         facts = self._facts(ids, behaviors, scores, real, top_k, self._affinity(target, parts))
         return self._logits(self.head, pooled, tensors, facts, training)
 
-    def _affinity(self, target, parts):
-        """<target, behavior> / sqrt(D) of representations, float ``[U, C, ...]``, if asked for.
+    @property
+    def _needs_affinity(self):
+        return any(getattr(layer, "needs_affinity", False) for layer in self.evidence)
 
-        `parts` are ``[U, C, S, D_i]`` (found), or ``[U, N, D_i]`` and ``[N, D_i]`` (a history).
+    def _affinity(self, target, parts):
+        """<target, behavior> / sqrt(D) of representations, ``[U, C, S]``, if asked for.
+
+        `parts` are ``[U, C, S, D_i]``.
         """
-        if not any(getattr(layer, "needs_affinity", False) for layer in self.evidence):
+        if not self._needs_affinity:
             return None
-        targets = tf.split(
-            target * float(target.shape[-1]) ** -0.5, [part.shape[-1] for part in parts], axis=-1
-        )
-        products = []
-        for one, part in zip(targets, parts):
-            if part.shape.rank == 4:
-                products.append(tf.linalg.matvec(part, one))
-            elif part.shape.rank == 3:
-                products.append(tf.matmul(one, part, transpose_b=True))
-            else:
-                products.append(tf.tensordot(one, part, axes=[[-1], [-1]]))
-        return tf.add_n(products)
+        targets = tf.split(_scaled(target), [part.shape[-1] for part in parts], axis=-1)
+        return tf.add_n([tf.linalg.matvec(part, one) for one, part in zip(targets, parts)])
+
+
+def _scaled(target):
+    return target * float(target.shape[-1]) ** -0.5
 
 
 def _spread(weights, place, shape):

@@ -7,12 +7,19 @@ import math
 from tfdare.compat import tf
 
 _SUMMED_AS_THEY_ARE = (tf.float32, tf.float64)
+_FEW = 16_384
+"""Rows of a table up to which a sum for each costs less than hashing the ids of a batch."""
 _NARROW = 32
 """Columns from which the kernel of the product leaves its fast loop."""
 
 
-def sum_duplicates(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+def sum_duplicates(
+    gradient: tf.IndexedSlices, table_rows: int | None = None
+) -> tf.IndexedSlices:
     """The same gradient with every row named once, in the order of first appearance.
+
+    Rows of a table of at most 16,384 are not hashed and come in rising order: between larger tables'
+    passes through the caches, hashing takes several times what it takes alone.
 
     The sums are a product with the sparse 0/1 matrix that sends each slice to its row, whose
     kernel runs over a row in one inner loop. ``tf.math.unsorted_segment_sum`` gives the same
@@ -23,6 +30,7 @@ def sum_duplicates(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
 
     Args:
         gradient: IndexedSlices of a ``[V, ...]`` table, N rows in any order, repeats allowed.
+        table_rows: int or None. V, if it is known.
 
     Returns:
         IndexedSlices of U <= N distinct rows; values of equal indices summed, same dtypes.
@@ -33,25 +41,35 @@ def sum_duplicates(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
         >>> summed.indices.numpy().tolist(), summed.values.numpy().tolist()
         ([7, 3], [[5.0], [2.0]])
     """
-    rows, place = tf.unique(gradient.indices)  # places in int32: half the bytes of int64
-    values = gradient.values
-    slices, distinct = tf.size(place), tf.size(rows)
+    values, indices = gradient.values, tf.convert_to_tensor(gradient.indices)
+    few = table_rows is not None and table_rows <= _FEW
+    if few:  # a sum for every row of the table, of which those that occur are kept
+        place, places = tf.cast(indices, tf.int32), table_rows
+        occurs = tf.math.bincount(place, minlength=places, maxlength=places, binary_output=True)
+        rows = tf.cast(tf.where(occurs > 0)[:, 0], indices.dtype)
+    else:
+        rows, place = tf.unique(indices)  # places in int32: half the bytes of int64
+        places = tf.size(rows)
+    slices = tf.size(place)
     if values.shape[1:].is_fully_defined():
         row_shape = tf.constant(values.shape[1:].as_list(), tf.int32)
         pieces = _pieces(math.prod(values.shape[1:]))
     else:
         row_shape, pieces = tf.shape(values)[1:], 1
+    sent = place
     if pieces > 1:  # a wide row is summed as several narrow ones that lie side by side
-        place = tf.reshape(place[:, None] * pieces + tf.range(pieces), [-1])
+        sent = tf.reshape(place[:, None] * pieces + tf.range(pieces), [-1])
     count = slices * pieces
     kind = values.dtype if values.dtype in _SUMMED_AS_THEY_ARE else tf.float32
     summed = tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.stack([place, tf.range(count)], axis=1),
+        a_indices=tf.stack([sent, tf.range(count)], axis=1),
         a_values=tf.ones([count], kind),
-        a_shape=tf.cast(tf.stack([distinct * pieces, count]), tf.int64),
+        a_shape=tf.cast(tf.stack([places * pieces, count]), tf.int64),
         b=tf.reshape(tf.cast(values, kind), [count, tf.reduce_prod(row_shape) // pieces]),
     )
-    summed = tf.reshape(summed, tf.concat([[distinct], row_shape], axis=0))
+    summed = tf.reshape(summed, tf.concat([[places], row_shape], axis=0))
+    if few:
+        summed = tf.gather(summed, rows)
     summed.set_shape([None, *values.shape[1:]])
     return tf.IndexedSlices(tf.cast(summed, values.dtype), rows, gradient.dense_shape)
 

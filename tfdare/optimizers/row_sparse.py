@@ -80,7 +80,7 @@ class RowSparse:
         if isinstance(gradient, tf.IndexedSlices):
             if self._table_learning_rate is not None:
                 rate = self.table_learning_rate
-            summed = sum_duplicates(gradient)
+            summed = sum_duplicates(gradient, variable.shape[0])
             values = tf.cast(summed.values, variable.dtype)
             self.update_rows(summed.indices, values, variable, tf.cast(rate, variable.dtype))
             return
