@@ -37,13 +37,16 @@ def type_name(enum: int) -> str:
     return types_pb2.DataType.Name(enum).removeprefix("DT_").lower()
 
 
-def to_proto(array: np.ndarray, typed: bool = False) -> tensor_pb2.TensorProto:
+def to_proto(
+    array: np.ndarray, typed: bool = False, into: tensor_pb2.TensorProto | None = None
+) -> tensor_pb2.TensorProto:
     """An array as a TensorProto.
 
     Args:
         array: np.ndarray. Numbers, booleans, or bytes objects.
         typed: bool. Values in the typed field (``float_val`` ...), as TensorFlow Serving answers,
             instead of packed bytes, as clients send. Defaults to False.
+        into: TensorProto or None. An empty one that is filled. Defaults to a new one.
 
     Raises:
         ValueError: the array's dtype has no counterpart.
@@ -55,17 +58,43 @@ def to_proto(array: np.ndarray, typed: bool = False) -> tensor_pb2.TensorProto:
     if dtype not in _TYPES:
         raise ValueError(f"No tensor holds arrays of this dtype. Received: {array.dtype}")
     enum = _TYPES[dtype]
-    proto = tensor_pb2.TensorProto(dtype=enum)
+    proto = tensor_pb2.TensorProto() if into is None else into
+    proto.dtype = enum
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    if not typed and enum != types_pb2.DT_STRING:
-        proto.tensor_content = np.ascontiguousarray(array, dtype).tobytes()
+    if enum == types_pb2.DT_STRING:
+        proto.string_val.extend(np.ravel(array).tolist())
         return proto
-    flat = np.ravel(array)
-    if enum == types_pb2.DT_HALF:
-        flat = np.ascontiguousarray(flat, dtype).view("<u2")
-    getattr(proto, _KINDS[enum][1]).extend(flat.tolist())
+    array = np.ascontiguousarray(array, dtype)
+    if not typed:
+        proto.tensor_content = array.tobytes()
+    elif array.size:
+        field = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[_KINDS[enum][1]]
+        packed = _packed(array.ravel())
+        head = _varints(np.array([field.number << 3 | _PACKED])) + _varints(np.array([len(packed)]))
+        proto.MergeFromString(head + packed)
     return proto
+
+
+_PACKED = 2
+"""Wire type of a field that says how long it is."""
+
+
+def _packed(values: np.ndarray) -> bytes:
+    """Numbers as a packed field holds them, in a fraction of the time that appending them takes."""
+    if values.dtype.kind == "f" and values.dtype.itemsize > 2:
+        return values.tobytes()
+    return _varints(values.view("<u2") if values.dtype.kind == "f" else values)
+
+
+def _varints(values: np.ndarray) -> bytes:
+    """Integers in groups of 7 bits, lowest first, all as many as the greatest needs."""
+    values = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
+    width = max(1, -(-int(values.max()).bit_length() // 7))
+    groups = values[:, np.newaxis] >> np.arange(0, 7 * width, 7, dtype=np.uint64)
+    groups = (groups & np.uint64(127)).astype(np.uint8)
+    groups[:, :-1] |= 128  # more groups follow
+    return groups.tobytes()
 
 
 def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:

@@ -79,7 +79,7 @@ def _serve(options) -> int:
         rest_port=options.rest_api_port, rest_threads=options.rest_api_num_threads,
         rest_timeout=options.rest_api_timeout_in_ms / 1e3, metrics_path=path,
     ))
-    sys.setswitchinterval(_SWITCH_SECONDS)  # the event loop waits that long for a busy thread
+    sys.setswitchinterval(_SWITCH_SECONDS)  # who carries bytes waits that long for a busy thread
     try:
         with quiet(explained=(StartError,)):
             load(manager, configs)

@@ -49,7 +49,7 @@ def predict(
     values = (run or servable.run)(feeds, tensors, timeout)
     response = predict_pb2.PredictResponse(model_spec=resolved(servable, name))
     for alias, value in zip(aliases, values):
-        response.outputs[alias].CopyFrom(to_proto(value, typed=True))
+        to_proto(value, typed=True, into=response.outputs[alias])
     return response
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from serving.protos import meta_graph_pb2
 from serving.server.batching import Batcher
 from serving.server.errors import LoadError, RequestError, code_of, shortened
+from serving.server.session_run import SessionRun
 
 DEFAULT_SIGNATURE = "serving_default"
 _UNKNOWN, _NOT_FOUND = 2, 5
@@ -63,6 +64,7 @@ class Servable:
                 if info.WhichOneof("encoding") == "name" and ":" in info.name
             }
             graph.finalize()  # no run may change it, so runs need no lock
+            self._run = SessionRun(self._session, self._tensors)
         except Exception as error:  # whatever the loader raises, the version is not usable
             self._session.close()
             missing = _NOT_FOUND if isinstance(error, OSError) else _UNKNOWN
@@ -99,16 +101,8 @@ class Servable:
         timeout: float | None = None,
     ) -> list[np.ndarray]:
         """As :meth:`run`, never together with other requests."""
-        options = None
-        if timeout is not None:
-            milliseconds = min(max(1, int(timeout * 1000)), 2**31)
-            options = tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
         try:
-            return self._session.run(
-                [self._tensors[name] for name in fetches],
-                {self._tensors[name]: value for name, value in feeds.items()},
-                options=options,
-            )
+            return self._run(feeds, fetches, timeout)
         except tf.errors.OpError as error:
             raise RequestError(code_of(error.error_code), shortened(error.message)) from error
 
@@ -140,4 +134,4 @@ class Servable:
         if self._batcher is not None:
             self._batcher.forget(self)
         self._session.close()
-        del self._session, self._tensors  # frees the variables now, not when garbage is collected
+        del self._session, self._tensors, self._run  # frees the variables now, not when garbage is collected

@@ -1,4 +1,4 @@
-"""The running server: gRPC and REST on one event loop in a thread of its own."""
+"""The running server: gRPC, and REST on an event loop in a thread of its own."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Server:
 
     def __init__(self, api: Api, listen: Listen = Listen()):
         self._api, self._listen = api, listen
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
         self._grpc: GrpcServer | None = None
         self._rest: RestServer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
@@ -73,51 +73,55 @@ class Server:
 
     def start(self) -> None:
         """Answers from now on."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
-        self._thread.start()
-        try:
-            self._run(self._start())
-        except BaseException:
-            self._end()
-            raise
-
-    def stop(self) -> None:
-        """Takes no new call, and lets those under way end."""
-        try:
-            self._run(self._stop())
-        finally:
-            self._end()
-
-    async def _start(self) -> None:
         asked = self._listen
         self._grpc = GrpcServer(
             self._api, f"{asked.host}:{asked.port}", asked.threads, asked.credentials,
             asked.options, asked.grace,
         )
         if asked.rest_port is not None:
+            try:
+                self._start_rest()
+            except BaseException:
+                self._grpc.stop()
+                raise
+        self._grpc.start()
+
+    def stop(self) -> None:
+        """Takes no new call, and lets those under way end."""
+        rest = None if self._rest is None else self._soon(self._rest.stop())
+        try:
+            self._grpc.stop()
+            if rest is not None:
+                rest.result()
+        finally:
+            self._end_loop()
+
+    def _start_rest(self) -> None:
+        asked = self._listen
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rest", daemon=True)
+        self._thread.start()
+
+        async def started():
             rest = RestServer(
                 self._api, asked.host, asked.rest_port, asked.rest_threads, asked.rest_timeout,
                 asked.metrics_path, asked.grace,
             )
-            try:
-                await rest.start()
-            except OSError:
-                await self._grpc.stop()
-                raise
-            self._rest = rest
-        await self._grpc.start()
+            await rest.start()
+            return rest
 
-    async def _stop(self) -> None:
-        await asyncio.gather(*(one.stop() for one in (self._grpc, self._rest) if one is not None))
+        try:
+            self._rest = self._soon(started()).result()
+        except BaseException:
+            self._end_loop()
+            raise
 
-    def _run(self, coroutine):
-        future: concurrent.futures.Future = asyncio.run_coroutine_threadsafe(
-            coroutine, self._loop
-        )
-        return future.result()
+    def _soon(self, coroutine) -> concurrent.futures.Future:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _end(self) -> None:
+    def _end_loop(self) -> None:
+        if self._loop is None:
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

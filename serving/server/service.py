@@ -1,13 +1,11 @@
 """The gRPC face of the server.
 
-The event loop carries bytes and nothing else: messages are read, answered and written in a pool
-of threads, so that work on the processor holds up neither other calls nor health checks.
+gRPC's own threads carry bytes and nothing else: messages are read, answered and written in a pool
+of threads, and health checks have a pool of their own, which no work on the processor holds up.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
 import time
 from concurrent import futures
@@ -33,16 +31,17 @@ OPTIONS = {
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
     "grpc.so_reuseport": 0,  # a second server on the same port must fail, not share it
-    # A loop that is held up while a version loads has calls waiting: they are answered late, where
+    # Python that is held up while a version loads has calls waiting: they are answered late, where
     # gRPC's own limits of 1,000 and 3,000 would cancel them.
     "grpc.server.max_pending_requests": 100_000,
     "grpc.server.max_pending_requests_hard_limit": 100_000,
 }
 _NOT_SERVED = ("Classify", "Regress", "MultiInference")
+_HEALTH_THREADS = 2
 
 
 class GrpcServer:
-    """Answers over gRPC, and tells health checks so. Lives on the running event loop.
+    """Answers over gRPC, and tells health checks so.
 
     Args:
         api: Api. What answers.
@@ -67,8 +66,11 @@ class GrpcServer:
     ):
         self._grace = grace
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc")
-        self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=list({**OPTIONS, **(options or {})}.items()))
+        self._health = health.HealthServicer()
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health"),
+            options=list({**OPTIONS, **(options or {})}.items()),
+        )
         self._server.add_generic_rpc_handlers((
             grpc.method_handlers_generic_handler(_PREDICTION, {
                 "Predict": self._served(
@@ -103,29 +105,28 @@ class GrpcServer:
         if self.port == 0:
             raise OSError(f"Cannot listen on {address}")
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Answers from now on, and says so to health checks."""
-        await self._server.start()
+        self._server.start()
         for name in SERVICES:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Takes no new call, and lets those under way end."""
-        await self._health.enter_graceful_shutdown()
-        await self._server.stop(self._grace)
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._grace).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _served(self, kind: type, answer: Callable) -> grpc.RpcMethodHandler:
-        async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        def call(data: bytes, context: grpc.ServicerContext) -> bytes:
             started, left = time.monotonic(), context.time_remaining()
             deadline = None if left is None else started + left
-            work = functools.partial(_answered, kind, answer, data, started, deadline)
-            loop = asyncio.get_running_loop()
-            code, result = await loop.run_in_executor(self._pool, work)
+            code, result = _answered(kind, answer, data, started, deadline)
             if code is not grpc.StatusCode.OK:
-                await context.abort(code, result)
+                context.abort(code, result)
             return result
 
+        call.experimental_thread_pool = self._pool  # gRPC's only way to give a call its own pool
         return _unary(call)
 
 
@@ -134,8 +135,8 @@ def _unary(call: Callable) -> grpc.RpcMethodHandler:
 
 
 def _not_served(name: str) -> Callable:
-    async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        await context.abort(
+    def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
             f"{name} is not implemented by this development server. Use Predict.",
         )

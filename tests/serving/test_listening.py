@@ -8,6 +8,8 @@ import ipaddress
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -178,7 +180,7 @@ def test_a_message_larger_than_allowed(narrow, requests_of):
 
 
 def test_rest_has_a_time_limit(narrow, requests_of):
-    heavy = {name: value.tolist() for name, value in requests_of(1, 20_000, 2000).items()}
+    heavy = {name: value.tolist() for name, value in requests_of(1, 20_000, 10_000).items()}
     connection = http.client.HTTPConnection(narrow.rest, timeout=60)
     connection.request("POST", "/v1/models/dare:predict", json.dumps({"inputs": heavy}))
     response = connection.getresponse()
@@ -231,19 +233,34 @@ def test_flags_that_do_not_go_together(flags, message, capsys):
 # --- calls that wait ---
 
 
-def test_calls_that_wait_while_the_loop_is_held_up_are_answered():
-    from serving.server.api import Api
-    from serving.server.manager import Manager
-    from serving.server.server import Listen, Server
+HELD_UP = """
+import ctypes, sys
+from serving.server.api import Api
+from serving.server.manager import Manager
+from serving.server.server import Listen, Server
 
-    server = Server(Api(Manager(load=None)), Listen())  # without models
-    server.start()
-    try:
-        server._loop.call_soon_threadsafe(time.sleep, 3)  # as a load can, which holds the lock
-        with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+server = Server(Api(Manager(load=None)), Listen())  # without models
+server.start()
+print(server.port, flush=True)
+sys.stdin.readline()
+print("held", flush=True)
+ctypes.PyDLL(None).usleep(3_000_000)  # keeps Python's lock, as loading a version can
+sys.stdin.readline()
+server.stop()
+"""
+
+
+def test_calls_that_wait_while_the_server_is_held_up_are_answered():
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", HELD_UP], **pipes) as server:
+        with grpc.insecure_channel(f"localhost:{int(server.stdout.readline())}") as channel:
             call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            with pytest.raises(grpc.RpcError):
+                call(b"", timeout=60)  # connected
+            server.stdin.write("hold\n")
+            server.stdin.flush()
+            assert server.stdout.readline() == "held\n"
             waiting = [call.future(b"", timeout=60) for _ in range(3500)]
             codes = {future.code() for future in waiting}
-    finally:
-        server.stop()
+        server.communicate("stop\n", timeout=60)
     assert codes == {Code.INVALID_ARGUMENT}  # no model named; gRPC alone would cancel some

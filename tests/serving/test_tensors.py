@@ -19,12 +19,25 @@ def test_round_trip(dtype, typed, shape):
     np.testing.assert_array_equal(back, array)
 
 
-def test_extremes_orders_and_bytes():
-    for dtype in ("i8", "u8", "i4"):
-        info = np.iinfo(dtype)
-        array = np.array([info.min, info.max], dtype)
-        for typed in (False, True):
-            np.testing.assert_array_equal(from_proto(to_proto(array, typed)), array)
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype[0] in "iu"])
+def test_integers_of_every_length_are_written_as_protobuf_writes_them(dtype):
+    info = np.iinfo(dtype)
+    powers = [1 << bit for bit in range(0, info.bits - 1, 3)]
+    negative = [-number for number in powers]
+    for values in ([info.min, info.max], [0, 1, 5], [127], [128, 3], powers, negative):
+        array = np.array([v for v in values if info.min <= v <= info.max], dtype)
+        made = to_proto(array, typed=True)
+        appended = tensor_pb2.TensorProto(dtype=made.dtype)
+        appended.tensor_shape.dim.add(size=len(array))
+        if len(array):
+            [(field, _)] = [f for f in made.ListFields() if f[0].name.endswith("_val")]
+            getattr(appended, field.name).extend(array.tolist())
+        assert made == appended
+        assert made.SerializeToString() == appended.SerializeToString()
+        np.testing.assert_array_equal(from_proto(to_proto(array)), array)
+
+
+def test_orders_and_bytes():
     swapped = np.arange(6, dtype=">i8").reshape(2, 3).T
     np.testing.assert_array_equal(from_proto(to_proto(swapped)), swapped)
     np.testing.assert_array_equal(from_proto(to_proto(swapped, True)), swapped)
