@@ -153,7 +153,7 @@ class _ReadSequences(beam.DoFn):
         self._parsed = Schema.from_json(self._schema)
         self._ids = None
         if not self._row_ids:
-            self._ids = RawIds(Sequences(self._folder, self._parsed, {}))
+            self._ids = RawIds(Sequences(self._folder, self._parsed, {}), exact=True)
 
     def process(self, path: str) -> Iterator[Any]:
         context = context_dtypes(self._parsed.context)
@@ -231,7 +231,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, int]:
     if asked.sequences:
         sequences = open_sequences(asked.sequences)
         if not asked.row_ids:
-            RawIds(sequences)  # refuses hashed features before anything runs
+            RawIds(sequences, exact=True)  # refuses hashed features before anything runs
     progress = Progress()
     with staged(asked.output, asked.overwrite, [_TALLY_FILE]) as folder:
         progress.say(f"ranking with {asked.model}")

@@ -121,6 +121,7 @@ def _ask(options) -> dict[str, Any]:
         "version": whole.version,
         "history_length": length,
         **({"context": {k: _plain(v) for k, v in asked.context.items()}} if asked.context else {}),
+        **({"stand_ins": list(ids.hashed)} if ids.hashed else {}),
         "searches": searches,
         "agree": bool(difference <= TOLERANCE),
         "difference": difference,
@@ -194,6 +195,11 @@ def _text(answer: dict[str, Any], top: int) -> str:
     if "context" in answer:
         known = [f"{name} {_cell(value)}" for name, value in answer["context"].items()]
         lines.append(f"Context: {', '.join(known)}.")
+    if "stand_ins" in answer:
+        lines.append(
+            f"Hashed: {', '.join(answer['stand_ins'])}. Ids from the sequences stand for all that "
+            "share their row."
+        )
     lines += ["", f"Candidates by probability{_of(top, len(rows))}:", *_table(rows[:top])]
     if answer["searches"]:
         empty = "the history is empty" if not answer["history_length"] else "nothing matched"

@@ -106,7 +106,7 @@ def make_splits(seed=0, users=12, **options):
 
 
 def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=CANDIDATES,
-                 finished=True, multi_hot=None, context=(), time_gap=None):
+                 finished=True, multi_hot=None, context=(), time_gap=None, hashed=()):
     """Writes a folder as the Beam job leaves it, and opens it.
 
     Args:
@@ -116,11 +116,14 @@ def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=
         finished: bool. Whether ``_SUCCESS`` is written (the folder is opened only then).
         multi_hot, context: as for :func:`make_record`, of which the records were made.
         time_gap: TimeGap or None. Of the schema.
+        hashed: names of features that have no vocabulary.
     """
     path = os.fspath(path)
     os.makedirs(os.path.join(path, "vocabulary"), exist_ok=True)
 
     def vocabulary(name, size):
+        if name in hashed:
+            return {"hash_buckets": size - 2}
         file = f"vocabulary/{name}.tsv"
         rows = [f"{1000 + 7 * row}\t{size - row}\n" for row in range(size - 2)]
         _write_text(os.path.join(path, file), "".join(rows))

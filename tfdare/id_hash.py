@@ -21,6 +21,16 @@ def mix(values) -> np.ndarray:
     return x ^ (x >> np.uint64(SHIFTS[2]))
 
 
+def unmix(values) -> np.ndarray:
+    """Inverse of :func:`mix`, uint64."""
+    x = np.asarray(values).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        for shift, multiplier in zip(reversed(SHIFTS), (*reversed(MULTIPLIERS), 1)):
+            x = x ^ (x >> np.uint64(shift)) ^ (x >> np.uint64(2 * shift))  # 3 shifts leave nothing
+            x = x * np.uint64(pow(multiplier, -1, 2**64))
+        return x - np.uint64(GOLDEN)
+
+
 def hash_rows(ids: np.ndarray, buckets: int) -> np.ndarray:
     """Rows of raw ids, int32: 2 and above; negative ids are out of vocabulary.
 
@@ -35,6 +45,27 @@ def hash_rows(ids: np.ndarray, buckets: int) -> np.ndarray:
     ids = np.asarray(ids, np.int64)
     rows = (mix(ids) >> np.uint64(1)) % np.uint64(buckets)
     return np.where(ids < 0, OOV_ID, rows.astype(np.int64) + FIRST_ID).astype(np.int32)
+
+
+def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
+    """For each row an id, int64, that :func:`hash_rows` sends there: no one's, but as good.
+
+    Args:
+        rows: int, any shape. 2 and above.
+        buckets: int. Rows that ids share.
+
+    Example:
+        >>> hash_rows(ids_of_rows(np.array([245, 813]), 1000), 1000)
+        array([245, 813], dtype=int32)
+    """
+    rows = np.asarray(rows, np.int64)
+    ids = np.full(rows.shape, -1, np.int64)
+    turn = 0
+    while (missing := ids < 0).any():  # half of all uint64 are negative as int64: a few turns
+        place = (rows[missing] - FIRST_ID).astype(np.uint64) + np.uint64(turn * buckets)
+        ids[missing] = unmix(place << np.uint64(1)).astype(np.int64)
+        turn += 1
+    return ids
 
 
 def expected_collisions(ids: int, buckets: int) -> float:

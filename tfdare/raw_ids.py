@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdare.id_hash import hash_rows, ids_of_rows
 from tfdare.schema import FIRST_ID, PADDING_ID, SchemaError
 from tfdare.sequences import Sequences
 
@@ -14,16 +15,30 @@ UNSEEN_VALUE = -(2**63)
 
 
 class RawIds:
-    """Row ids to raw ids and back, by the vocabulary files of ``sequences``."""
+    """Row ids to raw ids and back, by the vocabulary files of ``sequences``.
 
-    def __init__(self, sequences: Sequences):
-        if hashed := [p.name for p in sequences.schema.categorical if p.hash_buckets]:
+    Of a feature that is hashed no raw ids are kept. A model cannot tell those of a row apart, so any
+    of them stands for all: good enough to ask a server with, but no id of the log.
+
+    Args:
+        sequences: Sequences.
+        exact: bool. Whether stand-ins are refused. Defaults to False.
+
+    Raises:
+        SchemaError: a feature is hashed, and `exact`.
+    """
+
+    def __init__(self, sequences: Sequences, exact: bool = False):
+        parts = sequences.schema.categorical
+        self.hashed = {part.name: part.hash_buckets for part in parts if part.hash_buckets}
+        if exact and self.hashed:
             raise SchemaError(
-                f"{sequences.path!r} hashes {', '.join(hashed)}: it does not hold raw ids to ask a "
-                "server with. Send your own with serving.client"
+                f"{sequences.path!r} hashes {', '.join(self.hashed)}: it does not hold raw ids"
             )
-        self._values = {part.name: part.max_values for part in sequences.schema.categorical}
-        self._raw = {name: sequences.vocabulary(name) for name in self._values}
+        self._values = {part.name: part.max_values for part in parts}
+        self._raw = {
+            name: sequences.vocabulary(name) for name in self._values if name not in self.hashed
+        }
 
     def raw(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Raw ids of the rows of (context) feature ``name``.
@@ -37,9 +52,14 @@ class RawIds:
             out of vocabulary; among several values -1 is padding alone.
         """
         rows, values = np.asarray(rows, np.int64), self._values[name]
-        known = (rows >= FIRST_ID) & (rows < FIRST_ID + len(self._raw[name]))
+        buckets = self.hashed.get(name)
+        size = len(self._raw[name]) if buckets is None else buckets
+        known = (rows >= FIRST_ID) & (rows < FIRST_ID + size)
         found = np.full(rows.shape, UNKNOWN_ID, np.int64)
-        found[known] = self._raw[name][rows[known] - FIRST_ID]
+        found[known] = (
+            self._raw[name][rows[known] - FIRST_ID] if buckets is None
+            else ids_of_rows(rows[known], buckets)
+        )
         if values > 1:
             found[~known & (rows != PADDING_ID)] = UNSEEN_VALUE
             found = found.reshape(-1, values)
@@ -47,5 +67,8 @@ class RawIds:
 
     def row(self, name: str, raw: int) -> int | None:
         """Row of one raw id of feature ``name``, or None."""
+        if name in self.hashed:
+            row = int(hash_rows(np.array(raw), self.hashed[name]))
+            return row if row >= FIRST_ID else None
         (found,) = np.nonzero(self._raw[name] == raw)
         return int(found[0]) + FIRST_ID if len(found) else None

@@ -186,3 +186,11 @@ def test_no_model_there(exported, tmp_path, capsys):
     assert run(exported, tmp_path / "out", "--sequences", exported.sequences.path,
                model=str(tmp_path)) == 2
     assert "saved_model.pb': no such file" in capsys.readouterr().err
+
+
+def test_hashed_features_are_ranked_by_row_ids_alone(exported, tmp_path, capsys):
+    splits = make_splits(users=2)
+    hashed = write_folder(tmp_path / "hashed", splits, hashed=("item",))
+    assert run(exported, tmp_path / "out", "--sequences", hashed.path) == 2
+    assert "hashes item: it does not hold raw ids" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

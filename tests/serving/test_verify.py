@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from serving import query
 from serving.verify import main
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, write_folder
 from tests.harness import randomize
@@ -145,3 +146,25 @@ def test_help_starts_with_a_line_to_paste(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert capsys.readouterr().out.startswith("tfdare verify --run build/dare --servable")
+
+
+def test_hashed_features_are_asked_for_by_ids_that_stand_for_their_rows(
+    tmp_path, start_server, capsys, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[2]))
+    hashed = ("item", "tags", "hour")
+    sequences = write_folder(tmp_path / "sequences", make_splits(**PARTS), hashed=hashed, **PARTS)
+    schema = sequences.schema.with_dims(3, 4)
+    model = randomize(DARE(schema, top_k=3, head=Head((6,)), auxiliary_weight=0))
+    start_run(str(tmp_path / "run"), sequences, schema, {})
+    model.save(tmp_path / "run/model.keras")
+    export_servables(model, str(tmp_path / "servables"), sequences, "m")
+    with start_server("--model_base_path", tmp_path / "servables/m", "--model_name", "m",
+                      "--port", 0) as server:
+        to_server = ["--address", server.address, "--model", "m", "--sequences", sequences.path]
+        code = main(["--run", str(tmp_path / "run"), "--servable", str(tmp_path / "servables/m/1"),
+                     "--requests", "6", *to_server])
+        said = capsys.readouterr()
+        assert code == 0 and "server   serving_default" in said.out, said
+        assert query.main([*to_server, "--user", "user-3"]) == 0
+    assert "Hashed: item, tags, hour. Ids from the sequences stand" in capsys.readouterr().out
