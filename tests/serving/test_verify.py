@@ -166,5 +166,7 @@ def test_hashed_features_are_asked_for_by_ids_that_stand_for_their_rows(
                      "--requests", "6", *to_server])
         said = capsys.readouterr()
         assert code == 0 and "server   serving_default" in said.out, said
-        assert query.main([*to_server, "--user", "user-3"]) == 0
-    assert "Hashed: item, tags, hour. Ids from the sequences stand" in capsys.readouterr().out
+        code = query.main([*to_server, "--candidates", "5", "99"])
+        said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "Hashed: item, tags, hour. Ids from the sequences stand" in said.out
