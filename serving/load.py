@@ -169,30 +169,53 @@ def write_report(folder: str, outcomes: Mapping[str, Outcome], title: str) -> No
     with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:
         json.dump(report, file, indent=2)
         file.write("\n")
+    _plot(os.path.join(folder, "latency.png"), outcomes, title)
+
+
+def _plot(path: str, outcomes: Mapping[str, Outcome], title: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for name, one in outcomes.items():
-        good = one.good
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for number, (name, one) in enumerate(outcomes.items()):
+        good, color = one.good, f"C{number}"
+        left.plot([], [], color=color, label=name)  # named, even if no call was good
         if good.any():
             ordered = np.sort(one.latency[good]) * 1e3
             above = 1 - np.arange(len(ordered)) / len(ordered)
-            left.plot(ordered, above, label=name, drawstyle="steps-post")
-        right.plot(one.due[good], one.latency[good] * 1e3, ".", ms=3, label=name)
+            left.plot(ordered, above, drawstyle="steps-post", color=color)
+            second, middle, highest = _over_time(one.due[good], one.latency[good] * 1e3)
+            right.plot(second, middle, color=color)
+            right.plot(second, highest, color=color, lw=0.8, alpha=0.6)
         if not good.all():
             right.plot(one.due[~good], one.latency[~good] * 1e3, "rx", ms=5)
-    left.set(xscale="log", yscale="log", xlabel="milliseconds since the call was due",
+    scale = "log" if any(one.good.any() for one in outcomes.values()) else "linear"  # no data
+    left.set(xscale=scale, yscale=scale, xlabel="milliseconds since the call was due",
              ylabel="share of calls that took longer", title=title)
     right.set(xlabel="seconds", ylabel="milliseconds", yscale="log",
-              title="over time (x: failed)")
+              title="over time: median, and the slowest (thin); x: failed")
+    for axis in [right.yaxis] + [left.xaxis] * (scale == "log"):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside lower center", ncols=min(len(outcomes), 3), frameon=False)
     for axis in (left, right):
-        axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(os.path.join(folder, "latency.png"), dpi=120)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _over_time(due: np.ndarray, milliseconds: np.ndarray):
+    """Seconds, median and maximum of up to 100 parts of the calls, one after the other."""
+    order = np.argsort(due, kind="stable")
+    parts = np.array_split(order, min(100, max(1, len(due) // 20)))
+    return tuple(
+        np.array([of(values[part]) for part in parts])
+        for of, values in ((np.mean, due), (np.median, milliseconds), (np.max, milliseconds))
+    )
 
 
 if __name__ == "__main__":
