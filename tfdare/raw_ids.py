@@ -17,8 +17,8 @@ UNSEEN_VALUE = -(2**63)
 class RawIds:
     """Row ids to raw ids and back, by the vocabulary files of ``sequences``.
 
-    Of a feature that is hashed no raw ids are kept. A model cannot tell those of a row apart, so any
-    of them stands for all: good enough to ask a server with, but no id of the log.
+    Of a feature that is hashed no raw ids are kept. A model cannot tell those of a row apart, so
+    any of them stands for all: good enough to ask a server with, but no id of the log.
 
     Args:
         sequences: Sequences.

@@ -134,4 +134,5 @@ class Servable:
         if self._batcher is not None:
             self._batcher.forget(self)
         self._session.close()
-        del self._session, self._tensors, self._run  # frees the variables now, not when garbage is collected
+        # Frees the variables now, not when garbage is collected.
+        del self._session, self._tensors, self._run

@@ -18,8 +18,8 @@ def sum_duplicates(
 ) -> tf.IndexedSlices:
     """The same gradient with every row named once, in the order of first appearance.
 
-    Rows of a table of at most 16,384 are not hashed and come in rising order: between larger tables'
-    passes through the caches, hashing takes several times what it takes alone.
+    Rows of a table of at most 16,384 are not hashed and come in rising order: between the passes
+    over larger tables, which take the caches, hashing costs several times what it costs alone.
 
     The sums are a product with the sparse 0/1 matrix that sends each slice to its row, whose
     kernel runs over a row in one inner loop. ``tf.math.unsorted_segment_sum`` gives the same
