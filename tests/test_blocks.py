@@ -59,6 +59,17 @@ def test_every_behavior_has_one_position(behaviors):
     assert int(blocks.size) == (8 if behaviors >= 100 else 1)
 
 
+def test_where_all_histories_are_short_nothing_is_decided_at_run_time():
+    schema = tiny_schema(window=1199)
+    model = DARE(schema, top_k=3, evidence=[], auxiliary_weight=0)
+    traced = tf.function(model.search, autograph=False).get_concrete_function(
+        tensors(requests(schema))
+    )
+    assert not [op for op in traced.graph.get_operations() if "If" in op.type]
+    longer = Blocks(tf.constant(400), 1, 2, longest=1200)
+    assert longer.needed is not False
+
+
 @pytest.fixture(scope="module")
 def pair():
     """A model that searches long histories in blocks, and one alike that never does."""

@@ -75,16 +75,18 @@ def session_of(module: tf.Module, name: str, base: str) -> Search:
     return Search(path)
 
 
-def servable(base: str, straight: bool = False, columns: int = COLUMNS, top_k: int = TOP_K):
+def servable(
+    base: str, window: int, straight: bool = False, columns: int = COLUMNS, top_k: int = TOP_K
+):
     """An exported DARE whose attention tables have `columns`."""
     schema = Schema(
         (Feature("item", ITEMS, columns, 1), Feature("category", CATEGORIES, columns, 1)),
-        window=max(n for n, _ in SIZES),
+        window=window,
     ).with_dims(columns, 1)
     tf.keras.utils.set_random_seed(0)  # the same tables everywhere
     search = StraightSearch(top_k) if straight else TopKSearch(top_k)
     model = DARE(schema, search=search, evidence=[], auxiliary_weight=0)
-    name = f"{'straight' if straight else 'search'}-{columns}-{top_k}"
+    name = f"{'straight' if straight else 'search'}-{window}-{columns}-{top_k}"
     return session_of(ServingModule(model, None), name, base)
 
 
@@ -133,9 +135,9 @@ def measure() -> dict[str, float]:
     """Milliseconds and ratios, by size."""
     figures, sizes = {}, {}
     with tempfile.TemporaryDirectory() as base:
-        search, straight = servable(base), servable(base, straight=True)
         bound = session_of(Bound(2 * COLUMNS + 1), "bound", base)
         for behaviors, candidates in SIZES:
+            search, straight = (servable(base, behaviors, straight=way) for way in (False, True))
             one = request(behaviors, candidates)
             rng = np.random.default_rng(0)
             query, key = (
@@ -163,13 +165,13 @@ def measure() -> dict[str, float]:
             told(size, found)
         one = request(*VARIED)
         by_k = in_turns({
-            f"{way}{k}": lambda session=servable(base, way == "straight", top_k=k):
+            f"{way}{k}": lambda session=servable(base, VARIED[0], way == "straight", top_k=k):
                 session(one)
             for k in MOST_K for way in ("search", "straight")
         }, 2 * SECONDS)
         told("by K", by_k)
         by_dim = in_turns({
-            dim: lambda session=servable(base, columns=dim): session(one)
+            dim: lambda session=servable(base, VARIED[0], columns=dim): session(one)
             for dim in DIMS
         })
         told("by columns", by_dim)

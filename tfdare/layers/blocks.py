@@ -27,6 +27,8 @@ class Blocks:
         top_k: int. How many each looks for.
         size: int. Behaviors a block, twice that from 6,000 behaviors on; a multiple of 8.
             Defaults to 8.
+        longest: int or None. Behaviors of the longest history; below `short` nothing is left to
+            decide at run time. Defaults to None: not known.
         short: int. Histories below this length are left as they are, and so are those with fewer
             than `top_k` blocks. Defaults to 1,200.
         few: int. The same for a number of scores. Defaults to 150,000.
@@ -40,9 +42,14 @@ class Blocks:
     """
 
     def __init__(
-        self, behaviors, queries, top_k: int, size: int = SIZE, short: int = SHORT, few: int = FEW
+        self, behaviors, queries, top_k: int, size: int = SIZE, longest: int | None = None,
+        short: int = SHORT, few: int = FEW,
     ):
         self.behaviors = behaviors
+        if longest is not None and longest < short:
+            self.needed, self.size, self.count = False, 1, behaviors
+            self.places = tf.range(behaviors)
+            return
         long = behaviors >= max(LONG, 2 * size * top_k)
         enough = behaviors >= max(short, size * top_k)
         self.needed = enough & (queries >= few // tf.maximum(behaviors, 1))
@@ -53,6 +60,8 @@ class Blocks:
 
     def position(self, place: tf.Tensor) -> tf.Tensor:
         """Where in the layout the behavior in `place` lies."""
+        if self.needed is False:
+            return place
         return place % self.size * self.count + place // self.size
 
 
@@ -96,7 +105,9 @@ def top_k_of_product(
             lambda: _of_tiles(query, key, top_k, blocks, rows),
         )
 
-    value, place = tf.cond(blocks.needed, in_blocks, straight)
+    value, place = straight() if blocks.needed is False else tf.cond(
+        blocks.needed, in_blocks, straight
+    )
     shape = [query.shape[0], query.shape[1], None]
     return tf.ensure_shape(value, shape), tf.ensure_shape(place, shape)
 

@@ -220,7 +220,9 @@ class TwoStageModel(RequestModel):
         target = self._ids(requests, "target")
         item = self.schema.item.name
         behaviors = tf.shape(history[item])[1]
-        blocks = Blocks(behaviors, tf.size(target[item]), self.search_layer.top_k)
+        blocks = Blocks(
+            behaviors, tf.size(target[item]), self.search_layer.top_k, longest=self.schema.window
+        )
         # Ids are laid out, not what they stand for, which is wider.
         column = tf.minimum(length, behaviors)[:, tf.newaxis] - 1 - blocks.places
         there, column = column >= 0, tf.maximum(column, 0)
