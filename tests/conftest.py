@@ -11,15 +11,6 @@ hypothesis.settings.register_profile("tfdare", deadline=None)  # the machine may
 hypothesis.settings.load_profile("tfdare")
 
 
-LONGEST = ("test_notebooks", "test_end_to_end", "test_readme", "test_build_sequences", "test_soak")
-"""Files that start first: one that starts last keeps one process busy and the others idle."""
-
-
-def pytest_collection_modifyitems(items):
-    """The longest files first, the rest as it comes."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
-
-
 @pytest.fixture(scope="session")
 def schema():
     """Two features and positions, every dimension different."""

@@ -86,8 +86,8 @@ def add_position(scores: tf.Tensor, position_score: tf.Tensor | None) -> tf.Tens
 def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Softmax over the last axis among what `mask` keeps; zero elsewhere.
 
-    A row with nothing to keep is all zero: no behavior, no weight. So does the lowest number of the
-    dtype weigh nothing, which says of a behavior that it does not match at all.
+    A row with nothing to keep is all zero: no behavior, no weight. The lowest number of the dtype
+    weighs nothing either: as a score it says that a behavior does not match at all.
 
     Args:
         scores: float ``[..., N]``.

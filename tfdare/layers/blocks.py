@@ -60,8 +60,6 @@ class Blocks:
 
     def position(self, place: tf.Tensor) -> tf.Tensor:
         """Where in the layout the behavior in `place` lies."""
-        if self.needed is False:
-            return place
         return place % self.size * self.count + place // self.size
 
 

@@ -20,7 +20,10 @@ class Together:
 
     def __init__(self, groups: Iterable[Sequence[tf.Tensor]]):
         self._groups = [list(group) for group in groups]
-        self._flat: dict[int, tf.Tensor] = {}
+        self._flat = [
+            tf.concat([tf.cast(tf.reshape(ids, [-1]), group[0].dtype) for ids in group], axis=0)
+            for group in self._groups
+        ]
         self._rows: dict[tuple[int, int], list[tf.Tensor]] = {}
 
     def rows(self, table, ids: tf.Tensor) -> tf.Tensor | None:
@@ -34,9 +37,6 @@ class Together:
     def _read(self, table, number):
         group, key = self._groups[number], (id(table), number)
         if key not in self._rows:
-            if number not in self._flat:
-                flat = [tf.reshape(ids, [-1]) for ids in group]
-                self._flat[number] = tf.concat([tf.cast(ids, flat[0].dtype) for ids in flat], 0)
             rows = tf.gather(raw(table), self._flat[number])
             # Split along the first axis: no copies.
             parts = tf.split(rows, [tf.size(ids) for ids in group], axis=0)

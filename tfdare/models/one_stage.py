@@ -39,12 +39,12 @@ class OneStageModel(RequestModel):
     def represent(self, requests):
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
-        history = self._history(requests)
-        with self.embedding.looked_up_once(history, self._ids(requests, "target")):
-            return self._pooled(requests, history, length)
+        history, ids = self._history(requests), self._ids(requests, "target")
+        with self.embedding.looked_up_once(history, ids):
+            return self._pooled(requests, history, ids, length)
 
-    def _pooled(self, requests, history, length):
-        scores = self._attend(history, self._ids(requests, "target"), length, in_parts=True)
+    def _pooled(self, requests, history, ids, length):
+        scores = self._attend(history, ids, length, in_parts=True)
         position = _positions(history)
         real = (position <= length[:, tf.newaxis])[:, tf.newaxis]
         weights = self.pooling_layer.weigh(scores, real, tf.shape(scores)[-1])

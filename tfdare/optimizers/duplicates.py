@@ -56,13 +56,12 @@ def sum_duplicates(
         pieces = _pieces(math.prod(values.shape[1:]))
     else:
         row_shape, pieces = tf.shape(values)[1:], 1
-    sent = place
     if pieces > 1:  # a wide row is summed as several narrow ones that lie side by side
-        sent = tf.reshape(place[:, None] * pieces + tf.range(pieces), [-1])
+        place = tf.reshape(place[:, None] * pieces + tf.range(pieces), [-1])
     count = slices * pieces
     kind = values.dtype if values.dtype in _SUMMED_AS_THEY_ARE else tf.float32
     summed = tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.stack([sent, tf.range(count)], axis=1),
+        a_indices=tf.stack([place, tf.range(count)], axis=1),
         a_values=tf.ones([count], kind),
         a_shape=tf.cast(tf.stack([places * pieces, count]), tf.int64),
         b=tf.reshape(tf.cast(values, kind), [count, tf.reduce_prod(row_shape) // pieces]),
