@@ -8,6 +8,7 @@ from tfdare.command import UsageError
 from tfdare.compat import raw, tf
 from tfdare.id_hash import GOLDEN, MULTIPLIERS, SHIFTS
 from tfdare.layers.embedding import TIME_GAP
+from tfdare.layers.select import select
 from tfdare.models import RequestModel, TwoStageModel
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
 from tfdare.sequences import Sequences
@@ -208,9 +209,9 @@ def _to_rows(ids, lookup, part):
     if lookup is not None:
         found = tf.cast(lookup.lookup(ids), tf.int32)
         return tf.where(ids == NO_VALUE, PADDING_ID, found) if part.max_values > 1 else found
-    # Gather would fail on any other row.
-    known = tf.logical_and(ids >= 0, ids < part.vocabulary_size)
-    return tf.where(known, ids, tf.constant(OOV_ID, ids.dtype))
+    # Gather would fail on any other row. Without a sign, those below 0 are above all others.
+    known = tf.bitcast(ids, tf.uint32) < tf.constant(part.vocabulary_size, tf.uint32)
+    return select(known, ids, tf.fill(tf.shape(ids), OOV_ID))
 
 
 def _hashed(ids, part):

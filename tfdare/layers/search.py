@@ -6,6 +6,7 @@ from typing import Mapping
 
 from tfdare.compat import register, tf
 from tfdare.layers.blocks import Blocks, top_k_of_product
+from tfdare.layers.select import select
 
 
 class Search(tf.keras.layers.Layer):
@@ -65,20 +66,18 @@ class Search(tf.keras.layers.Layer):
         )
         found = tf.logical_and(place < length, value > -float("inf"))
         score = value if ranked is scores else tf.gather(scores, place, batch_dims=2)
+        place, score = _widen(tf.where(found, place, -1), score, self.top_k)
         newest = scores[..., : self.recent] if self.recent else None
-        return self._answer(tf.where(found, place, -1), score, length, newest)
+        return self._with_newest(place, score, length, newest)
 
-    def _answer(self, place, score, length, newest):
-        """Slots filled: what was found, and besides the newest, of which `newest` are scores."""
-        place, score = _widen(place, score, self.top_k)
-        if self.recent:
-            among = tf.range(tf.shape(newest)[-1])
-            among = tf.broadcast_to(tf.where(among < length, among, -1), tf.shape(newest))
-            among, of_them = _widen(among, newest, self.recent)
-            place = tf.concat([place, among], axis=-1)
-            score = tf.concat([score, of_them], axis=-1)
-        shape = [place.shape[0], place.shape[1], self.slots]
-        return tf.ensure_shape(place, shape), tf.ensure_shape(score, shape)
+    def _with_newest(self, place, score, length, newest):
+        """What was found and, if asked for, the newest behaviors, of which `newest` are scores."""
+        if not self.recent:
+            return place, score
+        among = tf.range(tf.shape(newest)[-1])
+        among = tf.broadcast_to(tf.where(among < length, among, -1), tf.shape(newest))
+        among, of_them = _widen(among, newest, self.recent)
+        return tf.concat([place, among], axis=-1), tf.concat([score, of_them], axis=-1)
 
     def get_config(self):
         return {**super().get_config(), "top_k": self.top_k, "recent": self.recent}
@@ -131,8 +130,10 @@ class TopKSearch(Search):
         if self.recent:
             first = blocks.position(tf.range(tf.minimum(self.recent, blocks.behaviors)))
             newest = tf.matmul(query, tf.gather(key, first, axis=1), transpose_b=True)
-        place = tf.where(score > -float("inf"), place, -1)
-        return self._answer(place, score, length, newest)
+        found = score > -float("inf")
+        place = select(found, place, -tf.ones_like(place))
+        score = select(found, score, tf.zeros_like(score))
+        return self._with_newest(place, score, length, newest)
 
 
 def _widen(place, score, slots):
@@ -140,7 +141,9 @@ def _widen(place, score, slots):
     missing = [[0, 0], [0, 0], [0, slots - tf.shape(place)[-1]]]
     place = tf.pad(place, missing, constant_values=-1)
     score = tf.pad(score, missing)
-    return place, tf.where(place >= 0, score, tf.zeros_like(score))
+    for wide in (place, score):
+        wide.set_shape([*wide.shape[:2], slots])
+    return place, select(place >= 0, score, tf.zeros_like(score))
 
 
 def newest_first(history: tf.Tensor, history_length: tf.Tensor) -> tf.Tensor:

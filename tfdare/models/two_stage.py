@@ -17,6 +17,7 @@ from tfdare.layers import (
 from tfdare.layers.blocks import Blocks
 from tfdare.layers.embedding import HISTORY, TARGET
 from tfdare.layers.pooling import pool_and_compare, pool_shared
+from tfdare.layers.select import select
 from tfdare.models.request_model import Outputs, RequestModel, _positions
 
 
@@ -241,7 +242,7 @@ class TwoStageModel(RequestModel):
     def _found(self, requests, place, score):
         """What :meth:`score` takes, given the places that search chose."""
         length = tf.cast(requests["history_length"], tf.int32)[:, tf.newaxis, tf.newaxis]
-        index = tf.where(place >= 0, length - 1 - place, -1)
+        index = select(place >= 0, length - 1 - place, place)  # -1 as it is
         kept = {
             name: requests[name] for name in requests if name.startswith(("target_", "context_"))
         }
