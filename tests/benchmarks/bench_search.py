@@ -34,7 +34,7 @@ COPIED = (2_000, 200)
 MOST_K, VARIED = (5, 20, 50, 100), (10_000, 500)
 DIMS = (32, 16, 8)
 ITEMS, CATEGORIES, COLUMNS, TOP_K = 1_000_000, 10_000, 16, 20
-SECONDS = 4.0
+SECONDS, TURN = 4.0, 0.25
 PLOT = pathlib.Path("build") / "search.png"
 
 
@@ -110,12 +110,13 @@ def copied(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def in_turns(calls, seconds: float = SECONDS, burst: int = 1) -> dict[str, float]:
+def in_turns(calls, seconds: float = SECONDS, turn: float = 0.0) -> dict[str, float]:
     """Median milliseconds of each call, in turns whose order is drawn anew each time: what ran
     before leaves caches and threads as it will.
 
-    Where one of them fills all caches, each is called in a `burst`, of which the first call does not
-    count.
+    Where one of them fills all caches and takes many times as long, a turn is calls for that many
+    seconds of which the first does not count: each in the state in which it leaves the machine
+    itself, and both for as long.
     """
     times = {name: [] for name in calls}
     for call in [*calls.values(), *calls.values()]:
@@ -123,11 +124,15 @@ def in_turns(calls, seconds: float = SECONDS, burst: int = 1) -> dict[str, float
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(next(iter(times.values()))) < 7:
         for name in random.sample(list(calls), len(calls)):
-            for number in range(burst):
+            if turn:
+                calls[name]()
+            end = time.perf_counter() + turn
+            while True:
                 started = time.perf_counter()
                 calls[name]()
-                if number or burst == 1:
-                    times[name].append(time.perf_counter() - started)
+                times[name].append(time.perf_counter() - started)
+                if time.perf_counter() >= end:
+                    break
     return {name: statistics.median(found) * 1e3 for name, found in times.items()}
 
 
@@ -157,7 +162,7 @@ def measure() -> dict[str, float]:
             if (behaviors, candidates) == COPIED:
                 rows = copied(one)
                 beside = in_turns(
-                    {"search": calls["search"], "copy": lambda: straight(rows)}, burst=6
+                    {"search": calls["search"], "copy": lambda: straight(rows)}, 2 * SECONDS, TURN
                 )
                 figures[f"search_over_copy@{size}"] = beside["copy"] / beside["search"]
                 told(f"{size} beside a copy for each candidate", beside)

@@ -93,7 +93,7 @@ def top_k_of_product(
     width = blocks.size * blocks.count
 
     def straight():
-        scores = tf.matmul(query, key, transpose_b=True)
+        scores = _product(query, key)
         value, place = tf.math.top_k(scores, tf.minimum(top_k, width))
         missing = [[0, 0], [0, 0], [0, top_k - tf.minimum(top_k, width)]]
         value = tf.pad(value, missing, constant_values=-float("inf"))
@@ -114,6 +114,19 @@ def top_k_of_product(
     for found in (value, place):
         found.set_shape([query.shape[0], query.shape[1], top_k])
     return value, place
+
+
+def _product(query, key):
+    """Scores ``[U, C, N]``. A plain product spares a single request what a batch costs to set up."""
+    def plain():
+        return tf.matmul(query[0], key[0], transpose_b=True)[tf.newaxis]
+
+    def batched():
+        return tf.matmul(query, key, transpose_b=True)
+
+    if query.shape[0] is None:
+        return tf.cond(tf.equal(tf.shape(query)[0], 1), plain, batched)
+    return plain() if query.shape[0] == 1 else batched()
 
 
 def _of_halves(query, key, top_k, blocks):
