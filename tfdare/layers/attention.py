@@ -96,6 +96,16 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     Returns:
         float ``[..., N]``; rows sum to 1, or to 0 where the mask keeps nothing.
     """
-    lowest = tf.constant(float(scores.dtype.min), scores.dtype)
-    scores = tf.where(mask, scores, lowest)
-    return tf.nn.softmax(scores) * tf.cast(tf.not_equal(scores, lowest), scores.dtype)
+    @tf.custom_gradient
+    def softmax(scores):
+        lowest = tf.constant(float(scores.dtype.min), scores.dtype)
+        kept = tf.where(mask, scores, lowest)
+        weights = tf.nn.softmax(kept) * tf.cast(tf.not_equal(kept, lowest), scores.dtype)
+
+        def gradient(of_weights):  # what weighs nothing gets none
+            shares = of_weights * weights
+            return shares - weights * tf.reduce_sum(shares, axis=-1, keepdims=True)
+
+        return weights, gradient
+
+    return softmax(scores)

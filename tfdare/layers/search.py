@@ -56,17 +56,12 @@ class Search(tf.keras.layers.Layer):
         raise NotImplementedError
 
     def call(self, scores, history_length, query=None, key=None, target=None, history=None):
-        behaviors = tf.shape(scores)[-1]
         length = tf.cast(history_length, tf.int32)[:, tf.newaxis, tf.newaxis]
-        real = tf.range(behaviors) < length
         ranked = self.rank(scores, query, key, target, history)
-        value, place = tf.math.top_k(
-            tf.where(real, ranked, tf.constant(-float("inf"), ranked.dtype)),
-            tf.minimum(self.top_k, behaviors),
-        )
-        found = tf.logical_and(place < length, value > -float("inf"))
-        score = value if ranked is scores else tf.gather(scores, place, batch_dims=2)
-        place, score = _widen(tf.where(found, place, -1), score, self.top_k)
+        score, place = _highest(ranked, length, self.top_k)
+        if ranked is not scores:
+            score = tf.gather(scores, tf.maximum(place, 0), batch_dims=2)
+        place, score = _widen(place, score, self.top_k)
         newest = scores[..., : self.recent] if self.recent else None
         return self._with_newest(place, score, length, newest)
 
@@ -134,6 +129,33 @@ class TopKSearch(Search):
         place = select(found, place, -tf.ones_like(place))
         score = select(found, score, tf.zeros_like(score))
         return self._with_newest(place, score, length, newest)
+
+
+@tf.custom_gradient
+def _highest(scores, length, top_k):
+    """The highest of scores ``[U, C, N]`` among the first `length` places, and their places.
+
+    Place -1 where minus infinity is the highest left.
+    """
+    among, lowest = tf.range(tf.shape(scores)[-1]), tf.constant(-float("inf"), scores.dtype)
+    value, place = tf.math.top_k(
+        tf.where(among < length, scores, lowest), tf.minimum(top_k, tf.size(among))
+    )
+    place = tf.where(tf.logical_and(place < length, value > lowest), place, -1)
+
+    def gradient(of_value, _):
+        return spread(of_value, place, tf.shape(scores)), None, None
+
+    return (value, place), gradient
+
+
+def spread(values: tf.Tensor, place: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Values ``[U, C, K]`` at their places in zeros ``[U, C, N]``; those at place -1 are lost."""
+    users, candidates, behaviors = shape[0], shape[1], shape[2]
+    row = tf.reshape(tf.range(users * candidates) * behaviors, [users, candidates, 1])
+    place = tf.where(place >= 0, row + place, -1)  # a negative segment is dropped
+    flat = tf.math.unsorted_segment_sum(values, place, users * candidates * behaviors)
+    return tf.reshape(flat, shape)
 
 
 def _widen(place, score, slots):

@@ -17,6 +17,7 @@ from tfdare.layers import (
 from tfdare.layers.blocks import Blocks
 from tfdare.layers.embedding import HISTORY, TARGET
 from tfdare.layers.pooling import pool_and_compare, pool_shared
+from tfdare.layers.search import spread
 from tfdare.layers.select import select
 from tfdare.models.request_model import Outputs, RequestModel, _positions
 
@@ -168,7 +169,7 @@ class TwoStageModel(RequestModel):
         whole = self.auxiliary_pooling.weigh(scores, every, tf.shape(scores)[-1])
         linear = isinstance(self.pooling_layer, LinearPooling)
         weights = [
-            _spread(one, place, tf.shape(scores))
+            spread(one, place, tf.shape(scores))
             for one in (self.pooling_layer.weigh(kept, real, top_k) if linear else [])
         ]
         parts, affinity = self.embedding.representation_parts(history, position), None
@@ -300,11 +301,3 @@ class TwoStageModel(RequestModel):
 def _scaled(target):
     return target * float(target.shape[-1]) ** -0.5
 
-
-def _spread(weights, place, shape):
-    """Weights ``[U, C, K]`` at their places in ``[U, C, N]``; places of -1 carry no weight."""
-    users, candidates, behaviors = shape[0], shape[1], shape[2]
-    row = tf.reshape(tf.range(users * candidates) * behaviors, [users, candidates, 1])
-    place = tf.where(place >= 0, row + place, -1)  # a negative segment is dropped
-    flat = tf.math.unsorted_segment_sum(weights, place, users * candidates * behaviors)
-    return tf.reshape(flat, shape)
