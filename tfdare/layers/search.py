@@ -60,7 +60,7 @@ class Search(tf.keras.layers.Layer):
         ranked = self.rank(scores, query, key, target, history)
         score, place = _highest(ranked, length, self.top_k)
         if ranked is not scores:
-            score = tf.gather(scores, tf.maximum(place, 0), batch_dims=2)
+            score = take(scores, place)
         place, score = _widen(place, score, self.top_k)
         newest = scores[..., : self.recent] if self.recent else None
         return self._with_newest(place, score, length, newest)
@@ -156,6 +156,18 @@ def spread(values: tf.Tensor, place: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     place = tf.where(place >= 0, row + place, -1)  # a negative segment is dropped
     flat = tf.math.unsorted_segment_sum(values, place, users * candidates * behaviors)
     return tf.reshape(flat, shape)
+
+
+@tf.custom_gradient
+def take(values, place):
+    """Values ``[U, C, N]`` at their places ``[U, C, K]``; 0 at place -1."""
+    # A column in front for place -1: an empty history has no other.
+    padded = tf.pad(values, [[0, 0], [0, 0], [1, 0]])
+
+    def gradient(of_taken):
+        return spread(of_taken, place, tf.shape(values)), None
+
+    return tf.gather(padded, place + 1, batch_dims=2), gradient
 
 
 def _widen(place, score, slots):

@@ -17,7 +17,7 @@ from tfdare.layers import (
 from tfdare.layers.blocks import Blocks
 from tfdare.layers.embedding import HISTORY, TARGET
 from tfdare.layers.pooling import pool_and_compare, pool_shared
-from tfdare.layers.search import spread
+from tfdare.layers.search import spread, take
 from tfdare.layers.select import select
 from tfdare.models.request_model import Outputs, RequestModel, _positions
 
@@ -182,9 +182,7 @@ class TwoStageModel(RequestModel):
         if linear:
             pooled = self.pooling_layer.combine(target, sums[: len(weights)])
             if affinity is not None:
-                # A column in front for place -1: an empty history has no other.
-                padded = tf.pad(affinity, [[0, 0], [0, 0], [1, 0]])
-                affinity = tf.gather(padded, place + 1, batch_dims=2)
+                affinity = take(affinity, place)
             facts = self._facts(ids, behaviors, kept, real, top_k, affinity)
             logits = self._logits(self.head, pooled, requests, facts, training)
         else:
