@@ -2,9 +2,9 @@
 
 2,049 examples a step (683 requests x 3 candidates) of 200 behaviors, 16 + 16 columns, auxiliary
 loss on; ids drawn uniformly, which gives a batch the most distinct rows it can have. In turns: DARE
-with SparseAdam on requests, the same with Keras's own Adam, on one row per example, over a tenth of
-the items, TWIN, and DARE as published, without the facts about matches; and the memory bound, see
-:func:`memory_bound`.
+with SparseAdam on requests, with RowwiseAdagrad, with Keras's own Adam, on one row per example, over
+a tenth of the items; TWIN; DARE as published, without the facts about matches, and that one as one
+writes it first (:mod:`tests.benchmarks.plain_step`); and the memory bound, see :func:`memory_bound`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import time
 
 import numpy as np
 
+from tests.benchmarks.plain_step import PlainStep
 from tfdare.compat import tf
 from tfdare.losses import CandidateCrossentropy
 from tfdare.models import build_model
-from tfdare.optimizers import SparseAdam
+from tfdare.optimizers import RowwiseAdagrad, SparseAdam
 from tfdare.schema import Feature, Schema
 
 ITEMS, CATEGORIES = 4_068_791, 9_408
@@ -112,12 +113,15 @@ def measure() -> dict[str, float]:
         "requests": (variant(SparseAdam(0.01), REQUESTS, CANDIDATES), 14),
         "published": (variant(SparseAdam(0.01), REQUESTS, CANDIDATES, model="DARE-paper"), 14),
         "twin": (variant(SparseAdam(0.01), REQUESTS, CANDIDATES, model="TWIN"), 14),
+        "rowwise": (variant(RowwiseAdagrad(0.1), REQUESTS, CANDIDATES), 14),
         "rows": (variant(SparseAdam(0.01), rows, 1), 8),
         "tenth": (variant(SparseAdam(0.01), REQUESTS, CANDIDATES, ITEMS // 10), 14),
         "dense": (variant(adam, REQUESTS, CANDIDATES), 5),
     }
     bounds = {"bound": memory_bound(), "bound_side_by_side": memory_bound(side_by_side=True)}
-    seconds = {name: [] for name in [*variants, *bounds]}
+    plain = PlainStep({"item": ITEMS, "category": CATEGORIES}, WINDOW, COLUMNS)
+    requests = iter(batches(REQUESTS, CANDIDATES, ITEMS))
+    seconds = {name: [] for name in [*variants, *bounds, "plain"]}
     for turn in range(ROUNDS):
         for name, ((model, data), steps) in variants.items():
             times = StepTimes()
@@ -127,6 +131,8 @@ def measure() -> dict[str, float]:
             if name == "requests":  # the bound beside what it bounds
                 for bound, move in bounds.items():
                     seconds[bound] += _times(move, steps)
+            if name == "published":  # beside the same model
+                seconds["plain"] += _times(lambda: plain.step(*next(requests)[:2]).numpy(), steps)
         print(f"  round {turn + 1} of {ROUNDS}: " + ", ".join(
             f"{name} {statistics.median(times) * 1e3:.0f} ms" for name, times in seconds.items()
         ), file=sys.stderr)
@@ -134,13 +140,16 @@ def measure() -> dict[str, float]:
     return {
         "train_examples_per_s": rate["requests"],
         "train_examples_per_s_published": rate["published"],
+        "train_examples_per_s_rowwise_adagrad": rate["rowwise"],
         "train_examples_per_s_twin": rate["twin"],
+        "train_examples_per_s_plain": rate["plain"],
         "train_examples_per_s_dense_adam": rate["dense"],
         "train_examples_per_s_rows": rate["rows"],
         "train_examples_per_s_memory_bound": rate["bound"],
         "train_over_memory_bound": rate["bound"] / rate["requests"],
         "train_over_memory_bound_published": rate["bound"] / rate["published"],
         "train_over_memory_bound_side_by_side": rate["bound_side_by_side"] / rate["requests"],
+        "train_published_over_plain": rate["published"] / rate["plain"],
         "train_dare_over_twin": rate["requests"] / rate["twin"],
         "train_step_4m_items_over_400k": rate["tenth"] / rate["requests"],
         "train_sparse_over_dense": rate["requests"] / rate["dense"],

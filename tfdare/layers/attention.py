@@ -100,7 +100,7 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     def softmax(scores):
         lowest = tf.constant(float(scores.dtype.min), scores.dtype)
         kept = tf.where(mask, scores, lowest)
-        weights = tf.nn.softmax(kept) * tf.cast(tf.not_equal(kept, lowest), scores.dtype)
+        weights = _softmax(kept) * tf.cast(tf.not_equal(kept, lowest), scores.dtype)
 
         def gradient(of_weights):  # what weighs nothing gets none
             shares = of_weights * weights
@@ -109,3 +109,14 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         return weights, gradient
 
     return softmax(scores)
+
+
+_FEW = 64
+"""Scores a row up to which the fused softmax takes longer to set up than the row to compute."""
+
+
+def _softmax(scores):
+    if (scores.shape[-1] or _FEW) >= _FEW:
+        return tf.nn.softmax(scores)
+    exponents = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
+    return exponents / tf.reduce_sum(exponents, axis=-1, keepdims=True)

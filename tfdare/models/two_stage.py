@@ -142,8 +142,8 @@ class TwoStageModel(RequestModel):
 
     def represent(self, requests):
         _, target, ids, position, scores, real = self._of_found(self.search(requests))
-        parts = self.embedding.representation_parts(ids, position)
-        return self.pooling_layer(target, parts, scores, real, top_k=self.search_layer.top_k)
+        found = self.embedding.representation(ids, position)
+        return self.pooling_layer(target, found, scores, real, top_k=self.search_layer.top_k)
 
     def forward(self, requests: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
         """Both heads in one pass over the history, for training.
@@ -275,25 +275,17 @@ class TwoStageModel(RequestModel):
     def _score(self, tensors, target, behaviors, position, scores, real, training):
         """Logits from what was found."""
         top_k = self.search_layer.top_k
-        parts = self.embedding.representation_parts(behaviors, position)
-        pooled = self.pooling_layer(target, parts, scores, real, top_k=top_k)
-        ids = self._ids(tensors, "target")
-        facts = self._facts(ids, behaviors, scores, real, top_k, self._affinity(target, parts))
+        found = self.embedding.representation(behaviors, position)
+        pooled = self.pooling_layer(target, found, scores, real, top_k=top_k)
+        ids, affinity = self._ids(tensors, "target"), None
+        if self._needs_affinity:
+            affinity = tf.linalg.matvec(found, _scaled(target))
+        facts = self._facts(ids, behaviors, scores, real, top_k, affinity)
         return self._logits(self.head, pooled, tensors, facts, training)
 
     @property
     def _needs_affinity(self):
         return any(getattr(layer, "needs_affinity", False) for layer in self.evidence)
-
-    def _affinity(self, target, parts):
-        """<target, behavior> / sqrt(D) of representations, ``[U, C, S]``, if asked for.
-
-        `parts` are ``[U, C, S, D_i]``.
-        """
-        if not self._needs_affinity:
-            return None
-        targets = tf.split(_scaled(target), [part.shape[-1] for part in parts], axis=-1)
-        return tf.add_n([tf.linalg.matvec(part, one) for one, part in zip(targets, parts)])
 
 
 def _scaled(target):
