@@ -108,6 +108,28 @@ def test_masked_softmax_ignores_what_lies_under_the_mask():
     np.testing.assert_array_equal(clean, dirty)
 
 
+@pytest.mark.parametrize("behaviors", [5, 70])  # by hand, and by the fused kernel
+def test_masked_softmax_has_the_gradient_of_its_formula(behaviors):
+    rng = np.random.default_rng(behaviors)
+    scores = tf.constant(rng.normal(size=(3, 2, behaviors)).astype(np.float32))
+    mask = tf.constant(rng.random((3, 1, behaviors)) < [[[0.7]], [[0.3]], [[0.0]]])
+    above = tf.constant(rng.normal(size=(3, 2, behaviors)).astype(np.float32))
+
+    def formula(scores, mask):
+        exponents = tf.exp(scores) * tf.cast(mask, tf.float32)
+        return tf.math.divide_no_nan(exponents, tf.reduce_sum(exponents, axis=-1, keepdims=True))
+
+    found = []
+    for softmax in (masked_softmax, formula):
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            weights = softmax(scores, mask)
+        found.append((weights, tape.gradient(weights, scores, above)))
+    for one, other in zip(*found):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert np.abs(found[0][1]).max() > 0.05
+
+
 def test_parts_add_up_to_the_whole():
     parts = [floats(2, 3, 4), floats(2, 3, 1)], [floats(2, 5, 4), floats(2, 5, 1)]
     whole = [np.concatenate(side, -1) for side in parts]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.harness import run_doctests, run_layer_test
 from tfdare.layers import HashSearch, MatchSearch, TopKSearch, gather_behaviors, newest_first
+from tfdare.layers.search import take
 
 RNG = np.random.default_rng(0)
 
@@ -105,6 +106,22 @@ def test_search_equals_sorting(lengths, top_k, seed):
             missing = top_k - len(wanted)
             assert place[u, c].numpy().tolist() == wanted + [-1] * missing
             assert score[u, c].numpy().tolist() == [row[i] for i in wanted] + [0.0] * missing
+
+
+@pytest.mark.parametrize("lengths", [[9, 2], [0, 5]])
+def test_gradients_reach_what_was_found_and_nothing_else(lengths):
+    rng = np.random.default_rng(0)
+    scores, of = (tf.constant(rng.normal(size=(2, 3, n)).astype(np.float32)) for n in (9, 4))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(scores)
+        place, found = TopKSearch(4)(scores, tf.constant(lengths))
+        taken = take(scores, place)
+    np.testing.assert_array_equal(taken, found)
+    wanted = np.zeros(scores.shape, np.float32)
+    for u, c, k in np.argwhere(place.numpy() >= 0):
+        wanted[u, c, place[u, c, k]] += of[u, c, k]
+    for result in (found, taken):
+        np.testing.assert_array_equal(tape.gradient(result, scores, of), wanted)
 
 
 @pytest.mark.parametrize("top_k", [0, -1])

@@ -2,9 +2,9 @@
 
 2,049 examples a step (683 requests x 3 candidates) of 200 behaviors, 16 + 16 columns, auxiliary
 loss on; ids drawn uniformly, which gives a batch the most distinct rows it can have. In turns: DARE
-with SparseAdam on requests, with RowwiseAdagrad, with Keras's own Adam, on one row per example, over
-a tenth of the items; TWIN; DARE as published, without the facts about matches, and that one as one
-writes it first (:mod:`tests.benchmarks.plain_step`); and the memory bound, see :func:`memory_bound`.
+with SparseAdam on requests, with RowwiseAdagrad, with Keras's own Adam, on one row per example,
+over a tenth of the items; TWIN; DARE as published, without the facts about matches, and that one as
+one writes it first (:mod:`tests.benchmarks.plain_step`); the memory bound (:func:`memory_bound`).
 """
 
 from __future__ import annotations

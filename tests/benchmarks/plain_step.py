@@ -38,7 +38,8 @@ class PlainStep(tf.Module):
         width = 3 * columns * len(vocabulary)
         layers = tf.keras.layers
         self.heads = [
-            _built([layers.BatchNormalization(), *_dense(200), *_dense(80), layers.Dense(1)], width),
+            _built([layers.BatchNormalization(), *_dense(200), *_dense(80), layers.Dense(1)],
+                   width),
             _built([*_dense(200), layers.Dense(1)], width),
         ]
         tables = [*self.attention.values(), *self.representation.values(), self.position]

@@ -117,7 +117,7 @@ def top_k_of_product(
 
 
 def _product(query, key):
-    """Scores ``[U, C, N]``. A plain product spares a single request what a batch costs to set up."""
+    """Scores ``[U, C, N]``. A plain product spares one request what a batch costs to set up."""
     def plain():
         return tf.matmul(query[0], key[0], transpose_b=True)[tf.newaxis]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tfdare.compat import raw, register, tf
-from tfdare.layers.attention import in_one, masked_softmax
+from tfdare.layers.attention import masked_softmax
 
 
 @register
@@ -72,7 +72,6 @@ class MultiHeadPooling(tf.keras.layers.Layer):
         return dim * (1 + sums * (2 if self.target_aware else 1))
 
     def call(self, target, behaviors, scores, real, top_k):
-        behaviors = in_one(behaviors)
         sums = [
             self._attend(kernels, target, behaviors[:, :, part], real[:, :, part])
             for kernels, part in zip(self.attentions, (slice(None, top_k), slice(top_k, None)))

@@ -21,7 +21,7 @@ class LinearPooling(tf.keras.layers.Layer):
 
     Call arguments:
         target: float ``[U, C, D]``. Representation of the targets.
-        behaviors: float ``[U, C, S, D]``, or a list of parts ``[U, C, S, D_i]``.
+        behaviors: float ``[U, C, S, D]``.
         scores: float ``[U, C, S]``.
         real: bool ``[U, C, S]``.
         top_k: int. Slots that search filled; the others hold the newest behaviors.
@@ -58,7 +58,7 @@ class LinearPooling(tf.keras.layers.Layer):
 
     def call(self, target, behaviors, scores, real, top_k):
         weights = tf.stack(self.weigh(scores, real, top_k), axis=2)  # [U, C, weightings, S]
-        sums = in_one([tf.matmul(weights, part) for part in in_parts(behaviors)])
+        sums = tf.matmul(weights, behaviors)
         return self.combine(target, tf.unstack(sums, len(self.weightings), axis=2))
 
     def get_config(self):

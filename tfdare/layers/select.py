@@ -6,7 +6,7 @@ from tfdare.compat import tf
 
 
 def select(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """``tf.where`` of three tensors of the same shape, which never broadcasts: a seventh of its time.
+    """``tf.where`` of three tensors of one shape, in a seventh of its time: nothing broadcasts.
 
     Args:
         condition: bool.

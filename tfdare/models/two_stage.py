@@ -290,4 +290,3 @@ class TwoStageModel(RequestModel):
 
 def _scaled(target):
     return target * float(target.shape[-1]) ** -0.5
-
