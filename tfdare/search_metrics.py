@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tfdare.compat import register, tf
+from tfdare.layers.search import take
 
 
 def search_ndcg(relevance: tf.Tensor, index: tf.Tensor, top_k: int | None = None) -> tf.Tensor:
@@ -163,8 +164,7 @@ def _ranked(relevance, index, top_k):
 
 def _at(values, index):
     """Values at the places of the index, 0 at none."""
-    found = tf.gather(values, tf.maximum(index, 0), batch_dims=2)
-    return tf.where(index >= 0, found, 0.0)
+    return take(values, tf.maximum(index, -1))
 
 
 def _discounts(gains):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from tests.benchmarks.bench_optimizers import summed_by_segments, write
 from tfdare.compat import raw, tf
 
 TOP_K, RATE, BETA_1, BETA_2, EPSILON = 20, 0.01, 0.9, 0.999, 1e-7
@@ -116,9 +117,8 @@ def _update(weight, first, second, gradient, rate):
 
 
 def _update_rows(weight, first, second, gradient, rate):
-    rows, place = tf.unique(gradient.indices)
-    summed = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
+    rows, summed = summed_by_segments(gradient.values, gradient.indices)
     variables = weight, first, second
     before = [tf.gather(variable, rows) for variable in variables]
     for variable, after in zip(variables, _stepped(*before, summed, rate)):
-        variable.scatter_update(tf.IndexedSlices(after, rows))
+        write(variable, rows, after)

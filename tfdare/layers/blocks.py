@@ -93,9 +93,9 @@ def top_k_of_product(
     width = blocks.size * blocks.count
 
     def straight():
-        scores = _product(query, key)
-        value, place = tf.math.top_k(scores, tf.minimum(top_k, width))
-        missing = [[0, 0], [0, 0], [0, top_k - tf.minimum(top_k, width)]]
+        kept = tf.minimum(top_k, width)
+        value, place = tf.math.top_k(_product(query, key), kept)
+        missing = [[0, 0], [0, 0], [0, top_k - kept]]
         value = tf.pad(value, missing, constant_values=-float("inf"))
         return value, tf.pad(place, missing, constant_values=_LAST)
 
