@@ -335,7 +335,7 @@ def make_parser() -> JobParser:
     add("--row_ids", action="store_true", help="the model was exported with --row_ids")
     add("--batch_size", type=int, default=64, help="requests at once; default 64")
     add("--behaviors", action="store_true", help="write what search found, too: behavior_index "
-        "(-1: none) and attention_score")  # fmt: skip
+        "(-1: none) and attention_score")
     add("--format", default="parquet", help="parquet (default) or jsonl")
     add("--max_failed_fraction", type=float, default=1.0, help="share of failed requests beyond "
         "which the run fails and leaves an earlier output in place; default 1: never")

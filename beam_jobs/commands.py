@@ -23,7 +23,7 @@ class JobParser(argparse.ArgumentParser):
         self._example = example
         self.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
         self.add_argument("--overwrite", action="store_true",
-                          help="replace the output, once the new one is whole")  # fmt: skip
+                          help="replace the output, once the new one is whole")
 
     def format_help(self) -> str:
         return f"{self._example}\n\n{super().format_help()}"

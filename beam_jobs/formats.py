@@ -31,7 +31,7 @@ _TMALL = {
 }
 _OWN = {
     "user": ("user",), "item": ("item",), "category": ("category",), "time": ("time", "timestamp"),
-}  # fmt: skip
+}
 _ROLES = ("user", "time", "behavior", "label", "request")
 
 
@@ -163,7 +163,7 @@ def make_impressions_format(kind: str, columns: str | None, log: Format) -> Form
             f"--impressions_format must be one of {', '.join(FILES)}. Received: {kind!r}"
         )
     own = {"user": ("user",), "item": ("item",), "time": ("time", "timestamp"),
-           "label": ("label",)}  # fmt: skip
+           "label": ("label",)}
     mapping = _mapping(columns, own)
     item = log.features[0]
     strange = [name for name in mapping if name not in (*_ROLES, *log.features)]

@@ -140,7 +140,7 @@ def plan(
                 len(after) + len(chunks), files_before + index, file.path, file.kind, start, stop,
                 tuple(places.items()), width,
             )
-        )  # fmt: skip
+        )
 
     for index, file in enumerate(files):
         with reading(file.path):

@@ -30,7 +30,7 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
     """The tally as the ``counts`` of the manifest."""
     reasons = _reasons(tally, _REASON)
     parts = ("users", "requests", "candidates", "positives", "negatives",
-             "requests_short_of_negatives", "requests_without_history", "bytes")  # fmt: skip
+             "requests_short_of_negatives", "requests_without_history", "bytes")
     cut = {name[len(VALUES_CUT) :]: n for name, n in tally.items() if name.startswith(VALUES_CUT)}
     return {
         **({"values_cut": dict(sorted(cut.items()))} if cut else {}),

@@ -222,13 +222,13 @@ def make_parser() -> JobParser:
     add("--split", default="train", help=f"{', '.join(SPLITS)}; default train")
     add("--feature", default="category", help="whose values are told apart; default category")
     add("--categories", type=int, default=10, metavar="M", help="the most frequent ones; default "
-        "10")  # fmt: skip
+        "10")
     add("--positions", type=int, default=20, metavar="P", help="positions 1 to P; default 20")
     add("--position_edges", type=int, nargs="+", metavar="START", help="buckets of positions "
         "instead: where each starts and where the last one ends (1 2 3 5 9: 1, 2, 3-4, 5-8)")
     add("--smoothing", type=float, default=0.0, help="added to each of the four counts; default 0")
     add("--min_count", type=int, default=20, help="observations with the behavior below which "
-        "information is 0; default 20")  # fmt: skip
+        "information is 0; default 20")
     return parser
 
 

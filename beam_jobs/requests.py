@@ -135,7 +135,7 @@ def _shown(
     begins = np.flatnonzero(place % most == 0)  # one of very many candidates becomes several
     size = np.diff(begins, append=len(user)).astype(np.int32)
     seen = behaviors_before(histories, shown.user[begins], columns["time"][begins],
-                            sampling.coarse_clock)  # fmt: skip
+                            sampling.coarse_clock)
     splits = np.where(seen > 0, protocol.split_of(columns["time"][begins]), -1)
     _, rows = learned.catalog.rows({name: columns[name] for name in learned.catalog.features})
     for number, split in enumerate(SPLITS):

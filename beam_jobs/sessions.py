@@ -32,7 +32,7 @@ def draw_from_sessions(
         within = np.searchsorted(np.cumsum(size[start:]), _PAIRS, side="right")
         stop = start + max(int(within), 1)
         _draw(drawn[start:stop], first[start:stop], size[start:stop], item,
-              item[event[start:stop]], key[start:stop])  # fmt: skip
+              item[event[start:stop]], key[start:stop])
         start = stop
     return drawn
 

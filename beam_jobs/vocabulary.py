@@ -202,7 +202,7 @@ class _WriteCatalog(beam.DoFn):
             for name, moments in counts.context.moments.items():
                 numeric[name] = {
                     "mean": moments.mean, "deviation": moments.deviation, "events": moments.count
-                }  # fmt: skip
+                }
         if self._earlier is not None:  # a trained model's numbers keep their meaning
             for name, found in numeric.items():
                 before = self._earlier.manifest["numeric"][name]

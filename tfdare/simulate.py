@@ -125,17 +125,17 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--output", help="file to write: the log, .gz compresses it; with --fit the options")
     add("--like", metavar="NAME", help="options fitted to a log, which those below change: "
-        f"{', '.join(parameters.names())}, or a file written by --fit")  # fmt: skip
+        f"{', '.join(parameters.names())}, or a file written by --fit")
     add("--fit", nargs="+", metavar="LOG", help="fit the options to this log (CSV, gzip is fine)")
     add("--columns", metavar="NAME=COLUMN,...", help=f"of --fit: {', '.join(NAMES)}, for a log "
-        "with a header; without, it is in Taobao's format")  # fmt: skip
+        "with a header; without, it is in Taobao's format")
     add("--rounds", type=int, default=3, help="of --fit; 0 only compares --like with the log")
     add("--max_views", type=int, default=150_000, help="of --fit: page views to fit to; of larger "
-        "logs users are sampled")  # fmt: skip
+        "logs users are sampled")
     add("--plot", metavar="PNG", help="draw a simulated log beside the one of --fit or --like")
     add("--workers", type=int, default=1, help="processes; the log does not depend on it")
     add("--causes", action="store_true", help="also write why each page view happened, to "
-        "OUTPUT.causes.csv.gz")  # fmt: skip
+        "OUTPUT.causes.csv.gz")
     for field in dataclasses.fields(SimulatorOptions):
         low, high = RANGES[field.name]
         shown = f"{low} or more" if high >= 10**6 else f"{low} to {high}"

@@ -244,7 +244,7 @@ def test_behaviors_of_a_csv_and_further_features(prepare, tmp_path):
     assert both.manifest["counts"]["rows"] == {
         "read": 61, "filtered": 0, "rejected": 0, "rejected_by_reason": {}, "cut": 0,
         "kept": 61,
-    }  # fmt: skip
+    }
     views = prepare(path, *columns, "--behavior", "view", *SMALL, output="views")
     assert views.manifest["counts"]["rows"]["filtered"] == 31
     assert views.manifest["counts"]["rows"]["kept"] == 30
@@ -282,7 +282,7 @@ def test_schema_says_all_that_decides(prepare, log):
         "protocol": "last_fraction", "test_fraction": 0.1, "min_test": 2, "max_test": 30,
         "train_start": 2, "train_stride": 3, "min_events": 8, "negatives": 4, "seed": 1,
         "min_count": 1, "duplicates": "drop", "behaviors": None,
-    }  # fmt: skip
+    }
     manifest = outcome.manifest
     assert manifest["code"]["version"]
     assert manifest["input"] == [{"file": str(log), "bytes": log.stat().st_size, "kind": "text"}]
@@ -340,7 +340,7 @@ def test_checkins_by_the_last_tenth(prepare):
     outcome = prepare(
         DATA / "checkins.csv.gz", "--columns", "time=timestamp", "--split", "last_fraction",
         "--duplicates", "keep",
-    )  # fmt: skip
+    )
     assert outcome.code == 0, outcome.err
     counts = outcome.manifest["counts"]
     assert counts["rows"]["read"] == counts["rows"]["kept"] == 378_559

@@ -17,7 +17,7 @@ from tfdare.schema import CategoricalContext, NumericContext, TimeGap
 HEADER = "user,item,category,time,labels,town,cost"
 COLUMNS = ("--columns", "tags=labels", "--multi_hot", "tags=3")
 CONTEXT = ("--context", "hour=hour_of_day", "city=town", "weekday=day_of_week",
-           "--numeric", "price=cost")  # fmt: skip
+           "--numeric", "price=cost")
 OPTIONS = (*SMALL, *COLUMNS, *CONTEXT, "--time_gap", "60", "--duplicates", "keep")
 NAMES = ("item", "category", "tags")
 
@@ -67,7 +67,7 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
         users.setdefault(row[0], []).append((row[3], number, row))
     users = {user: [row for *_, row in sorted(found)] for user, found in users.items()}
     training = [row for found in users.values()
-                for row in found[: reference.held_out(len(found))[0][0]]]  # fmt: skip
+                for row in found[: reference.held_out(len(found))[0][0]]]
     tags_of = lambda row: [int(tag) for tag in row[4].split("|") if tag][:3]
     own = {}
     for row in sorted(training, key=lambda row: (row[3], rows.index(row))):
@@ -89,7 +89,7 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     hour, city, weekday, price = schema.context
     assert [(part.name, part.vocabulary_size) for part in (hour, city, weekday)] == [
         ("hour", len(hour_row) + 2), ("city", len(city_row) + 2), ("weekday", len(day_row) + 2)
-    ]  # fmt: skip
+    ]
     assert isinstance(city, CategoricalContext) and city.vocabulary == "vocabulary/city.tsv"
     assert isinstance(price, NumericContext)
     assert price.mean == pytest.approx(costs.mean(), rel=1e-12)
@@ -126,7 +126,7 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     asked = {
         "multi_hot": {"tags": 3}, "numeric": {"price": "cost"}, "time_gap": 60,
         "context": {"hour": "hour_of_day", "city": "town", "weekday": "day_of_week"},
-    }  # fmt: skip
+    }
     assert {name: schema.split[name] for name in asked} == asked
     assert f"cut         {cut} values of tags" in outcome.out
     assert "number      price: mean" in outcome.out
@@ -147,7 +147,7 @@ def test_same_from_every_kind_of_file_and_runner(prepare, tmp_path, rows):
         "user": users, "item": items, "category": categories, "time": times, "labels": tags,
         "town": [int(town) if town else None for town in towns],
         "cost": [float(cost) if cost else None for cost in costs],
-    })  # fmt: skip
+    })
     pq.write_table(table, tmp_path / "log.parquet", row_group_size=40)
     again = prepare(tmp_path / "log.parquet", *OPTIONS, form="parquet", output="parquet")
     assert again.code == 0, again.err
@@ -181,7 +181,7 @@ def test_an_hour_and_a_time_gap_need_no_columns(prepare, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("".join(f"1,{t % 4},5,pv,{t * 3600}\n" for t in range(30)))
     outcome = prepare(path, *SMALL, "--context", "hour=hour_of_day", "--time_gap", "1",
-                      form="taobao")  # fmt: skip
+                      form="taobao")
     assert outcome.code == 0, outcome.err
     (test,) = outcome.sequences.records("test")
     raw = outcome.sequences.vocabulary("hour")
@@ -228,7 +228,7 @@ def test_rejected_rows_with_exact_lines(prepare, tmp_path, chunk_bytes):
 def test_rows_that_differ_in_context_are_no_duplicates(prepare, tmp_path):
     rows = [("a", n, 1, n, "1|2", "5", "1.5") for n in range(12)]
     rows += [("a", 3, 1, 3, "1|2", "6", "1.5"), ("a", 3, 1, 3, "2|1", "5", "1.5"),
-             ("a", 3, 1, 3, "1|2", "5", ""), ("a", 3, 1, 3, "1|2", "5", "1.50")]  # fmt: skip
+             ("a", 3, 1, 3, "1|2", "5", ""), ("a", 3, 1, 3, "1|2", "5", "1.50")]
     outcome = prepare(write(tmp_path / "log.csv", rows), *OPTIONS[:-2])
     assert outcome.code == 0, outcome.err
     assert [(row["line"], row["row"]) for row in outcome.rejected] == [(17, "a,3,1,1|2,3,5,1.5")]
@@ -287,7 +287,7 @@ def test_other_formats_have_no_such_columns(prepare, log, form, more, words):
 )
 def test_wrong_types_of_parquet(prepare, tmp_path, column, value, words):
     columns = {"user": [1], "item": [2], "category": [1], "time": [1], "labels": [[1]],
-               "town": [1], "cost": [1.5], column: value}  # fmt: skip
+               "town": [1], "cost": [1.5], column: value}
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
     outcome = prepare(tmp_path / "log.parquet", *OPTIONS, form="parquet")
     refused(outcome, *words)

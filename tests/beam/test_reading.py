@@ -82,7 +82,7 @@ field = st.sampled_from(
     [b"1", b"23", b"007", b"", b"-4", b"-0", b"x", b"1.0", b" 5", b"0x1", b"+1", b"u\xc3\xa9",
      b"\xff", b'"7"', b'"a,b"', b'"', b'a"b', b"9223372036854775807", b"9223372036854775808",
      b"00000000000000000000012", b"1" * 30]
-)  # fmt: skip
+)
 row = st.one_of(
     st.tuples(*[st.sampled_from([b"1", b"2", b"345"])] * 4).map(b",".join),
     st.lists(field, min_size=4, max_size=4).map(b",".join),

@@ -111,7 +111,7 @@ def test_floats():
         ("3.5e38", "is larger than 3.4e+38"), ("-1e400", "is larger than 3.4e+38"),
         (math.inf, "is larger than 3.4e+38"), ("1\n", "is not a number"),
     ],
-)  # fmt: skip
+)
 def test_floats_that_are_none(value, reason):
     fine = "1" if isinstance(value, str) else 1.0
     _, reasons = floats(pa.array([fine, value]), "price")
@@ -126,7 +126,7 @@ def test_floats_that_are_none(value, reason):
         (1_000_000_000, 1, 6),  # Sunday, 9 September 2001, 01:46:40
         (1_704_067_200, 0, 0),  # Monday, 1 January 2024, 00:00:00
     ],
-)  # fmt: skip
+)
 def test_hour_and_day(time, hour, day):
     columns = {"time": np.array([time])}
     assert raw_values(HOUR, "x", columns).tolist() == [hour]
@@ -135,11 +135,11 @@ def test_hour_and_day(time, hour, day):
 
 def test_counts_of_context_add_up_in_any_order():
     form = with_context(make_format("csv", None, None), (), ("hour=hour_of_day", "city=town"),
-                        ("price=cost",))  # fmt: skip
+                        ("price=cost",))
 
     def columns(time, city, price):
         return {"time": np.array(time, np.int64), "city": np.array(city, np.int64),
-                "price": np.array(price, np.float64)}  # fmt: skip
+                "price": np.array(price, np.float64)}
 
     one = count_context(form, columns([0, 3600, 3601], [7, -1, 8], [1, math.nan, 3]))
     two = count_context(form, columns([7200, 3600], [8, 9], [5, math.nan]))
