@@ -50,13 +50,18 @@ A line of JSON holds the inputs of the signature for one request, without the ax
 SIGNATURE = "serving_default"
 RANKED, FAILED = "ranked", "failed"
 _TALLY_FILE = "tally.json"
-_COLUMNS = pa.schema([
-    ("user", pa.string()), ("request", pa.int64()), ("time", pa.int64()),
-    ("items", pa.list_(pa.int64())), ("probabilities", pa.list_(pa.float32())),
-    ("labels", pa.list_(pa.int8())),
-    ("behavior_index", pa.list_(pa.list_(pa.int32()))),
-    ("attention_score", pa.list_(pa.list_(pa.float32()))),
-])
+_COLUMNS = pa.schema(
+    [
+        ("user", pa.string()),
+        ("request", pa.int64()),
+        ("time", pa.int64()),
+        ("items", pa.list_(pa.int64())),
+        ("probabilities", pa.list_(pa.float32())),
+        ("labels", pa.list_(pa.int8())),
+        ("behavior_index", pa.list_(pa.list_(pa.int32()))),
+        ("attention_score", pa.list_(pa.list_(pa.float32()))),
+    ]
+)
 _FOUND = ("behavior_index", "attention_score")
 
 
@@ -110,9 +115,10 @@ class SavedModelHandler(ModelHandler[Asked, tuple[Asked, Any], Any]):
         outputs = model.run(SIGNATURE, stack([inputs for _, inputs in ready]))
         for row, (place, inputs) in enumerate(ready):
             candidates = len(next(v for k, v in inputs.items() if k.startswith("target_")))
-            answers[place] = batch[place], {
-                name: values[row, :candidates] for name, values in outputs.items()
-            }
+            answers[place] = (
+                batch[place],
+                {name: values[row, :candidates] for name, values in outputs.items()},
+            )
 
     def get_num_bytes(self, batch) -> int:
         return sum(value.nbytes for one in batch for value in map(np.asarray, one.inputs.values()))
@@ -189,8 +195,11 @@ class _Sort(beam.DoFn):
             yield beam.pvalue.TaggedOutput(FAILED, {"reason": found, "request": asked.text()})
             return
         row = {
-            "user": asked.user, "request": asked.number, "time": asked.time,
-            "items": asked.items, "probabilities": found["probability"].tolist(),
+            "user": asked.user,
+            "request": asked.number,
+            "time": asked.time,
+            "items": asked.items,
+            "probabilities": found["probability"].tolist(),
             "labels": asked.labels,
         }
         for name in _FOUND if self._behaviors else ():
@@ -212,7 +221,8 @@ class RankRequests(beam.PTransform):
             | "SpreadRequests" >> beam.Reshuffle()
             | "Rank" >> RunInference(self._handler)
             | "Sort"
-            >> beam.ParDo(self._sort).with_outputs(FAILED, TALLY, main=RANKED)
+            >> beam.ParDo(self._sort)
+            .with_outputs(FAILED, TALLY, main=RANKED)
             .with_output_types(Any)
         )
 
@@ -240,9 +250,9 @@ def run(argv: Sequence[str] | None = None) -> dict[str, int]:
             pipeline = beam.Pipeline(options=options)
             _build(pipeline, asked, sequences, folder)
             pipeline.run().wait_until_finish()
-        counts = {
-            f"requests_{name}": 0 for name in ("read", "ranked", "failed")
-        } | json.loads(read_file(f"{folder}/{_TALLY_FILE}"))
+        counts = {f"requests_{name}": 0 for name in ("read", "ranked", "failed")} | json.loads(
+            read_file(f"{folder}/{_TALLY_FILE}")
+        )
         _check_counts(counts, asked.max_failed_fraction, folder)
         text = json.dumps({"model": asked.model, "counts": counts}, indent=2) + "\n"
         write_file(f"{folder}/summary.json", text.encode())
@@ -253,24 +263,32 @@ def _build(pipeline, asked, sequences: Sequences | None, folder: str) -> None:
     if sequences is not None:
         files = sequences.files(asked.split)
         read = (
-            pipeline | "Files" >> beam.Create(files) | "SpreadFiles" >> beam.Reshuffle()
+            pipeline
+            | "Files" >> beam.Create(files)
+            | "SpreadFiles" >> beam.Reshuffle()
             | "ReadSequences"
             >> beam.ParDo(_ReadSequences(sequences, asked.row_ids, asked.newest))
-            .with_outputs(TALLY, FAILED, main="requests").with_output_types(Any)
+            .with_outputs(TALLY, FAILED, main="requests")
+            .with_output_types(Any)
         )
     else:
         read = (
-            pipeline | "Lines" >> beam.Create(find_paths(asked.requests, "requests"))
+            pipeline
+            | "Lines" >> beam.Create(find_paths(asked.requests, "requests"))
             | beam.io.ReadAllFromText()
             | "ReadLines"
-            >> beam.ParDo(_ReadLines()).with_outputs(TALLY, FAILED, main="requests")
+            >> beam.ParDo(_ReadLines())
+            .with_outputs(TALLY, FAILED, main="requests")
             .with_output_types(Any)
         )
     ranked = read["requests"] | RankRequests(asked.model, asked.batch_size, asked.behaviors)
     _write(ranked[RANKED], asked, f"{folder}/{RANKED}/part")
     failed = (read[FAILED], ranked[FAILED]) | "AllFailed" >> beam.Flatten()
-    failed | "AsText" >> beam.Map(json.dumps) | "WriteFailed" >> beam.io.WriteToText(
-        f"{folder}/{FAILED}/part", ".jsonl", skip_if_empty=True
+    (
+        failed
+        | "AsText" >> beam.Map(json.dumps)
+        | "WriteFailed"
+        >> beam.io.WriteToText(f"{folder}/{FAILED}/part", ".jsonl", skip_if_empty=True)
     )
     counted = failed | "CountFailed" >> beam.Map(lambda _: {"requests_failed": 1})
     path = f"{folder}/{_TALLY_FILE}"
@@ -334,21 +352,32 @@ def make_parser() -> JobParser:
     add("--model", required=True, metavar="FOLDER", help="a version that `tfdare export` wrote")
     add("--row_ids", action="store_true", help="the model was exported with --row_ids")
     add("--batch_size", type=int, default=64, help="requests at once; default 64")
-    add("--behaviors", action="store_true", help="write what search found, too: behavior_index "
-        "(-1: none) and attention_score")
+    add(
+        "--behaviors",
+        action="store_true",
+        help="write what search found, too: behavior_index (-1: none) and attention_score",
+    )
     add("--format", default="parquet", help="parquet (default) or jsonl")
-    add("--max_failed_fraction", type=float, default=1.0, help="share of failed requests beyond "
-        "which the run fails and leaves an earlier output in place; default 1: never")
+    add(
+        "--max_failed_fraction",
+        type=float,
+        default=1.0,
+        help="share of failed requests beyond "
+        "which the run fails and leaves an earlier output in place; default 1: never",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
+
     def action():
         counts = run(argv)
-        print(f"requests    {counts['requests_read']:,} read, {counts['requests_ranked']:,} "
-              f"ranked, {counts['requests_failed']:,} failed; "
-              f"{counts.get('candidates_ranked', 0):,} candidates")
+        print(
+            f"requests    {counts['requests_read']:,} read, {counts['requests_ranked']:,} "
+            f"ranked, {counts['requests_failed']:,} failed; "
+            f"{counts.get('candidates_ranked', 0):,} candidates"
+        )
 
     return exit_code(action)
 

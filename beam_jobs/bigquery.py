@@ -82,7 +82,8 @@ class RowsToEvents(beam.PTransform):
             rows
             | "Batch" >> beam.BatchElements(min_batch_size=1000, max_batch_size=_ROWS)
             | "ReadRows"
-            >> beam.ParDo(self._read).with_outputs(REJECTED, LINES, TALLY, main=EVENTS)
+            >> beam.ParDo(self._read)
+            .with_outputs(REJECTED, LINES, TALLY, main=EVENTS)
             .with_output_types(Any)
         )
 
@@ -102,11 +103,14 @@ class ReadTable(beam.PTransform):
             read = ReadFromBigQuery(query=self._table, use_standard_sql=True)
         else:
             names = list(self._form.columns.values())
-            one_each = [accepted[0] for accepted in names] if all(
-                len(accepted) == 1 for accepted in names
-            ) else None
+            one_each = (
+                [accepted[0] for accepted in names]
+                if all(len(accepted) == 1 for accepted in names)
+                else None
+            )
             read = ReadFromBigQuery(
-                table=self._table, method=ReadFromBigQuery.Method.DIRECT_READ,
+                table=self._table,
+                method=ReadFromBigQuery.Method.DIRECT_READ,
                 selected_fields=one_each,
             )
         return pipeline | "Rows" >> read | self._rows

@@ -71,8 +71,13 @@ class BuildSequences(beam.PTransform):
         else:
             read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes, before)
         histories = read[EVENTS] | SortHistories(
-            asked.form, buckets, asked.min_events, asked.max_events, asked.duplicates == "drop",
-            since, folder if asked.keep_events else None,
+            asked.form,
+            buckets,
+            asked.min_events,
+            asked.max_events,
+            asked.duplicates == "drop",
+            since,
+            folder if asked.keep_events else None,
         )
         kept, form = histories[HISTORIES], asked.form
         rejected, lines = [read[REJECTED], histories[REJECTED]], [read[LINES]]
@@ -87,17 +92,25 @@ class BuildSequences(beam.PTransform):
             rejected.append(read[REJECTED])
             lines.append(read[LINES])
             tallies += [read[TALLY], joined[TALLY]]
-        refused = rejected | "AllRejected" >> beam.Flatten() | WriteRejected(
-            folder, self._chunks, lines | "LinesOfAll" >> beam.Flatten()
+        refused = (
+            rejected
+            | "AllRejected" >> beam.Flatten()
+            | WriteRejected(folder, self._chunks, lines | "LinesOfAll" >> beam.Flatten())
         )
         learned = kept | LearnVocabularies(
-            form, asked.protocol, asked.min_count, buckets, folder, self._earlier,
-            frozen=not asked.since, max_size=asked.max_size, features=asked.form.features,
-            hashed=asked.hash_buckets, merge_ram=asked.merge_ram,
+            form,
+            asked.protocol,
+            asked.min_count,
+            buckets,
+            folder,
+            self._earlier,
+            frozen=not asked.since,
+            max_size=asked.max_size,
+            features=asked.form.features,
+            hashed=asked.hash_buckets,
+            merge_ram=asked.merge_ram,
         )
-        built = kept | BuildRequests(
-            learned, form, asked.protocol, asked.sampling, asked.encoding
-        )
+        built = kept | BuildRequests(learned, form, asked.protocol, asked.sampling, asked.encoding)
         written = built[RECORDS] | WriteSequences(
             folder, buckets, asked.compression == "gzip", asked.shard_bytes
         )
@@ -208,6 +221,7 @@ def build(asked: Options) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
+
     def action():
         asked = parse(argv, _prog())
         if made := build(asked):

@@ -172,8 +172,10 @@ class Catalog:
                 name: one.most_frequent(self.max_size.get(name))
                 for name, one in self.count_ids(self.min_count).items()
             }
-        return {**found, **{name: Hashed(self.hashed[name]) for name in self.features
-                            if name in self.hashed}}
+        return {
+            **found,
+            **{name: Hashed(self.hashed[name]) for name in self.features if name in self.hashed},
+        }
 
     def count_ids(self, min_count: int) -> dict[str, Vocabulary]:
         """Ids of every feature that reach a count."""
@@ -235,7 +237,11 @@ class Catalog:
         min_count = int(table.schema.metadata[b"min_count"])
         max_size = json.loads(table.schema.metadata[b"max_size"])
         return cls(
-            features, items, counts, dict(zip(features[1:], others)), min_count, max_size,
+            features,
+            items,
+            counts,
+            dict(zip(features[1:], others)),
+            min_count,
+            max_size,
             hashed=json.loads(table.schema.metadata[b"hashed"]),
         )
-

@@ -17,13 +17,16 @@ class JobParser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, example: str, description: str):
         super().__init__(
-            prog, description=description, allow_abbrev=False,
+            prog,
+            description=description,
+            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self._example = example
         self.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
-        self.add_argument("--overwrite", action="store_true",
-                          help="replace the output, once the new one is whole")
+        self.add_argument(
+            "--overwrite", action="store_true", help="replace the output, once the new one is whole"
+        )
 
     def format_help(self) -> str:
         return f"{self._example}\n\n{super().format_help()}"

@@ -134,8 +134,11 @@ def context_of(
     Returns:
         Mapping of feature to int32 row ids (out of vocabulary where the row is empty) or float32.
     """
-    needed = {name: values[event] for name, values in columns.items()
-              if name == "time" or name in form.context or name in form.numeric}
+    needed = {
+        name: values[event]
+        for name, values in columns.items()
+        if name == "time" or name in form.context or name in form.numeric
+    }
     found: dict[str, np.ndarray] = {
         name: vocabularies[name].rows(raw_values(source, name, needed))
         for name, source in form.context.items()

@@ -73,9 +73,7 @@ class _ReadChunk(beam.DoFn):
         yield beam.pvalue.TaggedOutput(LINES, (chunk.number, lines))
 
 
-def by_bucket(
-    events: Events, order: np.ndarray, buckets: int
-) -> Iterator[tuple[int, Events]]:
+def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple[int, Events]]:
     """Events by the bucket of their user, with their places in the log as lines."""
     if not len(events.line):
         return

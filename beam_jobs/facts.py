@@ -76,7 +76,8 @@ def drift(before: Measures, old: Sequences, after: Measures, new: Sequences) -> 
             "new_ids": int(fresh.sum()),
             "gone_ids": int((~np.isin(ids[0], ids[1])).sum()),
             "behaviors_of_new_ids": float(counts[1][: len(fresh)][fresh].sum() / total)
-            if total else None,
+            if total
+            else None,
         }
     return {
         "history_length": divergence(before.history_length, after.history_length),
@@ -111,14 +112,13 @@ def _distribution(counts: np.ndarray) -> dict[str, Any]:
     if not total:
         return {"mean": None, "quantiles": {}, "histogram": []}
     below = np.cumsum(counts)
-    quantiles = {
-        f"{q:g}": int(np.searchsorted(below, max(q * total, 1))) for q in _QUANTILES
-    }
+    quantiles = {f"{q:g}": int(np.searchsorted(below, max(q * total, 1))) for q in _QUANTILES}
     top = int(np.flatnonzero(counts)[-1])
     edges = np.unique(np.geomspace(1, top + 1, 41).round().astype(int)) if top else np.array([1])
     edges = np.concatenate([[0], edges]) if counts[0] or len(edges) == 1 else edges
     bins = [
-        [int(low), int(counts[low:high].sum())] for low, high in zip(edges, [*edges[1:], top + 1])
+        [int(low), int(counts[low:high].sum())]
+        for low, high in zip(edges, [*edges[1:], top + 1])
         if high > low
     ]
     return {

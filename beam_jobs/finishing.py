@@ -59,8 +59,11 @@ class Finish:
             self.asked, self.files, self.buckets, tally, learned, schema, seconds
         )
         if self.asked.keep_events:
-            made[KEPT] = {"buckets": self.buckets, "chunks": self.chunks,
-                          "events": made["counts"]["rows"]["kept"]}
+            made[KEPT] = {
+                "buckets": self.buckets,
+                "chunks": self.chunks,
+                "events": made["counts"]["rows"]["kept"],
+            }
         write_file(f"{folder}/schema.json", schema.to_json().encode())
         text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
         write_file(f"{folder}/manifest.json", text.encode("utf-8", "backslashreplace"))

@@ -30,7 +30,10 @@ _TMALL = {
     "behavior": "action_type",
 }
 _OWN = {
-    "user": ("user",), "item": ("item",), "category": ("category",), "time": ("time", "timestamp"),
+    "user": ("user",),
+    "item": ("item",),
+    "category": ("category",),
+    "time": ("time", "timestamp"),
 }
 _ROLES = ("user", "time", "behavior", "label", "request")
 
@@ -77,9 +80,7 @@ class Format:
     @property
     def keeps_behavior(self) -> bool:
         """Whether rows of several behaviors are kept side by side."""
-        return "behavior" in self.columns and (
-            self.behaviors is None or len(self.behaviors) > 1
-        )
+        return "behavior" in self.columns and (self.behaviors is None or len(self.behaviors) > 1)
 
     def find(self, header: Sequence[str], path: str) -> dict[str, int]:
         """Place of every column among the names ``header`` found in ``path``.
@@ -162,8 +163,7 @@ def make_impressions_format(kind: str, columns: str | None, log: Format) -> Form
         raise InputError(
             f"--impressions_format must be one of {', '.join(FILES)}. Received: {kind!r}"
         )
-    own = {"user": ("user",), "item": ("item",), "time": ("time", "timestamp"),
-           "label": ("label",)}
+    own = {"user": ("user",), "item": ("item",), "time": ("time", "timestamp"), "label": ("label",)}
     mapping = _mapping(columns, own)
     item = log.features[0]
     strange = [name for name in mapping if name not in (*_ROLES, *log.features)]

@@ -100,11 +100,13 @@ class _Join(beam.DoFn):
         shown, strangers = join(histories, parts, self._features, self._several)
         for name in self._context:  # nothing was shown to these users
             shown.columns.setdefault(name, np.full(len(shown.user), MISSING))
-        yield tagged({
-            f"{IMPRESSIONS}rows_cut": sum(one.cut for one in gathered),
-            f"{IMPRESSIONS}rows_of_other_users": strangers,
-            f"{IMPRESSIONS}rows_joined": len(shown.user),
-        })
+        yield tagged(
+            {
+                f"{IMPRESSIONS}rows_cut": sum(one.cut for one in gathered),
+                f"{IMPRESSIONS}rows_of_other_users": strangers,
+                f"{IMPRESSIONS}rows_joined": len(shown.user),
+            }
+        )
         yield dataclasses.replace(histories, shown=shown)
 
 

@@ -60,9 +60,7 @@ class Chunk:
     width: int
 
 
-def find_files(
-    patterns: Sequence[str], form: Format, option: str = "input"
-) -> list[InputFile]:
+def find_files(patterns: Sequence[str], form: Format, option: str = "input") -> list[InputFile]:
     """The files that match, sorted by path; `option` names them in messages.
 
     Raises:
@@ -137,8 +135,14 @@ def plan(
     def add(index, file, start, stop, places, width):
         chunks.append(
             Chunk(
-                len(after) + len(chunks), files_before + index, file.path, file.kind, start, stop,
-                tuple(places.items()), width,
+                len(after) + len(chunks),
+                files_before + index,
+                file.path,
+                file.kind,
+                start,
+                stop,
+                tuple(places.items()),
+                width,
             )
         )
 

@@ -106,7 +106,8 @@ def open_earlier(
     before = manifest["options"]
     differ = [
         f"{name} {before.get(name)!r}, now {value!r}"
-        for name, value in settings.items() if before.get(name) != value
+        for name, value in settings.items()
+        if before.get(name) != value
     ]
     if differ:
         raise InputError(f"--{option} {folder!r} was made with other options: {'; '.join(differ)}")

@@ -29,8 +29,16 @@ _SHOWN = 3
 def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
     """The tally as the ``counts`` of the manifest."""
     reasons = _reasons(tally, _REASON)
-    parts = ("users", "requests", "candidates", "positives", "negatives",
-             "requests_short_of_negatives", "requests_without_history", "bytes")
+    parts = (
+        "users",
+        "requests",
+        "candidates",
+        "positives",
+        "negatives",
+        "requests_short_of_negatives",
+        "requests_without_history",
+        "bytes",
+    )
     cut = {name[len(VALUES_CUT) :]: n for name, n in tally.items() if name.startswith(VALUES_CUT)}
     return {
         **({"values_cut": dict(sorted(cut.items()))} if cut else {}),
@@ -122,12 +130,19 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
             f"behaviors, {shown['without_history']:,} came before any behavior"
         )
     sums = {
-        **({"impressions": shown["read"] == sum(
-            shown[part] for part in ("rejected", "cut", "of_other_users", "without_history", "kept")
-        )} if shown else {}),
-        "rows": rows["read"] + rows.get("carried", 0) == sum(
-            rows[part] for part in ("filtered", "rejected", "cut", "kept")
+        **(
+            {
+                "impressions": shown["read"]
+                == sum(
+                    shown[part]
+                    for part in ("rejected", "cut", "of_other_users", "without_history", "kept")
+                )
+            }
+            if shown
+            else {}
         ),
+        "rows": rows["read"] + rows.get("carried", 0)
+        == sum(rows[part] for part in ("filtered", "rejected", "cut", "kept")),
         "users": users["seen"] == users["kept"] + users["too_short"],
         "events": rows["kept"] == events["kept"] + events["too_short"],
         **{
@@ -139,9 +154,7 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         raise RuntimeError(f"Counts do not add up ({', '.join(wrong)}): {json.dumps(counts)}")
 
 
-def make_schema(
-    options: Options, learned: Mapping[str, Any], tally: Mapping[str, int]
-) -> Schema:
+def make_schema(options: Options, learned: Mapping[str, Any], tally: Mapping[str, int]) -> Schema:
     """The schema of the sequences."""
     form, context = options.form, options.context_form
     candidates = 1 + options.sampling.negatives
@@ -201,16 +214,21 @@ def make_manifest(
                 split: f"{tally.get(f'digest/{split}', 0) % 2**64:016x}" for split in SPLITS
             },
             "vocabularies": {
-                name: part["sha256"] for name, part in learned["vocabularies"].items()
+                name: part["sha256"]
+                for name, part in learned["vocabularies"].items()
                 if part["sha256"]
             },
         },
         "vocabularies": {
-            name: {"size": part["size"], "training_events": part["events"], **{
-                what: part[what]
-                for what in ("hash_buckets", "ids", "ids_sharing_a_row", "ids_expected_to")
-                if what in part
-            }}
+            name: {
+                "size": part["size"],
+                "training_events": part["events"],
+                **{
+                    what: part[what]
+                    for what in ("hash_buckets", "ids", "ids_sharing_a_row", "ids_expected_to")
+                    if what in part
+                },
+            }
             for name, part in learned["vocabularies"].items()
         },
         **({"numeric": learned["numeric"]} if learned["numeric"] else {}),

@@ -95,7 +95,12 @@ def _measure(records: list[UserRecord], schema: Schema) -> Measures:
             "candidates": int(label.size),
             "positives": int((label > 0).sum()),
         },
-        np.bincount(position), np.bincount(requests), gap, behaviors, positives, repeats,
+        np.bincount(position),
+        np.bincount(requests),
+        gap,
+        behaviors,
+        positives,
+        repeats,
     )
 
 

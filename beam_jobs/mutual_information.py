@@ -179,7 +179,9 @@ def to_csv(table: InterestTable, ids: np.ndarray) -> str:
     buckets, size = table.edges.size - 1, table.categories.size
     lines = ["target,behavior,first_position,last_position,observations,information,lift"]
     for cell, support, information, lift in zip(
-        table.cells.tolist(), table.cell_support.tolist(), table.cell_information.tolist(),
+        table.cells.tolist(),
+        table.cell_support.tolist(),
+        table.cell_information.tolist(),
         table.cell_lift.tolist(),
     ):
         pair, bucket = divmod(cell, buckets)
@@ -194,9 +196,7 @@ def to_csv(table: InterestTable, ids: np.ndarray) -> str:
 def _check(asked) -> None:
     for name, least in (("categories", 1), ("positions", 1), ("min_count", 1), ("smoothing", 0)):
         if getattr(asked, name) < least:
-            raise InputError(
-                f"--{name} must be at least {least}. Received: {getattr(asked, name)}"
-            )
+            raise InputError(f"--{name} must be at least {least}. Received: {getattr(asked, name)}")
     edges = asked.position_edges
     if edges and (len(edges) < 2 or edges[0] != 1 or (np.diff(edges) <= 0).any()):
         raise InputError(f"--position_edges must rise from 1. Received: {edges}")
@@ -221,19 +221,31 @@ def make_parser() -> JobParser:
     add("--sequences", required=True, metavar="FOLDER", help="folder that `tfdare prepare` wrote")
     add("--split", default="train", help=f"{', '.join(SPLITS)}; default train")
     add("--feature", default="category", help="whose values are told apart; default category")
-    add("--categories", type=int, default=10, metavar="M", help="the most frequent ones; default "
-        "10")
+    add(
+        "--categories", type=int, default=10, metavar="M", help="the most frequent ones; default 10"
+    )
     add("--positions", type=int, default=20, metavar="P", help="positions 1 to P; default 20")
-    add("--position_edges", type=int, nargs="+", metavar="START", help="buckets of positions "
-        "instead: where each starts and where the last one ends (1 2 3 5 9: 1, 2, 3-4, 5-8)")
+    add(
+        "--position_edges",
+        type=int,
+        nargs="+",
+        metavar="START",
+        help="buckets of positions "
+        "instead: where each starts and where the last one ends (1 2 3 5 9: 1, 2, 3-4, 5-8)",
+    )
     add("--smoothing", type=float, default=0.0, help="added to each of the four counts; default 0")
-    add("--min_count", type=int, default=20, help="observations with the behavior below which "
-        "information is 0; default 20")
+    add(
+        "--min_count",
+        type=int,
+        default=20,
+        help="observations with the behavior below which information is 0; default 20",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
+
     def action():
         found = run(argv)
         counts = InterestCounts.from_dict(found["counts"])
@@ -241,10 +253,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         information, lift = table.information, table.lift
         for place, raw in enumerate(found["ids"]):
             best = np.unravel_index(information[place].argmax(), information[place].shape)
-            print(f"{found['feature']} {raw:<12} {counts.total[place, 0].sum():>12,} candidates; "
-                  f"its own newest behavior tells {information[place, place, 0]:.4f} nats (lift "
-                  f"{lift[place, place, 0]:.2f}), most of all {found['ids'][best[0]]} at position "
-                  f"{table.edges[best[1]]}: {information[place][best]:.4f}")
+            print(
+                f"{found['feature']} {raw:<12} {counts.total[place, 0].sum():>12,} candidates; "
+                f"its own newest behavior tells {information[place, place, 0]:.4f} nats (lift "
+                f"{lift[place, place, 0]:.2f}), most of all {found['ids'][best[0]]} at position "
+                f"{table.edges[best[1]]}: {information[place][best]:.4f}"
+            )
 
     return exit_code(action)
 

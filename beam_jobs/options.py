@@ -139,25 +139,60 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="LOG", help="files or patterns, gzip is "
-        "fine; with bigquery a table (project:dataset.table) or a query")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="LOG",
+        help="files or patterns, gzip is "
+        "fine; with bigquery a table (project:dataset.table) or a query",
+    )
     add("--format", required=True, help=", ".join(FORMATS))
     add("--output", required=True, metavar="FOLDER", help="folder to make")
-    add("--columns", help=f"{', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
+    add(
+        "--columns",
+        help=f"{', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
         "behavior and any further feature (brand=brand_id); default user=user,item=item,"
-        "category=category,time=time or timestamp; category= leaves the category out")
-    add("--behavior", help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
-        "all others all")
-    add("--multi_hot", nargs="+", default=[], metavar="FEATURE=VALUES", help="features (named in "
+        "category=category,time=time or timestamp; category= leaves the category out",
+    )
+    add(
+        "--behavior",
+        help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
+        "all others all",
+    )
+    add(
+        "--multi_hot",
+        nargs="+",
+        default=[],
+        metavar="FEATURE=VALUES",
+        help="features (named in "
         "--columns) of several integers in a row, | between them or a list; so many of them are "
-        "kept")
-    add("--context", nargs="+", default=[], metavar="NAME=SOURCE", help=f"what requests carry and "
+        "kept",
+    )
+    add(
+        "--context",
+        nargs="+",
+        default=[],
+        metavar="NAME=SOURCE",
+        help=f"what requests carry and "
         f"behaviors do not: {HOUR} or {DAY} (0 Monday) of the request's time in seconds, UTC, or "
-        "an integer column of the target event's row")
-    add("--numeric", nargs="+", default=[], metavar="NAME=COLUMN", help="numbers that requests "
-        "carry, from a column of the target event's row; empty is unknown")
-    add("--time_gap", type=int, metavar="UNIT", help="requests carry the time since each behavior; "
-        "UNIT is the shortest gap that counts as one, by the clock of the log")
+        "an integer column of the target event's row",
+    )
+    add(
+        "--numeric",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="numbers that requests "
+        "carry, from a column of the target event's row; empty is unknown",
+    )
+    add(
+        "--time_gap",
+        type=int,
+        metavar="UNIT",
+        help="requests carry the time since each behavior; "
+        "UNIT is the shortest gap that counts as one, by the clock of the log",
+    )
     protocols = " or ".join(splits.PROTOCOLS)
     add("--split", default="leave_last", help=f"{protocols}; default leave_last")
     for protocol in splits.PROTOCOLS.values():
@@ -170,58 +205,144 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
                 )
                 kind = type(getattr(protocol, field.name))
                 add(f"--{field.name}", type=kind, help=f"default {defaults}")
-    add("--min_events", type=int, help="events a user must have; default leave_last 210, "
-        "last_fraction 60")
-    add("--max_events", type=int, default=MAX_EVENTS, help="newest events of a user that are kept, "
-        "so that no bot takes the job down; what is cut is counted; default 100,000")
+    add(
+        "--min_events",
+        type=int,
+        help="events a user must have; default leave_last 210, last_fraction 60",
+    )
+    add(
+        "--max_events",
+        type=int,
+        default=MAX_EVENTS,
+        help="newest events of a user that are kept, "
+        "so that no bot takes the job down; what is cut is counted; default 100,000",
+    )
     add("--window", type=int, default=200, help="behaviors a request shows; default 200")
     add("--negatives", type=int, default=2, help="for each request; default 2")
-    add("--negative_alpha", type=float, default=1.0, help="negatives are drawn in proportion to "
-        "how often items came, to this power; 0: all alike; default 1")
-    add("--negatives_from", default=CATALOG, help="catalog (default): all items; category: those "
+    add(
+        "--negative_alpha",
+        type=float,
+        default=1.0,
+        help="negatives are drawn in proportion to "
+        "how often items came, to this power; 0: all alike; default 1",
+    )
+    add(
+        "--negatives_from",
+        default=CATALOG,
+        help="catalog (default): all items; category: those "
         "of the target's category, as long as it has items that the user never touched; session: "
-        "the other items of the target's session, all alike, and then the catalog's")
-    add("--session_gap", type=int, default=1800, help="a pause longer than this ends a session, "
-        "by the clock of the log; default 1800")
-    add("--coarse_clock", action="store_true", help="the log's own order tells which of several "
+        "the other items of the target's session, all alike, and then the catalog's",
+    )
+    add(
+        "--session_gap",
+        type=int,
+        default=1800,
+        help="a pause longer than this ends a session, by the clock of the log; default 1800",
+    )
+    add(
+        "--coarse_clock",
+        action="store_true",
+        help="the log's own order tells which of several "
         "events at the same time came first; without it a target sees strictly earlier behaviors "
-        "alone. The days of tmall are always such a clock")
-    add("--impressions", nargs="+", default=[], metavar="LOG", help="files of labelled "
+        "alone. The days of tmall are always such a clock",
+    )
+    add(
+        "--impressions",
+        nargs="+",
+        default=[],
+        metavar="LOG",
+        help="files of labelled "
         "impressions: the requests are what users were shown, and no negatives are drawn; needs "
-        "--split by_time. Context comes from them")
+        "--split by_time. Context comes from them",
+    )
     add("--impressions_format", help=f"{', '.join(FILES)}; default as --format, or csv")
-    add("--impressions_columns", help="name=column pairs for user, item, time, label, request (an "
+    add(
+        "--impressions_columns",
+        help="name=column pairs for user, item, time, label, request (an "
         "id that keeps requests of the same time apart) and other features of the items; default "
-        "user=user,item=item,time=time or timestamp,label=label")
-    add("--max_candidates", type=int, default=100, help="of impressions: a request with more "
-        "becomes several; default 100")
+        "user=user,item=item,time=time or timestamp,label=label",
+    )
+    add(
+        "--max_candidates",
+        type=int,
+        default=100,
+        help="of impressions: a request with more becomes several; default 100",
+    )
     add("--seed", type=int, default=1, help="of the negatives; default 1")
-    add("--min_count", type=int, default=1, help="training events an id needs to have a row of its "
-        "own; default 1")
-    add("--max_size", nargs="+", default=[], metavar="FEATURE=IDS", help="ids that a feature's "
-        "vocabulary holds at most, the most frequent; the others share the row out of vocabulary")
-    add("--hash_buckets", nargs="+", default=[], metavar="FEATURE=BUCKETS", help="features without "
+    add(
+        "--min_count",
+        type=int,
+        default=1,
+        help="training events an id needs to have a row of its own; default 1",
+    )
+    add(
+        "--max_size",
+        nargs="+",
+        default=[],
+        metavar="FEATURE=IDS",
+        help="ids that a feature's "
+        "vocabulary holds at most, the most frequent; the others share the row out of vocabulary",
+    )
+    add(
+        "--hash_buckets",
+        nargs="+",
+        default=[],
+        metavar="FEATURE=BUCKETS",
+        help="features without "
         "a vocabulary: ids share so many rows by their hash. With ten times as many buckets as ids "
         "about 1 id in 10 shares its row with another, with as many about 2 in 3; the manifest "
-        "tells what was expected and what came")
-    add("--duplicates", default="drop", help="drop (default) or keep rows equal to an earlier one "
-        "in all columns read; keep where the clock is coarse")
-    add("--max_rejected_fraction", type=float, default=1.0, help="share of rejected rows beyond "
-        "which the run fails and leaves an earlier output in place; default 1: never")
+        "tells what was expected and what came",
+    )
+    add(
+        "--duplicates",
+        default="drop",
+        help="drop (default) or keep rows equal to an earlier one "
+        "in all columns read; keep where the clock is coarse",
+    )
+    add(
+        "--max_rejected_fraction",
+        type=float,
+        default=1.0,
+        help="share of rejected rows beyond "
+        "which the run fails and leaves an earlier output in place; default 1: never",
+    )
     add("--buckets", type=int, help="groups of users, and shards of each split; default by size")
-    add("--keep_events", action="store_true", help="keep all events beside the sequences, so that "
-        "a later run can go on with --since")
-    add("--since", metavar="FOLDER", help="earlier output, with its events kept, to which --input "
-        "adds what is new: ids keep their rows, new ones come after them; keeps events, too")
-    add("--vocabulary_from", metavar="FOLDER", help="earlier output whose vocabularies are taken "
-        "as they are; what they lack is out of vocabulary")
+    add(
+        "--keep_events",
+        action="store_true",
+        help="keep all events beside the sequences, so that a later run can go on with --since",
+    )
+    add(
+        "--since",
+        metavar="FOLDER",
+        help="earlier output, with its events kept, to which --input "
+        "adds what is new: ids keep their rows, new ones come after them; keeps events, too",
+    )
+    add(
+        "--vocabulary_from",
+        metavar="FOLDER",
+        help="earlier output whose vocabularies are taken "
+        "as they are; what they lack is out of vocabulary",
+    )
     add("--compression", default="none", help="none (default) or gzip, of the TFRecord files")
-    add("--encoding", default=PACKED, help="packed (default): a record's arrays as bytes, fast; "
-        "lists: as int64 and float lists, for any reader of tf.train.Example")
-    add("--shard_bytes", type=int, help="cuts the shards of a bucket into files of about so many "
-        "bytes, before gzip; default one file a bucket and split")
-    add("--merge_ram", metavar="SIZE", help="memory that the worker which merges the vocabularies "
-        "needs, such as 16GB, as a resource hint to the runner; default none")
+    add(
+        "--encoding",
+        default=PACKED,
+        help="packed (default): a record's arrays as bytes, fast; "
+        "lists: as int64 and float lists, for any reader of tf.train.Example",
+    )
+    add(
+        "--shard_bytes",
+        type=int,
+        help="cuts the shards of a bucket into files of about so many "
+        "bytes, before gzip; default one file a bucket and split",
+    )
+    add(
+        "--merge_ram",
+        metavar="SIZE",
+        help="memory that the worker which merges the vocabularies "
+        "needs, such as 16GB, as a resource hint to the runner; default none",
+    )
     add("--overwrite", action="store_true", help="replace FOLDER, once the new one is whole")
     add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
     return parser
@@ -241,7 +362,8 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
             f"--split must be one of {', '.join(splits.PROTOCOLS)}. Received: {args.split!r}"
         )
     for name, known in (
-        ("duplicates", ("drop", "keep")), ("compression", ("none", "gzip")),
+        ("duplicates", ("drop", "keep")),
+        ("compression", ("none", "gzip")),
         ("encoding", ENCODINGS),
         ("negatives_from", ORIGINS),
     ):
@@ -283,9 +405,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
     shown = None
     if args.impressions:
         if not isinstance(protocol, splits.ByTime):
-            raise InputError(
-                f"--impressions needs --split by_time. Received: --split {args.split}"
-            )
+            raise InputError(f"--impressions needs --split by_time. Received: --split {args.split}")
         form = with_context(form, args.multi_hot)
         own = args.format if args.format in FILES else "csv"
         shown = make_impressions_format(

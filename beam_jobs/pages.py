@@ -28,6 +28,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table; numbers are grouped, None is a dash."""
+
     def cell(kind, value):
         return f"<{kind}>{html.escape(_shown(value))}</{kind}>"
 

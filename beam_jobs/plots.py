@@ -33,13 +33,21 @@ def heat_maps(table: InterestTable, ids: np.ndarray, name: str) -> bytes:
     step = max(1, -(-buckets // 12))
     shown = min(size, 40)  # rows of a panel that can still be read
     figure, axes = pyplot.subplots(
-        1, panels, figsize=(1.2 + 3.4 * panels, 1.4 + 0.26 * shown), layout="constrained",
-        squeeze=False, sharey=True,
+        1,
+        panels,
+        figsize=(1.2 + 3.4 * panels, 1.4 + 0.26 * shown),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
     )
     top = float(information.max()) or 1.0
     for place, one in enumerate(axes[0]):
         image = one.imshow(
-            information[place, :shown], aspect="auto", cmap="magma_r", vmin=0, vmax=top,
+            information[place, :shown],
+            aspect="auto",
+            cmap="magma_r",
+            vmin=0,
+            vmax=top,
             interpolation="nearest",
         )
         one.set_title(f"target {name} {ids[place]}", fontsize=10)
@@ -49,8 +57,17 @@ def heat_maps(table: InterestTable, ids: np.ndarray, name: str) -> bytes:
         for side in one.spines.values():
             side.set_visible(False)
         if place < shown:  # the target's own category
-            one.add_patch(pyplot.Rectangle((-0.5, place - 0.5), buckets, 1, fill=False,
-                                           edgecolor="#33567a", linewidth=1.5, clip_on=False))
+            one.add_patch(
+                pyplot.Rectangle(
+                    (-0.5, place - 0.5),
+                    buckets,
+                    1,
+                    fill=False,
+                    edgecolor="#33567a",
+                    linewidth=1.5,
+                    clip_on=False,
+                )
+            )
     axes[0, 0].set_ylabel(f"{name} of the behavior", fontsize=9)
     bar = figure.colorbar(image, ax=axes[0].tolist(), pad=0.01)
     bar.set_label("mutual information with the click, nats", fontsize=9)

@@ -52,6 +52,7 @@ def from_record(
         ids: RawIds or None. None leaves row ids.
         newest: bool. Only the last one.
     """
+
     def values(part, rows):
         if ids is not None:
             return ids.raw(part.name, rows)
@@ -61,7 +62,8 @@ def from_record(
     target = {part.name: values(part, record.target[part.name]) for part in schema.features}
     context = {
         part.name: values(part, record.context[part.name])
-        if isinstance(part, CategoricalContext) else record.context[part.name]
+        if isinstance(part, CategoricalContext)
+        else record.context[part.name]
         for part in schema.context
     }
     ends = np.cumsum(record.target_length)
@@ -78,10 +80,16 @@ def from_record(
         if schema.time_gap is not None:
             gap = time - record.history_time[seen]
             inputs["history_time_gap"] = np.clip(gap, 0, MAX_GAP)
-        found.append(Asked(
-            record.user, number, time, target[schema.item.name][candidates].tolist(),
-            record.label[candidates].astype(int).tolist(), inputs,
-        ))
+        found.append(
+            Asked(
+                record.user,
+                number,
+                time,
+                target[schema.item.name][candidates].tolist(),
+                record.label[candidates].astype(int).tolist(),
+                inputs,
+            )
+        )
     return found
 
 
@@ -130,8 +138,11 @@ def laid_out(
         raise ValueError(f"inputs missing: {', '.join(missing)}; too many: {', '.join(extra)}")
     made = {name: _array(name, inputs[name], *kind) for name, kind in kinds.items()}
     for kind in ("history_", "target_"):
-        lengths = {name: len(value) for name, value in made.items()
-                   if name.startswith(kind) and name != LENGTH}
+        lengths = {
+            name: len(value)
+            for name, value in made.items()
+            if name.startswith(kind) and name != LENGTH
+        }
         if len(set(lengths.values())) > 1:
             raise ValueError(f"lists differ in length: {lengths}")
         if kind == "target_" and not all(lengths.values()):

@@ -31,9 +31,7 @@ def field_names(head: bytes) -> list[str]:
     return list(names)
 
 
-def split_json(
-    data: bytes, fields: Mapping[str, str], first_line: int, form: Format
-) -> Block:
+def split_json(data: bytes, fields: Mapping[str, str], first_line: int, form: Format) -> Block:
     """Splits whole lines of JSON into columns.
 
     Args:
@@ -62,7 +60,10 @@ def split_json(
             records.append(record)
             places.append(row)
     return Block(
-        as_text(records, fields), every[places], rejected, lines,
+        as_text(records, fields),
+        every[places],
+        rejected,
+        lines,
         lambda row: text_of(places[row]),
     )
 
@@ -91,7 +92,10 @@ def avro_blocks(file: BinaryIO, fields: Mapping[str, str]) -> Iterator[Block]:
     def block() -> Block:
         held = list(records)
         return Block(
-            as_text(held, fields), np.arange(line, line + len(held)), [], len(held),
+            as_text(held, fields),
+            np.arange(line, line + len(held)),
+            [],
+            len(held),
             lambda row: json.dumps(held[row], default=str, ensure_ascii=False),
         )
 

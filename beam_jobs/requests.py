@@ -88,9 +88,7 @@ def _sampled(
     group = None
     if sampling.origin == CATEGORY:
         group = catalog.others[catalog.features[1]]
-    sampler = Negatives(
-        catalog, user_hash, event_user, index, sampling.seed, sampling.alpha, group
-    )
+    sampler = Negatives(catalog, user_hash, event_user, index, sampling.seed, sampling.alpha, group)
     if sampling.origin == SESSION:
         session = sessions(event_user, columns["time"], sampling.session_gap)
     sight = seen_before(histories, sampling.coarse_clock)
@@ -119,9 +117,13 @@ def _sampled(
         label[:, 0] = 1
         context = context_of(form, learned.context, columns, event)
         size = exists.sum(axis=1, dtype=np.int32)
-        yield split, Ranked(
-            user, sight[event], columns["time"][event], size, target, label[exists], context
-        ), more
+        yield (
+            split,
+            Ranked(
+                user, sight[event], columns["time"][event], size, target, label[exists], context
+            ),
+            more,
+        )
 
 
 def _shown(
@@ -134,8 +136,9 @@ def _shown(
     place = np.arange(len(user)) - np.repeat(begins, np.diff(begins, append=len(user)))
     begins = np.flatnonzero(place % most == 0)  # one of very many candidates becomes several
     size = np.diff(begins, append=len(user)).astype(np.int32)
-    seen = behaviors_before(histories, shown.user[begins], columns["time"][begins],
-                            sampling.coarse_clock)
+    seen = behaviors_before(
+        histories, shown.user[begins], columns["time"][begins], sampling.coarse_clock
+    )
     splits = np.where(seen > 0, protocol.split_of(columns["time"][begins]), -1)
     _, rows = learned.catalog.rows({name: columns[name] for name in learned.catalog.features})
     for number, split in enumerate(SPLITS):
@@ -149,12 +152,19 @@ def _shown(
             LONGEST_REQUEST: int(size[some].max(initial=0)),
         }
         event = begins[some]
-        yield split, Ranked(
-            user[event], seen[some], columns["time"][event], size[some],
-            {name: values[candidates].astype(np.int32) for name, values in rows.items()},
-            columns["label"][candidates].astype(np.uint8),
-            context_of(form, learned.context, columns, event),
-        ), more
+        yield (
+            split,
+            Ranked(
+                user[event],
+                seen[some],
+                columns["time"][event],
+                size[some],
+                {name: values[candidates].astype(np.int32) for name, values in rows.items()},
+                columns["label"][candidates].astype(np.uint8),
+                context_of(form, learned.context, columns, event),
+            ),
+            more,
+        )
 
 
 def _vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
@@ -202,10 +212,6 @@ class BuildRequests(beam.PTransform):
         self._build = _BuildBucket(form, protocol, sampling, encoding)
 
     def expand(self, histories):
-        return (
-            histories
-            | "BuildBucket"
-            >> beam.ParDo(self._build, beam.pvalue.AsSingleton(self._learned))
-            .with_outputs(TALLY, main=RECORDS)
-            .with_output_types(Any)
-        )
+        return histories | "BuildBucket" >> beam.ParDo(
+            self._build, beam.pvalue.AsSingleton(self._learned)
+        ).with_outputs(TALLY, main=RECORDS).with_output_types(Any)

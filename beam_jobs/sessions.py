@@ -31,8 +31,14 @@ def draw_from_sessions(
     while start < len(event):
         within = np.searchsorted(np.cumsum(size[start:]), _PAIRS, side="right")
         stop = start + max(int(within), 1)
-        _draw(drawn[start:stop], first[start:stop], size[start:stop], item,
-              item[event[start:stop]], key[start:stop])
+        _draw(
+            drawn[start:stop],
+            first[start:stop],
+            size[start:stop],
+            item,
+            item[event[start:stop]],
+            key[start:stop],
+        )
         start = stop
     return drawn
 

@@ -122,9 +122,7 @@ class SortHistories(beam.PTransform):
         keep: str | None = None,
     ):
         super().__init__()
-        self._buckets, self._newest = buckets, NewestEvents(
-            max_events, repeats=not drop_duplicates
-        )
+        self._buckets, self._newest = buckets, NewestEvents(max_events, repeats=not drop_duplicates)
         self._sort = _SortBucket(
             form, buckets, min_events, max_events, drop_duplicates, earlier, keep
         )

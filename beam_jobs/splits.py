@@ -121,7 +121,9 @@ class ByTime(_Strided):
 
 Protocol = LeaveLast | LastFraction | ByTime
 PROTOCOLS: Mapping[str, type] = {
-    "leave_last": LeaveLast, "last_fraction": LastFraction, "by_time": ByTime
+    "leave_last": LeaveLast,
+    "last_fraction": LastFraction,
+    "by_time": ByTime,
 }
 
 
@@ -141,9 +143,7 @@ def training_period(
     return protocol.held_out(length, time)[0]
 
 
-def cuts(
-    protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None
-) -> dict[str, Cuts]:
+def cuts(protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None) -> dict[str, Cuts]:
     """The requests of every split; no position is below 1, so that no history is empty.
 
     ``time`` is that of every event, user by user, which only :class:`ByTime` looks at.

@@ -97,7 +97,9 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _measured(folders, path, beam_options, progress) -> dict[tuple[str, str], Measures]:
     files = [
         ((name, split), one.schema.to_json(), file)
-        for name, one in folders.items() for split in SPLITS if one.requests(split)
+        for name, one in folders.items()
+        for split in SPLITS
+        if one.requests(split)
         for file in one.files(split)
     ]
     options = PipelineOptions(list(beam_options))
@@ -122,14 +124,17 @@ def summarize(
     found: dict[str, Any] = {
         name: {
             split: describe(measures[name, split], one)
-            for split in SPLITS if (name, split) in measures
+            for split in SPLITS
+            if (name, split) in measures
         }
         for name, one in folders.items()
     }
     if "before" in folders and all((name, OF_HISTORIES) in measures for name in folders):
         found["drift"] = drift(
-            measures["before", OF_HISTORIES], folders["before"],
-            measures["now", OF_HISTORIES], folders["now"],
+            measures["before", OF_HISTORIES],
+            folders["before"],
+            measures["now", OF_HISTORIES],
+            folders["now"],
         )
     return found
 
@@ -148,35 +153,84 @@ def to_html(found: Mapping[str, Any]) -> str:
         totals = [found[name][split]["totals"] for name in have]
         parts.append(table(["", *have], [[key, *(t[key] for t in totals)] for key in totals[0]]))
         features = found[have[0]][split]["features"]
-        parts.append(table(
-            ["feature", "ids", "ids seen", "share out of vocabulary", "of clicks",
-             "clicks that repeat"],
-            [[name, one["ids"], one["ids_seen"], one["out_of_vocabulary"],
-              one["out_of_vocabulary_clicks"], one.get("repeat_rate")]
-             for name, one in features.items()],
-        ))
-        parts.append(charts([
-            ("Histories that requests see", "behaviors", "requests",
-             {name: found[name][split]["history_length"]["histogram"] for name in have}),
-            ("Requests of a user", "requests", "users",
-             {name: found[name][split]["user_requests"]["histogram"] for name in have}),
-            ("From behavior to behavior", "time, by the clock of the log", "behaviors",
-             {name: found[name][split]["time_between_behaviors"] for name in have}),
-        ], logarithmic=False))
-        parts.append(charts([
-            (f"How often each {feature} comes", "rank", "behaviors",
-             {name: found[name][split]["features"][feature]["curve"]
-              for name in have if feature in found[name][split]["features"]})
-            for feature in list(features)[:3]
-        ], logarithmic=True))
+        parts.append(
+            table(
+                [
+                    "feature",
+                    "ids",
+                    "ids seen",
+                    "share out of vocabulary",
+                    "of clicks",
+                    "clicks that repeat",
+                ],
+                [
+                    [
+                        name,
+                        one["ids"],
+                        one["ids_seen"],
+                        one["out_of_vocabulary"],
+                        one["out_of_vocabulary_clicks"],
+                        one.get("repeat_rate"),
+                    ]
+                    for name, one in features.items()
+                ],
+            )
+        )
+        parts.append(
+            charts(
+                [
+                    (
+                        "Histories that requests see",
+                        "behaviors",
+                        "requests",
+                        {name: found[name][split]["history_length"]["histogram"] for name in have},
+                    ),
+                    (
+                        "Requests of a user",
+                        "requests",
+                        "users",
+                        {name: found[name][split]["user_requests"]["histogram"] for name in have},
+                    ),
+                    (
+                        "From behavior to behavior",
+                        "time, by the clock of the log",
+                        "behaviors",
+                        {name: found[name][split]["time_between_behaviors"] for name in have},
+                    ),
+                ],
+                logarithmic=False,
+            )
+        )
+        parts.append(
+            charts(
+                [
+                    (
+                        f"How often each {feature} comes",
+                        "rank",
+                        "behaviors",
+                        {
+                            name: found[name][split]["features"][feature]["curve"]
+                            for name in have
+                            if feature in found[name][split]["features"]
+                        },
+                    )
+                    for feature in list(features)[:3]
+                ],
+                logarithmic=True,
+            )
+        )
     return page("Statistics of sequences", parts)
 
 
 def _drift(found: Mapping[str, Any]) -> list[str]:
-    rows = [["history length", found["history_length"], None, None, None],
-            ["requests of a user", found["user_requests"], None, None, None]]
-    rows += [[name, one["divergence"], one["new_ids"], one["gone_ids"],
-              one["behaviors_of_new_ids"]] for name, one in found["features"].items()]
+    rows = [
+        ["history length", found["history_length"], None, None, None],
+        ["requests of a user", found["user_requests"], None, None, None],
+    ]
+    rows += [
+        [name, one["divergence"], one["new_ids"], one["gone_ids"], one["behaviors_of_new_ids"]]
+        for name, one in found["features"].items()
+    ]
     return [
         "<h2>now against before</h2>",
         f"<p>Jensen-Shannon divergence in bits, on the {OF_HISTORIES} split: 0 is the same, 1 has "
@@ -196,14 +250,17 @@ def make_parser() -> JobParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0, or 2 with a message on stderr."""
+
     def action():
         found = run(argv)
         for split in SPLITS:
             if split in found["now"]:
                 print("\n".join(plain(found["now"][split], split)))
         for name, one in found.get("drift", {}).get("features", {}).items():
-            print(f"drift       {name}: divergence {one['divergence']:.4f} bits, "
-                  f"{one['new_ids']:,} new ids")
+            print(
+                f"drift       {name}: divergence {one['divergence']:.4f} bits, "
+                f"{one['new_ids']:,} new ids"
+            )
 
     return exit_code(action)
 

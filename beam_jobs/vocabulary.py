@@ -109,7 +109,12 @@ def make_catalog(
     counts = counts.take(np.lexsort((counts.items, -counts.counts)))
     others = {name: counts.first[name][0] for name in features[1:]}
     return Catalog(
-        features, counts.items, counts.counts, others, min_count, max_size or {},
+        features,
+        counts.items,
+        counts.counts,
+        others,
+        min_count,
+        max_size or {},
         hashed=hashed or {},
     )
 
@@ -139,9 +144,7 @@ def _earliest(code, size, value, time, order):
 
 
 class _CountItems(beam.DoFn):
-    def __init__(
-        self, protocol: Protocol, form: Format, features: tuple[str, ...], parts: int
-    ):
+    def __init__(self, protocol: Protocol, form: Format, features: tuple[str, ...], parts: int):
         self._protocol, self._form, self._parts = protocol, form, parts
         self._features = features
 
@@ -180,8 +183,7 @@ class _WriteCatalog(beam.DoFn):
         if self._earlier is not None:
             catalog.given = self._after(every)
         learned = {
-            name: self._share(name, every[name]) if name in self._hashed
-            else self._learn(name, one)
+            name: self._share(name, every[name]) if name in self._hashed else self._learn(name, one)
             for name, one in catalog.vocabularies.items()
         }
         context: dict[str, str] = {}
@@ -201,7 +203,9 @@ class _WriteCatalog(beam.DoFn):
                     learned[name] = self._share(name, vocabulary)
             for name, moments in counts.context.moments.items():
                 numeric[name] = {
-                    "mean": moments.mean, "deviation": moments.deviation, "events": moments.count
+                    "mean": moments.mean,
+                    "deviation": moments.deviation,
+                    "events": moments.count,
                 }
         if self._earlier is not None:  # a trained model's numbers keep their meaning
             for name, found in numeric.items():
@@ -223,10 +227,13 @@ class _WriteCatalog(beam.DoFn):
     def _after(self, found: dict[str, Vocabulary]) -> dict[str, Vocabulary]:
         return {
             name: one.after(
-                self._earlier.vocabulary(name), self._min_count, self._frozen,
+                self._earlier.vocabulary(name),
+                self._min_count,
+                self._frozen,
                 self._max_size.get(name),
             )
-            for name, one in found.items() if name not in self._hashed
+            for name, one in found.items()
+            if name not in self._hashed
         }
 
     def _path(self, name: str) -> str:
@@ -240,7 +247,6 @@ class _WriteCatalog(beam.DoFn):
             "sha256": hashlib.sha256(text).hexdigest(),
             "events": int(vocabulary.counts.sum()),
         }
-
 
     def _share(self, name: str, every: Vocabulary) -> dict[str, Any]:
         """What a hashed feature has in the place of a vocabulary."""

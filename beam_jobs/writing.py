@@ -138,8 +138,7 @@ class WriteRejected(beam.PTransform):
         lines = self._lines | "AllLines" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
         return (
             rejected
-            | "ByBlock"
-            >> beam.FlatMap(_by_block).with_output_types(tuple[tuple[int, int], Any])
+            | "ByBlock" >> beam.FlatMap(_by_block).with_output_types(tuple[tuple[int, int], Any])
             | "GroupByBlock" >> beam.GroupByKey()
             | "WriteRows"
             >> beam.ParDo(self._write, beam.pvalue.AsSingleton(lines)).with_output_types(int)

@@ -153,9 +153,7 @@ class Caller:
             future.add_done_callback(lambda future, number=number: done(number, future))
         for _ in range(count):
             left.acquire()
-        return Outcome(
-            due, sent - due, ended - due, codes, float(ended.max() - due[0]), examples
-        )
+        return Outcome(due, sent - due, ended - due, codes, float(ended.max() - due[0]), examples)
 
     def closed_loop(
         self, requests: Sequence[bytes], seconds: float, at_once: int = 8, timeout: float = 10.0

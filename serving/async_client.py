@@ -89,8 +89,13 @@ class AsyncClient(Plans):
     ) -> Prediction:
         """Any signature of any model, the arrays sent as they are."""
         call = self.call(
-            signature, inputs, output_filter=output_filter, version=version, label=label,
-            model=model, address=address,
+            signature,
+            inputs,
+            output_filter=output_filter,
+            version=version,
+            label=label,
+            model=model,
+            address=address,
         )
         return await self._made(call, self.until(timeout))
 
@@ -128,9 +133,7 @@ class AsyncClient(Plans):
 
     async def _made(self, call: Call, until: float) -> Prediction:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channels[call.address])
-        return prediction(
-            await self._sent_until(stub.Predict, call.request, call.address, until)
-        )
+        return prediction(await self._sent_until(stub.Predict, call.request, call.address, until))
 
     async def _sent_until(self, method, request, address: str, until: float):
         attempt = 0

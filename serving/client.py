@@ -149,8 +149,13 @@ class Client(Plans):
     ) -> Prediction:
         """Any signature of any model, the arrays sent as they are."""
         call = self.call(
-            signature, inputs, output_filter=output_filter, version=version, label=label,
-            model=model, address=address,
+            signature,
+            inputs,
+            output_filter=output_filter,
+            version=version,
+            label=label,
+            model=model,
+            address=address,
         )
         return self._made(call, self.until(timeout))
 

@@ -38,16 +38,25 @@ def _parser() -> Parser:
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split_name", default="test", help="train, validation or test")
     parser.add_argument("--users", type=positive_int, default=64, help="requests, sent in turn")
-    parser.add_argument("--behaviors", type=positive_int,
-                        help="in place of users' own histories: so many behaviors of them")
-    parser.add_argument("--candidates", type=positive_int,
-                        help="in place of a request's own: so many candidates")
-    parser.add_argument("--signatures", nargs="+", choices=SIGNATURES, default=SIGNATURES,
-                        help="what to call")
+    parser.add_argument(
+        "--behaviors",
+        type=positive_int,
+        help="in place of users' own histories: so many behaviors of them",
+    )
+    parser.add_argument(
+        "--candidates", type=positive_int, help="in place of a request's own: so many candidates"
+    )
+    parser.add_argument(
+        "--signatures", nargs="+", choices=SIGNATURES, default=SIGNATURES, help="what to call"
+    )
     parser.add_argument("--rate", type=float, default=20.0, help="calls a second")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long, each signature")
-    parser.add_argument("--arrivals", choices=ARRIVALS, default="poisson",
-                        help="as independent users arrive, or evenly")
+    parser.add_argument(
+        "--arrivals",
+        choices=ARRIVALS,
+        default="poisson",
+        help="as independent users arrive, or evenly",
+    )
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds a call may take")
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
     parser.add_argument("--output", default="build/load", help="folder for report and plot")
@@ -137,7 +146,9 @@ def prepared(
 def summary(outcome: Outcome) -> dict:
     """An outcome as JSON-ready numbers."""
     return {
-        "calls": len(outcome.due), "qps": outcome.qps, "errors": outcome.errors,
+        "calls": len(outcome.due),
+        "qps": outcome.qps,
+        "errors": outcome.errors,
         "error_examples": outcome.examples,
         "milliseconds": {f"p{p:g}": ms for p, ms in zip(OF, outcome.percentiles(*OF))},
         "sent_late_ms_p99": float(np.percentile(outcome.late, 99) * 1e3),
@@ -149,7 +160,10 @@ def table(outcomes: Mapping[str, Outcome], rate: float) -> str:
     head = ["", "calls", "asked/s", "got/s", *(f"p{p:g} ms" for p in OF), "errors"]
     rows = [
         [
-            name, str(len(one.due)), f"{rate:.1f}", f"{one.qps:.1f}",
+            name,
+            str(len(one.due)),
+            f"{rate:.1f}",
+            f"{one.qps:.1f}",
             *(f"{ms:.2f}" for ms in one.percentiles(*OF)),
             ", ".join(f"{code} {count}" for code, count in one.errors.items()) or "none",
         ]
@@ -193,10 +207,19 @@ def _plot(path: str, outcomes: Mapping[str, Outcome], title: str) -> None:
         if not good.all():
             right.plot(one.due[~good], one.latency[~good] * 1e3, "rx", ms=5)
     scale = "log" if any(one.good.any() for one in outcomes.values()) else "linear"  # no data
-    left.set(xscale=scale, yscale=scale, xlabel="milliseconds since the call was due",
-             ylabel="share of calls that took longer", title=title)
-    right.set(xlabel="seconds", ylabel="milliseconds", yscale="log",
-              title="over time: median, and the slowest (thin); x: failed")
+    left.set(
+        xscale=scale,
+        yscale=scale,
+        xlabel="milliseconds since the call was due",
+        ylabel="share of calls that took longer",
+        title=title,
+    )
+    right.set(
+        xlabel="seconds",
+        ylabel="milliseconds",
+        yscale="log",
+        title="over time: median, and the slowest (thin); x: failed",
+    )
     for axis in [right.yaxis] + [left.xaxis] * (scale == "log"):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))

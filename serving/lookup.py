@@ -13,6 +13,7 @@ from tfdare.record import UserRecord
 from tfdare.schema import MAX_GAP, PADDING_ID, NumericContext, Schema, SchemaError
 from tfdare.sequences import SPLITS, Sequences
 
+
 class UnknownUser(LookupError):
     """The split holds no such user."""
 
@@ -77,7 +78,8 @@ def request_mapping(
     """A user's request as the client takes it, its own candidates or others."""
     several = {
         part.name: part.max_values
-        for part in (*schema.features, *schema.context) if getattr(part, "max_values", 1) > 1
+        for part in (*schema.features, *schema.context)
+        if getattr(part, "max_values", 1) > 1
     }
     target = asked.target if target is None else target
     return one_request(asked.history, target, asked.time_gap, asked.context, several)

@@ -162,8 +162,10 @@ class Plans:
             inputs = checked(requests)
             outputs, newest = yield from self._asked("serving_default", inputs, version, label)
             return RankResult(
-                outputs["probability"], outputs.get("behavior_index"),
-                outputs.get("attention_score"), newest,
+                outputs["probability"],
+                outputs.get("behavior_index"),
+                outputs.get("attention_score"),
+                newest,
             )
         same = (self.search_address, self.search_model) == (self.address, self.model)
         wanted = version
@@ -186,8 +188,14 @@ class Plans:
         """Outputs of all candidates, and the one version that they are of."""
         parts = split_candidates(inputs, self.max_candidates)
         calls = [
-            self.call(signature, self._sent(part), version=version, label=label, model=model,
-                      address=address)
+            self.call(
+                signature,
+                self._sent(part),
+                version=version,
+                label=label,
+                model=model,
+                address=address,
+            )
             for part in parts
         ]
         answers = list((yield calls))

@@ -237,8 +237,10 @@ def split_candidates(
     if size is None or width <= size:
         return [inputs]
     return [
-        {name: value[:, start : start + size] if name in names else value
-         for name, value in inputs.items()}
+        {
+            name: value[:, start : start + size] if name in names else value
+            for name, value in inputs.items()
+        }
         for start in range(0, width, size)
     ]
 

@@ -64,13 +64,23 @@ def serving(base: str, name: str) -> Iterator[Server]:
         SoakError: it does not start.
     """
     command = [
-        sys.executable, "-m", "serving.server", "--model_base_path", base, "--model_name", name,
-        "--port", "0", "--file_system_poll_wait_seconds", "1", "--max_num_load_retries", "1",
-        "--load_retry_interval_micros", "100000",
+        sys.executable,
+        "-m",
+        "serving.server",
+        "--model_base_path",
+        base,
+        "--model_name",
+        name,
+        "--port",
+        "0",
+        "--file_system_poll_wait_seconds",
+        "1",
+        "--max_num_load_retries",
+        "1",
+        "--load_retry_interval_micros",
+        "100000",
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said: list[str] = []
     try:
         for line in process.stdout:
@@ -204,8 +214,15 @@ class Answers:
 
 
 def soak(
-    server: Server, source: str, base: str, name: str, requests: Sequence[bytes],
-    wanted: Sequence[np.ndarray], seconds: float, swaps: int = 3, share: float = 0.7,
+    server: Server,
+    source: str,
+    base: str,
+    name: str,
+    requests: Sequence[bytes],
+    wanted: Sequence[np.ndarray],
+    seconds: float,
+    swaps: int = 3,
+    share: float = 0.7,
     probe: float = 5.0,
 ) -> tuple[dict, Outcome]:
     """The soak itself; see the module's docstring.
@@ -219,11 +236,15 @@ def soak(
         rate = share * capacity
         answers, events = Answers(wanted), []
         outcome: list[Outcome] = []
-        sender = threading.Thread(target=lambda: outcome.append(
-            caller.open_loop(requests, schedule(rate, seconds), 30.0, answers)
-        ))
-        with Memory(server, max(0.2, seconds / 300)) as memory, \
-                Garbage(server.address, name) as garbage:
+        sender = threading.Thread(
+            target=lambda: outcome.append(
+                caller.open_loop(requests, schedule(rate, seconds), 30.0, answers)
+            )
+        )
+        with (
+            Memory(server, max(0.2, seconds / 300)) as memory,
+            Garbage(server.address, name) as garbage,
+        ):
             start = time.perf_counter()
             sender.start()
             # Swaps, and the broken version between the last two, spread over the time.
@@ -233,25 +254,38 @@ def soak(
                 sender.join(max(pause, 0))
                 version = number + 1
                 publish(source, base, version, broken)
-                events.append({"second": time.perf_counter() - start, "version": version,
-                               "broken": broken})
+                events.append(
+                    {"second": time.perf_counter() - start, "version": version, "broken": broken}
+                )
             sender.join()
     (calls,) = outcome
     failed = {str(v) for v in (e["version"] for e in events if e["broken"])}
     report = {
-        "seconds": seconds, "share": share, "capacity_qps": capacity, "rate": rate,
+        "seconds": seconds,
+        "share": share,
+        "capacity_qps": capacity,
+        "rate": rate,
         "calls": len(calls.due),
-        "failed": calls.errors, "failed_examples": calls.examples, "wrong_answers": answers.wrong,
+        "failed": calls.errors,
+        "failed_examples": calls.examples,
+        "wrong_answers": answers.wrong,
         "answers_by_version": {str(v): n for v, n in sorted(answers.versions.items())},
-        "published": events, "garbage": dict(sorted(garbage.codes.items())),
+        "published": events,
+        "garbage": dict(sorted(garbage.codes.items())),
         "milliseconds": {f"p{p:g}": ms for p, ms in zip(OF, calls.percentiles(*OF))},
-        "memory_mib": {"first": memory.mib[0], "middle": memory.mib[len(memory.mib) // 2],
-                       "last": memory.mib[-1], "slope_a_minute": memory.slope()},
+        "memory_mib": {
+            "first": memory.mib[0],
+            "middle": memory.mib[len(memory.mib) // 2],
+            "last": memory.mib[-1],
+            "slope_a_minute": memory.slope(),
+        },
     }
     asked = {str(e["version"]) for e in events} | {"1"}
     report["swapped"] = set(report["answers_by_version"]) == asked - failed
     report["good"] = (
-        not report["failed"] and not answers.wrong and report["swapped"]
+        not report["failed"]
+        and not answers.wrong
+        and report["swapped"]
         and "OK" not in garbage.codes
     )
     return report, calls
@@ -271,13 +305,18 @@ def _parser() -> Parser:
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split_name", default="test", help="train, validation or test")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long")
-    parser.add_argument("--share", type=float, default=0.7,
-                        help="of what the server answers at most, measured at the start")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.7,
+        help="of what the server answers at most, measured at the start",
+    )
     parser.add_argument("--swaps", type=non_negative_int, default=3, help="versions that appear")
     parser.add_argument("--behaviors", type=int, help="behaviors of each request")
     parser.add_argument("--candidates", type=int, help="candidates of each request")
-    parser.add_argument("--growth", type=float, default=2.0,
-                        help="MiB a minute that memory may grow")
+    parser.add_argument(
+        "--growth", type=float, default=2.0, help="MiB a minute that memory may grow"
+    )
     parser.add_argument("--output", default="build/soak", help="folder for report and plot")
     return parser
 
@@ -301,9 +340,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     grew = report["memory_mib"]["slope_a_minute"] > options.growth
-    write_report(
-        options.output, {"serving_default": calls}, f"{report['rate']:.1f} calls a second"
-    )
+    write_report(options.output, {"serving_default": calls}, f"{report['rate']:.1f} calls a second")
     with open(os.path.join(options.output, "soak.json"), "w", encoding="utf-8") as file:
         json.dump({**report, "memory_grew": grew}, file, indent=2)
         file.write("\n")
@@ -327,8 +364,17 @@ def run(options) -> tuple[dict, Outcome]:
             with Client(server.address, "dare", timeout=60) as client:
                 sent = prepared(client, "serving_default", requests)
                 wanted = [client.rank(request).probability for request in requests]
-            return soak(server, options.servable, base, "dare", sent, wanted, options.seconds,
-                        options.swaps, options.share)
+            return soak(
+                server,
+                options.servable,
+                base,
+                "dare",
+                sent,
+                wanted,
+                options.seconds,
+                options.swaps,
+                options.share,
+            )
 
 
 def _text(report) -> str:
@@ -339,18 +385,20 @@ def _text(report) -> str:
         f"{e['version']} at {e['second']:.0f} s{' (broken)' if e['broken'] else ''}"
         for e in report["published"]
     )
-    return "\n".join([
-        f"{report['calls']:,} calls in {report['seconds']:.0f} s at {report['rate']:.1f} a second, "
-        f"{report['share']:.0%} of {report['capacity_qps']:.1f}",
-        f"failed: {failed}; wrong answers: {report['wrong_answers']}",
-        f"answers by version: {by_version}; published: {published}",
-        "milliseconds since due: " + ", ".join(
-            f"{name} {ms:.1f}" for name, ms in report["milliseconds"].items()),
-        f"garbage answered with: {report['garbage']}",
-        f"memory: {memory['first']:.0f} MiB at first, {memory['middle']:.0f} halfway, "
-        f"{memory['last']:.0f} at last; {memory['slope_a_minute']:+.2f} MiB a minute "
-        "in the second half",
-    ])
+    return "\n".join(
+        [
+            f"{report['calls']:,} calls in {report['seconds']:.0f} s at {report['rate']:.1f} a second, "
+            f"{report['share']:.0%} of {report['capacity_qps']:.1f}",
+            f"failed: {failed}; wrong answers: {report['wrong_answers']}",
+            f"answers by version: {by_version}; published: {published}",
+            "milliseconds since due: "
+            + ", ".join(f"{name} {ms:.1f}" for name, ms in report["milliseconds"].items()),
+            f"garbage answered with: {report['garbage']}",
+            f"memory: {memory['first']:.0f} MiB at first, {memory['middle']:.0f} halfway, "
+            f"{memory['last']:.0f} at last; {memory['slope_a_minute']:+.2f} MiB a minute "
+            "in the second half",
+        ]
+    )
 
 
 if __name__ == "__main__":

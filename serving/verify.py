@@ -39,8 +39,11 @@ def _parser() -> Parser:
     parser.add_argument("--split_name", default="test", help="train, validation or test")
     parser.add_argument("--requests", type=positive_int, default=32, help="users asked about")
     parser.add_argument("--address", help="host:port of the server; of score, if they are apart")
-    parser.add_argument("--model", default="dare", help="name that the server knows; of score, if "
-                        "it is served apart")
+    parser.add_argument(
+        "--model",
+        default="dare",
+        help="name that the server knows; of score, if it is served apart",
+    )
     parser.add_argument("--search_address", help="host:port of search, if it is served apart")
     parser.add_argument("--search_model", help="name of search, if it is served apart")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="greatest difference allowed")
@@ -69,16 +72,21 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps(found, indent=2) if options.json else _text(found))
     for row in bad:
         at = "" if not row["at"] else f", at {row['at']}"
-        print(f"tfdare verify: {row['who']}, signature {row['signature']}: {row['output']} differs "
-              f"by {row['difference']:.3g} for user {row['user']!r}{at}", file=sys.stderr)
+        print(
+            f"tfdare verify: {row['who']}, signature {row['signature']}: {row['output']} differs "
+            f"by {row['difference']:.3g} for user {row['user']!r}{at}",
+            file=sys.stderr,
+        )
     return 1 if bad else 0
 
 
 def _compare(options) -> dict:
     sequences = open_sequences(options.sequences)
-    asked = list(itertools.islice(
-        newest_requests(sequences, options.split_name, RawIds(sequences)), options.requests
-    ))
+    asked = list(
+        itertools.islice(
+            newest_requests(sequences, options.split_name, RawIds(sequences)), options.requests
+        )
+    )
     if not asked:
         raise _NotVerified(f"Split {options.split_name!r} of {options.sequences!r} has no request.")
     requests = [checked(request_mapping(one, sequences.schema)) for one in asked]
@@ -106,10 +114,14 @@ def _ask(options, requests):
     apart = options.search_address or options.search_model
     answers, versions = {}, set()
     with Client(
-        options.address, options.model, search_address=options.search_address,
-        search_model=options.search_model, timeout=options.timeout,
+        options.address,
+        options.model,
+        search_address=options.search_address,
+        search_model=options.search_model,
+        timeout=options.timeout,
     ) as client:
         for i, request in enumerate(requests):
+
             def keep(who, signature, **outputs):
                 for name, value in outputs.items():
                     answers[f"{i}/{who}/{signature}/{name}"] = value
@@ -119,16 +131,24 @@ def _ask(options, requests):
                 whole = client.rank(request)
                 versions.add(whole.version)
                 searches = whole.behavior_index is not None
-                found = {} if not searches else {
-                    "behavior_index": whole.behavior_index,
-                    "attention_score": whole.attention_score,
-                }
+                found = (
+                    {}
+                    if not searches
+                    else {
+                        "behavior_index": whole.behavior_index,
+                        "attention_score": whole.attention_score,
+                    }
+                )
                 keep("server", "serving_default", probability=whole.probability, **found)
             if searches:
                 split = client.rank(request, split=True)
                 versions.add(split.version)
-                keep("server", "search", behavior_index=split.behavior_index,
-                     attention_score=split.attention_score)
+                keep(
+                    "server",
+                    "search",
+                    behavior_index=split.behavior_index,
+                    attention_score=split.attention_score,
+                )
                 keep("server", "score", probability=split.probability)
     return answers, sorted(versions)
 
@@ -140,11 +160,18 @@ def _text(found) -> str:
         for row in found["differences"]
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
-             for line in (head, *rows)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
+        for line in (head, *rows)
+    ]
     served = f"; the server answered with version {found['versions']}" if found["versions"] else ""
     says = "agree" if found["agree"] else "DO NOT agree"
-    return "\n".join([
-        f"{found['requests']} requests: greatest difference from the Keras model{served}.", "",
-        *lines, "", f"They {says} to {found['tolerance']:g}.",
-    ])
+    return "\n".join(
+        [
+            f"{found['requests']} requests: greatest difference from the Keras model{served}.",
+            "",
+            *lines,
+            "",
+            f"They {says} to {found['tolerance']:g}.",
+        ]
+    )

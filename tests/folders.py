@@ -24,8 +24,7 @@ CONTEXT = (
 )
 
 
-def make_record(random, user="u", length=None, requests=None, new=True, multi_hot=None,
-                context=()):
+def make_record(random, user="u", length=None, requests=None, new=True, multi_hot=None, context=()):
     """One user with made-up behaviors.
 
     Clicked items are of a category that the user likes, so that there is something to learn; some
@@ -49,15 +48,20 @@ def make_record(random, user="u", length=None, requests=None, new=True, multi_ho
         place = random.integers(0, (SIZES["item"] - 2) // 5)
         return 2 + int((category - 2) + 5 * place)
 
-    history = [item_of(liked if random.random() < 0.7 else random.integers(2, 7))
-               for _ in range(length)]
+    history = [
+        item_of(liked if random.random() < 0.7 else random.integers(2, 7)) for _ in range(length)
+    ]
     position = np.sort(random.integers(0 if new else 1, length + 1, requests))
     target, label, sizes = [], [], []
     for cut in position:
-        clicked = item_of(liked) if new and random.random() < 0.5 else (
-            history[int(random.integers(0, cut))] if cut else item_of(liked))
-        others = [item_of(int(random.integers(2, 7)))
-                  for _ in range(int(random.integers(1, CANDIDATES)))]
+        clicked = (
+            item_of(liked)
+            if new and random.random() < 0.5
+            else (history[int(random.integers(0, cut))] if cut else item_of(liked))
+        )
+        others = [
+            item_of(int(random.integers(2, 7))) for _ in range(int(random.integers(1, CANDIDATES)))
+        ]
         target += [clicked, *others]
         label += [1] + [0] * len(others)
         sizes.append(1 + len(others))
@@ -105,8 +109,19 @@ def make_splits(seed=0, users=12, **options):
     }
 
 
-def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=CANDIDATES,
-                 finished=True, multi_hot=None, context=(), time_gap=None, hashed=()):
+def write_folder(
+    path,
+    splits,
+    shards=1,
+    sizes=SIZES,
+    window=WINDOW,
+    candidates=CANDIDATES,
+    finished=True,
+    multi_hot=None,
+    context=(),
+    time_gap=None,
+    hashed=(),
+):
     """Writes a folder as the Beam job leaves it, and opens it.
 
     Args:
@@ -133,14 +148,19 @@ def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=
     for name, (size, most) in (multi_hot or {}).items():
         features.append(Feature(name, size, max_values=most, **vocabulary(name, size)))
     context = [
-        part if isinstance(part, NumericContext)
+        part
+        if isinstance(part, NumericContext)
         else dataclasses.replace(part, **vocabulary(part.name, part.vocabulary_size))
         for part in context
     ]
     schema = Schema(
-        tuple(features), window, candidates, Position(exact=8, per_octave=2),
+        tuple(features),
+        window,
+        candidates,
+        Position(exact=8, per_octave=2),
         split={"protocol": "last_fraction", "negatives": candidates - 1, "behaviors": None},
-        time_gap=time_gap, context=tuple(context),
+        time_gap=time_gap,
+        context=tuple(context),
     )
     _write_text(os.path.join(path, "schema.json"), schema.to_json())
     counts = {}
@@ -176,8 +196,15 @@ def write_folder(path, splits, shards=1, sizes=SIZES, window=WINDOW, candidates=
     return open_sequences(path)
 
 
-def plain_requests(records, names=tuple(SIZES), window=WINDOW, candidates=CANDIDATES,
-                   multi_hot=None, context=(), time_gap=None):
+def plain_requests(
+    records,
+    names=tuple(SIZES),
+    window=WINDOW,
+    candidates=CANDIDATES,
+    multi_hot=None,
+    context=(),
+    time_gap=None,
+):
     """Every request of the records, in order, as dicts of plain lists (None for NaN)."""
     found = []
     for record in records:
@@ -185,25 +212,28 @@ def plain_requests(records, names=tuple(SIZES), window=WINDOW, candidates=CANDID
         for number, (cut, size) in enumerate(
             zip(record.position.tolist(), record.target_length.tolist())
         ):
-            request = {"user": record.user, "history_length": min(cut, window),
-                       "target_length": size}
+            request = {
+                "user": record.user,
+                "history_length": min(cut, window),
+                "target_length": size,
+            }
             padding = [0] * (candidates - size)
             for name in names:
                 whole = record.history[name].tolist()[:cut]
-                kept = whole[max(0, cut - window):]
+                kept = whole[max(0, cut - window) :]
                 request[f"history_{name}"] = kept + [0] * (window - len(kept))
-                targets = record.target[name].tolist()[start:start + size]
+                targets = record.target[name].tolist()[start : start + size]
                 request[f"target_{name}"] = targets + padding
                 request[f"target_repeats_{name}"] = [whole.count(t) for t in targets] + padding
             for name, (_, most) in (multi_hot or {}).items():
                 whole = _in_groups(record.history[name], most)[:cut]
-                kept = whole[max(0, cut - window):]
+                kept = whole[max(0, cut - window) :]
                 nothing = [0] * most
                 request[f"history_{name}"] = kept + [nothing] * (window - len(kept))
-                targets = _in_groups(record.target[name], most)[start:start + size]
+                targets = _in_groups(record.target[name], most)[start : start + size]
                 request[f"target_{name}"] = targets + [nothing] * len(padding)
             if time_gap is not None:
-                times = record.history_time.tolist()[:cut][max(0, cut - window):]
+                times = record.history_time.tolist()[:cut][max(0, cut - window) :]
                 gaps = [min(int(record.request_time[number]) - time, 2**31 - 1) for time in times]
                 request["history_time_gap"] = gaps + [0] * (window - len(gaps))
             for part in context:
@@ -211,7 +241,7 @@ def plain_requests(records, names=tuple(SIZES), window=WINDOW, candidates=CANDID
                 value = _in_groups(record.context[part.name], most)[number]
                 value = value[0] if most == 1 else value
                 request[f"context_{part.name}"] = None if value != value else value
-            labels = record.label.tolist()[start:start + size]
+            labels = record.label.tolist()[start : start + size]
             request["label"] = [float(label) for label in labels + padding]
             request["weight"] = [1.0] * size + [0.0] * len(padding)
             found.append(request)
@@ -221,7 +251,7 @@ def plain_requests(records, names=tuple(SIZES), window=WINDOW, candidates=CANDID
 
 def _in_groups(values, size):
     values = values.tolist()
-    return [values[start:start + size] for start in range(0, len(values), size)]
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _write_text(path, text):

@@ -120,7 +120,8 @@ def requests(schema, users=3, behaviors=8, candidates=4, lengths=None, seed=0):
 def cut(made, users=slice(None), behaviors=slice(None)):
     """Some users of requests, some columns of their histories."""
     return {
-        name: array[users][:, behaviors] if name.startswith("history_") and array.ndim > 1
+        name: array[users][:, behaviors]
+        if name.startswith("history_") and array.ndim > 1
         else array[users]
         for name, array in made.items()
     }
@@ -176,7 +177,8 @@ def run_layer_test(layer_class, config, inputs, folder, call=None, known=()):
     specs = {
         name: tf.TensorSpec(
             [UNKNOWN] * (array.ndim - 1) + [array.shape[-1] if name in known else UNKNOWN],
-            array.dtype, name,
+            array.dtype,
+            name,
         )
         for name, array in inputs.items()
     }

@@ -17,7 +17,8 @@ CLIPS = [{"clipnorm": 0.5}, {"global_clipnorm": 0.5}, {"clipvalue": 0.1}]
 def slices(rows, values, table_rows=ROWS):
     values = np.asarray(values, np.float32)
     return tf.IndexedSlices(
-        tf.constant(values), tf.constant(rows, tf.int32),
+        tf.constant(values),
+        tf.constant(rows, tf.int32),
         tf.constant([table_rows, *values.shape[1:]]),
     )
 

@@ -11,10 +11,24 @@ CHECKINS = FOLDER / "checkins.csv.gz"
 TAOBAO = FOLDER / "taobao_user_behavior_sample.csv.gz"
 
 CHECKINS_PROTOCOL = [
-    "--format", "csv", "--columns", "time=timestamp", "--split", "last_fraction",
-    "--test_fraction", "0.1", "--min_events", "60", "--window", "200", "--negatives", "2",
+    "--format",
+    "csv",
+    "--columns",
+    "time=timestamp",
+    "--split",
+    "last_fraction",
+    "--test_fraction",
+    "0.1",
+    "--min_events",
+    "60",
+    "--window",
+    "200",
+    "--negatives",
+    "2",
     # hour resolution: two equal check-ins are two visits, and the log's order is the truth
-    "--duplicates", "keep", "--coarse_clock",
+    "--duplicates",
+    "keep",
+    "--coarse_clock",
 ]
 """Arguments of ``tfdare prepare`` for the check-ins."""
 

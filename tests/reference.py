@@ -88,10 +88,12 @@ class Reference:
             else:
                 assert isinstance(layer, AffinityFacts)
                 v = self.represent(target, 0)
-                found += top_and_mass([
-                    v @ self.represent(behaviors[i], len(behaviors) - i) / math.sqrt(len(v))
-                    for i in chosen
-                ])
+                found += top_and_mass(
+                    [
+                        v @ self.represent(behaviors[i], len(behaviors) - i) / math.sqrt(len(v))
+                        for i in chosen
+                    ]
+                )
         return np.array(found)
 
     def context(self, made, u):

@@ -91,17 +91,23 @@ def test_search_quality_against_plain_loops(folder, splits, models):
         value = np.where(np.arange(history.shape[1]) < arrays["history_length"][:, None], value, 0)
         return np.repeat(value[:, None], arrays["target_item"].shape[1], axis=1)
 
-    found = search_quality(models, folder, {"made up": newest_matter}, limit=None, top_k=3,
-                           resamples=20, batch_size=8)
+    found = search_quality(
+        models, folder, {"made up": newest_matter}, limit=None, top_k=3, resamples=20, batch_size=8
+    )
     expected = plain_requests(splits["test"])
     model, values = models["TWIN"], {"ndcg": [], "recall": []}
     for one in expected:
-        given = {name: tf.constant([value]) for name, value in one.items()
-                 if name.startswith(("history_", "target_")) and "repeats" not in name}
+        given = {
+            name: tf.constant([value])
+            for name, value in one.items()
+            if name.startswith(("history_", "target_")) and "repeats" not in name
+        }
         index = model.search(given)["behavior_index"].numpy()[0]
         length = one["history_length"]
-        relevance = [1.0 + i if i < length and c % 2 == 0 else 0.0
-                     for i, c in enumerate(one["history_category"])]
+        relevance = [
+            1.0 + i if i < length and c % 2 == 0 else 0.0
+            for i, c in enumerate(one["history_category"])
+        ]
         for candidate in range(one["target_length"]):
             kept = index[candidate].tolist()
             values["ndcg"].append(plain_ndcg(relevance, kept, 3))
@@ -123,9 +129,18 @@ def test_attention_maps_against_plain_loops(folder, splits, models):
     counts = interest_counts(folder)
     by_hand = InterestCounts(range(2, 7), position_edges(WINDOW))
     for requests, label, weight in read_requests(folder, "train", 1000):
-        by_hand.add(*(part.numpy() for part in (
-            requests["history_category"], requests["history_length"], requests["target_category"],
-            label, weight)))
+        by_hand.add(
+            *(
+                part.numpy()
+                for part in (
+                    requests["history_category"],
+                    requests["history_length"],
+                    requests["target_category"],
+                    label,
+                    weight,
+                )
+            )
+        )
     assert counts.to_dict() == by_hand.to_dict()
     table = counts.table(min_count=1)
     found = attention_accuracy(models, folder, table, target_categories=1, batch_size=9)
@@ -133,14 +148,17 @@ def test_attention_maps_against_plain_loops(folder, splits, models):
     expected = plain_requests(splits["test"])
     frequency = {}
     for one in expected:
-        for category in one["target_category"][:one["target_length"]]:
+        for category in one["target_category"][: one["target_length"]]:
             frequency[category] = frequency.get(category, 0) + 1
     assert frequency[target["row"]] == max(frequency.values())
     raw = np.concatenate([[0, 0], folder.vocabulary("category")])
     sums, edges = {}, table.edges
     for one in expected:
-        given = {name: tf.constant([value]) for name, value in one.items()
-                 if name.startswith(("history_", "target_")) and "repeats" not in name}
+        given = {
+            name: tf.constant([value])
+            for name, value in one.items()
+            if name.startswith(("history_", "target_")) and "repeats" not in name
+        }
         scores = models["TWIN"].attend(given).numpy()[0]
         length = one["history_length"]
         for candidate in range(one["target_length"]):
@@ -208,8 +226,9 @@ def test_auc_by_examples(folder, models):
         model = build_model(name, folder.schema.with_dims(4, 4), top_k=3)
         compile_model(model)
         probes[name] = AUCProbe(held_out, every=2, examples_a_step=10)
-        model.fit(read_requests(folder, "train", 8).take(5), epochs=1, verbose=0,
-                  callbacks=[probes[name]])
+        model.fit(
+            read_requests(folder, "train", 8).take(5), epochs=1, verbose=0, callbacks=[probes[name]]
+        )
     assert probes["TWIN"].steps == [0, 2, 4, 5]
     found = convergence_numbers(probes, resamples=20)
     one = found["models"]["TWIN"]
@@ -218,9 +237,9 @@ def test_auc_by_examples(folder, models):
     expected = [auc(label, p) for p in probes["TWIN"].probabilities]
     assert [value["estimate"] for value in one["auc"]] == pytest.approx(expected)
     # the last look is the trained model itself
-    last = np.concatenate([
-        model(requests).numpy()[weight.numpy() > 0] for requests, _, weight, _ in held_out
-    ])
+    last = np.concatenate(
+        [model(requests).numpy()[weight.numpy() > 0] for requests, _, weight, _ in held_out]
+    )
     np.testing.assert_allclose(probes["TWIN"].probabilities[-1], last, rtol=1e-5)
     assert found["speed"]["TWIN"]["auc"] == pytest.approx(max(expected))
 
@@ -239,17 +258,35 @@ def test_findings_follow_the_intervals():
         feature = {"shared": True, "ratio": interval(5, 4, 6), "conflict": conflict}
         numbers = {
             "gradients": {"TWIN": {"features": {"item": feature}}},
-            "accuracy": {"split": "test", "slices": {"all": {"parts": [
-                {"differences": {"DARE - TWIN": {"auc": difference},
-                                 "DARE - DARE-paper": {"auc": difference}}}]}}},
+            "accuracy": {
+                "split": "test",
+                "slices": {
+                    "all": {
+                        "parts": [
+                            {
+                                "differences": {
+                                    "DARE - TWIN": {"auc": difference},
+                                    "DARE - DARE-paper": {"auc": difference},
+                                }
+                            }
+                        ]
+                    }
+                },
+            },
         }
         return [one.verdict for one in findings(numbers)]
 
     assert verdicts(interval(0.64, 0.6, 0.7), interval(0.01, 0.005, 0.02)) == ["holds"] * 3
     assert verdicts(interval(0.4, 0.3, 0.45), interval(-0.01, -0.02, -0.001)) == [
-        "holds", "does not hold", "does not hold"]
+        "holds",
+        "does not hold",
+        "does not hold",
+    ]
     assert verdicts(interval(0.5, 0.4, 0.6), interval(0.0, -0.01, 0.01)) == [
-        "holds", "not separable", "not separable"]
+        "holds",
+        "not separable",
+        "not separable",
+    ]
 
 
 # From a simulated log to the report
@@ -259,13 +296,51 @@ def test_findings_follow_the_intervals():
 def simulated(tmp_path_factory):
     at = tmp_path_factory.mktemp("simulated")
     log = at / "log.csv"
-    assert tfdare(["simulate", "--output", str(log), "--users", str(USERS), "--quiet",
-                   "--items", "300", "--categories", "12"]) == 0
-    assert tfdare(["prepare", "--input", str(log), "--format", "taobao", "--output",
-                   str(at / "sequences"), "--window", "60"]) == 0
+    assert (
+        tfdare(
+            [
+                "simulate",
+                "--output",
+                str(log),
+                "--users",
+                str(USERS),
+                "--quiet",
+                "--items",
+                "300",
+                "--categories",
+                "12",
+            ]
+        )
+        == 0
+    )
+    assert (
+        tfdare(
+            [
+                "prepare",
+                "--input",
+                str(log),
+                "--format",
+                "taobao",
+                "--output",
+                str(at / "sequences"),
+                "--window",
+                "60",
+            ]
+        )
+        == 0
+    )
     for model in ("DARE-paper", "TWIN"):
-        train(str(at / "sequences"), str(at / model), model, epochs=1, batch_size=128, top_k=10,
-              verbose=0, attention_dim=8, representation_dim=8)
+        train(
+            str(at / "sequences"),
+            str(at / model),
+            model,
+            epochs=1,
+            batch_size=128,
+            top_k=10,
+            verbose=0,
+            attention_dim=8,
+            representation_dim=8,
+        )
     return at
 
 
@@ -284,16 +359,27 @@ def test_planted_truth_is_what_was_planted(simulated):
         here = raw[arrays["history_category"][user, place]]
         target = raw[arrays["target_category"][user, candidate]]
         rule = planted.get(str(here))
-        expected = (place < length and rule is not None and rule["partner"] == target
-                    and rule["lag"] == length - place)
+        expected = (
+            place < length
+            and rule is not None
+            and rule["partner"] == target
+            and rule["lag"] == length - place
+        )
         assert found[user, candidate, place] == expected
         relevant += expected
     assert relevant
 
 
 def test_evaluate_command_compares_two_runs(simulated, capsys):
-    argv = ["evaluate", "--run", str(simulated / "TWIN"), "--sequences",
-            str(simulated / "sequences"), "--resamples", "10"]
+    argv = [
+        "evaluate",
+        "--run",
+        str(simulated / "TWIN"),
+        "--sequences",
+        str(simulated / "sequences"),
+        "--resamples",
+        "10",
+    ]
     assert tfdare([*argv, "--against", str(simulated / "DARE-paper")]) == 0
     out = capsys.readouterr().out
     assert "TWIN - DARE-paper" in out and "events of the user" in out
@@ -308,10 +394,26 @@ def test_evaluate_command_compares_two_runs(simulated, capsys):
 
 @pytest.fixture(scope="module")
 def analysis(simulated):
-    argv = ["--run", str(simulated / "DARE-paper"), "--against", str(simulated / "TWIN"),
-            "--sequences", str(simulated / "sequences"), "--output", str(simulated / "analysis"),
-            "--truth", str(simulated / "log.csv.truth.json"), "--steps", "6", "--every", "3",
-            "--limit", "200", "--resamples", "20"]
+    argv = [
+        "--run",
+        str(simulated / "DARE-paper"),
+        "--against",
+        str(simulated / "TWIN"),
+        "--sequences",
+        str(simulated / "sequences"),
+        "--output",
+        str(simulated / "analysis"),
+        "--truth",
+        str(simulated / "log.csv.truth.json"),
+        "--steps",
+        "6",
+        "--every",
+        "3",
+        "--limit",
+        "200",
+        "--resamples",
+        "20",
+    ]
     assert main(argv) == 0
     return simulated / "analysis", argv
 
@@ -319,8 +421,18 @@ def analysis(simulated):
 def test_report_stands_alone(analysis):
     page = (analysis[0] / "report.html").read_text()
     numbers = json.loads((analysis[0] / "analysis.json").read_text())
-    assert set(numbers) >= {"gradients", "attention", "search", "discriminability", "convergence",
-                            "accuracy", "findings", "options", "models", "data"}
+    assert set(numbers) >= {
+        "gradients",
+        "attention",
+        "search",
+        "discriminability",
+        "convergence",
+        "accuracy",
+        "findings",
+        "options",
+        "models",
+        "data",
+    }
     figures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
     assert len(figures) == 9
     assert all(base64.b64decode(one).startswith(b"\x89PNG") for one in figures)
@@ -361,8 +473,14 @@ def test_a_failed_analysis_leaves_the_last_report(analysis, capsys):
 
 def test_without_tracing_gradients_are_those_of_the_trained_model(simulated):
     runs = {"TWIN": load_run(str(simulated / "TWIN"))}
-    measured = Measured(runs, open_sequences(str(simulated / "sequences")), "test", 100, 20,
-                        shown=lambda title: iter)
+    measured = Measured(
+        runs,
+        open_sequences(str(simulated / "sequences")),
+        "test",
+        100,
+        20,
+        shown=lambda title: iter,
+    )
     found = measured.training(steps=0, every=1)
     assert set(found) == {"gradients"} and found["gradients"]["TWIN"]["steps"] == [0]
     before = measured.models["TWIN"].get_weights()
@@ -384,22 +502,43 @@ def test_the_readme_names_what_is_there():
 
 
 def test_efficiency_reads_a_comparison(tmp_path, folder):
-    argv = ["compare", "--sequences", folder.path, "--output", str(tmp_path / "c"), "--models",
-            "DARE-paper", "--attention_dims", "2", "4", "--representation_dims", "4",
-            "--seeds", "1", "--epochs", "1", "--batch_size", "32", "--top_k", "3"]
+    argv = [
+        "compare",
+        "--sequences",
+        folder.path,
+        "--output",
+        str(tmp_path / "c"),
+        "--models",
+        "DARE-paper",
+        "--attention_dims",
+        "2",
+        "4",
+        "--representation_dims",
+        "4",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "32",
+        "--top_k",
+        "3",
+    ]
     assert tfdare(argv) == 0
     found = efficiency(str(tmp_path / "c"), resamples=20)
     rows = json.loads((tmp_path / "c" / "comparison.json").read_text())["rows"]
     for row in rows:
-        one = next(one for one in found["models"][row["model"]]
-                   if one["attention_dim"] == row["attention_dim"])
+        one = next(
+            one
+            for one in found["models"][row["model"]]
+            if one["attention_dim"] == row["attention_dim"]
+        )
         assert one["auc"] == pytest.approx(row["test"]["auc"]["mean"])
         assert one["search_ms"] == row["search_ms"]
     narrow, wide = found["models"]["DARE-paper"]
     assert narrow["to_widest"]["estimate"] == pytest.approx(narrow["auc"] - wide["auc"])
     assert wide["to_widest"]["estimate"] == 0
-    assert any("half the attention columns" in one.claim for one in findings(
-        {"efficiency": found}))
+    assert any("half the attention columns" in one.claim for one in findings({"efficiency": found}))
     lines = plot_efficiency(found).axes[0].lines
     assert lines[0].get_ydata().tolist() == [narrow["auc"], wide["auc"]]
     with pytest.raises(UsageError, match="No finished comparison"):

@@ -24,8 +24,14 @@ from tfdare.training import compile_model
 
 
 def batch_for(schema, users=6, seed=1):
-    made = requests(schema, users=users, behaviors=8, candidates=3,
-                    lengths=[8, 5, 2, 8, 1, 0][:users], seed=seed)
+    made = requests(
+        schema,
+        users=users,
+        behaviors=8,
+        candidates=3,
+        lengths=[8, 5, 2, 8, 1, 0][:users],
+        seed=seed,
+    )
     random = np.random.default_rng(seed)
     label = random.integers(0, 2, (users, 3)).astype(np.float32)
     weight = (random.random((users, 3)) < 0.9).astype(np.float32)
@@ -41,7 +47,8 @@ def whole_gradient(model, batch, table):
         loss = CandidateCrossentropy()(label, outputs.probability, weight)
         if outputs.auxiliary_probability is not None:
             loss += model.auxiliary_weight * CandidateCrossentropy()(
-                label, outputs.auxiliary_probability, weight)
+                label, outputs.auxiliary_probability, weight
+            )
     found = tf.convert_to_tensor(tape.gradient(loss, raw(table))).numpy()
     for weight_, value in zip(aside, before):
         weight_.assign(value)
@@ -54,10 +61,15 @@ def dense(found: SideGradients, rows):
     return sides
 
 
-@pytest.mark.parametrize("name, schema", [
-    ("TWIN", rich_shared_schema()), ("TWIN-proj", shared_schema()), ("DIN", shared_schema()),
-    ("SIM-soft", shared_schema()),
-])
+@pytest.mark.parametrize(
+    "name, schema",
+    [
+        ("TWIN", rich_shared_schema()),
+        ("TWIN-proj", shared_schema()),
+        ("DIN", shared_schema()),
+        ("SIM-soft", shared_schema()),
+    ],
+)
 def test_the_two_sides_add_up_to_the_gradient(name, schema):
     model = randomize(build_model(name, schema, top_k=3))
     batch = batch_for(schema)
@@ -65,8 +77,11 @@ def test_the_two_sides_add_up_to_the_gradient(name, schema):
     assert set(schema.names) <= set(found)
     for feature, sides in found.items():
         assert model.embedding.shares(feature)
-        table = (model.embedding.attention_tables[feature] if feature in schema.names
-                 else getattr(model.embedding, f"attention_{feature}_table"))
+        table = (
+            model.embedding.attention_tables[feature]
+            if feature in schema.names
+            else getattr(model.embedding, f"attention_{feature}_table")
+        )
         one, other = dense(sides, table.shape[0])
         assert np.abs(one).max() > 0 and np.abs(other).max() > 0
         whole = whole_gradient(model, batch, table)
@@ -110,7 +125,8 @@ def test_shared_table_split_as_two_tables_would():
 
 def test_row_numbers_by_hand():
     gradients = SideGradients(
-        np.array([2, 3, 4]), np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]),
+        np.array([2, 3, 4]),
+        np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]),
         np.array([[-3.0, -4.0], [1.0, 0.0], [1.0, 1.0]]),
     )
     found = row_numbers(gradients, shared=True)
@@ -153,8 +169,9 @@ def test_numbers_against_plain_loops():
         for look in range(3):
             here = [0, 0]
             for row in range(probe.rows[name].size):
-                norms = [probe.values(name, side)[look, row]
-                         for side in ("attention", "representation")]
+                norms = [
+                    probe.values(name, side)[look, row] for side in ("attention", "representation")
+                ]
                 if min(norms) > 0:
                     here[0] += probe.values(name, "cosine")[look, row] < 0
                     here[1] += 1
@@ -167,15 +184,20 @@ def test_numbers_against_plain_loops():
         assert sum(one["cosine_histogram"]) == cases
         assert one["conflict"]["low"] <= one["conflict"]["estimate"] <= one["conflict"]["high"]
         assert len(one["by_row"]["id"]) == one["rows"] == len(one["by_row"]["conflict"])
-    assert "conflict" not in gradient_numbers(
-        gradients_of(randomize(DARE(shared_schema(), top_k=3)), batch))["features"]["item"]
+    assert (
+        "conflict"
+        not in gradient_numbers(gradients_of(randomize(DARE(shared_schema(), top_k=3)), batch))[
+            "features"
+        ]["item"]
+    )
 
 
 def test_plot_draws_what_the_numbers_say():
     batch = batch_for(shared_schema())
     numbers = {
         name: gradient_numbers(
-            gradients_of(randomize(build_model(name, shared_schema(), top_k=3)), batch), 20)
+            gradients_of(randomize(build_model(name, shared_schema(), top_k=3)), batch), 20
+        )
         for name in ("TWIN", "DARE-paper")
     }
     figure = plot_gradients(numbers, "category")

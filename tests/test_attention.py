@@ -41,7 +41,8 @@ LIVES = {
     # So many groups that every pair collides: a loss over the lowest number is not finite.
     "CollisionAttention": (CollisionAttention, {"groups": 40, "width": 1}, BOTH, None),
     "ClusterAttention": (
-        ClusterAttention, {"size": 2, "attention": MLPAttention(units=3)},
+        ClusterAttention,
+        {"size": 2, "attention": MLPAttention(units=3)},
         {**SCORED, "category": CATEGORY, "history_length": LENGTH},
         lambda layer, inputs: layer(
             **{k: v for k, v in inputs.items() if k != "category"},
@@ -227,8 +228,11 @@ def plain_clusters(values, length, size):
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(size=st.integers(1, 4), lengths=st.lists(st.integers(0, 9), min_size=1, max_size=3),
-       seed=st.integers(0, 10**6))
+@given(
+    size=st.integers(1, 4),
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    seed=st.integers(0, 10**6),
+)
 def test_clusters_equal_plain_loops(size, lengths, seed):
     random = np.random.default_rng(seed)
     users = len(lengths)
@@ -238,7 +242,9 @@ def test_clusters_equal_plain_loops(size, lengths, seed):
     number = layer.clusters(tf.constant(values), tf.constant(lengths)).numpy()
     single = ScaledDotAttention()(tf.constant(query), tf.constant(key)).numpy()
     scores = layer(
-        tf.constant(query), tf.constant(key), history={"category": tf.constant(values)},
+        tf.constant(query),
+        tf.constant(key),
+        history={"category": tf.constant(values)},
         history_length=tf.constant(lengths),
     ).numpy()
     assert number.min() >= 0 and number.max() < 9
@@ -282,19 +288,26 @@ def test_gradients_are_finite_and_reach_both_sides(layer):
     layer.build((None, None, 4))
     with tf.GradientTape() as tape:
         tape.watch([query, key])
-        scores = layer(query, key, history={"category": tf.constant(CATEGORY)},
-                       history_length=tf.constant(LENGTH))
+        scores = layer(
+            query,
+            key,
+            history={"category": tf.constant(CATEGORY)},
+            history_length=tf.constant(LENGTH),
+        )
         total = tf.reduce_sum(scores**2)
     weights = [raw(weight) for weight in layer.trainable_weights]
     for gradient in tape.gradient(total, [query, key, *weights]):
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
-@pytest.mark.parametrize("make,received", [
-    (lambda: MLPAttention(units=0), "units=0"),
-    (lambda: CollisionAttention(groups=0), "groups=0"),
-    (lambda: CollisionAttention(width=-1), "width=-1"),
-])
+@pytest.mark.parametrize(
+    "make,received",
+    [
+        (lambda: MLPAttention(units=0), "units=0"),
+        (lambda: CollisionAttention(groups=0), "groups=0"),
+        (lambda: CollisionAttention(width=-1), "width=-1"),
+    ],
+)
 def test_wrong_arguments_are_quoted(make, received):
     with pytest.raises(ValueError, match=f"must be positive. Received: {received}"):
         make()

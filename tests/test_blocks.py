@@ -29,9 +29,14 @@ def laid_out(scores, blocks):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    users=st.integers(1, 3), candidates=st.integers(1, 4), behaviors=st.integers(0, 150),
-    top_k=st.integers(1, 9), size=st.sampled_from([8, 16]), tile=st.integers(1, 1500),
-    kinds=st.integers(1, 40), seed=st.integers(0, 10**6),
+    users=st.integers(1, 3),
+    candidates=st.integers(1, 4),
+    behaviors=st.integers(0, 150),
+    top_k=st.integers(1, 9),
+    size=st.sampled_from([8, 16]),
+    tile=st.integers(1, 1500),
+    kinds=st.integers(1, 40),
+    seed=st.integers(0, 10**6),
 )
 def test_blocks_equal_top_k(users, candidates, behaviors, top_k, size, tile, kinds, seed):
     random = np.random.default_rng(seed)
@@ -156,13 +161,16 @@ def test_one_signature_serves_short_and_long_histories(pair, tmp_path):
     known = session.signatures["search"].inputs
     sizes = ((0, 2), (1, 1), (300, 3), (1500, 100), (1203, 125), (30_000, 130))
     for behaviors, candidates in sizes:
-        made = requests(pair[0].schema, users=2, behaviors=behaviors, candidates=candidates,
-                        lengths=[behaviors, behaviors // 2])
+        made = requests(
+            pair[0].schema,
+            users=2,
+            behaviors=behaviors,
+            candidates=candidates,
+            lengths=[behaviors, behaviors // 2],
+        )
         answer = session.run("search", {k: v for k, v in made.items() if k in known})
         wanted = pair[1].search(made)
-        np.testing.assert_allclose(
-            answer["attention_score"], wanted["attention_score"], atol=1e-5
-        )
+        np.testing.assert_allclose(answer["attention_score"], wanted["attention_score"], atol=1e-5)
         same = answer["behavior_index"] == wanted["behavior_index"].numpy()
         assert same.mean() > 0.98
     session.close()

@@ -13,7 +13,8 @@ from tfdare.metrics import auc
 
 TARGETS = st.lists(
     st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 3)),
-    min_size=1, max_size=20,
+    min_size=1,
+    max_size=20,
 )
 
 
@@ -59,8 +60,9 @@ def test_resamples_are_of_whole_users():
 def test_a_users_targets_say_no_more_for_being_copied():
     label, user, score = made_up(np.random.default_rng(1))
     once = UserBootstrap(label, user, {"a": [score]}, resamples=200).auc("a")
-    copied = UserBootstrap(*(np.tile(x, 5) for x in (label, user)), {"a": [np.tile(score, 5)]},
-                           resamples=200).auc("a")
+    copied = UserBootstrap(
+        *(np.tile(x, 5) for x in (label, user)), {"a": [np.tile(score, 5)]}, resamples=200
+    ).auc("a")
     assert copied.low == pytest.approx(once.low) and copied.high == pytest.approx(once.high)
 
 
@@ -71,8 +73,9 @@ def test_coverage():
     for _ in range(worlds):
         label, user, score = made_up(random, users=50)
         other = score + random.normal(size=50)[user]  # worse, by noise that users share
-        between = UserBootstrap(label, user, {"a": [score], "b": [other]}, resamples=150
-                                ).difference("a", "b")
+        between = UserBootstrap(
+            label, user, {"a": [score], "b": [other]}, resamples=150
+        ).difference("a", "b")
         found.append(between)
         widths.append(between.high - between.low)
     # label + N(0, 2) against label + N(0, 3), clicks 1 above: Phi(1/2) - Phi(1/sqrt(6))

@@ -54,7 +54,10 @@ def test_bins_hold_every_probability(made):
     edges = probability_bins(made[1], 7)
     assert (np.diff(edges) > 0).all() and edges[-1] == made[1].max()
     assert bin_of(np.array([edges[0], edges[0] + 1e-9, 2.0]), edges).tolist() == [
-        0, 1, edges.size - 1]
+        0,
+        1,
+        edges.size - 1,
+    ]
 
 
 def test_normalized_entropy(made):

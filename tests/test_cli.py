@@ -28,8 +28,11 @@ def run(*argv, code=None):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     start = ["-m", "tfdare.cli"] if code is None else ["-c", code]
     return subprocess.run(
-        [sys.executable, *start, *map(str, argv)], cwd=ROOT, env=environment,
-        capture_output=True, text=True,
+        [sys.executable, *start, *map(str, argv)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -42,8 +45,17 @@ def exit_code(*argv):
 
 
 def test_commands_are_installed():
-    names = {"simulate", "prepare", "train", "evaluate", "compare", "export", "serve", "query",
-             "verify"}
+    names = {
+        "simulate",
+        "prepare",
+        "train",
+        "evaluate",
+        "compare",
+        "export",
+        "serve",
+        "query",
+        "verify",
+    }
     assert names <= set(COMMANDS)
 
 

@@ -41,8 +41,9 @@ USER = np.repeat(np.arange(USERS), EACH)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("compare") / "sequences",
-                        make_splits(seed=7, users=20))
+    return write_folder(
+        tmp_path_factory.mktemp("compare") / "sequences", make_splits(seed=7, users=20)
+    )
 
 
 class Trainer:
@@ -55,8 +56,19 @@ class Trainer:
     def __init__(self, validation, test=lambda model, rate, seed: 0.7, noise=0.0):
         self.validation, self.test, self.noise, self.calls = validation, test, noise, []
 
-    def __call__(self, sequences, output, model, *, seed, attention_dim, representation_dim,
-                 learning_rate, verbose, **options):
+    def __call__(
+        self,
+        sequences,
+        output,
+        model,
+        *,
+        seed,
+        attention_dim,
+        representation_dim,
+        learning_rate,
+        verbose,
+        **options,
+    ):
         assert verbose == 0
         self.calls.append((model, attention_dim, representation_dim, learning_rate, seed))
         os.makedirs(output)
@@ -65,15 +77,24 @@ class Trainer:
             raise Diverged("The loss became nan at epoch 1, step 2 of 3")
         random = np.random.default_rng(seed)
         better = self.test(model, learning_rate, seed)
-        score = better * LABEL + 0.3 * random.random(LABEL.size) + self.noise * random.normal(
-            size=USERS)[USER]
-        np.savez(os.path.join(output, "predictions.npz"), label=LABEL, user=USER,
-                 probability=score)
+        score = (
+            better * LABEL
+            + 0.3 * random.random(LABEL.size)
+            + self.noise * random.normal(size=USERS)[USER]
+        )
+        np.savez(os.path.join(output, "predictions.npz"), label=LABEL, user=USER, probability=score)
         pathlib.Path(output, "model.keras").touch()
-        numbers = {"auc": better, "auc_seen": better, "auc_new": None, "gauc": better,
-                   "logloss": 0.5, "baselines": {"seen": 0.6, "repeat_counts": 0.65}}
+        numbers = {
+            "auc": better,
+            "auc_seen": better,
+            "auc_new": None,
+            "gauc": better,
+            "logloss": 0.5,
+            "baselines": {"seen": 0.6, "repeat_counts": 0.65},
+        }
         metrics = {
-            "validation": {**numbers, "auc": known}, "test": numbers,
+            "validation": {**numbers, "auc": known},
+            "test": numbers,
             "training": {"best_epoch": 1, "epochs_run": 2, "examples_per_s": 1000 * seed},
         }
         write_json(os.path.join(output, "metrics.json"), metrics)
@@ -83,15 +104,24 @@ class Trainer:
 @pytest.fixture
 def stand_in(monkeypatch):
     """Puts a Trainer in the place of training, and fixed figures in that of measuring."""
+
     def use(trainer):
         monkeypatch.setattr(trials, "train", trainer)
-        monkeypatch.setattr(compare_module, "load_run", lambda path: type(
-            "Loaded", (), {"model": lambda self: None})())
-        monkeypatch.setattr(compare_module, "measure", lambda models, opened: {
-            row: Measurement(1000, 4000 * row.attention_dim, 2.0, row.model == "SDIM")
-            for row in models
-        })
+        monkeypatch.setattr(
+            compare_module,
+            "load_run",
+            lambda path: type("Loaded", (), {"model": lambda self: None})(),
+        )
+        monkeypatch.setattr(
+            compare_module,
+            "measure",
+            lambda models, opened: {
+                row: Measurement(1000, 4000 * row.attention_dim, 2.0, row.model == "SDIM")
+                for row in models
+            },
+        )
         return trainer
+
     return use
 
 
@@ -103,8 +133,12 @@ def test_which_models_have_one_table():
 
 def test_rows():
     assert rows_of(["DARE", "TWIN"], [2, 4], [4, 8]) == [
-        Row("DARE", 2, 4), Row("DARE", 2, 8), Row("DARE", 4, 4), Row("DARE", 4, 8),
-        Row("TWIN", 2, 2), Row("TWIN", 4, 4),
+        Row("DARE", 2, 4),
+        Row("DARE", 2, 8),
+        Row("DARE", 4, 4),
+        Row("DARE", 4, 8),
+        Row("TWIN", 2, 2),
+        Row("TWIN", 4, 4),
     ]
     assert Row("DARE", 2, 4).columns == "2 + 4" and Row("TWIN", 2, 2).columns == "2"
     names = {Trial(Row("DARE", 2, 4), rate, seed).name for rate in (0.1, 0.01) for seed in (1, 2)}
@@ -113,18 +147,29 @@ def test_rows():
 
 def test_tuning_picks_by_validation(folder, tmp_path, stand_in):
     best = {"DARE": 0.03, "TWIN": 0.1}
-    trainer = stand_in(Trainer(
-        lambda model, rate, seed: 0.8 if rate == best[model] else 0.7,
-        test=lambda model, rate, seed: 0.6 if rate == best[model] else 0.9,  # a lure
-    ))
+    trainer = stand_in(
+        Trainer(
+            lambda model, rate, seed: 0.8 if rate == best[model] else 0.7,
+            test=lambda model, rate, seed: 0.6 if rate == best[model] else 0.9,  # a lure
+        )
+    )
     said = []
-    found = compare(folder.path, str(tmp_path / "c"), ["DARE", "TWIN"], seeds=[3, 1, 2],
-                    learning_rates=[0.01, 0.03, 0.1], resamples=20, say=said.append)
+    found = compare(
+        folder.path,
+        str(tmp_path / "c"),
+        ["DARE", "TWIN"],
+        seeds=[3, 1, 2],
+        learning_rates=[0.01, 0.03, 0.1],
+        resamples=20,
+        say=said.append,
+    )
     assert trainer.calls == [
         *(("DARE", 16, 16, rate, 3) for rate in (0.01, 0.03, 0.1)),
         *(("TWIN", 16, 16, rate, 3) for rate in (0.01, 0.03, 0.1)),
-        ("DARE", 16, 16, 0.03, 1), ("TWIN", 16, 16, 0.1, 1),
-        ("DARE", 16, 16, 0.03, 2), ("TWIN", 16, 16, 0.1, 2),
+        ("DARE", 16, 16, 0.03, 1),
+        ("TWIN", 16, 16, 0.1, 1),
+        ("DARE", 16, 16, 0.03, 2),
+        ("TWIN", 16, 16, 0.1, 2),
     ]
     rows = {row["model"]: row for row in found["rows"]}
     assert {model: row["learning_rate"] for model, row in rows.items()} == best
@@ -146,8 +191,9 @@ def test_nothing_is_repeated_and_a_comparison_grows(folder, tmp_path, stand_in):
     said = []
     compare(folder.path, output, ["DARE"], [1, 2], resamples=20, say=said.append)
     assert len(trainer.calls) == 2 and "1 of 1 runs were finished before" in said
-    found = compare(folder.path, output, ["DARE", "TWIN", "DIN"], [1, 2, 3],
-                    attention_dims=[16, 8], **common)
+    found = compare(
+        folder.path, output, ["DARE", "TWIN", "DIN"], [1, 2, 3], attention_dims=[16, 8], **common
+    )
     assert len(trainer.calls) == 2 + 6 * 3 - 2
     assert len(set(trainer.calls)) == len(trainer.calls) and len(found["rows"]) == 6
     text = (tmp_path / "c" / "comparison.md").read_text()
@@ -157,26 +203,59 @@ def test_nothing_is_repeated_and_a_comparison_grows(folder, tmp_path, stand_in):
 
 
 def test_diverged(folder, tmp_path, stand_in):
-    trainer = stand_in(Trainer(
-        lambda model, rate, seed: None if rate == 9.0 or (model, seed) == ("TWIN", 2) else 0.7))
-    found = compare(folder.path, str(tmp_path / "c"), ["DARE", "TWIN"], [1, 2],
-                    learning_rates=[9.0, 0.01], resamples=20, say=lambda line: None)
+    trainer = stand_in(
+        Trainer(
+            lambda model, rate, seed: None if rate == 9.0 or (model, seed) == ("TWIN", 2) else 0.7
+        )
+    )
+    found = compare(
+        folder.path,
+        str(tmp_path / "c"),
+        ["DARE", "TWIN"],
+        [1, 2],
+        learning_rates=[9.0, 0.01],
+        resamples=20,
+        say=lambda line: None,
+    )
     rows = {row["model"]: row for row in found["rows"]}
     assert rows["DARE"]["learning_rate"] == 0.01 and rows["TWIN"]["diverged"] == [2]
     assert "Diverged, and left out: TWIN (16), seeds 2." in markdown(found)
     calls = len(trainer.calls)
-    compare(folder.path, str(tmp_path / "c"), ["DARE", "TWIN"], [1, 2],
-            learning_rates=[9.0, 0.01], resamples=20, say=lambda line: None)
+    compare(
+        folder.path,
+        str(tmp_path / "c"),
+        ["DARE", "TWIN"],
+        [1, 2],
+        learning_rates=[9.0, 0.01],
+        resamples=20,
+        say=lambda line: None,
+    )
     assert len(trainer.calls) == calls
     with pytest.raises(UsageError, match="Every run diverged"):
-        compare(folder.path, str(tmp_path / "d"), ["DARE"], [1], learning_rates=[9.0],
-                say=lambda line: None)
+        compare(
+            folder.path,
+            str(tmp_path / "d"),
+            ["DARE"],
+            [1],
+            learning_rates=[9.0],
+            say=lambda line: None,
+        )
 
 
 def test_other_options_are_refused_by_name(folder, tmp_path, stand_in, capsys):
     trainer = stand_in(Trainer(lambda *_: 0.7))
-    given = ["--sequences", folder.path, "--output", str(tmp_path / "c"), "--models", "DARE",
-             "--seeds", "1", "--resamples", "5"]
+    given = [
+        "--sequences",
+        folder.path,
+        "--output",
+        str(tmp_path / "c"),
+        "--models",
+        "DARE",
+        "--seeds",
+        "1",
+        "--resamples",
+        "5",
+    ]
     assert main(given) == 0
     out = capsys.readouterr().out
     assert "[1/1] DARE 16 + 16" in out and "| **DARE** |" in out and "comparison.md" in out
@@ -189,12 +268,15 @@ def test_other_options_are_refused_by_name(folder, tmp_path, stand_in, capsys):
     assert len(trainer.calls) == 1
 
 
-@pytest.mark.parametrize("more, words", [
-    (["--seeds", "-1"], "--seeds must not be negative. Received: -1"),
-    (["--attention_dims", "0"], "--attention_dims must be positive. Received: 0"),
-    (["--learning_rates", "nan"], "--learning_rates must be positive. Received: nan"),
-    (["--resamples", "0"], "--resamples must be positive. Received: 0"),
-])
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--seeds", "-1"], "--seeds must not be negative. Received: -1"),
+        (["--attention_dims", "0"], "--attention_dims must be positive. Received: 0"),
+        (["--learning_rates", "nan"], "--learning_rates must be positive. Received: nan"),
+        (["--resamples", "0"], "--resamples must be positive. Received: 0"),
+    ],
+)
 def test_bad_options(folder, tmp_path, capsys, more, words):
     output = tmp_path / "c"
     assert main(["--sequences", folder.path, "--output", str(output), *more]) == 2
@@ -225,15 +307,23 @@ def test_predictions_of_other_targets(folder, tmp_path, stand_in):
 
 def test_verdicts_and_markdown(folder, tmp_path, stand_in):
     """The paper's DARE above all; TWIN above DIN, below SDIM, level with ETA."""
-    strength = {"DARE-paper": 0.8, "SDIM": 0.25, "TWIN": 0.12, "ETA": 0.12, "DIN": 0.0,
-                "DARE": 0.9}
+    strength = {"DARE-paper": 0.8, "SDIM": 0.25, "TWIN": 0.12, "ETA": 0.12, "DIN": 0.0, "DARE": 0.9}
     stand_in(Trainer(lambda *_: 0.7, test=lambda model, *_: strength[model], noise=0.02))
-    found = compare(folder.path, str(tmp_path / "c"), list(strength), [1, 2], resamples=200,
-                    say=lambda line: None)
+    found = compare(
+        folder.path,
+        str(tmp_path / "c"),
+        list(strength),
+        [1, 2],
+        resamples=200,
+        say=lambda line: None,
+    )
     verdicts = {(one["better"], one["worse"]): one for one in found["orderings"]}
     assert {pair: one["verdict"] for pair, one in verdicts.items()} == {
-        ("DARE-paper", "TWIN"): "holds", ("TWIN", "DIN"): "holds", ("TWIN", "SDIM"): "reversed",
-        ("TWIN", "ETA"): "not separable", ("DARE-paper", "all"): "holds",
+        ("DARE-paper", "TWIN"): "holds",
+        ("TWIN", "DIN"): "holds",
+        ("TWIN", "SDIM"): "reversed",
+        ("TWIN", "ETA"): "not separable",
+        ("DARE-paper", "all"): "holds",
     }
     above = verdicts["DARE-paper", "all"]
     assert (above["above"], above["of"], above["closest"]) == (4, 4, "SDIM")
@@ -285,12 +375,19 @@ def test_measured(folder):
     rows = sum(feature.vocabulary_size for feature in schema.features)
     positions = schema.position.size(schema.window)
     assert {name: search_bytes(model) for name, model in models.items()} == {
-        "DARE": 4 * 2 * (rows + positions), "TWIN": 4 * 4 * (rows + positions),
-        "SDIM": 4 * 4 * (rows + positions), "TWIN-4E": 4 * 2 * (2 * rows + positions),
+        "DARE": 4 * 2 * (rows + positions),
+        "TWIN": 4 * 4 * (rows + positions),
+        "SDIM": 4 * 4 * (rows + positions),
+        "TWIN-4E": 4 * 2 * (2 * rows + positions),
         "DARE-whole": 4 * (2 + 4) * (rows + positions),
     }
-    found = measure({name: models[name] for name in ("DARE", "SDIM")}, folder, behaviors=700,
-                    candidates=9, turns=3)
+    found = measure(
+        {name: models[name] for name in ("DARE", "SDIM")},
+        folder,
+        behaviors=700,
+        candidates=9,
+        turns=3,
+    )
     assert found["DARE"].parameters == models["DARE"].count_params()
     assert found["DARE"].search_ms > 0 and not found["DARE"].whole_call
     assert found["SDIM"].whole_call
@@ -299,8 +396,12 @@ def test_measured(folder):
 def test_one_user_is_made_of_real_ones(folder):
     requests = {name: value.numpy() for name, value in one_user(folder, 700, 9).items()}
     assert {name: value.shape for name, value in requests.items()} == {
-        "history_item": (1, 700), "history_category": (1, 700), "history_length": (1,),
-        "target_item": (1, 9), "target_category": (1, 9), "target_length": (1,),
+        "history_item": (1, 700),
+        "history_category": (1, 700),
+        "history_length": (1,),
+        "target_item": (1, 9),
+        "target_category": (1, 9),
+        "target_length": (1,),
     }
     for kind in ("history", "target"):
         item, category = requests[f"{kind}_item"], requests[f"{kind}_category"]
@@ -310,13 +411,38 @@ def test_one_user_is_made_of_real_ones(folder):
 def test_killed_and_called_again(folder, tmp_path, capsys):
     """A real comparison: killed in the middle, it repeats nothing that was finished."""
     output = tmp_path / "c"
-    given = ["--sequences", folder.path, "--output", str(output), "--models", "DARE-paper", "TWIN",
-             "--seeds", "1", "2", "--epochs", "1", "--attention_dims", "4",
-             "--representation_dims", "4", "--top_k", "4", "--batch_size", "32"]
+    given = [
+        "--sequences",
+        folder.path,
+        "--output",
+        str(output),
+        "--models",
+        "DARE-paper",
+        "TWIN",
+        "--seeds",
+        "1",
+        "2",
+        "--epochs",
+        "1",
+        "--attention_dims",
+        "4",
+        "--representation_dims",
+        "4",
+        "--top_k",
+        "4",
+        "--batch_size",
+        "32",
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from tfdare.compare import main; "
-         "sys.exit(main(sys.argv[1:]))", *given],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [
+            sys.executable,
+            "-c",
+            "import sys; from tfdare.compare import main; sys.exit(main(sys.argv[1:]))",
+            *given,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     second = output / "runs" / "TWIN-4-4-lr0.01-seed1"
     until = time.monotonic() + 300
@@ -335,7 +461,9 @@ def test_killed_and_called_again(folder, tmp_path, capsys):
     assert f"Resuming the training that was cut off at {second}" in captured.err
     assert "1 of 2 runs were finished before" in captured.out
     assert [line.split()[0] for line in captured.out.splitlines() if line.startswith("[")] == [
-        "[2/4]", "[3/4]", "[4/4]"
+        "[2/4]",
+        "[3/4]",
+        "[4/4]",
     ]
     assert "Epoch" not in captured.out and "step" not in captured.out
     found = json.loads((output / "comparison.json").read_text())

@@ -67,9 +67,9 @@ def _dataset(schema, batches=3, users=4):
 
 
 def _model(schema, kind=DARE):
-    return randomize(kind(
-        schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False)
-    ))
+    return randomize(
+        kind(schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
+    )
 
 
 def test_twin_fits():

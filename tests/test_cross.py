@@ -61,8 +61,10 @@ def test_degree_grows_by_one_a_layer():
     for layers in (1, 2, 3):
         cross = Cross(layers=layers)
         cross.build((None, 3))
-        weights = [floats(*w.shape) if len(w.shape) > 1 else np.zeros(w.shape, np.float32)
-                   for w in cross.weights]
+        weights = [
+            floats(*w.shape) if len(w.shape) > 1 else np.zeros(w.shape, np.float32)
+            for w in cross.weights
+        ]
         cross.set_weights(weights)
         scale = np.linspace(-1, 1, 9)[:, np.newaxis]
         values = np.asarray(cross(tf.constant(scale * [[1.0, -2.0, 0.5]], tf.float32)))[:, 0]
@@ -106,7 +108,7 @@ def test_mixed_precision(policy):
 
 @pytest.mark.parametrize("given", [{"projection_dim": 0}, {"layers": 0}, {"layers": -1}])
 def test_sizes_must_be_positive(given):
-    (name, value), = given.items()
+    ((name, value),) = given.items()
     with pytest.raises(ValueError, match=f"`{name}` must be positive. Received: {name}={value}"):
         Cross(**given)
 

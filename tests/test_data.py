@@ -119,9 +119,11 @@ def test_specs_of_tags_context_and_time(rich):
     requests, _, _ = read_requests(rich, "train", 4, window=5).element_spec
     found = {name: (spec.dtype, tuple(spec.shape)) for name, spec in requests.items()}
     expected = {
-        "history_tags": (tf.int32, (None, 5, 3)), "target_tags": (tf.int32, (None, CANDIDATES, 3)),
+        "history_tags": (tf.int32, (None, 5, 3)),
+        "target_tags": (tf.int32, (None, CANDIDATES, 3)),
         "history_time_gap": (tf.int32, (None, 5)),
-        "context_hour": (tf.int32, (None,)), "context_interests": (tf.int32, (None, 2)),
+        "context_hour": (tf.int32, (None,)),
+        "context_interests": (tf.int32, (None, 2)),
         "context_price": (tf.float32, (None,)),
     }
     assert {name: found[name] for name in expected} == expected
@@ -199,9 +201,11 @@ def test_batches(folder, splits, batch_size, facts):
     assert int(dataset.cardinality()) == batches
     wide, narrow = (None, WINDOW), (None, CANDIDATES)
     expected = {
-        "history_item": (tf.int32, wide), "history_category": (tf.int32, wide),
+        "history_item": (tf.int32, wide),
+        "history_category": (tf.int32, wide),
         "history_length": (tf.int32, (None,)),
-        "target_item": (tf.int32, narrow), "target_category": (tf.int32, narrow),
+        "target_item": (tf.int32, narrow),
+        "target_category": (tf.int32, narrow),
         "target_length": (tf.int32, (None,)),
     }
     if facts:
@@ -219,8 +223,10 @@ def test_batches(folder, splits, batch_size, facts):
 
 
 def keys(dataset):
-    return [(one["user"], one["history_length"], *one["history_item"], *one["target_item"])
-            for one in as_dicts(dataset)]
+    return [
+        (one["user"], one["history_length"], *one["history_item"], *one["target_item"])
+        for one in as_dicts(dataset)
+    ]
 
 
 def test_several_files_hold_every_request_once(tmp_path, splits, folder):
@@ -253,8 +259,9 @@ def test_shuffle_is_a_seeded_permutation(folder):
 
 def test_shuffle_true_mixes_what_fits_into_memory(folder, monkeypatch):
     def read(shuffle):
-        return keys(read_requests(folder, "train", 8, shuffle=shuffle, seed=5,
-                                  with_history_facts=True))
+        return keys(
+            read_requests(folder, "train", 8, shuffle=shuffle, seed=5, with_history_facts=True)
+        )
 
     assert read(True) == read(10**6)
     monkeypatch.setattr(data, "SHUFFLE_BYTES", 0)
@@ -321,21 +328,21 @@ def _replaced(record, **arrays):
 
 DAMAGES = {
     "history_category": lambda r: _replaced(
-        r, history={**r.history, "category": r.history["category"][:-1]}),
+        r, history={**r.history, "category": r.history["category"][:-1]}
+    ),
     "target_item": lambda r: _replaced(r, target={**r.target, "item": r.target["item"][1:]}),
     "target_tags": lambda r: _replaced(r, target={**r.target, "tags": r.target["tags"][:-1]}),
     "history_time": lambda r: _replaced(r, history_time=r.history_time[1:]),
     "request_time": lambda r: _replaced(r, request_time=r.request_time[1:]),
-    "context_hour": lambda r: _replaced(
-        r, context={**r.context, "hour": r.context["hour"][1:]}),
+    "context_hour": lambda r: _replaced(r, context={**r.context, "hour": r.context["hour"][1:]}),
     "position is beyond": lambda r: _replaced(r, position=r.position + len(r.history_time)),
     "position is negative": lambda r: _replaced(r, position=r.position - 400),
     "positions fall": lambda r: _replaced(r, position=r.position[::-1]),
     "less than no candidates": lambda r: _replaced(r, target_length=-r.target_length),
-    "sum of target_length": lambda r: _replaced(
-        r, target_length=np.full_like(r.target_length, 1)),
+    "sum of target_length": lambda r: _replaced(r, target_length=np.full_like(r.target_length, 1)),
     "context_price": lambda r: _replaced(
-        r, context={k: v for k, v in r.context.items() if k != "price"}),
+        r, context={k: v for k, v in r.context.items() if k != "price"}
+    ),
     "Feature: request_time": lambda r: _replaced(r, request_time=None),
 }
 

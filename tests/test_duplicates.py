@@ -14,9 +14,21 @@ def test_rows_are_named_once_in_the_order_of_first_appearance():
     assert summed.dense_shape.numpy().tolist() == [7, 2]
 
 
-@pytest.mark.parametrize("shape", [
-    (), (1,), (16,), (31,), (32,), (37,), (48,), (64,), (3, 5), (8, 16),
-])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (),
+        (1,),
+        (16,),
+        (31,),
+        (32,),
+        (37,),
+        (48,),
+        (64,),
+        (3, 5),
+        (8, 16),
+    ],
+)
 @pytest.mark.parametrize("static", [True, False], ids=["shape known", "shape unknown"])
 @pytest.mark.parametrize("table_rows", [None, 9], ids=["hashed", "counted"])
 def test_rows_of_any_shape_equal_the_sums_of_numpy(shape, static, table_rows):

@@ -72,9 +72,7 @@ def built(layer_class, schema):
 
 
 def sizes(layer):
-    return {
-        raw(w).name.split(":")[0].split("/")[-1]: tuple(w.shape) for w in layer.weights
-    }
+    return {raw(w).name.split(":")[0].split("/")[-1]: tuple(w.shape) for w in layer.weights}
 
 
 def test_tables_have_the_sizes_of_the_schema(schema):
@@ -101,7 +99,12 @@ def test_positions_fold_and_beyond_the_window_share_the_last_row():
     embedding = DecoupledEmbedding(tiny_schema())
     embedding.build()
     assert embedding.bucket(tf.constant([0, 1, 12, 13, 10**6, -1])).numpy().tolist() == [
-        0, 1, 8, 8, 8, 0,
+        0,
+        1,
+        8,
+        8,
+        8,
+        0,
     ]
 
 
@@ -137,14 +140,25 @@ def test_embedding_side_by_side_in_the_order_of_the_schema():
     # A mapping in another order than the schema's.
     ids = {"category": tf.constant([[6]]), "item": tf.constant([[29]])}
     attention, representation = embedding(ids, tf.constant([[7]]))
-    np.testing.assert_array_equal(attention[0, 0], np.concatenate([
-        raw(embedding.attention_tables["item"])[29], raw(embedding.attention_tables["category"])[6],
-    ]))
-    np.testing.assert_array_equal(representation[0, 0], np.concatenate([
-        raw(embedding.representation_tables["item"])[29],
-        raw(embedding.representation_tables["category"])[6],
-        raw(embedding.representation_position_table)[6],
-    ]))
+    np.testing.assert_array_equal(
+        attention[0, 0],
+        np.concatenate(
+            [
+                raw(embedding.attention_tables["item"])[29],
+                raw(embedding.attention_tables["category"])[6],
+            ]
+        ),
+    )
+    np.testing.assert_array_equal(
+        representation[0, 0],
+        np.concatenate(
+            [
+                raw(embedding.representation_tables["item"])[29],
+                raw(embedding.representation_tables["category"])[6],
+                raw(embedding.representation_position_table)[6],
+            ]
+        ),
+    )
 
 
 def test_tables_start_small():
@@ -171,15 +185,21 @@ def looked_up(embedding, behaviors, targets):
     """All that a step looks up."""
     position = tf.range(1, 4)
     return [
-        *embedding.attention_parts(behaviors), *embedding.attention_parts(targets, TARGET),
+        *embedding.attention_parts(behaviors),
+        *embedding.attention_parts(targets, TARGET),
         *embedding.representation_parts(behaviors, position),
         *embedding.representation_parts(targets, tf.zeros([2, 2], tf.int32), TARGET),
     ]
 
 
-@pytest.mark.parametrize("kind, tables, apart", [
-    (SharedEmbedding, 3, 12), (DecoupledEmbedding, 6, 12), (PerRoleEmbedding, 12, 12),
-])
+@pytest.mark.parametrize(
+    "kind, tables, apart",
+    [
+        (SharedEmbedding, 3, 12),
+        (DecoupledEmbedding, 6, 12),
+        (PerRoleEmbedding, 12, 12),
+    ],
+)
 def test_a_table_is_read_once_for_a_whole_step(kind, tables, apart):
     embedding = kind(rich_shared_schema())
     embedding.build()
@@ -203,7 +223,8 @@ def test_a_table_is_read_once_for_a_whole_step(kind, tables, apart):
         graph = tf.function(step, autograph=False).get_concrete_function()
         handles = {id(graph.graph.capture(table.handle)) for table in of_features.values()}
         reads = [
-            op for op in graph.graph.get_operations()
+            op
+            for op in graph.graph.get_operations()
             if op.type == "ResourceGather" and id(op.inputs[0]) in handles
         ]
         return len(reads), graph()
@@ -289,7 +310,8 @@ def test_gaps_fold_by_doubling_and_far_ones_share_the_last_row():
 
 def test_gap_score_by_hand():
     schema = Schema(
-        (Feature("item", 5),), 4,
+        (Feature("item", 5),),
+        4,
         time_gap=TimeGap(octaves=1, per_octave=1, attention_dim=4, representation_dim=0),
     )
     embedding = built(DecoupledEmbedding, schema)
@@ -318,11 +340,16 @@ def test_a_target_has_the_first_row_of_the_gap():
 def test_four_tables_a_feature_answer_by_side_and_role():
     embedding = built(PerRoleEmbedding, tiny_schema())
     assert sizes(embedding) == {
-        "attention_history_item": (30, 3), "attention_history_category": (7, 2),
-        "attention_target_item": (30, 3), "attention_target_category": (7, 2),
-        "representation_history_item": (30, 4), "representation_history_category": (7, 3),
-        "representation_target_item": (30, 4), "representation_target_category": (7, 3),
-        "attention_position": (9, 5), "representation_position": (9, 2),
+        "attention_history_item": (30, 3),
+        "attention_history_category": (7, 2),
+        "attention_target_item": (30, 3),
+        "attention_target_category": (7, 2),
+        "representation_history_item": (30, 4),
+        "representation_history_category": (7, 3),
+        "representation_target_item": (30, 4),
+        "representation_target_category": (7, 3),
+        "attention_position": (9, 5),
+        "representation_position": (9, 2),
     }
     ids = {"item": tf.constant([[29]]), "category": tf.constant([[6]])}
     place = tf.constant([[0]])
@@ -347,18 +374,20 @@ def test_projections_are_query_key_and_value():
     places = raw(embedding.attention_position_table).numpy()[embedding.bucket(position)]
     maps = {name: raw(weight).numpy() for name, weight in embedding.projections.items()}
     assert {name: kernel.shape for name, kernel in maps.items()} == {
-        "query": (8, 8), "key": (8, 8), "value": (12, 12),
+        "query": (8, 8),
+        "key": (8, 8),
+        "value": (12, 12),
     }
     np.testing.assert_allclose(
         embedding.attention(ids, TARGET), plain @ maps["query"], rtol=1e-5, atol=1e-6
     )
-    np.testing.assert_allclose(
-        embedding.attention(ids), plain @ maps["key"], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(embedding.attention(ids), plain @ maps["key"], rtol=1e-5, atol=1e-6)
     for role in ("history", TARGET):
         np.testing.assert_allclose(
             embedding.representation(ids, position, role),
-            np.concatenate([plain, places], -1) @ maps["value"], rtol=1e-5, atol=1e-6,
+            np.concatenate([plain, places], -1) @ maps["value"],
+            rtol=1e-5,
+            atol=1e-6,
         )
 
 

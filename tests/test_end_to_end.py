@@ -28,13 +28,35 @@ def served_taobao(tmp_path_factory):
     folder = tmp_path_factory.mktemp("taobao")
     sequences, run, base = folder / "sequences", folder / "run", folder / "servables"
     tfdare("prepare", "--input", TAOBAO, "--format", "taobao", "--output", sequences)
-    tfdare("train", "--sequences", sequences, "--model", "DARE", "--output", run,
-           "--epochs", 1, "--batch_size", 128)
+    tfdare(
+        "train",
+        "--sequences",
+        sequences,
+        "--model",
+        "DARE",
+        "--output",
+        run,
+        "--epochs",
+        1,
+        "--batch_size",
+        128,
+    )
     tfdare("export", "--run", run, "--output", base, "--name", "dare")
     server = subprocess.Popen(
-        [sys.executable, "-m", "tfdare.cli", "serve", "--model_base_path", str(base / "dare"),
-         "--model_name", "dare", "--port", "0"],
-        stdout=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-m",
+            "tfdare.cli",
+            "serve",
+            "--model_base_path",
+            str(base / "dare"),
+            "--model_name",
+            "dare",
+            "--port",
+            "0",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     for line in server.stdout:
         if "served at" in line:
@@ -64,9 +86,9 @@ def test_taobao_goes_through_by_the_papers_protocol(served_taobao):
 
 def test_taobao_is_ranked_over_grpc_split_and_whole(served_taobao):
     sequences, _, address = served_taobao
-    answer = json.loads(tfdare(
-        "query", "--address", address, "--model", "dare", "--sequences", sequences, "--json"
-    ))
+    answer = json.loads(
+        tfdare("query", "--address", address, "--model", "dare", "--sequences", sequences, "--json")
+    )
     assert answer["agree"] and answer["difference"] <= 1e-6
     probabilities = [row["probability"] for row in answer["candidates"]]
     assert probabilities == sorted(probabilities, reverse=True) and len(probabilities) == 3

@@ -19,8 +19,14 @@ class Knower(tf.Module):
 
     def __call__(self, requests, training=False):
         assert training is False
-        assert sorted(requests) == ["history_category", "history_item", "history_length",
-                                    "target_category", "target_item", "target_length"]
+        assert sorted(requests) == [
+            "history_category",
+            "history_item",
+            "history_length",
+            "target_category",
+            "target_item",
+            "target_length",
+        ]
         return tf.cast(requests["target_item"] * 7 % 10, tf.float32) / 20 + 0.2
 
 
@@ -29,10 +35,16 @@ def plain_targets(records):
     found = []
     for number, one in enumerate(plain_requests(records)):
         for place in range(one["target_length"]):
-            found.append((
-                one["label"][place], one["target_item"][place] * 7 % 10 / 20 + 0.2, one["user"],
-                number, one["target_repeats_item"][place], one["target_repeats_category"][place],
-            ))
+            found.append(
+                (
+                    one["label"][place],
+                    one["target_item"][place] * 7 % 10 / 20 + 0.2,
+                    one["user"],
+                    number,
+                    one["target_repeats_item"][place],
+                    one["target_repeats_category"][place],
+                )
+            )
     return found
 
 

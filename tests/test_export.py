@@ -132,11 +132,15 @@ def test_signatures_are_those_of_the_table(which, id_type, request):
         }
 
     assert {name: described(s.inputs) for name, s in signatures.items()} == {
-        "search": search, "score": score, "serving_default": search,
+        "search": search,
+        "score": score,
+        "serving_default": search,
     }
     outputs = {name: described(s.outputs) for name, s in signatures.items()}
     assert outputs == {
-        "search": found, "score": probability, "serving_default": {**found, **probability},
+        "search": found,
+        "score": probability,
+        "serving_default": {**found, **probability},
     }
 
 
@@ -261,7 +265,8 @@ def test_every_variable_is_stored_once(which, request):
     saved = sorted((stored.get_tensor(name).tobytes() for name in shapes))
     assert saved == sorted(weight.tobytes() for weight in weights)
     handles = [
-        op for op in exported.session._graph.get_operations()
+        op
+        for op in exported.session._graph.get_operations()
         if op.type == "VarHandleOp" and op.get_attr("dtype") != tf.string  # paths of assets
     ]
     assert len(handles) == len(weights)
@@ -273,7 +278,8 @@ def test_published_folder(by_raw_id, by_row):
         assert os.listdir(os.path.join(exported.base, "small")) == ["1"]
         assert os.stat(exported.path).st_mode & 0o777 == 0o755
     assert sorted(os.listdir(os.path.join(by_raw_id.path, "assets"))) == [
-        "category.tsv", "item.tsv",
+        "category.tsv",
+        "item.tsv",
     ]
     extra = os.path.join(by_raw_id.path, "assets.extra")
     assert Schema.load(os.path.join(extra, "schema.json")) == by_raw_id.model.schema
@@ -325,7 +331,8 @@ def test_examples_hold_the_hard_cases(by_raw_id, tmp_path):
 def test_an_existing_version_is_never_overwritten(by_row):
     before = {
         os.path.join(parent, name): os.stat(os.path.join(parent, name)).st_mtime_ns
-        for parent, _, names in os.walk(by_row.path) for name in names
+        for parent, _, names in os.walk(by_row.path)
+        for name in names
     }
     with pytest.raises(UsageError, match="exists; versions are never overwritten"):
         export_model(by_row.model, by_row.base, None, name="small", version=1)
@@ -334,10 +341,15 @@ def test_an_existing_version_is_never_overwritten(by_row):
     assert os.listdir(os.path.join(by_row.base, "small")) == ["1"]
 
 
-@pytest.mark.parametrize("how,received", [
-    ({"name": "a/b"}, "'a/b'"), ({"name": ".hidden"}, "'.hidden'"), ({"name": ""}, "''"),
-    ({"version": -1}, "-1"),
-])
+@pytest.mark.parametrize(
+    "how,received",
+    [
+        ({"name": "a/b"}, "'a/b'"),
+        ({"name": ".hidden"}, "'.hidden'"),
+        ({"name": ""}, "''"),
+        ({"version": -1}, "-1"),
+    ],
+)
 def test_wrong_arguments_are_quoted(by_row, tmp_path, how, received):
     with pytest.raises(UsageError, match=f"Received: {received}"):
         export_model(by_row.model, str(tmp_path / "out"), None, **how)
@@ -397,8 +409,9 @@ def test_hashed_features_are_hashed_in_the_graph(tmp_path):
         window=12,
         context=(CategoricalContext("city", 6, dim=2, hash_buckets=4),),
     )
-    model = randomize(DARE(schema, top_k=TOP_K, head=Head((6,)),
-                           auxiliary_head=Head((5,), batch_norm=False)))
+    model = randomize(
+        DARE(schema, top_k=TOP_K, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
+    )
     vocabularies = _vocabularies(tmp_path / "sequences", model)
     session = SavedModelSession(
         export_model(model, str(tmp_path / "servables"), vocabularies, name="hashed")

@@ -38,11 +38,15 @@ def model(sequences):
     """Every new thing at once, fitted for one epoch and then far from its start."""
     schema = sequences.schema.with_dims(3, 4)
     made = DARE(
-        schema, search=TopKSearch(TOP_K, recent=RECENT), evidence=[MatchCounts()], head=Head((6,)),
+        schema,
+        search=TopKSearch(TOP_K, recent=RECENT),
+        evidence=[MatchCounts()],
+        head=Head((6,)),
         auxiliary_head=Head((5,), batch_norm=False),
     )
-    made.compile(optimizer=tf.keras.optimizers.Adam(0.01), loss=CandidateCrossentropy(),
-                 jit_compile=False)
+    made.compile(
+        optimizer=tf.keras.optimizers.Adam(0.01), loss=CandidateCrossentropy(), jit_compile=False
+    )
     loss = made.fit(read_requests(sequences, "train", 16), verbose=0).history["loss"]
     assert np.isfinite(loss).all()
     return randomize(made)
@@ -99,7 +103,8 @@ def test_signatures_are_those_of_the_table(exported):
         "history_length": (whole, (-1,)),
     }
     context = {
-        "context_hour": (ids, (-1,)), "context_interests": (ids, (-1, 2)),
+        "context_hour": (ids, (-1,)),
+        "context_interests": (ids, (-1, 2)),
         "context_price": (real, (-1,)),
     }
     score = {
@@ -130,9 +135,7 @@ def test_raw_ids_answer_as_the_model_does(exported, users, behaviors, candidates
     for signature in ("search", "serving_default"):
         answers = exported.run(signature, exported.raw(rows))
         np.testing.assert_array_equal(answers["behavior_index"], found["behavior_index"])
-        np.testing.assert_allclose(
-            answers["attention_score"], found["attention_score"], atol=1e-5
-        )
+        np.testing.assert_allclose(answers["attention_score"], found["attention_score"], atol=1e-5)
     np.testing.assert_allclose(answers["probability"], model(rows), atol=1e-6)
     scored = {key: value.numpy() for key, value in found.items()}
     probability = exported.run("score", exported.raw(scored))["probability"]
@@ -194,7 +197,8 @@ def test_models_of_one_table_over_raw_ids_with_and_without_search(sequences, tmp
         tf.saved_model.save(module, path, signatures=module.signatures_by_name)
         exports[name] = model, path, example_requests(model, sequences)[1:]
     assert {name: set(batches[0]) for name, (_, _, batches) in exports.items()} == {
-        "SDIM": {"serving_default"}, "TWIN": {"search", "score", "serving_default"},
+        "SDIM": {"serving_default"},
+        "TWIN": {"search", "score", "serving_default"},
     }
     answers = dict(zip(exports, run_apart(export[1:] for export in exports.values())))
     for name, (model, _, batches) in exports.items():

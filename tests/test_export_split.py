@@ -86,7 +86,9 @@ def test_halves_one_after_the_other_are_the_whole(which, request):
     assert list(exported.paths) == NAMES
     assert {os.path.basename(path) for path in exported.paths.values()} == {"1"}
     assert {n: sorted(s.signatures) for n, s in exported.sessions.items()} == {
-        "d": ["score", "search", "serving_default"], "d_search": ["search"], "d_score": ["score"],
+        "d": ["score", "search", "serving_default"],
+        "d_search": ["search"],
+        "d_score": ["score"],
     }
     made = requests(exported.model.schema, users=3, behaviors=12, lengths=[12, 2, 0])
     found = found_by(exported, made)
@@ -105,8 +107,11 @@ def test_neither_half_holds_what_only_the_other_reads(split):
     assert {name for name in names["d_score"] if "attention" in name} == set()
     assert names["d_search"] | names["d_score"] < names["d"]  # which has the auxiliary head, too
     embedding = split.model.embedding
-    attention = [*embedding.attention_tables.values(), embedding.attention_position_table,
-                 embedding.attention_time_gap_table]
+    attention = [
+        *embedding.attention_tables.values(),
+        embedding.attention_position_table,
+        embedding.attention_time_gap_table,
+    ]
     stored = {name: sorted(v.tobytes() for v in split.stored(name)) for name in NAMES}
     assert stored["d_search"] == sorted(np.array(table).tobytes() for table in attention)
     assert not set(stored["d_search"]) & set(stored["d_score"])
@@ -170,11 +175,14 @@ def test_recall_falls_with_the_bits():
         CompactAttention(model, "int4")
 
 
-@pytest.mark.parametrize("name,match", [
-    ("TWIN", "attention and representation share.*shared_category.*Models with decoupled"),
-    ("TWIN-proj", "attention and representation share"),
-    ("SDIM", "never searches"),
-])
+@pytest.mark.parametrize(
+    "name,match",
+    [
+        ("TWIN", "attention and representation share.*shared_category.*Models with decoupled"),
+        ("TWIN-proj", "attention and representation share"),
+        ("SDIM", "never searches"),
+    ],
+)
 def test_models_that_share_tables_are_refused(name, match, tmp_path):
     model = model_of(shared_schema(), name)
     with pytest.raises(UsageError, match=match):

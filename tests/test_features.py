@@ -35,9 +35,9 @@ CONTEXT = {
 def models():
     return {
         "DARE": randomize(DARE(rich_schema(), top_k=3)),
-        "TWIN": randomize(TWIN(
-            rich_shared_schema(), top_k=3, evidence=[AffinityFacts(), MatchCounts()]
-        )),
+        "TWIN": randomize(
+            TWIN(rich_shared_schema(), top_k=3, evidence=[AffinityFacts(), MatchCounts()])
+        ),
     }
 
 
@@ -52,7 +52,10 @@ def model(models, request):
 def test_context_lives_through_config_trace_fit_and_files(tmp_path):
     inputs = {**CONTEXT, "age": np.array([55.0, np.nan, 1.0], np.float32)}
     run_layer_test(
-        ContextEmbedding, {"schema": rich_schema()}, inputs, tmp_path,
+        ContextEmbedding,
+        {"schema": rich_schema()},
+        inputs,
+        tmp_path,
         lambda layer, given: layer(given),
     )
 
@@ -183,8 +186,9 @@ def test_context_alone_can_be_learned():
     model = DARE(schema, top_k=3, head=Head((8,)), auxiliary_weight=0)
     made = requests(schema, users=64, behaviors=6, candidates=2, seed=7)
     label = np.repeat((made["context_hour"] > 3).astype(np.float32)[:, None], 2, 1)
-    model.compile(optimizer=tf.keras.optimizers.Adam(0.05), loss=CandidateCrossentropy(),
-                  jit_compile=False)
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(0.05), loss=CandidateCrossentropy(), jit_compile=False
+    )
     model.fit(made, label, batch_size=64, epochs=25, verbose=0)
     right = (model.predict(made, verbose=0) > 0.5) == (label > 0.5)
     assert right.mean() > 0.9

@@ -30,21 +30,70 @@ def log(tmp_path_factory):
                 time += int(random.integers(1, 40_000))
                 tags = [item % 7, 10 + item % 5, *([20] if item % 3 == 0 else [])]
                 price = "" if random.random() < 0.1 else round(item % 50 + random.random(), 2)
-                rows.writerow([user, item, item % 20, item % 33, "|".join(map(str, tags)),
-                               user % 9, price, time])
+                rows.writerow(
+                    [
+                        user,
+                        item,
+                        item % 20,
+                        item % 33,
+                        "|".join(map(str, tags)),
+                        user % 9,
+                        price,
+                        time,
+                    ]
+                )
     return path
 
 
 def test_all_of_it_reaches_the_signatures(log, tmp_path, capsys):
     sequences, run, base = (str(tmp_path / name) for name in ("sequences", "run", "servables"))
-    assert prepare([
-        "--input", str(log), "--format", "csv", "--output", sequences,
-        "--columns", "brand=brand,tags=tag_ids,time=timestamp", "--multi_hot", "tags=3",
-        "--context", "hour=hour_of_day", "city=city", "--numeric", "price=price",
-        "--time_gap", "3600", "--split", "last_fraction", "--min_events", "30", "--window", "20",
-    ]) == 0
-    assert training.main(["--sequences", sequences, "--output", run, "--epochs", "1",
-                          "--top_k", "5", "--attention_dim", "4"]) == 0
+    assert (
+        prepare(
+            [
+                "--input",
+                str(log),
+                "--format",
+                "csv",
+                "--output",
+                sequences,
+                "--columns",
+                "brand=brand,tags=tag_ids,time=timestamp",
+                "--multi_hot",
+                "tags=3",
+                "--context",
+                "hour=hour_of_day",
+                "city=city",
+                "--numeric",
+                "price=price",
+                "--time_gap",
+                "3600",
+                "--split",
+                "last_fraction",
+                "--min_events",
+                "30",
+                "--window",
+                "20",
+            ]
+        )
+        == 0
+    )
+    assert (
+        training.main(
+            [
+                "--sequences",
+                sequences,
+                "--output",
+                run,
+                "--epochs",
+                "1",
+                "--top_k",
+                "5",
+                "--attention_dim",
+                "4",
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
     assert evaluation.main(["--run", run, "--sequences", sequences, "--split", "test"]) == 0
     assert f"{metrics['auc']:.4f}" in capsys.readouterr().out
@@ -54,9 +103,15 @@ def test_all_of_it_reaches_the_signatures(log, tmp_path, capsys):
     asked = newest_request(opened, "test", "7", RawIds(opened))
     request = one_request(asked.history, asked.target, asked.time_gap, asked.context, {"tags": 3})
     assert set(request) == {
-        *(f"{side}_{name}" for side in ("history", "target")
-          for name in ("item", "category", "brand", "tags", "length")),
-        "history_time_gap", "context_hour", "context_city", "context_price",
+        *(
+            f"{side}_{name}"
+            for side in ("history", "target")
+            for name in ("item", "category", "brand", "tags", "length")
+        ),
+        "history_time_gap",
+        "context_hour",
+        "context_city",
+        "context_price",
     } - {"target_length"}
     session = SavedModelSession(str(tmp_path / "servables" / "rich" / "1"))
     whole = session.run("serving_default", request)

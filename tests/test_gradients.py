@@ -21,7 +21,8 @@ def _tables(model):
     embedding = model.embedding
     attention = [*embedding.attention_tables.values(), embedding.attention_position_table]
     representation = [
-        *embedding.representation_tables.values(), embedding.representation_position_table
+        *embedding.representation_tables.values(),
+        embedding.representation_position_table,
     ]
     return [raw(table) for table in attention], [raw(table) for table in representation]
 
@@ -91,10 +92,15 @@ def test_auxiliary_head_reaches_behaviors_that_search_left_out(dare):
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
 def test_loss_by_plain_loops(schema, weight):
-    model = randomize(DARE(
-        schema, top_k=3, auxiliary_weight=weight, head=Head((6, 4)),
-        auxiliary_head=Head((5,), batch_norm=False),
-    ))
+    model = randomize(
+        DARE(
+            schema,
+            top_k=3,
+            auxiliary_weight=weight,
+            head=Head((6, 4)),
+            auxiliary_head=Head((5,), batch_norm=False),
+        )
+    )
     made = requests(schema, users=4, behaviors=8, candidates=3, lengths=[8, 2, 0, 5], seed=13)
     made["target_length"] = np.array([3, 1, 2, 3], np.int32)
     label = np.random.default_rng(1).integers(0, 2, (4, 3)).astype(np.float32)
@@ -117,8 +123,9 @@ def test_auxiliary_loss_counts_in_fit_and_not_in_evaluate(schema):
     made = requests(schema, users=4, behaviors=8, seed=14)
     label = np.random.default_rng(2).integers(0, 2, (4, 4)).astype(np.float32)
     model = randomize(DARE(schema, top_k=3))
-    model.compile(optimizer=tf.keras.optimizers.SGD(0.0), loss=CandidateCrossentropy(),
-                  jit_compile=False)
+    model.compile(
+        optimizer=tf.keras.optimizers.SGD(0.0), loss=CandidateCrossentropy(), jit_compile=False
+    )
     _, _, main, auxiliary = Reference(model).forward(made, training=True)
     _, _, inference, _ = Reference(model).forward(made)
 

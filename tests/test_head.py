@@ -36,13 +36,15 @@ def test_docstring_examples():
 def test_head_by_hand():
     head = Head(units=(2,), batch_norm=False)
     head.build((None, None, 2))
-    head.set_weights([
-        np.array([[1.0, 0.0], [0.0, -1.0]]),  # kernel
-        np.array([0.5, 0.0]),  # bias
-        np.array([[0.1, 0.25]]),  # slopes of PReLU
-        np.array([[2.0], [4.0]]),
-        np.array([1.0]),
-    ])
+    head.set_weights(
+        [
+            np.array([[1.0, 0.0], [0.0, -1.0]]),  # kernel
+            np.array([0.5, 0.0]),  # bias
+            np.array([[0.1, 0.25]]),  # slopes of PReLU
+            np.array([[2.0], [4.0]]),
+            np.array([1.0]),
+        ]
+    )
     # [3, 2] -> [3.5, -2] -> [3.5, -0.5] -> 7 - 2 + 1
     assert head(tf.constant([[[3.0, 2.0]]])).numpy().tolist() == [[6.0]]
 

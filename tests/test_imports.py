@@ -67,8 +67,21 @@ def test_serving_imports_no_jobs(path):
 
 @pytest.mark.parametrize(
     "name",
-    ["client", "async_client", "plans", "results", "query", "lookup", "requests", "arguments",
-     "tensors", "verify", "arrivals", "load", "soak"],
+    [
+        "client",
+        "async_client",
+        "plans",
+        "results",
+        "query",
+        "lookup",
+        "requests",
+        "arguments",
+        "tensors",
+        "verify",
+        "arrivals",
+        "load",
+        "soak",
+    ],
 )
 def test_the_client_side_imports_no_tensorflow(name):
     names = imports_of(ROOT / "serving" / f"{name}.py")

@@ -98,7 +98,8 @@ REQUESTS = st.lists(
     st.lists(
         st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=4
     ),
-    min_size=1, max_size=8,
+    min_size=1,
+    max_size=8,
 )
 
 
@@ -150,6 +151,7 @@ def test_request_gauc_in_a_compiled_model():
     model.compile(loss=CandidateCrossentropy(), weighted_metrics=[RequestGAUC()])
     requests = [[(1, 0.5), (0, 0.25)], [(1, 0.0), (0, 1.0), (0, 0.0)], [(0, 0.5)]]
     label, score, weight = batch_of(requests, width=3)
-    logs = model.evaluate(score, label, sample_weight=weight, batch_size=2, verbose=0,
-                          return_dict=True)
+    logs = model.evaluate(
+        score, label, sample_weight=weight, batch_size=2, verbose=0, return_dict=True
+    )
     assert logs["request_gauc"] == pytest.approx((1.0 * 2 + 0.25 * 3) / 5)

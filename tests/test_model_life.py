@@ -58,16 +58,23 @@ def test_wrong_arguments_are_quoted(schema):
         DARE(schema, search=TopKSearch(3, recent=13))
 
 
-@pytest.mark.parametrize("parts", [
-    {"search": MatchSearch(2)}, {"search": MatchSearch(2, feature="tag")},
-    {"attention": ClusterAttention(2), "search": TopKSearch(2)},
-])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"search": MatchSearch(2)},
+        {"search": MatchSearch(2, feature="tag")},
+        {"attention": ClusterAttention(2), "search": TopKSearch(2)},
+    ],
+)
 def test_a_feature_to_compare_that_is_missing_is_named_at_build_time(parts):
     schema = Schema((Feature("item", 9), Feature("tag", 9, max_values=2)), window=12)
-    with pytest.raises(ValueError, match=(
-        r"(MatchSearch|ClusterAttention) needs the feature '(category|tag)', with one value. "
-        r"Received: features with one value \['item'\]"
-    )):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"(MatchSearch|ClusterAttention) needs the feature '(category|tag)', with one value. "
+            r"Received: features with one value \['item'\]"
+        ),
+    ):
         TwoStageModel(DecoupledEmbedding(schema), **parts)
 
 

@@ -33,7 +33,8 @@ def test_model_equals_plain_loops(model, behaviors, seed):
 
 def test_score_scales_features_and_position_apart():
     schema = Schema(
-        (Feature("item", 4, 3, 1), Feature("category", 3, 1, 1)), 2,
+        (Feature("item", 4, 3, 1), Feature("category", 3, 1, 1)),
+        2,
         position=Position(exact=2, attention_dim=4, representation_dim=0),
     )
     model = DARE(schema, top_k=1)
@@ -42,8 +43,11 @@ def test_score_scales_features_and_position_apart():
     raw(embedding.attention_tables["category"]).assign([[0], [0], [6]])
     raw(embedding.attention_position_table).assign([[2, 0, 0, 0], [5, 1, 1, 1], [-3, 0, 0, 9]])
     made = {
-        "history_item": [[2, 3]], "history_category": [[2, 2]], "history_length": [2],
-        "target_item": [[3]], "target_category": [[2]],
+        "history_item": [[2, 3]],
+        "history_category": [[2, 2]],
+        "history_length": [2],
+        "target_item": [[3]],
+        "target_category": [[2]],
     }
     # Features over sqrt(3 + 1), position over sqrt(4):
     # (4 + 6 + 36) / 2 - 6 / 2, and (16 + 4 + 36) / 2 + 10 / 2.
@@ -68,8 +72,14 @@ def test_score_needs_only_what_the_signature_names(model):
     found = model.search(made)
     named = {
         name: found[name]
-        for name in ("target_item", "target_category", "behavior_item", "behavior_category",
-                     "behavior_position", "attention_score")
+        for name in (
+            "target_item",
+            "target_category",
+            "behavior_item",
+            "behavior_category",
+            "behavior_position",
+            "attention_score",
+        )
     }
     np.testing.assert_array_equal(model.score(named), model(made))
 
@@ -141,9 +151,9 @@ def test_short_histories_are_finite_and_as_wide_as_k(model, behaviors, lengths):
     present = np.minimum(lengths, 3)[:, None, None] > np.arange(3)
     for name in ("behavior_position", "behavior_item", "behavior_category"):
         np.testing.assert_array_equal(found[name].numpy() > 0, np.broadcast_to(present, (2, 4, 3)))
-    np.testing.assert_array_equal(found["behavior_index"].numpy() >= 0, np.broadcast_to(
-        present, (2, 4, 3)
-    ))
+    np.testing.assert_array_equal(
+        found["behavior_index"].numpy() >= 0, np.broadcast_to(present, (2, 4, 3))
+    )
     for probability in flat(model.forward(tensors(made))):
         assert probability.shape == (2, 4)
         assert np.isfinite(probability).all()

@@ -127,12 +127,17 @@ def test_compacting_on_the_way_changes_nothing(monkeypatch):
 def test_smoothing_and_least_count():
     counts = InterestCounts([2, 3], 1)
     # 4 candidates of category 2: the behavior 3 comes once, and it was clicked
-    counts.add(np.array([[3], [2], [2], [2]]), np.ones(4, int), np.full((4, 1), 2),
-               np.array([[1], [0], [0], [1]]))
+    counts.add(
+        np.array([[3], [2], [2], [2]]),
+        np.ones(4, int),
+        np.full((4, 1), 2),
+        np.array([[1], [0], [0], [1]]),
+    )
     plain = counts.table()
     # (x=0: 2 not, 1 clicked), (x=1: 0 not, 1 clicked), by hand
     expected = (
-        0.5 * math.log(0.5 / (0.75 * 0.5)) + 0.25 * math.log(0.25 / (0.75 * 0.5))
+        0.5 * math.log(0.5 / (0.75 * 0.5))
+        + 0.25 * math.log(0.25 / (0.75 * 0.5))
         + 0.25 * math.log(0.25 / (0.25 * 0.5))
     )
     assert plain.information[0, 1, 0] == pytest.approx(expected)
@@ -198,9 +203,13 @@ def test_the_most_frequent():
 
 @pytest.mark.parametrize(
     ("categories", "positions", "words"),
-    [([], 3, "different row ids. Received: \\[\\]"), ([2, 2], 3, "different row ids"),
-     ([2], 0, "rise from 1. Received: positions=0"), ([2], [2, 3], "rise from 1"),
-     ([2], [1, 3, 3], "rise from 1")],
+    [
+        ([], 3, "different row ids. Received: \\[\\]"),
+        ([2, 2], 3, "different row ids"),
+        ([2], 0, "rise from 1. Received: positions=0"),
+        ([2], [2, 3], "rise from 1"),
+        ([2], [1, 3, 3], "rise from 1"),
+    ],
 )
 def test_what_cannot_be_counted(categories, positions, words):
     with pytest.raises(ValueError, match=words):

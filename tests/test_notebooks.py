@@ -17,7 +17,7 @@ SHOWS = {
     "own_log": r"116 rejected(.*\n)*.*DARE above repeat counts: True",
     "paper_figures": r"planted +DARE +NDCG 0\.[1-9](.*\n)*DARE: validation AUC 0\.[789]",
     "split_serving": r"difference between split and whole: (0\.0|[0-9.]+e-0[6-9])\n"
-                     r"(.*\n)*StatusCode\.UNAVAILABLE from the search server: True",
+    r"(.*\n)*StatusCode\.UNAVAILABLE from the search server: True",
 }
 """What each notebook must have printed by its end."""
 
@@ -26,15 +26,23 @@ SHOWS = {
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3",
-                            resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    )
     client.execute()  # raises where a cell does
     printed = "".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
     )
     assert re.search(SHOWS[path.stem], printed), printed
-    figures = [output for cell in notebook.cells for output in cell.get("outputs", [])
-               if "image/png" in output.get("data", {})]
+    figures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
     assert figures
 
 

@@ -55,11 +55,14 @@ def test_steps_equal_plain_numpy(kind, case):
     _check_steps(kind, given, reference)
 
 
-@pytest.mark.parametrize("kind,given", [
-    (SparseAdam, {"beta_1": 0.5, "beta_2": 0.8}),
-    (SparseAdagrad, {"initial_accumulator_value": 0.0}),
-    (RowwiseAdagrad, {"initial_accumulator_value": 2.0}),
-])
+@pytest.mark.parametrize(
+    "kind,given",
+    [
+        (SparseAdam, {"beta_1": 0.5, "beta_2": 0.8}),
+        (SparseAdagrad, {"initial_accumulator_value": 0.0}),
+        (RowwiseAdagrad, {"initial_accumulator_value": 2.0}),
+    ],
+)
 def test_arguments_of_one_optimizer_equal_plain_numpy(kind, given):
     _check_steps(kind, {"learning_rate": 0.05, **given}, {"rate": 0.05, **given})
 
@@ -81,9 +84,15 @@ def _check_steps(kind, given, reference):
 
 
 @each_optimizer
-@pytest.mark.parametrize("given", [
-    {}, {"weight_decay": 0.1}, {"table_learning_rate": 0.2, "weight_decay": 0.1}, *CLIPS,
-])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"weight_decay": 0.1},
+        {"table_learning_rate": 0.2, "weight_decay": 0.1},
+        *CLIPS,
+    ],
+)
 def test_untouched_rows_and_their_slots_keep_every_bit(kind, given):
     rng = np.random.default_rng(2)
     table = tf.Variable(start(rng))
@@ -100,10 +109,13 @@ def test_untouched_rows_and_their_slots_keep_every_bit(kind, given):
 @each_optimizer
 def test_duplicates_count_once_with_their_sum(kind):
     tables = [tf.Variable(start()) for _ in range(2)]
-    for table, gradient in zip(tables, [
-        slices([1, 1, 3], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]),
-        slices([1, 3], [[5, 7, 9], [7, 8, 9]]),
-    ]):
+    for table, gradient in zip(
+        tables,
+        [
+            slices([1, 1, 3], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]),
+            slices([1, 3], [[5, 7, 9], [7, 8, 9]]),
+        ],
+    ):
         optimizer = built(kind(0.1), table)
         for _ in range(3):
             optimizer.apply_gradients([(gradient, table)])
@@ -276,16 +288,29 @@ def test_amsgrad_is_refused():
 @each_optimizer
 def test_config_round_trip(kind):
     optimizer = kind(
-        0.02, epsilon=1e-5, weight_decay=0.1, clipnorm=2.0, name="mine", table_learning_rate=0.5,
-        use_ema=True, ema_momentum=0.9,
+        0.02,
+        epsilon=1e-5,
+        weight_decay=0.1,
+        clipnorm=2.0,
+        name="mine",
+        table_learning_rate=0.5,
+        use_ema=True,
+        ema_momentum=0.9,
     )
     config = json.loads(json.dumps(optimizer.get_config()))
     assert kind.from_config(config).get_config() == config
     through = deserialize(serialize(optimizer))
     assert type(through) is kind
     assert through.get_config() == config
-    wanted = {"name": "mine", "clipnorm": 2.0, "weight_decay": 0.1, "epsilon": 1e-5,
-              "table_learning_rate": 0.5, "use_ema": True, "ema_momentum": 0.9}
+    wanted = {
+        "name": "mine",
+        "clipnorm": 2.0,
+        "weight_decay": 0.1,
+        "epsilon": 1e-5,
+        "table_learning_rate": 0.5,
+        "use_ema": True,
+        "ema_momentum": 0.9,
+    }
     assert {name: config[name] for name in wanted} == wanted
     assert config["learning_rate"] == pytest.approx(0.02)
 
@@ -304,18 +329,26 @@ def test_config_of_schedules_round_trip(kind):
 
 def _large_operations(traced, rows):
     graphs = [traced.graph, *traced.graph._functions.values()]  # cond and while hold their own
-    return sorted({
-        operation.type
-        for graph in graphs
-        for operation in getattr(graph, "graph", graph).get_operations()
-        for output in operation.outputs
-        if output.shape.rank and rows in output.shape.as_list()
-    })
+    return sorted(
+        {
+            operation.type
+            for graph in graphs
+            for operation in getattr(graph, "graph", graph).get_operations()
+            for output in operation.outputs
+            if output.shape.rank and rows in output.shape.as_list()
+        }
+    )
 
 
-@pytest.mark.parametrize("given", [
-    {}, {"weight_decay": 0.1, "table_learning_rate": 0.1}, *CLIPS,
-], ids=lambda given: "+".join(given) or "plain")
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"weight_decay": 0.1, "table_learning_rate": 0.1},
+        *CLIPS,
+    ],
+    ids=lambda given: "+".join(given) or "plain",
+)
 @pytest.mark.parametrize(
     "kind", [*OPTIMIZERS, tf.keras.optimizers.Adam], ids=lambda kind: kind.__name__
 )
@@ -341,8 +374,14 @@ def test_no_operation_of_a_step_is_as_large_as_a_table(kind, given):
         assert large  # the search for large operations finds them where they are
 
 
-@pytest.mark.parametrize("module", [
-    "duplicates", "sparse_adam", "sparse_adagrad", "rowwise_adagrad",
-])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "duplicates",
+        "sparse_adam",
+        "sparse_adagrad",
+        "rowwise_adagrad",
+    ],
+)
 def test_docstring_examples(module):
     assert run_doctests(f"tfdare.optimizers.{module}") > 0

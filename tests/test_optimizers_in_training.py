@@ -40,8 +40,9 @@ GOLDEN = {  # of the formulas in float64; the same under both generations of Ker
 def test_golden_numbers(kind):
     table, bias = tf.Variable(tf.ones([4, 2])), tf.Variable([0.5, -0.5])
     schedule, _ = decay_rate(0.2)
-    optimizer = built(kind(schedule, table_learning_rate=0.1, weight_decay=0.01,
-                           global_clipnorm=4.0), table, bias)
+    optimizer = built(
+        kind(schedule, table_learning_rate=0.1, weight_decay=0.01, global_clipnorm=4.0), table, bias
+    )
     for rows in ([1, 3, 1], [3], [0, 1, 0]):
         values = np.outer(np.arange(1, len(rows) + 1), [1.0, -2.0])
         pairs = [(slices(rows, values, 4), table), (tf.constant([0.3, 0.1]), bias)]
@@ -52,11 +53,15 @@ def test_golden_numbers(kind):
 
 
 @each_optimizer
-@pytest.mark.parametrize("given", [
-    lambda: {},
-    lambda: {"learning_rate": decay_rate()[0], "table_learning_rate": decay_rate(1.0)[0]},
-    lambda: {"table_learning_rate": 0.3},
-], ids=["plain", "schedules", "table rate"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: {},
+        lambda: {"learning_rate": decay_rate()[0], "table_learning_rate": decay_rate(1.0)[0]},
+        lambda: {"table_learning_rate": 0.3},
+    ],
+    ids=["plain", "schedules", "table rate"],
+)
 def test_checkpoints_hold_slots_and_rates(kind, given, tmp_path, monkeypatch):
     monkeypatch.setattr(rowwise_adagrad, "MAX_KERNEL_ROWS", 6)  # the table has no element slots
 
@@ -217,7 +222,7 @@ def test_a_step_that_overflows_is_skipped(kind):
         before = table.numpy()
         gradient = slices([2], values)
         if hasattr(scaled, "get_unscaled_gradients"):  # Keras 2 does not unscale on its own
-            gradient, = scaled.get_unscaled_gradients([gradient])
+            (gradient,) = scaled.get_unscaled_gradients([gradient])
         scaled.apply_gradients([(gradient, table)])
         assert (table.numpy() != before).any(axis=1).tolist() == [False, False, moves, *[False] * 4]
 
@@ -272,8 +277,13 @@ print(json.dumps(answers))
 
 def test_two_devices_step_as_one():
     names = [kind.__name__ for kind in OPTIMIZERS]
-    done = subprocess.run([sys.executable, "-c", _TWO_DEVICES, *names], capture_output=True,
-                          text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_DEVICES, *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
     for kind in OPTIMIZERS:

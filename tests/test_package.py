@@ -31,16 +31,29 @@ def test_wheel_holds_the_packages_and_their_files(wheel):
     assert {"tfdare", "beam_jobs", "serving"} < top
     assert not {"tests", "notebooks", "build"} & top
     assert {"serving/config/models.config", "serving/config/compose.yaml"} < set(names)
-    modules = {str(p.relative_to(ROOT)) for package in ("tfdare", "beam_jobs", "serving")
-               for p in (ROOT / package).rglob("*.py")}
+    modules = {
+        str(p.relative_to(ROOT))
+        for package in ("tfdare", "beam_jobs", "serving")
+        for p in (ROOT / package).rglob("*.py")
+    }
     assert modules <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 
 def test_wheel_works_from_another_folder(wheel, tmp_path):
     target = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
-               "--target", target, wheel]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        target,
+        wheel,
+    ]
     subprocess.run(install, check=True)
     program = (
         "import tfdare, beam_jobs, serving; from tfdare.cli import main;"
@@ -50,9 +63,14 @@ def test_wheel_works_from_another_folder(wheel, tmp_path):
         "from tfdare.sequences import open_sequences;"
         "print(sum(1 for _ in open_sequences('sequences').records('test')), 'users')"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(target)], cwd=tmp_path, text=True,
-                          env={**os.environ, "PYTHONPATH": str(target)}, capture_output=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(target)],
+        cwd=tmp_path,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+ users", done.stdout)
 

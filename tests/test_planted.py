@@ -115,8 +115,10 @@ def test_relevance_of_the_log_is_what_caused_it(log):
     checked = 0
     for start, end in zip(starts, np.append(starts[1:], views.user.size)):
         for here in range(start + 20, end, 17):
-            history = {"item": views.item[None, start:here],
-                       "category": views.category[None, start:here]}
+            history = {
+                "item": views.item[None, start:here],
+                "category": views.category[None, start:here],
+            }
             target = {"item": views.item[None, [here]], "category": views.category[None, [here]]}
             found = relevance(planted, target, history, [here - start])[0, 0]
             cause, distance = CAUSES[why.cause[here]], why.distance[here]
@@ -135,8 +137,10 @@ def test_without_relations_few_behaviors_seem_to_pull(log):
         planted = relations(truth(options))
         last = np.flatnonzero(np.diff(views.user, append=-1))
         last = last[last > 60]
-        history = {name: np.stack([getattr(views, name)[i - 12 : i] for i in last])
-                   for name in ("item", "category")}
+        history = {
+            name: np.stack([getattr(views, name)[i - 12 : i] for i in last])
+            for name in ("item", "category")
+        }
         target = {name: getattr(views, name)[last][:, None] for name in ("item", "category")}
         found = relevance(planted, target, history, np.full(last.size, 12))
         return (found == PULLS).any(axis=2).mean()
@@ -149,8 +153,19 @@ def test_planted_truth_survives_the_way_into_sequences(tmp_path):
     write_log(tmp_path / "log.csv", options, progress=False)
     write_truth(tmp_path / "truth.json", options)
     subprocess.run(
-        [sys.executable, "-m", "beam_jobs.build_sequences", "--input", tmp_path / "log.csv",
-         "--format", "taobao", "--output", tmp_path / "sequences"], check=True, capture_output=True,
+        [
+            sys.executable,
+            "-m",
+            "beam_jobs.build_sequences",
+            "--input",
+            tmp_path / "log.csv",
+            "--format",
+            "taobao",
+            "--output",
+            tmp_path / "sequences",
+        ],
+        check=True,
+        capture_output=True,
     )
     sequences = open_sequences(tmp_path / "sequences")
     truth_of = PlantedTruth(str(tmp_path / "truth.json"), sequences)

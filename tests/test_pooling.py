@@ -30,7 +30,10 @@ def floats(*shape):
 SCORES = floats(2, 3, 5)
 REAL = np.array([[[True] * 5] * 3, [[True, False, False, True, False]] * 3])
 FOUND = {
-    "target": floats(2, 3, 4), "behaviors": floats(2, 3, 5, 4), "scores": SCORES, "real": REAL,
+    "target": floats(2, 3, 4),
+    "behaviors": floats(2, 3, 5, 4),
+    "scores": SCORES,
+    "real": REAL,
 }
 WEIGHED = {"scores": SCORES, "real": REAL}
 TOP_K = 3
@@ -42,8 +45,12 @@ def with_top_k(layer, inputs):
 
 def over_items(layer, inputs):
     return layer(
-        {"item": inputs["target_item"]}, {"item": inputs["behavior_item"]}, inputs["scores"],
-        inputs["real"], top_k=TOP_K, affinity=inputs["scores"],
+        {"item": inputs["target_item"]},
+        {"item": inputs["behavior_item"]},
+        inputs["scores"],
+        inputs["real"],
+        top_k=TOP_K,
+        affinity=inputs["scores"],
     )
 
 
@@ -57,11 +64,12 @@ LIVES = {
     "ScoreSum": (ScoreSum, {}, WEIGHED, with_top_k),
     "Recent": (Recent, {}, WEIGHED, with_top_k),
     "TargetAwarePooling": (TargetAwarePooling, {}, FOUND, with_top_k),
-    "PlainPooling": (
-        PlainPooling, {"weightings": [Average(), Sum(), Recent()]}, FOUND, with_top_k
-    ),
+    "PlainPooling": (PlainPooling, {"weightings": [Average(), Sum(), Recent()]}, FOUND, with_top_k),
     "MultiHeadPooling": (
-        MultiHeadPooling, {"heads": 2, "head_dim": 3, "recent": True}, FOUND, with_top_k
+        MultiHeadPooling,
+        {"heads": 2, "head_dim": 3, "recent": True},
+        FOUND,
+        with_top_k,
     ),
     "MatchCounts": (MatchCounts, {}, {**WEIGHED, **ITEMS}, over_items),
     "ScoreFacts": (ScoreFacts, {}, {**WEIGHED, **ITEMS}, over_items),
@@ -143,10 +151,15 @@ def test_pooling_by_hand():
     )
 
 
-@pytest.mark.parametrize("layer", [
-    TargetAwarePooling(), PlainPooling([Sum(), Average()]),
-    MultiHeadPooling(2, 3), MultiHeadPooling(1, 2, target_aware=False, recent=True),
-])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        TargetAwarePooling(),
+        PlainPooling([Sum(), Average()]),
+        MultiHeadPooling(2, 3),
+        MultiHeadPooling(1, 2, target_aware=False, recent=True),
+    ],
+)
 def test_output_dim_is_the_width_and_permuted_candidates_permute(layer):
     layer.build((None, None, 4))
     outputs = layer(**{k: tf.constant(v) for k, v in FOUND.items()}, top_k=TOP_K)
@@ -162,7 +175,9 @@ def test_pooling_of_a_shared_history_equals_each_candidates_own():
     whole = np.concatenate([behaviors, np.broadcast_to(place, (2, 5, 3))], -1)
     np.testing.assert_allclose(
         pool_shared(weights, [tf.constant(behaviors), tf.constant(place)]),
-        np.einsum("uqn,und->uqd", weights, whole), rtol=1e-5, atol=1e-6,
+        np.einsum("uqn,und->uqd", weights, whole),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -203,10 +218,12 @@ def plain_heads(layer, kernels, target, behaviors, real):
             for b, there in zip(behaviors, real)
         ]
         total = sum(scores)
-        pooled.append(sum(
-            (s / total * (b @ value[:, part]) for s, b in zip(scores, behaviors) if s),
-            np.zeros(width),
-        ))
+        pooled.append(
+            sum(
+                (s / total * (b @ value[:, part]) for s, b in zip(scores, behaviors) if s),
+                np.zeros(width),
+            )
+        )
     return np.concatenate(pooled) @ output
 
 
@@ -228,8 +245,9 @@ def test_heads_equal_plain_loops(recent):
     assert (len(layer.weights), layer.output_dim(4)) == ((8, 20) if recent else (4, 12))
 
 
-@pytest.mark.parametrize("layer", [TargetAwarePooling([Average(), Recent()]),
-                                   MultiHeadPooling(2, 3, recent=True)])
+@pytest.mark.parametrize(
+    "layer", [TargetAwarePooling([Average(), Recent()]), MultiHeadPooling(2, 3, recent=True)]
+)
 def test_padding_garbage_changes_nothing(layer):
     layer.build((None, None, 4))
     given = {k: tf.constant(v) for k, v in FOUND.items()}
@@ -249,7 +267,8 @@ def test_padding_garbage_changes_nothing(layer):
 def test_match_counts_leave_out_padding_the_newest_and_several_values():
     target = {"item": tf.constant([[7, 8]]), "tag": tf.constant([[[1, 2], [1, 2]]])}
     behaviors = {
-        "item": tf.constant([[[7, 7, 8, 7], [7, 8, 8, 8]]]), "tag": tf.zeros([1, 2, 4, 2], tf.int32)
+        "item": tf.constant([[[7, 7, 8, 7], [7, 8, 8, 8]]]),
+        "tag": tf.zeros([1, 2, 4, 2], tf.int32),
     }
     real = tf.constant([[[True, True, True, True], [True, False, True, True]]])
     counts = MatchCounts()(target, behaviors, tf.zeros([1, 2, 4]), real, top_k=3)
@@ -278,12 +297,15 @@ def test_facts_by_hand_and_finite(layer_class, dtype):
     assert np.isfinite(tf.cast(tape.gradient(total, scores), tf.float32)).all()
 
 
-@pytest.mark.parametrize("make,message", [
-    (lambda: Sum(scale=0), "`scale` must be positive. Received: scale=0"),
-    (lambda: TargetAwarePooling([]), r"must not be empty. Received: \[\]"),
-    (lambda: MultiHeadPooling(heads=0), "Received: heads=0"),
-    (lambda: MultiHeadPooling(head_dim=-2), "Received: head_dim=-2"),
-])
+@pytest.mark.parametrize(
+    "make,message",
+    [
+        (lambda: Sum(scale=0), "`scale` must be positive. Received: scale=0"),
+        (lambda: TargetAwarePooling([]), r"must not be empty. Received: \[\]"),
+        (lambda: MultiHeadPooling(heads=0), "Received: heads=0"),
+        (lambda: MultiHeadPooling(head_dim=-2), "Received: head_dim=-2"),
+    ],
+)
 def test_wrong_arguments_are_quoted(make, message):
     with pytest.raises(ValueError, match=message):
         make()

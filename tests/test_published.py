@@ -55,8 +55,20 @@ def model(models, name):
 
 def test_the_table_is_the_papers():
     assert set(MODELS) == {
-        "DIN", "SIM-hard", "SIM-soft", "ETA", "SDIM", "TWIN", "TWIN-hard", "TWIN-proj",
-        "TWIN-noTR", "TWIN-V2", "TWIN-4E", "DARE", "DARE-paper", "DARE-whole",
+        "DIN",
+        "SIM-hard",
+        "SIM-soft",
+        "ETA",
+        "SDIM",
+        "TWIN",
+        "TWIN-hard",
+        "TWIN-proj",
+        "TWIN-noTR",
+        "TWIN-V2",
+        "TWIN-4E",
+        "DARE",
+        "DARE-paper",
+        "DARE-whole",
     }
     dare, published = (build_model(name, tiny_schema(), top_k=2) for name in ("DARE", "DARE-paper"))
     assert [type(layer) for layer in dare.evidence] == [MatchCounts, ScoreFacts, AffinityFacts]
@@ -187,8 +199,9 @@ def test_half_precision_fits(half):
         model = build("DARE")
     made = requests(model.schema, users=8, behaviors=12, seed=5)
     label = np.random.default_rng(0).integers(0, 2, (8, 4)).astype(np.float32)
-    model.compile(optimizer=tf.keras.optimizers.Adam(0.01), loss=CandidateCrossentropy(),
-                  jit_compile=False)
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(0.01), loss=CandidateCrossentropy(), jit_compile=False
+    )
     loss = model.fit(made, label, batch_size=8, epochs=5, verbose=0).history["loss"]
     assert np.isfinite(loss).all() and loss[-1] < loss[0]
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
@@ -222,9 +235,10 @@ def test_every_signature_answers_as_the_model_does(models, answers, name):
         assert set(batch) == signatures
         assert set(batch["serving_default"]) == outputs
         if name not in ONE_STAGE:
-            assert np.abs(batch["search"]["attention_score"]).max() > 0 or (
-                batch["search"]["behavior_index"] < 0
-            ).all()
+            assert (
+                np.abs(batch["search"]["attention_score"]).max() > 0
+                or (batch["search"]["behavior_index"] < 0).all()
+            )
 
 
 def test_a_search_of_ones_own_takes_the_recipes_place():

@@ -18,15 +18,23 @@ BLOCKS = re.findall(r"^```(\w+)( no-run)?\n(.*?)^```", README, re.MULTILINE | re
 def environment():
     """PATH with this environment's commands first."""
     binaries = str(pathlib.Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def test_the_model_of_the_readme_is_fitted_and_finds_the_planted_behavior():
     (program,) = [text for kind, skip, text in BLOCKS if kind == "python" and not skip]
     assert len(program.splitlines()) <= 30
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          env=environment(), check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"AUC: 0\.9\d+.*\n(.*\n)*search found.*\[17 ", done.stdout), done.stdout
 
@@ -49,8 +57,12 @@ def test_from_a_log_to_an_answer(commands, tmp_path):
     script = commands.replace("8500", "18500")  # a port that nobody's server holds
     done = subprocess.run(
         ["bash", "-euc", f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"],
-        cwd=tmp_path, check=False, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+        check=False,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "build/servables/dare/1/saved_model.pb").exists()

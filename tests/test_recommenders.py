@@ -56,9 +56,11 @@ def catalog(folder):
 
 
 def small_dare(schema, **options):
-    return DARE(schema, top_k=3, **{
-        "head": Head((6,)), "auxiliary_head": Head((5,), batch_norm=False), **options
-    })
+    return DARE(
+        schema,
+        top_k=3,
+        **{"head": Head((6,)), "auxiliary_head": Head((5,), batch_norm=False), **options},
+    )
 
 
 def small_retrieval(folder, catalog, seed=None, **options):
@@ -204,7 +206,8 @@ def test_a_missing_feature_is_named(folder, catalog, batch):
     retrieval, ranker = small_retrieval(folder, catalog), small_dare(folder.schema)
     recommender = RetrieveThenRank(retrieval.index(5), ranker, catalog)
     calls = {
-        "ranking": Ranking(ranker), "retrieval": retrieval,
+        "ranking": Ranking(ranker),
+        "retrieval": retrieval,
         "recommender": lambda given: recommender.recommend(given, 2, 3),
     }
     for call in calls.values():
@@ -243,14 +246,18 @@ def test_model_with_a_cross_of_tensorflow_recommenders_loads(folder, batch, tmp_
 
 def record(history, target, label=None):
     """One request after the whole history; items and categories as pairs."""
+
     def columns(pairs):
         pairs = np.array(pairs, np.int32).reshape(-1, 2)
         return {"item": pairs[:, 0], "category": pairs[:, 1]}
 
     return UserRecord(
-        user="u", history=columns(history), history_time=np.arange(len(history)),
+        user="u",
+        history=columns(history),
+        history_time=np.arange(len(history)),
         position=np.array([len(history)], np.int32),
-        target_length=np.array([len(target)], np.int32), target=columns(target),
+        target_length=np.array([len(target)], np.int32),
+        target=columns(target),
         label=np.array(label or [1] + [0] * (len(target) - 1), np.uint8),
         request_time=np.array([len(history)]),
     )
@@ -264,7 +271,8 @@ def test_catalog_by_hand(tmp_path):
     ]
     other = [record([(7, 2)], [(7, 2), (2, 2)])]  # of the test split: not looked at
     folder = write_folder(
-        tmp_path, {"train": train, "validation": other, "test": other},
+        tmp_path,
+        {"train": train, "validation": other, "test": other},
         sizes={"item": 8, "category": 7},
     )
     catalog = read_catalog(folder)
@@ -280,15 +288,17 @@ def test_catalog_by_hand(tmp_path):
 def test_catalog_holds_features_of_several_values(rich_folder):
     catalog = read_catalog(rich_folder)
     item = catalog.features["item"]
-    seen = np.unique(np.concatenate(
-        [r.history["item"] for r in rich_folder.records("train")]
-        + [r.target["item"] for r in rich_folder.records("train")]
-    ))
+    seen = np.unique(
+        np.concatenate(
+            [r.history["item"] for r in rich_folder.records("train")]
+            + [r.target["item"] for r in rich_folder.records("train")]
+        )
+    )
     assert len(seen) > 20
     size, most = MULTI_HOT["tags"]
     for row in seen.tolist():
         values = [1 + (row * n) % (size - 1) for n in range(1, most + 1)]
-        values[row % (most + 1):] = [0] * len(values[row % (most + 1):])
+        values[row % (most + 1) :] = [0] * len(values[row % (most + 1) :])
         assert catalog.features["tags"][row - 2].tolist() == values
         assert catalog.features["category"][row - 2] == (row - 2) % 5 + 2
     assert item.tolist() == list(range(2, 30))
@@ -307,8 +317,9 @@ def user_by_hand(model, requests, folder, behaviors):
     users = []
     for user, length in enumerate(requests["history_length"].numpy()):
         newest = slice(max(0, length - behaviors), length)
-        ids = {name: requests[f"history_{name}"].numpy()[user, newest]
-               for name in folder.schema.names}
+        ids = {
+            name: requests[f"history_{name}"].numpy()[user, newest] for name in folder.schema.names
+        }
         users.append(embedded(model, ids, folder).sum(axis=0) / max(1, min(length, behaviors)))
     return np.array(users)
 
@@ -329,9 +340,7 @@ def test_towers_against_numpy(folder, catalog, batch):
     assert users.any(axis=1).tolist() == (requests["history_length"].numpy() > 0).tolist()
     assert not users[0].any()
     ids = {name: batch[0][f"target_{name}"] for name in folder.schema.names}
-    np.testing.assert_allclose(
-        model.candidate_tower(ids), embedded(model, ids, folder), atol=1e-6
-    )
+    np.testing.assert_allclose(model.candidate_tower(ids), embedded(model, ids, folder), atol=1e-6)
 
 
 def loss_by_hand(model, users, requests, clicked, folder, catalog):
@@ -392,7 +401,7 @@ def test_a_step_moves_the_rows_of_the_batch_alone(folder, catalog, batch):
     requests, label, weight = few
     touched = {int(requests["target_item"][u, c]) for u, c in tf.where(label * weight > 0).numpy()}
     for user, length in enumerate(requests["history_length"].numpy()):
-        touched |= set(requests["history_item"].numpy()[user, max(0, length - 2):length].tolist())
+        touched |= set(requests["history_item"].numpy()[user, max(0, length - 2) : length].tolist())
     item = raw(model.candidate_tower.tables["item"])
     moved = {
         weight.name: set(np.flatnonzero((weight.numpy() != old).any(axis=-1)).tolist())
@@ -420,9 +429,9 @@ def test_retrieval_learns_and_beats_popularity(folder, catalog):
 def test_index_finds_the_true_nearest(folder, catalog, batch):
     model, requests = small_retrieval(folder, catalog, seed=4), batch[0]
     scores, items = model.index(k=7)(requests)
-    everything = user_by_hand(model, requests, folder, 5) @ embedded(
-        model, catalog.features, folder
-    ).T
+    everything = (
+        user_by_hand(model, requests, folder, 5) @ embedded(model, catalog.features, folder).T
+    )
     order = np.argsort(-everything, axis=1)[:, :7]
     np.testing.assert_array_equal(items, catalog.features["item"][order])
     np.testing.assert_allclose(scores, np.take_along_axis(everything, order, 1), atol=1e-4)
@@ -492,8 +501,10 @@ def rich_folder(tmp_path_factory):
     """A folder with all that a schema can have."""
     made = {"multi_hot": MULTI_HOT, "context": CONTEXT}
     return write_folder(
-        tmp_path_factory.mktemp("rich"), make_splits(seed=5, users=30, requests=3, **made),
-        time_gap=TIME_GAP, **made,
+        tmp_path_factory.mktemp("rich"),
+        make_splits(seed=5, users=30, requests=3, **made),
+        time_gap=TIME_GAP,
+        **made,
     )
 
 
@@ -503,7 +514,7 @@ def test_example_runs_on_a_folder_with_every_kind_of_feature(rich_folder, capsys
     for words in ("popularity", "retrieval, then DARE", "AUC of DARE", "newest behaviors first"):
         assert words in shown
     lines = shown.splitlines()
-    ranked = lines[lines.index("recommended") + 1:]
+    ranked = lines[lines.index("recommended") + 1 :]
     assert len(ranked) == 10
     probabilities = [float(line.rsplit(" ", 1)[1]) for line in ranked]
     assert probabilities == sorted(probabilities, reverse=True)
@@ -544,15 +555,22 @@ def test_click_is_among_by_hand():
     target = np.array([[3, 2, 9], [1, 4, 5]])
     clicked = np.array([[True, False, True], [True, True, True]])
     assert example.click_is_among(found, target, clicked).tolist() == [
-        True, False, False, True, False
+        True,
+        False,
+        False,
+        True,
+        False,
     ]
 
 
-@pytest.mark.parametrize("argument, value, says", [
-    ("--epochs", "0", "--epochs must be positive. Received: 0"),
-    ("--learning_rate", "-1", "--learning_rate must be positive. Received: -1.0"),
-    ("--seed", "-2", "--seed must not be negative. Received: -2"),
-])
+@pytest.mark.parametrize(
+    "argument, value, says",
+    [
+        ("--epochs", "0", "--epochs must be positive. Received: 0"),
+        ("--learning_rate", "-1", "--learning_rate must be positive. Received: -1.0"),
+        ("--seed", "-2", "--seed must not be negative. Received: -2"),
+    ],
+)
 def test_example_refuses_what_cannot_work(folder, capsys, argument, value, says):
     assert example.main(["--sequences", folder.path, argument, value]) == 2
     assert says in capsys.readouterr().err
@@ -575,7 +593,10 @@ def test_help_starts_with_a_line_to_paste(capsys):
 def test_under_keras_3_the_import_says_what_to_set():
     code = "import tfdare, tfdare.compat\nimport tfdare.recommenders"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "TF_USE_LEGACY_KERAS": "0"},
     )
     assert done.returncode == 1

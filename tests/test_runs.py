@@ -42,7 +42,10 @@ def files_of(path):
 def test_a_run_stands_alone(begin, sequences, schema):
     assert begin() is False
     assert files_of(begin.path) == [
-        "run.json", "schema.json", "vocabulary/category.tsv", "vocabulary/item.tsv"
+        "run.json",
+        "schema.json",
+        "vocabulary/category.tsv",
+        "vocabulary/item.tsv",
     ]
     assert json.loads((begin.path / "run.json").read_text()) == OPTIONS
     assert Schema.load(str(begin.path / "schema.json")) == schema

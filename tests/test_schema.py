@@ -45,13 +45,22 @@ def schemas(draw):
     names = draw(
         st.lists(
             st.sampled_from(["item", "category", "shop", "brand_2", "x"]),
-            min_size=1, max_size=4, unique=True,
+            min_size=1,
+            max_size=4,
+            unique=True,
         )
     )
     maybe_text = st.none() | st.text(max_size=10)
     features = [
-        Feature(name, draw(st.integers(2, 10**9)), draw(sizes), draw(sizes), draw(maybe_text),
-                draw(maybe_text), draw(sizes) if place else 1)
+        Feature(
+            name,
+            draw(st.integers(2, 10**9)),
+            draw(sizes),
+            draw(sizes),
+            draw(maybe_text),
+            draw(maybe_text),
+            draw(sizes) if place else 1,
+        )
         for place, name in enumerate(names)
     ]
     dims = st.integers(0, 64)
@@ -60,13 +69,32 @@ def schemas(draw):
     split = draw(st.dictionaries(st.text(), values | st.lists(values, max_size=3), max_size=4))
     time_gap = draw(st.none() | st.builds(TimeGap, sizes, sizes, sizes, dims, dims))
     numbers = st.floats(allow_nan=False, allow_infinity=False)
-    categorical = st.builds(CategoricalContext, st.just("hour"), st.integers(2, 99), sizes,
-                            maybe_text, maybe_text, sizes)
+    categorical = st.builds(
+        CategoricalContext,
+        st.just("hour"),
+        st.integers(2, 99),
+        sizes,
+        maybe_text,
+        maybe_text,
+        sizes,
+    )
     numeric = st.builds(NumericContext, st.just("age"), numbers, numbers.filter(lambda x: x > 0))
-    context = draw(st.permutations(draw(categorical.map(lambda one: [one]) | st.just([]))
-                                   + draw(numeric.map(lambda one: [one]) | st.just([]))))
-    return Schema(tuple(features), draw(sizes), draw(sizes), position, split, "packed",
-                  time_gap, tuple(context))
+    context = draw(
+        st.permutations(
+            draw(categorical.map(lambda one: [one]) | st.just([]))
+            + draw(numeric.map(lambda one: [one]) | st.just([]))
+        )
+    )
+    return Schema(
+        tuple(features),
+        draw(sizes),
+        draw(sizes),
+        position,
+        split,
+        "packed",
+        time_gap,
+        tuple(context),
+    )
 
 
 @given(schemas())
@@ -83,8 +111,12 @@ def test_load_reads_the_file(tmp_path):
 
 
 def test_sizes_from_numpy_become_json():
-    schema = Schema((Feature("item", np.int64(9)),), np.int32(5), time_gap=TimeGap(np.int64(3)),
-                    context=[NumericContext("age", np.float32(0.5), np.int64(2))])
+    schema = Schema(
+        (Feature("item", np.int64(9)),),
+        np.int32(5),
+        time_gap=TimeGap(np.int64(3)),
+        context=[NumericContext("age", np.float32(0.5), np.int64(2))],
+    )
     assert Schema.from_json(schema.to_json()) == schema
     assert isinstance(schema.context, tuple)
 
@@ -93,8 +125,12 @@ def test_json_tells_the_kinds_of_context():
     data = json.loads(FULL.to_json())
     assert data["version"] == 2
     assert [one["kind"] for one in data["context"]] == ["categorical", "categorical", "numeric"]
-    assert data["context"][2] == {"kind": "numeric", "name": "price", "mean": 12.5,
-                                  "deviation": 3.25}
+    assert data["context"][2] == {
+        "kind": "numeric",
+        "name": "price",
+        "mean": 12.5,
+        "deviation": 3.25,
+    }
     assert data["time_gap"]["unit"] == 60 and data["features"][2]["max_values"] == 5
     assert json.loads(SCHEMA.to_json())["time_gap"] is None
     assert Schema.from_json(FULL.to_json()) == FULL
@@ -144,8 +180,13 @@ def test_digest_covers_what_the_data_is(change):
         {"context": FULL.context[:2]},
         {"context": FULL.context[::-1]},
         {"context": (dataclasses.replace(FULL.context[0], digest="e" * 64), *FULL.context[1:])},
-        {"context": (FULL.context[0], dataclasses.replace(FULL.context[1], max_values=4),
-                     FULL.context[2])},
+        {
+            "context": (
+                FULL.context[0],
+                dataclasses.replace(FULL.context[1], max_values=4),
+                FULL.context[2],
+            )
+        },
         {"context": (*FULL.context[:2], NumericContext("price", 12.5, 3.5))},
         {"features": (*SCHEMA.features, Feature("tags", 30, max_values=4))},
     ],
@@ -236,10 +277,16 @@ def test_with_dims_covers_the_time_gap_but_not_context():
         (lambda: Schema((Feature("item", 5),), 5, position=None), "None"),
         (lambda: Schema((Feature("item", 5),), 5, context=("hour",)), "'hour'"),
         (lambda: Schema((Feature("item", 5),), 5, context=(Feature("hour", 5),)), "hour"),
-        (lambda: Schema((Feature("item", 5),), 5, context=(NumericContext("item"),)),
-         "['item', 'item']"),
-        (lambda: Schema((Feature("item", 5),), 5,
-                        context=(NumericContext("x"), CategoricalContext("x", 5))), "'x', 'x'"),
+        (
+            lambda: Schema((Feature("item", 5),), 5, context=(NumericContext("item"),)),
+            "['item', 'item']",
+        ),
+        (
+            lambda: Schema(
+                (Feature("item", 5),), 5, context=(NumericContext("x"), CategoricalContext("x", 5))
+            ),
+            "'x', 'x'",
+        ),
     ],
 )
 def test_errors_quote_what_was_received(make, quoted):
@@ -311,8 +358,12 @@ def test_every_doubling_beyond_adds_the_same_number_of_rows():
     assert Position(exact=300).size(200) == 201
 
 
-@given(st.integers(1, MAX_GAP), st.integers(1, 8), st.integers(1, 40),
-       st.integers(0, MAX_GAP) | st.integers(0, 200))
+@given(
+    st.integers(1, MAX_GAP),
+    st.integers(1, 8),
+    st.integers(1, 40),
+    st.integers(0, MAX_GAP) | st.integers(0, 200),
+)
 def test_time_gap_rows(unit, per_octave, octaves, gap):
     time_gap = TimeGap(unit, per_octave, octaves)
     boundaries = time_gap.boundaries()

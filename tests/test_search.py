@@ -24,8 +24,10 @@ HISTORY = np.array([[2, 3, 2, 2, 3], [4, 4, 4, 4, 9]], np.int32)
 
 def by_category(layer, inputs):
     return layer(
-        inputs["scores"], inputs["history_length"],
-        target={"category": inputs["target"]}, history={"category": inputs["history"]},
+        inputs["scores"],
+        inputs["history_length"],
+        target={"category": inputs["target"]},
+        history={"category": inputs["history"]},
     )
 
 
@@ -33,12 +35,16 @@ LIVES = {
     "TopKSearch": (TopKSearch, {"top_k": 3}, SCORED, None),
     "TopKSearch and the newest": (TopKSearch, {"top_k": 3, "recent": 2}, SCORED, None),
     "MatchSearch": (
-        MatchSearch, {"top_k": 2, "recent": 1}, {**SCORED, "target": TARGET, "history": HISTORY},
+        MatchSearch,
+        {"top_k": 2, "recent": 1},
+        {**SCORED, "target": TARGET, "history": HISTORY},
         by_category,
     ),
     "HashSearch": (
-        HashSearch, {"top_k": 3, "bits": 8, "seed": 5},
-        {**SCORED, "query": floats(2, 3, 4), "key": floats(2, 5, 4)}, None,
+        HashSearch,
+        {"top_k": 3, "bits": 8, "seed": 5},
+        {**SCORED, "query": floats(2, 3, 4), "key": floats(2, 5, 4)},
+        None,
     ),
 }
 
@@ -55,11 +61,13 @@ def test_docstring_examples(module):
 
 
 def test_search_by_hand():
-    scores = tf.constant([
-        [[5.0, 1, 4, 2, 9], [1, 1, 1, 1, 9]],
-        [[-3.0, -1, 9, 9, 9], [-1, -3, 9, 9, 9]],
-        [[9.0, 9, 9, 9, 9], [9, 9, 9, 9, 9]],
-    ])
+    scores = tf.constant(
+        [
+            [[5.0, 1, 4, 2, 9], [1, 1, 1, 1, 9]],
+            [[-3.0, -1, 9, 9, 9], [-1, -3, 9, 9, 9]],
+            [[9.0, 9, 9, 9, 9], [9, 9, 9, 9, 9]],
+        ]
+    )
     place, score = TopKSearch(3)(scores, tf.constant([4, 2, 0]))
     assert place.dtype == tf.int32 and score.dtype == tf.float32
     assert place.numpy().tolist() == [
@@ -155,8 +163,12 @@ def test_gather_behaviors_of_several_values():
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(length=st.integers(0, 6), behaviors=st.integers(0, 6), recent=st.integers(1, 7),
-       top_k=st.integers(1, 4))
+@given(
+    length=st.integers(0, 6),
+    behaviors=st.integers(0, 6),
+    recent=st.integers(1, 7),
+    top_k=st.integers(1, 4),
+)
 def test_the_newest_fill_slots_of_their_own(length, behaviors, recent, top_k):
     length = min(length, behaviors)
     scores = floats(1, 2, behaviors)
@@ -181,15 +193,19 @@ def test_match_search_by_hand():
     scores = tf.constant([[[5.0, 1, 4, 2, 9]] * 3, [[7.0, 6, 5, 4, 3]] * 3])
     layer = MatchSearch(2, feature="category")
     place, score = layer(
-        scores, tf.constant([5, 3]), target={"category": tf.constant(TARGET)},
+        scores,
+        tf.constant([5, 3]),
+        target={"category": tf.constant(TARGET)},
         history={"category": tf.constant(HISTORY)},
     )
     # Newest first, whatever the scores; what is found keeps its score.
     assert place.numpy().tolist() == [
-        [[0, 2], [1, 4], [-1, -1]], [[0, 1], [-1, -1], [-1, -1]],
+        [[0, 2], [1, 4], [-1, -1]],
+        [[0, 1], [-1, -1], [-1, -1]],
     ]
     assert score.numpy().tolist() == [
-        [[5, 4], [1, 9], [0, 0]], [[7, 6], [0, 0], [0, 0]],
+        [[5, 4], [1, 9], [0, 0]],
+        [[7, 6], [0, 0], [0, 0]],
     ]
 
 
@@ -203,8 +219,12 @@ def test_match_search_needs_its_feature():
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=3), top_k=st.integers(1, 5),
-       bits=st.sampled_from([3, 16, 64]), seed=st.integers(0, 10**6))
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    top_k=st.integers(1, 5),
+    bits=st.sampled_from([3, 16, 64]),
+    seed=st.integers(0, 10**6),
+)
 def test_hash_search_equals_the_smallest_hamming_distances(lengths, top_k, bits, seed):
     random = np.random.default_rng(seed)
     users = len(lengths)
@@ -234,16 +254,23 @@ def test_searches_in_half_precision_find_what_whole_precision_does(dtype):
         wanted, score = layer(scores, tf.constant([4]), query=query, key=key, **how)
         half = type(layer).from_config({**layer.get_config(), "dtype": dtype})
         place, of_half = half(
-            tf.cast(scores, dtype), tf.constant([4]), query=tf.cast(query, dtype),
-            key=tf.cast(key, dtype), **how,
+            tf.cast(scores, dtype),
+            tf.constant([4]),
+            query=tf.cast(query, dtype),
+            key=tf.cast(key, dtype),
+            **how,
         )
         np.testing.assert_array_equal(place, wanted)
         np.testing.assert_array_equal(tf.cast(of_half, tf.float32), score)
 
 
-@pytest.mark.parametrize("make,received", [
-    (lambda: TopKSearch(2, recent=-1), "recent=-1"), (lambda: HashSearch(bits=0), "bits=0"),
-])
+@pytest.mark.parametrize(
+    "make,received",
+    [
+        (lambda: TopKSearch(2, recent=-1), "recent=-1"),
+        (lambda: HashSearch(bits=0), "bits=0"),
+    ],
+)
 def test_wrong_arguments_are_quoted(make, received):
     with pytest.raises(ValueError, match=f"Received: {received}"):
         make()

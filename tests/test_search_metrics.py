@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from tfdare.compat import deserialize, serialize, tf
 from tfdare.search_metrics import SearchNDCG, SearchRecall, search_ndcg, search_recall
 
-CASES = st.integers(1, 7).flatmap(lambda n: st.tuples(
-    # few distinct values: ties and zeros are common
-    st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=n, max_size=n),
-    st.lists(st.integers(-1, n - 1), min_size=1, max_size=6),
-    st.sampled_from([None, 1, 2, 5]),
-))
+CASES = st.integers(1, 7).flatmap(
+    lambda n: st.tuples(
+        # few distinct values: ties and zeros are common
+        st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=n, max_size=n),
+        st.lists(st.integers(-1, n - 1), min_size=1, max_size=6),
+        st.sampled_from([None, 1, 2, 5]),
+    )
+)
 
 
 def plain_kept(index, top_k):
@@ -29,7 +31,8 @@ def plain_ndcg(relevance, index, top_k=None):
     best = sorted(relevance, reverse=True)[:size]
     dcg = sum(
         relevance[place] / math.log2(rank + 2)
-        for rank, place in enumerate(plain_kept(index, top_k)) if place is not None
+        for rank, place in enumerate(plain_kept(index, top_k))
+        if place is not None
     )
     ideal = sum(value / math.log2(rank + 2) for rank, value in enumerate(best))
     return dcg / ideal if ideal else math.nan
@@ -49,9 +52,11 @@ def test_values(case):
     relevance, index, top_k = case
     given_to = tf.constant([[relevance]]), tf.constant([[index]]), top_k
     assert search_ndcg(*given_to).numpy()[0, 0] == pytest.approx(
-        plain_ndcg(*case), rel=1e-5, nan_ok=True)
+        plain_ndcg(*case), rel=1e-5, nan_ok=True
+    )
     assert search_recall(*given_to).numpy()[0, 0] == pytest.approx(
-        plain_recall(*case), rel=1e-5, nan_ok=True)
+        plain_recall(*case), rel=1e-5, nan_ok=True
+    )
 
 
 def test_by_hand():

@@ -25,7 +25,8 @@ def test_opens_what_was_written(folder):
     assert opened.schema == Schema.load(str(folder / "schema.json"))
     for split in SPLITS:
         assert [os.path.basename(path) for path in opened.files(split)] == [
-            "part-00000-of-00002.tfrecord", "part-00001-of-00002.tfrecord"
+            "part-00000-of-00002.tfrecord",
+            "part-00001-of-00002.tfrecord",
         ]
         expected = splits[split][0::2] + splits[split][1::2]
         found = list(opened.records(split))

@@ -320,7 +320,9 @@ def test_command_writes_log_and_truth(tmp_path, capsys):
     views = (whole(SMALL).behavior == 0).sum()
     assert len(gzip.open(output + ".causes.csv.gz").readlines()) == views + 1
     assert sorted(os.listdir(tmp_path)) == [
-        "log.csv.gz", "log.csv.gz.causes.csv.gz", "log.csv.gz.truth.json"
+        "log.csv.gz",
+        "log.csv.gz.causes.csv.gz",
+        "log.csv.gz.truth.json",
     ]
 
 

@@ -46,7 +46,10 @@ def test_statistics_by_hand():
     )
     found = measure(views)
     assert (found["users"], found["page_views"], found["items"], found["categories"]) == (
-        60, 240, 2, 2
+        60,
+        240,
+        2,
+        2,
     )
     by_lag = dict(zip(LAGS, found["repeat_rate"]))
     assert by_lag[1] == pytest.approx(1 / 3) and by_lag[2] == 1 / 2 and by_lag[3] == 1
@@ -71,9 +74,9 @@ def test_statistics_see_what_is_planted():
     at = PARTNER_LAGS.index(2)
     assert related["partner_lift"][at] > 4 * none["partner_lift"][at]
     assert related["partner_lift"][at] > 2 * related["partner_lift"][PARTNER_LAGS.index(5)]
-    returning = measure(views_like(dataclasses.replace(
-        plain, returns=0.3, return_low=2, return_decay=1.5
-    )))
+    returning = measure(
+        views_like(dataclasses.replace(plain, returns=0.3, return_low=2, return_decay=1.5))
+    )
     assert returning["repeat_rate"][1] > 3 * none["repeat_rate"][1]
     assert returning["repeat_rate"][1] > 3 * returning["repeat_rate"][LAGS.index(20)]
     growing = measure(views_like(dataclasses.replace(plain, return_growth=0.5)))
@@ -90,8 +93,9 @@ def test_users_that_return_differ_as_asked():
         )
         views = views_like(options)
         new = np.unique(np.stack([views.user, views.item]), axis=1)[0]
-        return np.std(np.unique(new, return_counts=True)[1]
-                      / np.unique(views.user, return_counts=True)[1])
+        return np.std(
+            np.unique(new, return_counts=True)[1] / np.unique(views.user, return_counts=True)[1]
+        )
 
     assert spread(1.5) > 2 * spread(0.0)
 
@@ -180,9 +184,22 @@ def test_reader_takes_other_columns_and_any_order(tmp_path):
 
 def test_fit_finds_what_a_log_was_made_with():
     made = dataclasses.replace(
-        OPTIONS, users=250, favorite=0.0, returns=0.25, return_low=2, return_decay=1.2,
-        lag_low=1, lag_high=10, relation=0.1, pause=30.0, length_shape=2.0, daily=0.8, start=0,
-        peak_hour=15.0, days=9, other_behaviors=0.2,
+        OPTIONS,
+        users=250,
+        favorite=0.0,
+        returns=0.25,
+        return_low=2,
+        return_decay=1.2,
+        lag_low=1,
+        lag_high=10,
+        relation=0.1,
+        pause=30.0,
+        length_shape=2.0,
+        daily=0.8,
+        start=0,
+        peak_hour=15.0,
+        days=9,
+        other_behaviors=0.2,
     )
     said = []
     found = fit(views_like(made), other_behaviors=0.2, rounds=1, say=said.append)

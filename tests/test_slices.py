@@ -33,7 +33,8 @@ def folder(tmp_path_factory, splits):
 @pytest.fixture(scope="module")
 def predictions(folder):
     return {
-        "Knower": predict(Knower(), folder, "test"), "Guesser": predict(Guesser(), folder, "test")
+        "Knower": predict(Knower(), folder, "test"),
+        "Guesser": predict(Guesser(), folder, "test"),
     }
 
 
@@ -41,8 +42,12 @@ def test_slices_tell_apart_what_they_say(folder, splits, predictions):
     found = predictions["Knower"]
     slices = slices_of(found, folder, "test")
     length = {record.user: record.history_time.size for record in splits["test"]}
-    frequency = {2 + row: count for row, count in enumerate(
-        int(line.split("\t")[1]) for line in open(folder.vocabulary_path("item")))}
+    frequency = {
+        2 + row: count
+        for row, count in enumerate(
+            int(line.split("\t")[1]) for line in open(folder.vocabulary_path("item"))
+        )
+    }
     values = {
         "history_length": found.history_length.tolist(),
         "target_frequency": [frequency.get(item, 0) for item in found.item.tolist()],
@@ -100,7 +105,8 @@ def test_resamples_are_of_whole_users(predictions):
         assert resampled._drawn["logloss"][number] == pytest.approx(logloss(label, probability))
         assert resampled._drawn["gauc"][number] == pytest.approx(gauc(label, probability, group))
         assert resampled._drawn["normalized_entropy"][number] == pytest.approx(
-            normalized_entropy(label, probability))
+            normalized_entropy(label, probability)
+        )
 
 
 def test_a_model_does_not_differ_from_itself(predictions):
@@ -130,8 +136,9 @@ def test_ratios_of_resamples():
     weights = np.concatenate(list(resamples_of(3, 5, 2)))
     assert weights.sum(axis=1).tolist() == [3] * 5
     for row, value in zip(weights.tolist(), drawn):
-        assert value == pytest.approx(sum(w * a for w, a in zip(row, above))
-                                      / sum(w * b for w, b in zip(row, below)))
+        assert value == pytest.approx(
+            sum(w * a for w, a in zip(row, above)) / sum(w * b for w, b in zip(row, below))
+        )
     found = ratio_interval(above, below)
     assert found.estimate == pytest.approx(9 / 13) and 0.5 <= found.low < found.high <= 1
     assert np.isnan(ratio_interval([0.0], [0.0]).estimate)

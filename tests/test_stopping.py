@@ -25,13 +25,16 @@ def stops_at(values, patience, best=None, waited=0):
     return len(values)
 
 
-@pytest.mark.parametrize("values, patience, epochs", [
-    ([0.5, 0.6, 0.6, 0.7], 0, 4),
-    ([0.5, 0.6, 0.6, 0.7], 1, 3),
-    ([0.5, 0.6, 0.6, 0.7, 0.1, 0.2, 0.3], 2, 6),
-    ([float("nan"), float("nan"), 0.5], 2, 2),
-    ([0.5, float("nan"), 0.6, 0.5], 2, 4),
-])
+@pytest.mark.parametrize(
+    "values, patience, epochs",
+    [
+        ([0.5, 0.6, 0.6, 0.7], 0, 4),
+        ([0.5, 0.6, 0.6, 0.7], 1, 3),
+        ([0.5, 0.6, 0.6, 0.7, 0.1, 0.2, 0.3], 2, 6),
+        ([float("nan"), float("nan"), 0.5], 2, 2),
+        ([0.5, float("nan"), 0.6, 0.5], 2, 4),
+    ],
+)
 def test_patience(tmp_path, values, patience, epochs):
     assert stops_at(values, patience) == epochs
     log = tmp_path / "history.csv"

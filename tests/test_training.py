@@ -29,8 +29,7 @@ from tfdare.stopping import check_finite
 from tfdare.training import _head, _rate, compile_model, main, train
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALL = ("--batch_size", "16", "--attention_dim", "4", "--representation_dim", "4",
-         "--top_k", "4")
+SMALL = ("--batch_size", "16", "--attention_dim", "4", "--representation_dim", "4", "--top_k", "4")
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +86,14 @@ def test_a_run(trained, folder):
     assert metrics["training"]["seconds"] > 0 and metrics["training"]["examples_per_s"] > 0
     assert [epoch for epoch, _ in epochs_of(trained)] == [0, 1]
     assert {path.name for path in trained.iterdir()} == {
-        "history.csv", "metrics.json", "model.keras", "predictions.npz", "run.json", "schema.json",
-        "tensorboard", "vocabulary",
+        "history.csv",
+        "metrics.json",
+        "model.keras",
+        "predictions.npz",
+        "run.json",
+        "schema.json",
+        "tensorboard",
+        "vocabulary",
     }
     epochs = epochs_of(trained)
     assert metrics["training"]["epochs_run"] == 2
@@ -97,13 +102,28 @@ def test_a_run(trained, folder):
         assert kept["label"].size == folder.candidates("test") == kept["user"].size
         assert auc(kept["label"], kept["probability"]) == pytest.approx(metrics["test"]["auc"])
         assert gauc(kept["label"], kept["probability"], kept["user"]) == pytest.approx(
-            metrics["test"]["gauc"])
+            metrics["test"]["gauc"]
+        )
     options = read_json(trained / "run.json")
     assert options["model"] == "DARE" and options["top_k"] == 4 and options["seed"] == 1
-    assert {name: options[name] for name in (
-        "patience", "schedule", "optimizer", "table_learning_rate", "clip_norm", "dropout",
-    )} == {"patience": 0, "schedule": "constant", "optimizer": "adam",
-           "table_learning_rate": None, "clip_norm": 0.0, "dropout": 0.0}
+    assert {
+        name: options[name]
+        for name in (
+            "patience",
+            "schedule",
+            "optimizer",
+            "table_learning_rate",
+            "clip_norm",
+            "dropout",
+        )
+    } == {
+        "patience": 0,
+        "schedule": "constant",
+        "optimizer": "adam",
+        "table_learning_rate": None,
+        "clip_norm": 0.0,
+        "dropout": 0.0,
+    }
     assert str(folder.path) not in (trained / "run.json").read_text()
     opened = load_run(str(trained))
     assert opened.schema == folder.schema.with_dims(4, 4)
@@ -121,8 +141,19 @@ def test_the_model_learns(trained, folder):
     model = load_run(str(trained)).model()
     fresh = small_model(folder)
     requests, label, weight = next(iter(read_requests(folder, "train", 10_000)))
-    loss = [float(m.evaluate(requests, label, sample_weight=weight, verbose=0, return_dict=True,
-                             batch_size=10_000)["auc"]) for m in (fresh, model)]
+    loss = [
+        float(
+            m.evaluate(
+                requests,
+                label,
+                sample_weight=weight,
+                verbose=0,
+                return_dict=True,
+                batch_size=10_000,
+            )["auc"]
+        )
+        for m in (fresh, model)
+    ]
     assert loss[1] > max(loss[0], 0.55)
 
 
@@ -181,8 +212,10 @@ def test_backup_brings_all_of_it_back(folder, tmp_path):
     assert Backup(str(tmp_path / "backup"), second).restore() == 2
 
     def assert_same():
-        for one, other in ((first.weights, second.weights),
-                           (first.optimizer.variables, second.optimizer.variables)):
+        for one, other in (
+            (first.weights, second.weights),
+            (first.optimizer.variables, second.optimizer.variables),
+        ):
             assert len(one) == len(other)
             for left, right in zip(one, other):
                 np.testing.assert_array_equal(raw(left).numpy(), raw(right).numpy())
@@ -210,8 +243,10 @@ def test_killed_and_resumed(folder, tmp_path, capfd):
     run, epochs = tmp_path / "run", 8
     given = arguments(folder, run, "--epochs", str(epochs))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfdare.cli", "train", *given], cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "tfdare.cli", "train", *given],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     until = time.monotonic() + 120
     while not (run / "backup" / "checkpoint").exists():
@@ -269,8 +304,19 @@ def test_a_finished_run_is_refused(trained, folder, capsys):
 def test_overwritten(trained, folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    given = arguments(folder, run, "--epochs", "1", "--model", "TWIN", "--overwrite",
-                      "--auxiliary_weight", "0", "--weight_decay", "0.01")
+    given = arguments(
+        folder,
+        run,
+        "--epochs",
+        "1",
+        "--model",
+        "TWIN",
+        "--overwrite",
+        "--auxiliary_weight",
+        "0",
+        "--weight_decay",
+        "0.01",
+    )
     assert main(given) == 0
     assert [epoch for epoch, _ in epochs_of(run)] == [0]
     assert read_json(run / "run.json")["model"] == "TWIN"
@@ -352,9 +398,11 @@ def test_evaluate_refuses(trained, folder, tmp_path, capsys):
     grown = write_folder(tmp_path / "g", make_splits(users=3), sizes={"item": 31, "category": 9})
     for given, words in [
         (["--run", str(trained), "--sequences", other.path], "digest"),
-        (["--run", str(trained), "--sequences", grown.path],
-         "the vocabulary of 'item' grew from 30 to 31 rows; the vocabulary of 'category' grew "
-         "from 7 to 9 rows"),
+        (
+            ["--run", str(trained), "--sequences", grown.path],
+            "the vocabulary of 'item' grew from 30 to 31 rows; the vocabulary of 'category' grew "
+            "from 7 to 9 rows",
+        ),
         (["--run", str(tmp_path / "no"), "--sequences", folder.path], "No training run"),
         (["--run", str(trained), "--sequences", folder.path, "--batch_size", "0"], "--batch_size"),
     ]:
@@ -383,13 +431,28 @@ def test_options_of_training(folder, tmp_path):
     """All at once; what diverges says where."""
     run = tmp_path / "run"
     metrics = train(
-        folder.path, str(run), "SIM-soft", epochs=2, batch_size=16, attention_dim=4,
-        representation_dim=4, top_k=4, verbose=0, patience=1, schedule="cosine",
-        optimizer="rowwise_adagrad", table_learning_rate=0.05, clip_norm=1.0, dropout=0.25,
+        folder.path,
+        str(run),
+        "SIM-soft",
+        epochs=2,
+        batch_size=16,
+        attention_dim=4,
+        representation_dim=4,
+        top_k=4,
+        verbose=0,
+        patience=1,
+        schedule="cosine",
+        optimizer="rowwise_adagrad",
+        table_learning_rate=0.05,
+        clip_norm=1.0,
+        dropout=0.25,
     )
     options = read_json(run / "run.json")
     assert (options["optimizer"], options["schedule"], options["table_learning_rate"]) == (
-        "rowwise_adagrad", "cosine", 0.05)
+        "rowwise_adagrad",
+        "cosine",
+        0.05,
+    )
     assert (options["patience"], options["clip_norm"], options["dropout"]) == (1, 1.0, 0.25)
     assert metrics["training"]["examples_per_s"] > 0
     model = load_run(str(run)).model()

@@ -15,21 +15,36 @@ from tfdare.sequences import Sequences
 from tfdare.training import main
 from tfdare.warm_start import warm_start
 
-SMALL = ["--batch_size", "16", "--attention_dim", "3", "--representation_dim", "4",
-         "--top_k", "4", "--epochs", "1"]
+SMALL = [
+    "--batch_size",
+    "16",
+    "--attention_dim",
+    "3",
+    "--representation_dim",
+    "4",
+    "--top_k",
+    "4",
+    "--epochs",
+    "1",
+]
 GROWN = {"item": 41, "category": 8}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("day") / "one", make_splits(context=CONTEXT),
-                        context=CONTEXT)
+    return write_folder(
+        tmp_path_factory.mktemp("day") / "one", make_splits(context=CONTEXT), context=CONTEXT
+    )
 
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("day") / "two", make_splits(1, context=CONTEXT),
-                        context=CONTEXT, sizes=GROWN)
+    return write_folder(
+        tmp_path_factory.mktemp("day") / "two",
+        make_splits(1, context=CONTEXT),
+        context=CONTEXT,
+        sizes=GROWN,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +67,7 @@ def test_old_requests_are_judged_as_before(run, folder, grown):
         old, new = raw(old).numpy(), raw(new).numpy()
         if old.shape != new.shape:
             extended += 1
-            np.testing.assert_array_equal(new[len(old):], start[len(old):])
+            np.testing.assert_array_equal(new[len(old) :], start[len(old) :])
             new = new[: len(old)]
         np.testing.assert_array_equal(new, old)
     assert extended == 4  # item and category, attention and representation
@@ -71,6 +86,7 @@ def test_the_command_goes_on(run, grown, tmp_path, capsys):
 
 def moved(folder, name, change):
     """The folder with another vocabulary of one feature, in a place of its own."""
+
     def vocabulary(which):
         ids = folder.vocabulary(which)
         return change(ids) if which == name else ids

@@ -64,16 +64,21 @@ def analyze(
             `output` stays as it was.
     """
     for name, value, least in (
-        ("limit", limit, 1), ("steps", steps, 0), ("every", every, 1), ("min_count", min_count, 1),
-        ("smoothing", smoothing, 0), ("resamples", resamples, 1),
+        ("limit", limit, 1),
+        ("steps", steps, 0),
+        ("every", every, 1),
+        ("min_count", min_count, 1),
+        ("smoothing", smoothing, 0),
+        ("resamples", resamples, 1),
     ):
         if not value >= least:
             raise UsageError(f"--{name} must be at least {least}. Received: {value}")
     if os.path.lexists(output) and not os.path.isdir(output):
         raise UsageError(f"{output!r} exists and is not a folder; choose another --output")
     if truth is not None and not os.path.exists(truth):
-        raise UsageError(f"No planted truth at {truth!r}; `tfdare simulate` writes it beside its "
-                         "log")
+        raise UsageError(
+            f"No planted truth at {truth!r}; `tfdare simulate` writes it beside its log"
+        )
     started = time.perf_counter()
     opened = [load_run(path) for path in runs]
     named = {run_name(one, opened): one for one in opened}
@@ -84,20 +89,39 @@ def analyze(
         raise UsageError(f"The {split} split of {sequences!r} holds no requests")
 
     def shown(title):
-        return lambda parts: tqdm(parts, desc=f"  {title}", leave=False, file=sys.stderr,
-                                  disable=None if progress else True)
+        return lambda parts: tqdm(
+            parts,
+            desc=f"  {title}",
+            leave=False,
+            file=sys.stderr,
+            disable=None if progress else True,
+        )
 
     measured = Measured(
-        named, folder, split=split, limit=limit, resamples=resamples, shown=shown,
+        named,
+        folder,
+        split=split,
+        limit=limit,
+        resamples=resamples,
+        shown=shown,
         say=(lambda line: print(line, file=sys.stderr, flush=True)) if progress else None,
     )
     numbers = measured.everything(
-        truth=truth, comparison=comparison, steps=steps, every=every, min_count=min_count,
+        truth=truth,
+        comparison=comparison,
+        steps=steps,
+        every=every,
+        min_count=min_count,
         smoothing=smoothing,
     )
     numbers["options"] = {
-        "split": split, "limit": limit, "steps": steps, "every": every, "min_count": min_count,
-        "smoothing": smoothing, "resamples": resamples,
+        "split": split,
+        "limit": limit,
+        "steps": steps,
+        "every": every,
+        "min_count": min_count,
+        "smoothing": smoothing,
+        "resamples": resamples,
     }
     found = findings(numbers)
     numbers["findings"] = found
@@ -105,7 +129,9 @@ def analyze(
     numbers = as_json(numbers)
     page = render(
         f"{', '.join(named)} on {os.path.basename(os.path.abspath(sequences))}",
-        _facts(numbers), found, sections_of(numbers),
+        _facts(numbers),
+        found,
+        sections_of(numbers),
     )
     os.makedirs(output, exist_ok=True)
     unfinished = os.path.join(output, f"{REPORT}.tmp")
@@ -118,12 +144,16 @@ def analyze(
 
 def _facts(numbers):
     data = numbers["data"]
-    yield (f"{data['requests']:,} requests of {data['users']:,} users in the {data['split']} "
-           f"split, window {data['window']}.")
+    yield (
+        f"{data['requests']:,} requests of {data['users']:,} users in the {data['split']} "
+        f"split, window {data['window']}."
+    )
     for name, one in numbers["models"].items():
-        yield (f"{name}: {one['title']}, K_A = {one['attention_dim']}, K_R = "
-               f"{one['representation_dim']}, K = {one['top_k']}, {one['epochs']} epochs, "
-               f"seed {one['seed']}.")
+        yield (
+            f"{name}: {one['title']}, K_A = {one['attention_dim']}, K_R = "
+            f"{one['representation_dim']}, K = {one['top_k']}, {one['epochs']} epochs, "
+            f"seed {one['seed']}."
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,14 +174,21 @@ def main(argv: list[str] | None = None) -> int:
     add("--truth", help="LOG.truth.json of a simulated log, for search against what was planted")
     add("--comparison", help="folder that `tfdare compare` wrote, for AUC against K_A")
     add("--split", default="test", choices=SPLITS, help="which part is ranked")
-    add("--limit", type=int, default=6000,
-        help="requests for search and discriminability, about")
-    add("--steps", type=int, default=240,
+    add("--limit", type=int, default=6000, help="requests for search and discriminability, about")
+    add(
+        "--steps",
+        type=int,
+        default=240,
         help="training steps to trace again, at most, for gradients and convergence over time; "
-        "0: none")
+        "0: none",
+    )
     add("--every", type=int, default=20, help="steps between two looks at the training")
-    add("--min_count", type=int, default=20,
-        help="observations below which a category at a position informs nothing")
+    add(
+        "--min_count",
+        type=int,
+        default=20,
+        help="observations below which a category at a position informs nothing",
+    )
     add("--smoothing", type=float, default=0.0, help="added to each count of mutual information")
     add("--resamples", type=int, default=200, help="of users, for 95%% intervals")
 
@@ -160,8 +197,10 @@ def main(argv: list[str] | None = None) -> int:
         runs = [given.pop("run"), *given.pop("against")]
         numbers = analyze(runs, **given)
         print(findings_table(findings(numbers)) or "  no pair of models that the paper compares")
-        print(f"  {numbers['seconds']:.0f} s; written to "
-              f"{os.path.join(options.output, REPORT)} and {NUMBERS} beside it")
+        print(
+            f"  {numbers['seconds']:.0f} s; written to "
+            f"{os.path.join(options.output, REPORT)} and {NUMBERS} beside it"
+        )
 
     return run(parser, argv, action)
 

@@ -167,10 +167,12 @@ def resamples_of(units: int, resamples: int = 1000, seed: int = 0) -> Iterator[n
     """
     random = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
-        yield np.stack([
-            np.bincount(random.integers(0, units, units), minlength=units)
-            for _ in range(min(_BLOCK, resamples - start))
-        ])
+        yield np.stack(
+            [
+                np.bincount(random.integers(0, units, units), minlength=units)
+                for _ in range(min(_BLOCK, resamples - start))
+            ]
+        )
 
 
 def resampled_ratios(above, below, resamples: int = 1000, seed: int = 0) -> np.ndarray:
@@ -183,10 +185,12 @@ def resampled_ratios(above, below, resamples: int = 1000, seed: int = 0) -> np.n
     """
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.concatenate([
-            np.tensordot(drawn, above, 1) / np.tensordot(drawn, below, 1)
-            for drawn in resamples_of(len(above), resamples, seed)
-        ])
+        return np.concatenate(
+            [
+                np.tensordot(drawn, above, 1) / np.tensordot(drawn, below, 1)
+                for drawn in resamples_of(len(above), resamples, seed)
+            ]
+        )
 
 
 def ratio_interval(above, below, resamples: int = 1000, seed: int = 0) -> Interval:
@@ -207,6 +211,7 @@ def interval(estimate: float, drawn: np.ndarray, level: float = 0.95) -> Interva
     if not 0 < level < 1:
         raise ValueError(f"`level` must be in (0, 1). Received: level={level}")
     drawn = drawn[np.isfinite(drawn)]  # a resample of tiny data may lack a class
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if drawn.size else (
-        np.nan, np.nan)
+    low, high = (
+        np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if drawn.size else (np.nan, np.nan)
+    )
     return Interval(float(estimate), float(low), float(high))

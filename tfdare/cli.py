@@ -50,8 +50,15 @@ def _help(commands) -> str:
     lines = [f"  {name:<9} {_SUMMARY.get(name, '')}" for name in known]
     lines += [f"  {name}" for name in sorted(set(commands) - set(known))]
     return "\n".join(
-        ["tfdare demo --output build/demo", "", "usage: tfdare COMMAND [OPTIONS]", "", *lines, "",
-         "Each command explains itself: tfdare COMMAND --help"]
+        [
+            "tfdare demo --output build/demo",
+            "",
+            "usage: tfdare COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "Each command explains itself: tfdare COMMAND --help",
+        ]
     )
 
 

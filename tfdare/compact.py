@@ -134,7 +134,8 @@ def _attention_tables(embedding) -> list:
     """Every weight that answers for attention, once each."""
     found = [
         embedding.table_of("attention", name, role)
-        for name in embedding.schema.names for role in ("history", "target")
+        for name in embedding.schema.names
+        for role in ("history", "target")
     ]
     found += [table for name in _TABLES if (table := getattr(embedding, name)) is not None]
     return list({id(raw(weight)): weight for weight in found}.values())

@@ -18,13 +18,24 @@ from tfdare.training import add_options
 
 STATE = "compare.json"
 _TRAINING = {
-    "epochs": 4, "patience": 1, "batch_size": 683, "top_k": 20, "optimizer": "adam",
-    "schedule": "constant", "table_learning_rate": None, "clip_norm": 0.0, "weight_decay": 0.0,
-    "dropout": 0.0, "auxiliary_weight": 1.0,
+    "epochs": 4,
+    "patience": 1,
+    "batch_size": 683,
+    "top_k": 20,
+    "optimizer": "adam",
+    "schedule": "constant",
+    "table_learning_rate": None,
+    "clip_norm": 0.0,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+    "auxiliary_weight": 1.0,
 }
 _LISTS = {
-    "models": tuple(MODELS), "seeds": (1, 2, 3), "attention_dims": (16,),
-    "representation_dims": (16,), "learning_rates": (0.01,),
+    "models": tuple(MODELS),
+    "seeds": (1, 2, 3),
+    "attention_dims": (16,),
+    "representation_dims": (16,),
+    "learning_rates": (0.01,),
 }
 
 
@@ -75,16 +86,23 @@ def compare(
     unknown = sorted(set(options) - set(_TRAINING))
     if unknown:
         raise TypeError(f"`compare` has no arguments {unknown}. Known: {sorted(_TRAINING)}")
-    lists = {"models": models, "seeds": seeds, "attention_dims": attention_dims,
-             "representation_dims": representation_dims, "learning_rates": learning_rates}
+    lists = {
+        "models": models,
+        "seeds": seeds,
+        "attention_dims": attention_dims,
+        "representation_dims": representation_dims,
+        "learning_rates": learning_rates,
+    }
     lists = {name: list(dict.fromkeys(values)) for name, values in lists.items()}
     _check(lists, resamples)
     opened = open_sequences(sequences)
     for split in ("validation", "test"):
         counts = opened.manifest["counts"]["splits"][split]
         if not 0 < counts.get("positives", 1) < counts.get("candidates", 2):
-            raise SchemaError(f"The {split} split of {sequences!r} lacks clicks or negatives: "
-                              f"{counts}. No AUC can be told from it")
+            raise SchemaError(
+                f"The {split} split of {sequences!r} lacks clicks or negatives: "
+                f"{counts}. No AUC can be told from it"
+            )
     _keep_state(output, options, opened)
     rows = rows_of(*(lists[n] for n in ("models", "attention_dims", "representation_dims")))
     trials = Trials(sequences, os.path.join(output, "runs"), options, say)
@@ -107,10 +125,18 @@ def compare(
         "seeds": seeds,
         "learning_rates": rates,
         "resamples": resamples,
-        "tuning": [] if len(rates) == 1 else [
-            {"model": row.model, "columns": row.columns, "seed": seeds[0],
-             "validation_auc": {repr(rate): auc for rate, auc in
-                                trials.validation_by_rate(row, rates, seeds[0]).items()}}
+        "tuning": []
+        if len(rates) == 1
+        else [
+            {
+                "model": row.model,
+                "columns": row.columns,
+                "seed": seeds[0],
+                "validation_auc": {
+                    repr(rate): auc
+                    for rate, auc in trials.validation_by_rate(row, rates, seeds[0]).items()
+                },
+            }
             for row in rows
         ],
         "without_result": [f"{row.model} ({row.columns})" for row in rows if row not in first],
@@ -142,9 +168,13 @@ def _check(lists, resamples) -> None:
 
 def _keep_state(output: str, options: dict[str, Any], opened: Sequences) -> None:
     """Writes down what all runs share, or refuses another than was written before."""
-    state = {**options, "schema_digest": opened.schema.digest,
-             "sequences": os.path.basename(os.path.abspath(opened.path)),
-             "keras": KERAS_VERSION, "tensorflow": tf.__version__}
+    state = {
+        **options,
+        "schema_digest": opened.schema.digest,
+        "sequences": os.path.basename(os.path.abspath(opened.path)),
+        "keras": KERAS_VERSION,
+        "tensorflow": tf.__version__,
+    }
     path = os.path.join(output, STATE)
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
@@ -185,6 +215,7 @@ def _data(opened: Sequences) -> dict[str, Any]:
 
 def _command(sequences, output, lists, options, resamples) -> str:
     """The line that does all of this again; folders given by absolute path by their name alone."""
+
     def folder(path):
         return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else path
 
@@ -219,16 +250,46 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     add("--output", required=True, help="folder for runs and results")
-    add("--models", nargs="+", default=list(_LISTS["models"]), choices=list(MODELS),
-        metavar="MODEL", help=f"any of {', '.join(MODELS)}; all of them if not given")
-    add("--seeds", type=int, nargs="+", default=list(_LISTS["seeds"]), metavar="SEED",
-        help="of initial weights and shuffling; one training each")
-    add("--attention_dims", type=int, nargs="+", default=list(_LISTS["attention_dims"]),
-        metavar="DIM", help="K_A; a model with one table gets a table of this width")
-    add("--representation_dims", type=int, nargs="+",
-        default=list(_LISTS["representation_dims"]), metavar="DIM", help="K_R")
-    add("--learning_rates", type=float, nargs="+", default=list(_LISTS["learning_rates"]),
-        metavar="RATE", help="if several, the first seed's validation AUC chooses, row by row")
+    add(
+        "--models",
+        nargs="+",
+        default=list(_LISTS["models"]),
+        choices=list(MODELS),
+        metavar="MODEL",
+        help=f"any of {', '.join(MODELS)}; all of them if not given",
+    )
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=list(_LISTS["seeds"]),
+        metavar="SEED",
+        help="of initial weights and shuffling; one training each",
+    )
+    add(
+        "--attention_dims",
+        type=int,
+        nargs="+",
+        default=list(_LISTS["attention_dims"]),
+        metavar="DIM",
+        help="K_A; a model with one table gets a table of this width",
+    )
+    add(
+        "--representation_dims",
+        type=int,
+        nargs="+",
+        default=list(_LISTS["representation_dims"]),
+        metavar="DIM",
+        help="K_R",
+    )
+    add(
+        "--learning_rates",
+        type=float,
+        nargs="+",
+        default=list(_LISTS["learning_rates"]),
+        metavar="RATE",
+        help="if several, the first seed's validation AUC chooses, row by row",
+    )
     add_options(parser, epochs=_TRAINING["epochs"], patience=_TRAINING["patience"])
     add("--resamples", type=int, default=1000, help="of users, for the intervals")
 

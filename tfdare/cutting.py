@@ -28,22 +28,24 @@ class Cutter:
         self._schema, self._window, self._facts = schema, window, facts
         self._width = {feature.name: feature.max_values for feature in schema.features}
         self._context = context_dtypes(schema.context)
-        self._context_width = {
-            part.name: getattr(part, "max_values", 1) for part in schema.context
-        }
+        self._context_width = {part.name: getattr(part, "max_values", 1) for part in schema.context}
         self._counted = [name for name, width in self._width.items() if width == 1]
 
     def from_lists(self, data):
         """One serialized record of int64 and float lists, string ``[]`` -> bytes of its arrays by
         name, string ``[]``, as a packed record holds them."""
         kinds = self._kinds()
-        parsed = tf.io.parse_single_example(data, {
-            name: tf.io.FixedLenFeature([], tf.string) if kind is None
-            else tf.io.FixedLenSequenceFeature(
-                [], tf.float32 if kind == tf.float32 else tf.int64, allow_missing=True
-            )
-            for name, kind in kinds.items()
-        })
+        parsed = tf.io.parse_single_example(
+            data,
+            {
+                name: tf.io.FixedLenFeature([], tf.string)
+                if kind is None
+                else tf.io.FixedLenSequenceFeature(
+                    [], tf.float32 if kind == tf.float32 else tf.int64, allow_missing=True
+                )
+                for name, kind in kinds.items()
+            },
+        )
         return {
             name: parsed[name] if kind is None else _as_bytes(tf.cast(parsed[name], kind))
             for name, kind in kinds.items()
@@ -129,9 +131,7 @@ class Cutter:
         schema = self._schema
         length, target_length = request["history_length"], request["target_length"]
         requests = {"history_length": length, "target_length": target_length}
-        behavior, real = _windows(
-            request["end"] - length, length, self._window, flat["history"]
-        )
+        behavior, real = _windows(request["end"] - length, length, self._window, flat["history"])
         target, _ = _windows(
             request["target_start"], target_length, schema.max_candidates, flat["target"]
         )
@@ -149,7 +149,9 @@ class Cutter:
             requests["user"] = tf.gather(flat["user"], request["user"])
             for name in self._counted:
                 requests[f"target_repeats_{name}"] = _repeats(
-                    flat[f"keys_{name}"], request["first"], request["end"],
+                    flat[f"keys_{name}"],
+                    request["first"],
+                    request["end"],
                     requests[f"target_{name}"],
                 )
         label = tf.cast(tf.gather(flat["label"], target), tf.float32)
@@ -202,7 +204,8 @@ class Cutter:
             expected[f"context_{name}"] = positions * 4 * width
         checks = [
             tf.debugging.assert_equal(
-                tf.strings.length(parsed[name]), size,
+                tf.strings.length(parsed[name]),
+                size,
                 message=f"Damaged record: {name!r} is not as long as the others say",
             )
             for name, size in expected.items()
@@ -213,14 +216,16 @@ class Cutter:
         total = tf.math.unsorted_segment_sum(target_length, user, tf.size(length))
         return checks + [
             tf.debugging.assert_less_equal(
-                target_length, self._schema.max_candidates,
+                target_length,
+                self._schema.max_candidates,
                 message="A request has more candidates than the schema's max_candidates",
             ),
             tf.debugging.assert_non_negative(
                 target_length, message="Damaged record: a request has less than no candidates"
             ),
             tf.debugging.assert_equal(
-                total, candidates,
+                total,
+                candidates,
                 message="Damaged record: the sum of target_length is not the number of labels",
             ),
             tf.debugging.assert_less_equal(
@@ -229,9 +234,7 @@ class Cutter:
             tf.debugging.assert_non_negative(
                 oldest, message="Damaged record: a position is negative"
             ),
-            tf.debugging.assert_none_equal(
-                falling, True, message="Damaged record: positions fall"
-            ),
+            tf.debugging.assert_none_equal(falling, True, message="Damaged record: positions fall"),
         ]
 
 

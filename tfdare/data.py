@@ -97,9 +97,7 @@ def read_requests(
     users = users.rebatch(pool)
     if shuffle:
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-        pools = tf.data.Dataset.zip((users, seeds)).map(
-            lambda user, seed: cutter.join(*user, seed)
-        )
+        pools = tf.data.Dataset.zip((users, seeds)).map(lambda user, seed: cutter.join(*user, seed))
     else:
         pools = users.map(cutter.join)
     parts = pools.prefetch(1).flat_map(lambda flat, request: _parts(flat, request, batch_size))

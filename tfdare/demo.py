@@ -51,23 +51,42 @@ def _demo(options) -> None:
         shutil.rmtree(output)
     os.makedirs(output)
     open(os.path.join(output, ".tfdare-demo"), "w", encoding="utf-8").close()
-    at = {name: os.path.join(output, name) for name in
-          ("log.csv.gz", "sequences", "DARE", "TWIN", "servables", "auc.png")}
+    at = {
+        name: os.path.join(output, name)
+        for name in ("log.csv.gz", "sequences", "DARE", "TWIN", "servables", "auc.png")
+    }
 
     logs = options.log
     if logs is None:
         _say("A log with planted interests, 20 of its rows damaged on purpose")
-        _command("simulate", "--output", at["log.csv.gz"], "--users", str(options.users),
-                 "--bad_rows", "20")
+        _command(
+            "simulate",
+            "--output",
+            at["log.csv.gz"],
+            "--users",
+            str(options.users),
+            "--bad_rows",
+            "20",
+        )
         logs = [at["log.csv.gz"]]
     _say("From the log to lifelong sequences, by Beam")
     form = options.format if options.log else "taobao"
-    _command("prepare", "--input", *logs, "--format", form, "--output", at["sequences"],
-             *options.prepare)
+    _command(
+        "prepare", "--input", *logs, "--format", form, "--output", at["sequences"], *options.prepare
+    )
     for model in MODELS:
         _say(f"Training {model}")
-        _command("train", "--sequences", at["sequences"], "--model", model, "--output", at[model],
-                 "--epochs", str(options.epochs))
+        _command(
+            "train",
+            "--sequences",
+            at["sequences"],
+            "--model",
+            model,
+            "--output",
+            at[model],
+            "--epochs",
+            str(options.epochs),
+        )
     _say("Test AUC side by side")
     metrics = {model: _read(os.path.join(at[model], "metrics.json"))["test"] for model in MODELS}
     print(_table(metrics))
@@ -83,8 +102,11 @@ def _demo(options) -> None:
         ("DARE", "trained model, metrics.json, TensorBoard log"),
         ("TWIN", "the same for the rival"),
         ("auc.png", "the comparison as a plot"),
-        ("servables", "SavedModel; `tfdare serve --model_base_path "
-                      f"{os.path.join(at['servables'], 'dare')} --model_name dare`"),
+        (
+            "servables",
+            "SavedModel; `tfdare serve --model_base_path "
+            f"{os.path.join(at['servables'], 'dare')} --model_name dare`",
+        ),
     ):
         if os.path.exists(at[name]):
             print(f"  {at[name]:<28} {what}")
@@ -106,13 +128,29 @@ def _command(*arguments: str) -> None:
 
 
 def _serve_and_query(at: dict[str, str]) -> None:
-    argv = _argv("serve", "--model_base_path", os.path.join(at["servables"], "dare"),
-                 "--model_name", "dare", "--port", "0")
+    argv = _argv(
+        "serve",
+        "--model_base_path",
+        os.path.join(at["servables"], "dare"),
+        "--model_name",
+        "dare",
+        "--port",
+        "0",
+    )
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
         try:
             address = _address(server)
-            _command("query", "--address", address, "--model", "dare", "--sequences",
-                     at["sequences"], "--top", "5")
+            _command(
+                "query",
+                "--address",
+                address,
+                "--model",
+                "dare",
+                "--sequences",
+                at["sequences"],
+                "--top",
+                "5",
+            )
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=30)
@@ -127,18 +165,27 @@ def _address(server: subprocess.Popen) -> str:
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
-    slices = (("all targets", "auc"), ("item seen before", "auc_seen"),
-              ("item new to the user", "auc_new"), ("GAUC, by user", "gauc"))
+    slices = (
+        ("all targets", "auc"),
+        ("item seen before", "auc_seen"),
+        ("item new to the user", "auc_new"),
+        ("GAUC, by user", "gauc"),
+    )
     baselines = next(iter(metrics.values()))["baselines"]
     lines = [f"  {'':<24}" + "".join(f"{model:>9}" for model in metrics) + f"{'counts':>9}"]
     for title, key in slices:
         values = [numbers[key] for numbers in metrics.values()]
         values.append(baselines["repeat_counts"] if key == "auc" else None)
-        lines.append(f"  {title:<24}" + "".join(
-            f"{'':>9}" if value is None else f"{value:>9.4f}" for value in values
-        ))
-    return "\n".join([*lines, "  counts: logistic regression on how often the user had the "
-                              "item and category before"])
+        lines.append(
+            f"  {title:<24}"
+            + "".join(f"{'':>9}" if value is None else f"{value:>9.4f}" for value in values)
+        )
+    return "\n".join(
+        [
+            *lines,
+            "  counts: logistic regression on how often the user had the item and category before",
+        ]
+    )
 
 
 def _plot(metrics: dict[str, dict[str, Any]], path: str) -> None:
@@ -147,8 +194,11 @@ def _plot(metrics: dict[str, dict[str, Any]], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    slices = {"auc": "all targets", "auc_seen": "item seen before",
-              "auc_new": "item new to the user"}
+    slices = {
+        "auc": "all targets",
+        "auc_seen": "item seen before",
+        "auc_new": "item new to the user",
+    }
     figure, axes = pyplot.subplots(figsize=(6.4, 3.2), layout="constrained")
     width = 0.8 / len(metrics)
     for i, (model, numbers) in enumerate(metrics.items()):
@@ -157,10 +207,17 @@ def _plot(metrics: dict[str, dict[str, Any]], path: str) -> None:
         axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
     counts = next(iter(metrics.values()))["baselines"]["repeat_counts"]
     if counts is not None:
-        axes.hlines(counts, -width / 2, 2 * width - width / 2, colors="black", linestyles="--",
-                    label="repeat counts")
-    axes.set_xticks([x + width * (len(metrics) - 1) / 2 for x in range(len(slices))],
-                    slices.values())
+        axes.hlines(
+            counts,
+            -width / 2,
+            2 * width - width / 2,
+            colors="black",
+            linestyles="--",
+            label="repeat counts",
+        )
+    axes.set_xticks(
+        [x + width * (len(metrics) - 1) / 2 for x in range(len(slices))], slices.values()
+    )
     axes.set(ylim=(0.5, 1.04), ylabel="test AUC")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=len(metrics) + 1)

@@ -72,8 +72,7 @@ def _plain(part):
 def _of_feature(before, after) -> str | None:
     one, other = _plain(before), _plain(after)
     if type(before) is not type(after):
-        return (f"feature {before.name!r} is a {type(after).__name__}, "
-                f"was a {type(before).__name__}")
+        return f"feature {before.name!r} is a {type(after).__name__}, was a {type(before).__name__}"
     if one == other:
         return None
     changed = {name for name in one if one[name] != other[name]}
@@ -82,8 +81,10 @@ def _of_feature(before, after) -> str | None:
         verb = "grew" if new > old else "shrank"
         return f"the vocabulary of {before.name!r} {verb} from {old:,} to {new:,} rows"
     if "digest" in changed:
-        return (f"the vocabulary of {before.name!r} has as many rows "
-                f"({before.vocabulary_size:,}) but other ids")
+        return (
+            f"the vocabulary of {before.name!r} has as many rows "
+            f"({before.vocabulary_size:,}) but other ids"
+        )
     return "; ".join(
         f"`{name}` of {before.name!r} is {other[name]!r}, was {one[name]!r}"
         for name in sorted(changed)

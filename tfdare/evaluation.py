@@ -61,8 +61,10 @@ class Predictions:
         unfinished = f"{path}.tmp"
         with open(unfinished, "wb") as file:
             np.savez_compressed(
-                file, label=(self.label > 0.5).astype(np.uint8),
-                probability=self.probability.astype(np.float32), user=self.user.astype(np.int32),
+                file,
+                label=(self.label > 0.5).astype(np.uint8),
+                probability=self.probability.astype(np.float32),
+                user=self.user.astype(np.int32),
             )
         os.replace(unfinished, path)
 
@@ -91,8 +93,9 @@ class Predictor:
         return tf.nest.map_structure(lambda value: value.numpy(), self._call(dict(requests)))
 
 
-def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
-            limit: int | None = None) -> Predictions:
+def predict(
+    model, sequences: Sequences, split: str, batch_size: int = 512, limit: int | None = None
+) -> Predictions:
     """Probabilities of every candidate of a split.
 
     Args:
@@ -105,8 +108,8 @@ def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
     predictor = model if model is None or isinstance(model, Predictor) else Predictor(model)
     names = [feature.name for feature in sequences.schema.features if feature.max_values == 1]
     columns: dict[str, list] = {
-        name: [] for name in
-        ("label", "probability", "user", "request", "repeats", "history_length", "item")
+        name: []
+        for name in ("label", "probability", "user", "request", "repeats", "history_length", "item")
     }
     seen_requests = count = 0
     for requests, label, weight in read_requests(
@@ -116,9 +119,7 @@ def predict(model, sequences: Sequences, split: str, batch_size: int = 512,
         repeats = [requests.pop(f"target_repeats_{name}").numpy() for name in names]
         real = weight.numpy() > 0
         probability = np.zeros_like(label) if predictor is None else predictor(requests)
-        request = np.broadcast_to(
-            seen_requests + np.arange(len(users))[:, np.newaxis], real.shape
-        )
+        request = np.broadcast_to(seen_requests + np.arange(len(users))[:, np.newaxis], real.shape)
         columns["label"].append(label.numpy()[real])
         columns["probability"].append(probability[real])
         columns["user"].append(np.broadcast_to(users[:, np.newaxis], real.shape)[real])
@@ -142,7 +143,10 @@ def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> 
 
 
 def evaluate_splits(
-    model, sequences: Sequences, splits: Sequence[str], batch_size: int = 512,
+    model,
+    sequences: Sequences,
+    splits: Sequence[str],
+    batch_size: int = 512,
     keep: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The numbers of ``metrics.json``, by split; the baseline is fitted once for all.
@@ -209,9 +213,9 @@ def _numbers(found: Predictions, regression: LogisticRegression | None) -> dict[
     numbers["users"] = int(found.user.max()) + 1
     numbers["baselines"] = {
         "seen": auc(found.label, item_seen),
-        "repeat_counts": None if regression is None else auc(
-            found.label, regression.decision_function(_counts(found))
-        ),
+        "repeat_counts": None
+        if regression is None
+        else auc(found.label, regression.decision_function(_counts(found))),
     }
     return numbers
 
@@ -237,15 +241,17 @@ def summary(numbers: dict[str, Any]) -> str:
 
     base = numbers["baselines"]
     counts = "n/a" if base["repeat_counts"] is None else f"{base['repeat_counts']:.4f}"
-    return "\n".join([
-        f"  {'targets':<22}{'AUC':>8}{'GAUC':>9}",
-        f"  {'all':<22}{show('auc'):>8}{show('gauc'):>9}",
-        f"  {'item seen before':<22}{show('auc_seen'):>8}{show('gauc_seen'):>9}",
-        f"  {'item new to the user':<22}{show('auc_new'):>8}{show('gauc_new'):>9}",
-        f"  log loss {numbers['logloss']:.4f}, calibration error {numbers['ece']:.4f}; "
-        f"{numbers['targets']:,} targets of "
-        f"{numbers['users']:,} users; repeat counts alone reach AUC {counts}",
-    ])
+    return "\n".join(
+        [
+            f"  {'targets':<22}{'AUC':>8}{'GAUC':>9}",
+            f"  {'all':<22}{show('auc'):>8}{show('gauc'):>9}",
+            f"  {'item seen before':<22}{show('auc_seen'):>8}{show('gauc_seen'):>9}",
+            f"  {'item new to the user':<22}{show('auc_new'):>8}{show('gauc_new'):>9}",
+            f"  log loss {numbers['logloss']:.4f}, calibration error {numbers['ece']:.4f}; "
+            f"{numbers['targets']:,} targets of "
+            f"{numbers['users']:,} users; repeat counts alone reach AUC {counts}",
+        ]
+    )
 
 
 def _in_full(runs, sequences, options) -> None:
@@ -286,10 +292,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split", default="test", choices=SPLITS, help="which part to rank")
     parser.add_argument("--batch_size", type=int, default=512, help="requests at once")
-    parser.add_argument("--slices", action="store_true",
-        help="also by history length, item seen before, item frequency and user activity")
-    parser.add_argument("--against", metavar="RUN",
-        help="second run on the same sequences: differences, slice by slice, in pairs")
+    parser.add_argument(
+        "--slices",
+        action="store_true",
+        help="also by history length, item seen before, item frequency and user activity",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="RUN",
+        help="second run on the same sequences: differences, slice by slice, in pairs",
+    )
     parser.add_argument("--resamples", type=int, default=200, help="of users, for the intervals")
 
     def action(options):

@@ -46,7 +46,7 @@ def example_requests(
         return made
 
     def array(name, spec, shape, length):
-        shape = shape + tuple(spec.shape[len(shape):])
+        shape = shape + tuple(spec.shape[len(shape) :])
         if name in parts:
             return ids(parts[name], shape)
         if name == "history_length":
@@ -72,8 +72,11 @@ def example_requests(
     ):
         users, length = len(lengths), np.array(lengths, np.int32)
         shapes = {
-            "history": (users, behaviors), "target": (users, candidates), "context": (users,),
-            "behavior": (users, candidates, slots), "attention": (users, candidates, slots),
+            "history": (users, behaviors),
+            "target": (users, candidates),
+            "context": (users,),
+            "behavior": (users, candidates, slots),
+            "attention": (users, candidates, slots),
         }
         made: dict[str, np.ndarray] = {}  # signatures share what has the same name
         for inputs in specs.values():
@@ -81,10 +84,12 @@ def example_requests(
                 if name not in made:
                     shape = shapes[name.partition("_")[0]][: spec.shape.rank]
                     made[name] = array(name, spec, shape, length)
-        batches.append({
-            signature: {name: made[name] for name in inputs}
-            for signature, inputs in specs.items()
-        })
+        batches.append(
+            {
+                signature: {name: made[name] for name in inputs}
+                for signature, inputs in specs.items()
+            }
+        )
     return batches
 
 
@@ -97,6 +102,7 @@ def raw_ids_of(model, vocabularies) -> dict[str, np.ndarray]:
         return {}
     return {
         part.name: np.arange(part.hash_buckets, dtype=np.int64) * 12_345_677
-        if part.hash_buckets else vocabularies.vocabulary(part.name)
+        if part.hash_buckets
+        else vocabularies.vocabulary(part.name)
         for part in model.schema.categorical
     }

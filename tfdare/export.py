@@ -222,14 +222,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, help="folder that holds the servables")
     parser.add_argument("--name", default="dare", help="of the servable")
     parser.add_argument("--version", type=int, help="an integer; by default the next one free")
-    parser.add_argument("--row_ids", action="store_true",
-                        help="signatures over row ids, without look-up tables")
-    parser.add_argument("--split", action="store_true",
-                        help="write NAME_search and NAME_score, too, each with its own tables only")
-    parser.add_argument("--attention_dtype", choices=DTYPES, default="float32",
-                        help="type in which attention tables are stored")
-    parser.add_argument("--sequences", help="folder on whose test requests is measured what "
-                        "another --attention_dtype loses; made-up requests by default")
+    parser.add_argument(
+        "--row_ids", action="store_true", help="signatures over row ids, without look-up tables"
+    )
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="write NAME_search and NAME_score, too, each with its own tables only",
+    )
+    parser.add_argument(
+        "--attention_dtype",
+        choices=DTYPES,
+        default="float32",
+        help="type in which attention tables are stored",
+    )
+    parser.add_argument(
+        "--sequences",
+        help="folder on whose test requests is measured what "
+        "another --attention_dtype loses; made-up requests by default",
+    )
 
     def action(options):
         opened = load_run(options.run)
@@ -240,16 +251,24 @@ def main(argv: list[str] | None = None) -> int:
         model = opened.model()
         try:
             paths = export_servables(
-                model, options.output, lookup, options.name, options.version, options.split,
-                options.attention_dtype, recall_on,
+                model,
+                options.output,
+                lookup,
+                options.name,
+                options.version,
+                options.split,
+                options.attention_dtype,
+                recall_on,
             )
         except ExportError as error:
             raise UsageError(str(error)) from error
         for name, path in paths.items():
             half = name.removeprefix(options.name).lstrip("_")
             names = half or ", ".join(signature_inputs(model, tf.int64))
-            print(f"{path}: {names} ran through the session loader and agree with the Keras model "
-                  f"to {TOLERANCE:g}")
+            print(
+                f"{path}: {names} ran through the session loader and agree with the Keras model "
+                f"to {TOLERANCE:g}"
+            )
         _say(os.path.join(paths[options.name], "assets.extra", REPORT), paths)
 
     return run(parser, argv, action)
@@ -269,10 +288,12 @@ def _say(report_path: str, paths: Mapping[str, str]) -> None:
     with open(report_path, encoding="utf-8") as file:
         report = json.load(file)
     (recall,) = (key for key in report if key.startswith("recall@"))
-    print(f"attention tables as {report['attention_dtype']}: {report['bytes']:,} bytes, "
-          f"{report['bytes'] / report['bytes_float32']:.2f} of float32's; {recall} "
-          f"{report[recall]:.4f} against float32 over {report['targets']:,} targets "
-          f"({report['measured_on']})")
+    print(
+        f"attention tables as {report['attention_dtype']}: {report['bytes']:,} bytes, "
+        f"{report['bytes'] / report['bytes_float32']:.2f} of float32's; {recall} "
+        f"{report[recall]:.4f} against float32 over {report['targets']:,} targets "
+        f"({report['measured_on']})"
+    )
     for name, path in paths.items():
         variables = os.path.join(path, "variables")
         size = sum(entry.stat().st_size for entry in os.scandir(variables))

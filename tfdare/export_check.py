@@ -76,12 +76,15 @@ def run_apart(exports: Iterable[tuple[str, Any]]) -> list[list[dict[str, dict[st
         arguments = []
         for i, (path, requests) in enumerate(exports):
             given, answers = (os.path.join(folder, f"{i}.{end}.npz") for end in ("in", "out"))
-            np.savez(given, **{
-                f"{j}/{signature}/{name}": array
-                for j, batch in enumerate(requests)
-                for signature, inputs in batch.items()
-                for name, array in inputs.items()
-            })
+            np.savez(
+                given,
+                **{
+                    f"{j}/{signature}/{name}": array
+                    for j, batch in enumerate(requests)
+                    for signature, inputs in batch.items()
+                    for name, array in inputs.items()
+                },
+            )
             arguments += [path, given, answers]
         command = [sys.executable, "-m", "tfdare.session", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -129,7 +132,8 @@ def row_lookups(model, vocabularies) -> dict[str, Callable[[np.ndarray], np.ndar
     """A function of raw ids to rows for every feature; none where signatures take row ids."""
     hashed = {part.name: part.hash_buckets for part in model.schema.categorical}
     return {
-        name: partial(hash_rows, buckets=hashed[name]) if hashed[name]
+        name: partial(hash_rows, buckets=hashed[name])
+        if hashed[name]
         else partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
         for name, raw_ids in raw_ids_of(model, vocabularies).items()
     }
@@ -163,15 +167,20 @@ def compared(model, rows, got):
     top_k = model.search_layer.top_k
     pairs = {
         "attention_score": (got["attention_score"], wanted["attention_score"].numpy()),
-        "number of behaviors found": ((index >= 0).sum(-1), (wanted["behavior_index"] >= 0)
-                                      .numpy().sum(-1)),
-        "score of behavior_index": (np.take_along_axis(scores, place + 1, axis=-1),
-                                    got["attention_score"]),
+        "number of behaviors found": (
+            (index >= 0).sum(-1),
+            (wanted["behavior_index"] >= 0).numpy().sum(-1),
+        ),
+        "score of behavior_index": (
+            np.take_along_axis(scores, place + 1, axis=-1),
+            got["attention_score"],
+        ),
     }
     # The newest, which follow what was searched for, may be among the latter, too.
     for part in (index[..., :top_k], index[..., top_k:]):
         pairs[f"repeats in behavior_index of {part.shape[-1]} slots"] = (
-            _repeats(part), np.zeros(index.shape[:2])
+            _repeats(part),
+            np.zeros(index.shape[:2]),
         )
     if "probability" in got:
         names = [*model.schema.names, *([TIME_GAP] if model.schema.time_gap is not None else [])]

@@ -78,8 +78,10 @@ def expected_collisions(ids: int, buckets: int) -> float:
         >>> round(expected_collisions(1000, 10_000), 3), round(expected_collisions(1000, 1000), 3)
         (0.095, 0.632)
     """
-    return float(-np.expm1((ids - 1) * np.log1p(-1 / buckets))) if ids > 1 < buckets else (
-        float(ids > 1)
+    return (
+        float(-np.expm1((ids - 1) * np.log1p(-1 / buckets)))
+        if ids > 1 < buckets
+        else (float(ids > 1))
     )
 
 

@@ -25,8 +25,17 @@ from tfdare.simulation.options import SimulatorOptions
 from tfdare.simulation.world import World
 
 __all__ = [
-    "CAUSES", "Causes", "PULLS", "Relations", "SAME_CATEGORY", "SAME_ITEM", "causes", "relations",
-    "relevance", "user_truth", "world_truth",
+    "CAUSES",
+    "Causes",
+    "PULLS",
+    "Relations",
+    "SAME_CATEGORY",
+    "SAME_ITEM",
+    "causes",
+    "relations",
+    "relevance",
+    "user_truth",
+    "world_truth",
 ]
 
 SAME_CATEGORY, SAME_ITEM, PULLS = 1, 2, 3
@@ -63,13 +72,15 @@ def relations(truth: Mapping[str, Any], vocabulary: Sequence | None = None) -> R
     """
     raw, partner, lag = (
         np.array(column, np.int64)
-        for column in zip(*((int(c), t["partner"], t["lag"])
-                            for c, t in truth["categories"].items()))
+        for column in zip(
+            *((int(c), t["partner"], t["lag"]) for c, t in truth["categories"].items())
+        )
     )
     if vocabulary is not None:
         row_of = {int(known): row for row, known in enumerate(vocabulary, _FIRST_ROW)}
-        raw, partner = (np.array([row_of.get(c, -1) for c in ids.tolist()], np.int64)
-                        for ids in (raw, partner))
+        raw, partner = (
+            np.array([row_of.get(c, -1) for c in ids.tolist()], np.int64) for ids in (raw, partner)
+        )
         known = (raw >= 0) & (partner >= 0)
         raw, partner, lag = raw[known], partner[known], lag[known]
     order = np.argsort(raw)
@@ -115,8 +126,10 @@ def relevance(
     length = np.asarray(history_length)
     users = length.shape
     if not (
-        target_item.shape == target_category.shape and item.shape == category.shape
-        and target_item.ndim == item.ndim == 2 and users == item.shape[:1] == target_item.shape[:1]
+        target_item.shape == target_category.shape
+        and item.shape == category.shape
+        and target_item.ndim == item.ndim == 2
+        and users == item.shape[:1] == target_item.shape[:1]
     ):
         raise ValueError(
             "`target` must be [U, C], `history` [U, N] and `history_length` [U]. Received shapes: "

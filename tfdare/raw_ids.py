@@ -57,7 +57,8 @@ class RawIds:
         known = (rows >= FIRST_ID) & (rows < FIRST_ID + size)
         found = np.full(rows.shape, UNKNOWN_ID, np.int64)
         found[known] = (
-            self._raw[name][rows[known] - FIRST_ID] if buckets is None
+            self._raw[name][rows[known] - FIRST_ID]
+            if buckets is None
             else ids_of_rows(rows[known], buckets)
         )
         if values > 1:

@@ -69,9 +69,7 @@ PACKED_NAME = ".gz"
 
 def context_dtypes(context: Iterable[CategoricalContext | NumericContext]) -> dict[str, str]:
     """Dtype of the packed bytes of every context feature (`Schema.context`), by its name."""
-    return {
-        part.name: "<f4" if isinstance(part, NumericContext) else "<i4" for part in context
-    }
+    return {part.name: "<f4" if isinstance(part, NumericContext) else "<i4" for part in context}
 
 
 def _example_class():
@@ -115,9 +113,7 @@ def _example_class():
         ("value", optional, kinds.TYPE_MESSAGE, ".tensorflow.Feature"),
     )
     entry.options.map_entry = True
-    message(
-        messages, "Example", ("features", optional, kinds.TYPE_MESSAGE, ".tensorflow.Features")
-    )
+    message(messages, "Example", ("features", optional, kinds.TYPE_MESSAGE, ".tensorflow.Features"))
     pool = descriptor_pool.DescriptorPool()  # private: TensorFlow registers the same names
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))

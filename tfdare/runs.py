@@ -77,8 +77,13 @@ def load_run(path: str) -> Run:
     return Run(path, Schema.load(os.path.join(path, "schema.json")), options)
 
 
-def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str, Any],
-              overwrite: bool = False) -> bool:
+def start_run(
+    path: str,
+    sequences: Sequences,
+    schema: Schema,
+    options: dict[str, Any],
+    overwrite: bool = False,
+) -> bool:
     """Makes the folder, or finds one whose training was cut off.
 
     Returns:
@@ -96,8 +101,9 @@ def start_run(path: str, sequences: Sequences, schema: Schema, options: dict[str
         if not os.path.exists(os.path.join(path, OPTIONS)):
             raise UsageError(f"{path!r} exists and is not a training run; choose another --output")
         if os.path.exists(os.path.join(path, METRICS)):
-            raise UsageError(f"{path!r} holds a finished run; choose another --output or pass "
-                             "--overwrite")
+            raise UsageError(
+                f"{path!r} holds a finished run; choose another --output or pass --overwrite"
+            )
         with open(os.path.join(path, OPTIONS), encoding="utf-8") as file:
             before = json.load(file)
         if before != options:

@@ -29,8 +29,19 @@ from tfdare.features import (
 )
 
 __all__ = [
-    "FIRST_ID", "LISTS", "MAX_GAP", "OOV_ID", "PACKED", "PADDING_ID", "SCHEMA_VERSION",
-    "CategoricalContext", "Feature", "NumericContext", "Position", "Schema", "SchemaError",
+    "FIRST_ID",
+    "LISTS",
+    "MAX_GAP",
+    "OOV_ID",
+    "PACKED",
+    "PADDING_ID",
+    "SCHEMA_VERSION",
+    "CategoricalContext",
+    "Feature",
+    "NumericContext",
+    "Position",
+    "Schema",
+    "SchemaError",
     "TimeGap",
 ]
 

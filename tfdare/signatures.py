@@ -78,8 +78,10 @@ def check_apart(model: RequestModel) -> None:
         UsageError: the model does not search, or both stages read one variable.
     """
     if not isinstance(model, TwoStageModel):
-        raise UsageError(f"{model.name!r} pools the whole history and never searches: its stages "
-                         "cannot be served apart, nor its attention tables be stored otherwise")
+        raise UsageError(
+            f"{model.name!r} pools the whole history and never searches: its stages "
+            "cannot be served apart, nor its attention tables be stored otherwise"
+        )
     read = {
         name: {id(v): v.name for v in ServingModule(model, None, only=name).model_variables}
         for name in (SEARCH, SCORE)
@@ -174,7 +176,8 @@ def _functions(model, lookups, raw_ids):
             if key in parts:
                 part = parts[key]
                 converted[key] = (
-                    _hashed(ids, part) if raw_ids and part.hash_buckets
+                    _hashed(ids, part)
+                    if raw_ids and part.hash_buckets
                     else _to_rows(ids, lookups.get(part.name), part)
                 )
         if "history_length" in inputs:
@@ -216,6 +219,7 @@ def _to_rows(ids, lookup, part):
 
 def _hashed(ids, part):
     """:func:`tfdare.id_hash.hash_rows` in the graph, in int64: products wrap around alike."""
+
     def shifted(x, bits):  # zeros come in from the left
         return tf.bitwise.bitwise_and(
             tf.bitwise.right_shift(x, tf.constant(bits, tf.int64)),

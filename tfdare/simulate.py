@@ -42,8 +42,21 @@ from tfdare.simulation.world import World
 from tfdare.simulation.writing import LogCounts, atomic, write_causes, write_log
 
 __all__ = [
-    "BEHAVIORS", "Events", "Fit", "LogCounts", "SimulatorOptions", "fit", "like", "measure",
-    "read_sample", "simulate", "truth", "views_of", "write_causes", "write_log", "write_truth",
+    "BEHAVIORS",
+    "Events",
+    "Fit",
+    "LogCounts",
+    "SimulatorOptions",
+    "fit",
+    "like",
+    "measure",
+    "read_sample",
+    "simulate",
+    "truth",
+    "views_of",
+    "write_causes",
+    "write_log",
+    "write_truth",
 ]
 
 
@@ -124,23 +137,42 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--output", help="file to write: the log, .gz compresses it; with --fit the options")
-    add("--like", metavar="NAME", help="options fitted to a log, which those below change: "
-        f"{', '.join(parameters.names())}, or a file written by --fit")
+    add(
+        "--like",
+        metavar="NAME",
+        help="options fitted to a log, which those below change: "
+        f"{', '.join(parameters.names())}, or a file written by --fit",
+    )
     add("--fit", nargs="+", metavar="LOG", help="fit the options to this log (CSV, gzip is fine)")
-    add("--columns", metavar="NAME=COLUMN,...", help=f"of --fit: {', '.join(NAMES)}, for a log "
-        "with a header; without, it is in Taobao's format")
+    add(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        help=f"of --fit: {', '.join(NAMES)}, for a log "
+        "with a header; without, it is in Taobao's format",
+    )
     add("--rounds", type=int, default=3, help="of --fit; 0 only compares --like with the log")
-    add("--max_views", type=int, default=150_000, help="of --fit: page views to fit to; of larger "
-        "logs users are sampled")
+    add(
+        "--max_views",
+        type=int,
+        default=150_000,
+        help="of --fit: page views to fit to; of larger logs users are sampled",
+    )
     add("--plot", metavar="PNG", help="draw a simulated log beside the one of --fit or --like")
     add("--workers", type=int, default=1, help="processes; the log does not depend on it")
-    add("--causes", action="store_true", help="also write why each page view happened, to "
-        "OUTPUT.causes.csv.gz")
+    add(
+        "--causes",
+        action="store_true",
+        help="also write why each page view happened, to OUTPUT.causes.csv.gz",
+    )
     for field in dataclasses.fields(SimulatorOptions):
         low, high = RANGES[field.name]
         shown = f"{low} or more" if high >= 10**6 else f"{low} to {high}"
-        add(f"--{field.name}", type=type(field.default), default=argparse.SUPPRESS,
-            help=f"{shown} (default: {field.default})")
+        add(
+            f"--{field.name}",
+            type=type(field.default),
+            default=argparse.SUPPRESS,
+            help=f"{shown} (default: {field.default})",
+        )
     add("--bad_rows", type=int, default=0, help="malformed rows to add")
     add("--quiet", action="store_true", help="no progress bar")
     return run(parser, argv, _run)
@@ -172,9 +204,9 @@ def _run(arguments: argparse.Namespace) -> None:
         if arguments.plot:
             if known is None or known.real is None:
                 raise UsageError("--plot needs a log to show beside: --like or --fit")
-            found = measure(views_of(simulate(
-                dataclasses.replace(options, users=known.real["users"])
-            )))
+            found = measure(
+                views_of(simulate(dataclasses.replace(options, users=known.real["users"])))
+            )
             _plot(arguments, known.real, found, f"simulated --like {arguments.like}")
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
@@ -197,7 +229,9 @@ def _write(arguments: argparse.Namespace, options: SimulatorOptions) -> None:
 
 def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> None:
     sample = read_sample(
-        arguments.fit, columns=_columns(arguments.columns), max_views=arguments.max_views,
+        arguments.fit,
+        columns=_columns(arguments.columns),
+        max_views=arguments.max_views,
         progress=not arguments.quiet,
     )
     print(
@@ -210,8 +244,12 @@ def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> Non
         print(f"  {line}", flush=True)
 
     found = fit(
-        sample.views, other_behaviors=sample.other_behaviors, users=sample.users, options=options,
-        rounds=arguments.rounds, say=say,
+        sample.views,
+        other_behaviors=sample.other_behaviors,
+        users=sample.users,
+        options=options,
+        rounds=arguments.rounds,
+        say=say,
     )
     for name, error in found.error.items():
         print(f"  {name:<16} off by {error:.2f}")

@@ -44,9 +44,7 @@ def session_answers(
                 continue
             inputs = score_inputs(request, answers[SEARCH], names)
         known = session.signatures[signature].inputs
-        answers[signature] = session.run(
-            signature, {name: inputs[name] for name in known}
-        )
+        answers[signature] = session.run(signature, {name: inputs[name] for name in known})
     return answers
 
 
@@ -57,7 +55,8 @@ def score_inputs(
     index = found["behavior_index"]
     history = {
         name: tf.constant(request[f"history_{name}"])
-        for name in (*names, TIME_GAP) if f"history_{name}" in request
+        for name in (*names, TIME_GAP)
+        if f"history_{name}" in request
     }
     gathered = {k: v.numpy() for k, v in gather_behaviors(history, tf.constant(index)).items()}
     length = request["history_length"][:, np.newaxis, np.newaxis]
@@ -66,7 +65,9 @@ def score_inputs(
 
 
 def differences(
-    model, vocabularies, requests: Mapping[str, Mapping[str, np.ndarray]],
+    model,
+    vocabularies,
+    requests: Mapping[str, Mapping[str, np.ndarray]],
     answers: Mapping[str, Mapping[str, Mapping[str, Outputs]]],
 ) -> list[dict[str, Any]]:
     """The greatest difference from the Keras model of every output of everyone, and where it is.
@@ -96,8 +97,12 @@ def differences(
                     key = (who, signature, output)
                     if key not in greatest or not gap <= greatest[key]["difference"]:
                         greatest[key] = {
-                            "who": who, "signature": signature, "output": output,
-                            "difference": gap, "request": number, "at": at,
+                            "who": who,
+                            "signature": signature,
+                            "output": output,
+                            "difference": gap,
+                            "request": number,
+                            "at": at,
                         }
     return list(greatest.values())
 
@@ -132,8 +137,9 @@ def verify(run: str, servable: str, given: str, answered: str) -> list[dict[str,
         UsageError: there is no such run or servable, or the servable takes row ids.
     """
     if not os.path.exists(os.path.join(servable, "saved_model.pb")):
-        raise UsageError(f"No servable at {servable!r}: it has no saved_model.pb. Give the folder "
-                         "of one version")
+        raise UsageError(
+            f"No servable at {servable!r}: it has no saved_model.pb. Give the folder of one version"
+        )
     opened = load_run(run)
     model, requests, answers = opened.model(), _nested(given), _nested(answered)
     session = SavedModelSession(servable)

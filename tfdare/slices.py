@@ -50,8 +50,11 @@ def slices_of(found: Predictions, sequences: Sequences, split: str) -> dict[str,
     frequency = item_frequency(sequences)[found.item]
     return {
         "history_length": Slices("length of the history", *by_edges(found.history_length)),
-        "target": Slices("item of the click", ["new to the user", "seen before"],
-                         found.clicked_before.astype(np.int64)),
+        "target": Slices(
+            "item of the click",
+            ["new to the user", "seen before"],
+            found.clicked_before.astype(np.int64),
+        ),
         "target_frequency": Slices("training events of the item", *by_edges(frequency)),
         "activity": Slices("events of the user", *by_edges(activity)),
     }
@@ -67,8 +70,13 @@ class Resampled:
         bins: int. Of the calibration error; the edges are those of the data.
     """
 
-    def __init__(self, found: Predictions, rows: np.ndarray | None = None, resamples: int = 200,
-                 bins: int = BINS):
+    def __init__(
+        self,
+        found: Predictions,
+        rows: np.ndarray | None = None,
+        resamples: int = 200,
+        bins: int = BINS,
+    ):
         rows = np.ones(found.label.size, bool) if rows is None else rows
         label = found.label[rows].astype(np.float64)
         probability = found.probability[rows].astype(np.float64)
@@ -104,8 +112,11 @@ def _sums_by_user(label, probability, user, users, bins):
     of_user, size = auc_by_group(label, probability, user, users)
     both = np.isfinite(of_user)
     columns = [
-        size, np.bincount(user, label, users), np.bincount(user, loss, users),
-        np.where(both, of_user, 0) * size, both * size,
+        size,
+        np.bincount(user, label, users),
+        np.bincount(user, loss, users),
+        np.where(both, of_user, 0) * size,
+        both * size,
     ]
     return np.column_stack([*columns, gap])
 
@@ -143,16 +154,22 @@ def evaluate_in_full(
     """
     first, *others = predictions
     for name in others:
-        if not (np.array_equal(predictions[first].label, predictions[name].label)
-                and np.array_equal(predictions[first].user, predictions[name].user)):
+        if not (
+            np.array_equal(predictions[first].label, predictions[name].label)
+            and np.array_equal(predictions[first].user, predictions[name].user)
+        ):
             raise ValueError(f"Predictions of {first} and {name} are not of the same targets")
     size = predictions[first].label.size
     every = {ALL: Slices("all targets", ["all"], np.zeros(size, np.int64)), **slices}
     return {
-        name: {"title": cut.title, "parts": [
-            _of_part(predictions, title, cut.place == place, resamples)
-            for place, title in enumerate(cut.parts) if (cut.place == place).any()
-        ]}
+        name: {
+            "title": cut.title,
+            "parts": [
+                _of_part(predictions, title, cut.place == place, resamples)
+                for place, title in enumerate(cut.parts)
+                if (cut.place == place).any()
+            ],
+        }
         for name, cut in every.items()
     }
 
@@ -161,7 +178,9 @@ def _of_part(predictions, title, rows, resamples):
     found = {name: Resampled(one, rows, resamples) for name, one in predictions.items()}
     first, *others = found
     return {
-        "title": title, "targets": found[first].targets, "clicks": found[first].clicks,
+        "title": title,
+        "targets": found[first].targets,
+        "clicks": found[first].clicks,
         "models": {
             name: {metric: one.interval(metric) for metric in METRICS}
             for name, one in found.items()
@@ -184,8 +203,9 @@ def slices_table(numbers: Mapping[str, Any], metric: str = "auc") -> str:
     for cut in numbers.values():
         for part in cut["parts"]:
             title = part["title"] if part["title"] == ALL else f"{cut['title']}: {part['title']}"
-            values = [one[metric] for one in (*part["models"].values(),
-                                              *part["differences"].values())]
+            values = [
+                one[metric] for one in (*part["models"].values(), *part["differences"].values())
+            ]
             lines.append(f"  {title:<42}" + "".join(f"{_shown(one):>28}" for one in values))
     return "\n".join(lines)
 

@@ -30,8 +30,9 @@ class Patience(tf.keras.callbacks.Callback):
         monitor: str. Name in the logs. Defaults to ``"val_auc"``.
     """
 
-    def __init__(self, epochs: int, best: float | None = None, waited: int = 0,
-                 monitor: str = "val_auc"):
+    def __init__(
+        self, epochs: int, best: float | None = None, waited: int = 0, monitor: str = "val_auc"
+    ):
         super().__init__()
         self._epochs, self._waited, self._monitor = epochs, waited, monitor
         self._best = float("-inf") if best is None else best

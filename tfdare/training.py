@@ -129,11 +129,19 @@ def train(
     """
     _check(
         positive={"epochs": epochs, "batch_size": batch_size, "top_k": top_k},
-        not_negative={"weight_decay": weight_decay, "auxiliary_weight": auxiliary_weight,
-                      "seed": seed, "patience": patience, "clip_norm": clip_norm},
+        not_negative={
+            "weight_decay": weight_decay,
+            "auxiliary_weight": auxiliary_weight,
+            "seed": seed,
+            "patience": patience,
+            "clip_norm": clip_norm,
+        },
         rates={"learning_rate": learning_rate, "table_learning_rate": table_learning_rate},
-        choices={"model": (model, sorted(MODELS)), "schedule": (schedule, SCHEDULES),
-                 "optimizer": (optimizer, tuple(OPTIMIZERS))},
+        choices={
+            "model": (model, sorted(MODELS)),
+            "schedule": (schedule, SCHEDULES),
+            "optimizer": (optimizer, tuple(OPTIMIZERS)),
+        },
     )
     if not 0 <= dropout < 1:
         raise UsageError(f"--dropout must be in [0, 1). Received: {dropout}")
@@ -145,16 +153,27 @@ def train(
     if top_k > schema.window:
         raise UsageError(f"--top_k {top_k} exceeds the window of {schema.window} behaviors")
     options = {
-        "model": model, "epochs": epochs, "batch_size": batch_size, "top_k": top_k,
-        "attention_dim": attention_dim, "representation_dim": representation_dim,
-        "learning_rate": learning_rate, "weight_decay": weight_decay,
-        "auxiliary_weight": auxiliary_weight, "seed": seed, "patience": patience,
-        "schedule": schedule, "optimizer": optimizer, "table_learning_rate": table_learning_rate,
-        "clip_norm": clip_norm, "dropout": dropout,
+        "model": model,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "top_k": top_k,
+        "attention_dim": attention_dim,
+        "representation_dim": representation_dim,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "auxiliary_weight": auxiliary_weight,
+        "seed": seed,
+        "patience": patience,
+        "schedule": schedule,
+        "optimizer": optimizer,
+        "table_learning_rate": table_learning_rate,
+        "clip_norm": clip_norm,
+        "dropout": dropout,
         "warm_start": warm_start and os.path.basename(os.path.abspath(warm_start)),
         "sequences": os.path.basename(os.path.abspath(sequences)),
         "schema_digest": schema.digest,
-        "keras": KERAS_VERSION, "tensorflow": tf.__version__,
+        "keras": KERAS_VERSION,
+        "tensorflow": tf.__version__,
     }
     steps = -(-opened.requests("train") // batch_size)
     network = make_network(options, schema, epochs * steps)
@@ -179,7 +198,9 @@ def train(
     started = time.perf_counter()
     if before < epochs and not wait.ended:
         _fit(
-            network, opened, watch,
+            network,
+            opened,
+            watch,
             x=read_requests(opened, "train", batch_size, shuffle=True, seed=seed + before),
             validation_data=read_requests(opened, "validation", batch_size),
             initial_epoch=before,
@@ -204,7 +225,9 @@ def train(
     network.save(os.path.join(output, f"saving-{MODEL}"))
     os.replace(os.path.join(output, f"saving-{MODEL}"), os.path.join(output, MODEL))
     metrics = evaluate_splits(
-        network, opened, ("validation", "test"),
+        network,
+        opened,
+        ("validation", "test"),
         keep={"test": os.path.join(output, PREDICTIONS)},
     )
     epochs_run, _, best_epoch = standing(log)
@@ -234,15 +257,24 @@ def make_network(options: Mapping[str, Any], schema, steps: int):
     tf.keras.utils.set_random_seed(options["seed"])
     name, dropout = options["model"], options["dropout"]
     network = build_model(
-        name, schema, top_k=options["top_k"], auxiliary_weight=options["auxiliary_weight"],
+        name,
+        schema,
+        top_k=options["top_k"],
+        auxiliary_weight=options["auxiliary_weight"],
         **({"head": _head(name, dropout)} if dropout else {}),
     )
     rates = [
         _rate(options[rate], options["schedule"], steps)
         for rate in ("learning_rate", "table_learning_rate")
     ]
-    compile_model(network, rates[0], options["weight_decay"] or None, options["optimizer"],
-                  rates[1], options["clip_norm"] or None)
+    compile_model(
+        network,
+        rates[0],
+        options["weight_decay"] or None,
+        options["optimizer"],
+        rates[1],
+        options["clip_norm"] or None,
+    )
     return network
 
 
@@ -296,13 +328,21 @@ def add_options(parser, epochs: int, patience: int) -> None:
     """The options that `tfdare train` and `tfdare compare` have in common."""
     add = parser.add_argument
     add("--epochs", type=int, default=epochs, help="passes over the train split, at most")
-    add("--patience", type=int, default=patience,
-        help="epochs without a better validation AUC after which training ends; 0: never")
+    add(
+        "--patience",
+        type=int,
+        default=patience,
+        help="epochs without a better validation AUC after which training ends; 0: never",
+    )
     add("--batch_size", type=int, default=683, help="requests a step, each with its candidates")
     add("--top_k", type=int, default=20, help="K, behaviors that search keeps")
     add("--optimizer", default="adam", choices=OPTIMIZERS, help="each updates tables by rows")
-    add("--schedule", default="constant", choices=SCHEDULES,
-        help="of the rates; cosine: down to zero over all epochs")
+    add(
+        "--schedule",
+        default="constant",
+        choices=SCHEDULES,
+        help="of the rates; cosine: down to zero over all epochs",
+    )
     add("--table_learning_rate", type=float, help="of tables, if not --learning_rate")
     add("--clip_norm", type=float, default=0.0, help="bound of all gradients' norm; 0: none")
     add("--weight_decay", type=float, default=0.0, help="decoupled; of tables, rows in the batch")
@@ -327,8 +367,11 @@ def main(argv: list[str] | None = None) -> int:
     add("--learning_rate", type=float, default=0.01, help="at the start")
     add_options(parser, epochs=2, patience=0)
     add("--seed", type=int, default=1, help="of initial weights and shuffling")
-    add("--warm_start", metavar="RUN", help="finished run to start from, on the same vocabularies "
-        "or ones that grew by appending")
+    add(
+        "--warm_start",
+        metavar="RUN",
+        help="finished run to start from, on the same vocabularies or ones that grew by appending",
+    )
     add("--overwrite", action="store_true", help="replace a run that is already at --output")
 
     def action(options):
@@ -337,7 +380,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{options.model}, {split}")
             print(summary(metrics[split]))
         done, pace = metrics["training"], metrics["training"]["examples_per_s"]
-        print(f"best epoch {done['best_epoch']} of {done['epochs_run']}; "
-              f"{'' if pace is None else f'{pace:,} examples/s; '}run kept at {options.output}")
+        print(
+            f"best epoch {done['best_epoch']} of {done['epochs_run']}; "
+            f"{'' if pace is None else f'{pace:,} examples/s; '}run kept at {options.output}"
+        )
 
     return run(parser, argv, action)

@@ -89,8 +89,10 @@ def read_batching_options(path: str | None) -> BatchingOptions:
         )
     given = {}
     for name, option in (
-        ("max_batch_size", "max_batch_size"), ("max_enqueued_batches", "max_enqueued_batches"),
-        ("num_batch_threads", "threads"), ("thread_pool_name", "pool"),
+        ("max_batch_size", "max_batch_size"),
+        ("max_enqueued_batches", "max_enqueued_batches"),
+        ("num_batch_threads", "threads"),
+        ("thread_pool_name", "pool"),
     ):
         if proto.HasField(name):
             given[option] = getattr(proto, name).value
@@ -173,9 +175,7 @@ class Batcher:
         task = _Task(feeds, _rows(feeds), timeout)
         limit = self._options.max_batch_size
         if task.rows > limit:
-            raise invalid(
-                f"Task size {task.rows} is larger than maximum input batch size {limit}"
-            )
+            raise invalid(f"Task size {task.rows} is larger than maximum input batch size {limit}")
         fetches = sorted(set(fetched := list(fetches)))
         key = (id(owner), frozenset(feeds), tuple(fetches))
         with self._changed:

@@ -126,13 +126,11 @@ def _model(config: model_server_config_pb2.ModelConfig) -> ModelConfig:
     if not config.model_platform:
         raise invalid(
             "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
-            f'ModelServerConfig::model_platform: model {config.name} needs model_platform: '
+            f"ModelServerConfig::model_platform: model {config.name} needs model_platform: "
             f'"{PLATFORM}"'
         )
     if config.model_platform != PLATFORM:
-        raise invalid(
-            f"Model {config.name} requests unsupported platform {config.model_platform}"
-        )
+        raise invalid(f"Model {config.name} requests unsupported platform {config.model_platform}")
     policy = config.model_version_policy
     choice = policy.WhichOneof("policy_choice")
     if choice == "specific" and not policy.specific.versions:

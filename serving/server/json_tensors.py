@@ -21,8 +21,12 @@ from serving.tensors import from_proto, to_proto, type_name
 _UNIMPLEMENTED = 12
 _SHOWN = 200
 _INTEGERS = {
-    types_pb2.DT_INT8: np.int8, types_pb2.DT_UINT8: np.uint8, types_pb2.DT_INT16: np.int16,
-    types_pb2.DT_INT32: np.int32, types_pb2.DT_INT64: np.int64, types_pb2.DT_UINT32: np.uint32,
+    types_pb2.DT_INT8: np.int8,
+    types_pb2.DT_UINT8: np.uint8,
+    types_pb2.DT_INT16: np.int16,
+    types_pb2.DT_INT32: np.int32,
+    types_pb2.DT_INT64: np.int64,
+    types_pb2.DT_UINT32: np.uint32,
     types_pb2.DT_UINT64: np.uint64,
 }
 _FLOATS = {types_pb2.DT_FLOAT: np.float32, types_pb2.DT_DOUBLE: np.float64}
@@ -94,9 +98,9 @@ def answer(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
     if len(listed) == 1:
         return _dumped({"predictions": next(iter(listed.values()))})
     names = list(listed)
-    return _dumped({
-        "predictions": [dict(zip(names, one)) for one in zip(*(listed[name] for name in names))]
-    })
+    return _dumped(
+        {"predictions": [dict(zip(names, one)) for one in zip(*(listed[name] for name in names))]}
+    )
 
 
 def _instances(document, inputs: Inputs) -> dict[str, list]:

@@ -59,7 +59,9 @@ def _serve(options) -> int:
     batcher = Batcher(batching, metrics) if batching else None
     manager = Manager(
         Loader(
-            metrics, _session_config(tf, options), batcher,
+            metrics,
+            _session_config(tf, options),
+            batcher,
             options.num_request_iterations_for_warmup if options.enable_model_warmup else 0,
             _say,
         ),
@@ -70,15 +72,25 @@ def _serve(options) -> int:
         said=_say,
     )
     watcher = Watcher(
-        manager, options.file_system_poll_wait_seconds, options.model_config_file,
+        manager,
+        options.file_system_poll_wait_seconds,
+        options.model_config_file,
         options.model_config_file_poll_wait_seconds,
     )
-    server = Server(Api(manager, metrics, watcher), Listen(
-        host=options.host, port=options.port, threads=options.grpc_max_threads,
-        credentials=credentials, options=options.grpc_channel_arguments,
-        rest_port=options.rest_api_port, rest_threads=options.rest_api_num_threads,
-        rest_timeout=options.rest_api_timeout_in_ms / 1e3, metrics_path=path,
-    ))
+    server = Server(
+        Api(manager, metrics, watcher),
+        Listen(
+            host=options.host,
+            port=options.port,
+            threads=options.grpc_max_threads,
+            credentials=credentials,
+            options=options.grpc_channel_arguments,
+            rest_port=options.rest_api_port,
+            rest_threads=options.rest_api_num_threads,
+            rest_timeout=options.rest_api_timeout_in_ms / 1e3,
+            metrics_path=path,
+        ),
+    )
     sys.setswitchinterval(_SWITCH_SECONDS)  # who carries bytes waits that long for a busy thread
     try:
         with quiet(explained=(StartError,)):
@@ -141,8 +153,10 @@ def _say(line: str) -> None:
 
 
 def _served(name: str, versions: list[int], host: str, server) -> str:
-    what = f"version {versions[0]} is" if len(versions) == 1 else (
-        f"versions {', '.join(map(str, versions))} are"
+    what = (
+        f"version {versions[0]} is"
+        if len(versions) == 1
+        else (f"versions {', '.join(map(str, versions))} are")
     )
     where = f"{host}:{server.port} (gRPC)"
     if server.rest_port is not None:

@@ -200,12 +200,14 @@ class Manager:
         with self._refreshing:
             chosen = set(names) if names is not None else {*self._configs, *self._serving}
             wanted = {name: self._wanted(name) for name in sorted(chosen)}
-            self._load_all([
-                (name, version, path)
-                for name, versions in wanted.items()
-                for version, path in sorted((versions or {}).items(), reverse=True)
-                if self._is_due(name, version, path)
-            ])
+            self._load_all(
+                [
+                    (name, version, path)
+                    for name, versions in wanted.items()
+                    for version, path in sorted((versions or {}).items(), reverse=True)
+                    if self._is_due(name, version, path)
+                ]
+            )
             for name, versions in wanted.items():
                 if versions is not None:
                     self._let_go(name, set(versions))
@@ -265,9 +267,10 @@ class Manager:
                 leaving.join()
             before = self._states.get(name, {}).get(version)
             attempts = before.attempts if before and before.state == State.LOADING else 0
-            self._set(name, VersionState(
-                version, State.LOADING, attempts=attempts, folder=_identity(path)
-            ))
+            self._set(
+                name,
+                VersionState(version, State.LOADING, attempts=attempts, folder=_identity(path)),
+            )
         if len(due) < 2 or self._threads < 2:
             for one in due:
                 self._load_one(*one)
@@ -282,11 +285,17 @@ class Manager:
         except LoadError as error:
             attempts = state.attempts + 1
             final = attempts > self._retries
-            self._set(name, replace(
-                state, state=State.END if final else State.LOADING, code=error.code,
-                message=str(error), attempts=attempts,
-                retry_at=time.monotonic() + self._retry_seconds,
-            ))
+            self._set(
+                name,
+                replace(
+                    state,
+                    state=State.END if final else State.LOADING,
+                    code=error.code,
+                    message=str(error),
+                    attempts=attempts,
+                    retry_at=time.monotonic() + self._retry_seconds,
+                ),
+            )
             self._said(f"Failed {name} version {version}: {error}")
             return
         with self._lock:

@@ -44,38 +44,51 @@ class Metrics:
             f"{_SERVING}request_count", "Requests by outcome.", ("model_name", "status")
         )
         self._request_latency = histogram(
-            f"{_SERVING}request_latency", "Microseconds of a whole request that succeeded.",
-            ("model_name", "API", "entrypoint"), _LATENCY,
+            f"{_SERVING}request_latency",
+            "Microseconds of a whole request that succeeded.",
+            ("model_name", "API", "entrypoint"),
+            _LATENCY,
         )
         self._runtime_latency = histogram(
-            f"{_SERVING}runtime_latency", "Microseconds of the graph's run alone.",
-            ("model_name", "API", "runtime"), _LATENCY,
+            f"{_SERVING}runtime_latency",
+            "Microseconds of the graph's run alone.",
+            ("model_name", "API", "runtime"),
+            _LATENCY,
         )
         self._warmup = histogram(
-            f"{_SERVING}model_warmup_latency", "Microseconds of a version's warm-up.",
-            ("model_path", "status"), _LATENCY,
+            f"{_SERVING}model_warmup_latency",
+            "Microseconds of a version's warm-up.",
+            ("model_path", "status"),
+            _LATENCY,
         )
         self._loads = counter(
-            f"{_LOADER}load_attempt_count", "Attempts to load a version.",
+            f"{_LOADER}load_attempt_count",
+            "Attempts to load a version.",
             ("model_path", "status"),
         )
         self._load_latency = counter(
             f"{_LOADER}load_latency", "Microseconds of loads that succeeded.", ("model_path",)
         )
         self._queuing = histogram(
-            f"{_BATCHING}queuing_latency", "Microseconds that a request waited for its batch.",
-            ("thread_pool_name",), _QUEUING,
+            f"{_BATCHING}queuing_latency",
+            "Microseconds that a request waited for its batch.",
+            ("thread_pool_name",),
+            _QUEUING,
         )
         self._input_size = histogram(
             f"{_BATCHING}input_batch_size", "Rows of a request.", ("thread_pool_name",), _SIZES
         )
         self._processed_size = histogram(
-            f"{_BATCHING}processed_batch_size", "Rows of a batch that ran, padding included.",
-            ("thread_pool_name",), _SIZES,
+            f"{_BATCHING}processed_batch_size",
+            "Rows of a batch that ran, padding included.",
+            ("thread_pool_name",),
+            _SIZES,
         )
         self._padding_size = histogram(
-            f"{_BATCHING}padding_size", "Rows of a batch that were padding.",
-            ("execution_batch_size", "thread_pool_name"), _SIZES,
+            f"{_BATCHING}padding_size",
+            "Rows of a batch that were padding.",
+            ("execution_batch_size", "thread_pool_name"),
+            _SIZES,
         )
         self._runs = counter(f"{_BATCHING}wrapped_run_count", "Batches that ran.")
 
@@ -118,9 +131,7 @@ class Metrics:
         The library ends a counter's name in ``_total`` and adds when it began; the stock server
         does neither, and dashboards ask for its names.
         """
-        counters = {
-            metric.name for metric in self._registry.collect() if metric.type == "counter"
-        }
+        counters = {metric.name for metric in self._registry.collect() if metric.type == "counter"}
         lines = []
         for line in prometheus_client.generate_latest(self._registry).decode().splitlines():
             words = line.split(" ")

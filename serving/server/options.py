@@ -30,35 +30,59 @@ def parser() -> Parser:
     models = made.add_argument_group("models")
     models.add_argument("--model_name", default="dare", help="name that requests give")
     models.add_argument("--model_base_path", help="folder with a folder for each version")
-    models.add_argument(
-        "--model_config_file", help="text proto with a model_config_list, instead"
+    models.add_argument("--model_config_file", help="text proto with a model_config_list, instead")
+    _add(
+        models,
+        "model_config_file_poll_wait_seconds",
+        non_negative_int,
+        0,
+        "read that file again; 0: once",
     )
-    _add(models, "model_config_file_poll_wait_seconds", non_negative_int, 0,
-         "read that file again; 0: once")
-    _add(models, "file_system_poll_wait_seconds", non_negative_int, 1,
-         "look for new versions; 0: once")
-    _add(models, "allow_version_labels_for_unavailable_models", _boolean, False,
-         "let a label that is not in use name a version that is not loaded; without it no label "
-         "can be given at the start")
-    _add(models, "num_load_threads", non_negative_int, 0,
-         "versions loaded at the same time; 0: one")
-    _add(models, "max_num_load_retries", non_negative_int, 0,
-         "times that a failed load is tried again (the stock server: 5)")
-    _add(models, "load_retry_interval_micros", non_negative_int, 60_000_000,
-         "pause before it is")
+    _add(
+        models,
+        "file_system_poll_wait_seconds",
+        non_negative_int,
+        1,
+        "look for new versions; 0: once",
+    )
+    _add(
+        models,
+        "allow_version_labels_for_unavailable_models",
+        _boolean,
+        False,
+        "let a label that is not in use name a version that is not loaded; without it no label "
+        "can be given at the start",
+    )
+    _add(
+        models, "num_load_threads", non_negative_int, 0, "versions loaded at the same time; 0: one"
+    )
+    _add(
+        models,
+        "max_num_load_retries",
+        non_negative_int,
+        0,
+        "times that a failed load is tried again (the stock server: 5)",
+    )
+    _add(models, "load_retry_interval_micros", non_negative_int, 60_000_000, "pause before it is")
     _add(models, "enable_model_warmup", _boolean, True, "replay a version's warm-up requests")
-    _add(models, "num_request_iterations_for_warmup", positive_int, 1,
-         "times that each is replayed")
+    _add(
+        models, "num_request_iterations_for_warmup", positive_int, 1, "times that each is replayed"
+    )
 
     listening = made.add_argument_group("gRPC")
     listening.add_argument("--port", type=non_negative_int, default=8500, help="0: any free port")
     listening.add_argument("--host", default="localhost", help="0.0.0.0: every interface")
     _add(listening, "grpc_max_threads", positive_int, threads, "calls worked on at once")
-    _add(listening, "grpc_channel_arguments", str, "",
-         "key=value,..., such as grpc.max_receive_message_length=4194304")
+    _add(
+        listening,
+        "grpc_channel_arguments",
+        str,
+        "",
+        "key=value,..., such as grpc.max_receive_message_length=4194304",
+    )
     listening.add_argument(
-        "--ssl_config_file", help="SSLConfig text proto: server_key, server_cert, custom_ca, "
-        "client_verify",
+        "--ssl_config_file",
+        help="SSLConfig text proto: server_key, server_cert, custom_ca, client_verify",
     )
 
     rest = made.add_argument_group("REST")
@@ -74,11 +98,17 @@ def parser() -> Parser:
     _add(running, "enable_batching", _boolean, False, "run requests together")
     running.add_argument("--batching_parameters_file", help="BatchingParameters text proto")
     for name, what in (
-        ("session", "of each of a session's two pools"), ("intra_op", "for one operation"),
+        ("session", "of each of a session's two pools"),
+        ("intra_op", "for one operation"),
         ("inter_op", "for operations at the same time"),
     ):
-        _add(running, f"tensorflow_{name}_parallelism", non_negative_int, 0,
-             f"threads {what}; 0: TensorFlow chooses")
+        _add(
+            running,
+            f"tensorflow_{name}_parallelism",
+            non_negative_int,
+            0,
+            f"threads {what}; 0: TensorFlow chooses",
+        )
     return made
 
 

@@ -35,11 +35,20 @@ _SEEN = re.compile(rf"/v1/models(?:/{_NAME})?{_WHICH}(?P<metadata>/metadata)?", 
 _MAX_BODY = 2**31 - 1
 _Code = grpc.StatusCode
 _STATUS = {
-    _Code.OK: 200, _Code.CANCELLED: 499, _Code.INVALID_ARGUMENT: 400,
-    _Code.FAILED_PRECONDITION: 400, _Code.OUT_OF_RANGE: 400, _Code.UNAUTHENTICATED: 401,
-    _Code.PERMISSION_DENIED: 403, _Code.NOT_FOUND: 404, _Code.ALREADY_EXISTS: 409,
-    _Code.ABORTED: 409, _Code.RESOURCE_EXHAUSTED: 429, _Code.UNIMPLEMENTED: 501,
-    _Code.UNAVAILABLE: 503, _Code.DEADLINE_EXCEEDED: 504,
+    _Code.OK: 200,
+    _Code.CANCELLED: 499,
+    _Code.INVALID_ARGUMENT: 400,
+    _Code.FAILED_PRECONDITION: 400,
+    _Code.OUT_OF_RANGE: 400,
+    _Code.UNAUTHENTICATED: 401,
+    _Code.PERMISSION_DENIED: 403,
+    _Code.NOT_FOUND: 404,
+    _Code.ALREADY_EXISTS: 409,
+    _Code.ABORTED: 409,
+    _Code.RESOURCE_EXHAUSTED: 429,
+    _Code.UNIMPLEMENTED: 501,
+    _Code.UNAVAILABLE: 503,
+    _Code.DEADLINE_EXCEEDED: 504,
 }  # whatever else: 500
 
 
@@ -143,7 +152,8 @@ class RestServer:
     def _status(self, found: re.Match) -> str:
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=_spec(found))
         return json_format.MessageToJson(
-            self._api.status(request), preserving_proto_field_name=True,
+            self._api.status(request),
+            preserving_proto_field_name=True,
             always_print_fields_with_no_presence=True,
         )
 
@@ -157,14 +167,17 @@ class RestServer:
 
         def listed(message):
             return json_format.MessageToDict(
-                message, preserving_proto_field_name=True,
+                message,
+                preserving_proto_field_name=True,
                 always_print_fields_with_no_presence=True,
             )
 
-        return json.dumps({
-            "model_spec": listed(response.model_spec),
-            "metadata": {METADATA_FIELD: listed(signatures)},
-        })
+        return json.dumps(
+            {
+                "model_spec": listed(response.model_spec),
+                "metadata": {METADATA_FIELD: listed(signatures)},
+            }
+        )
 
 
 def _spec(found: re.Match) -> model_pb2.ModelSpec:

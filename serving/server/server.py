@@ -75,8 +75,12 @@ class Server:
         """Answers from now on."""
         asked = self._listen
         self._grpc = GrpcServer(
-            self._api, f"{asked.host}:{asked.port}", asked.threads, asked.credentials,
-            asked.options, asked.grace,
+            self._api,
+            f"{asked.host}:{asked.port}",
+            asked.threads,
+            asked.credentials,
+            asked.options,
+            asked.grace,
         )
         if asked.rest_port is not None:
             try:
@@ -104,8 +108,13 @@ class Server:
 
         async def started():
             rest = RestServer(
-                self._api, asked.host, asked.rest_port, asked.rest_threads, asked.rest_timeout,
-                asked.metrics_path, asked.grace,
+                self._api,
+                asked.host,
+                asked.rest_port,
+                asked.rest_threads,
+                asked.rest_timeout,
+                asked.metrics_path,
+                asked.grace,
             )
             await rest.start()
             return rest

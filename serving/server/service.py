@@ -71,29 +71,39 @@ class GrpcServer:
             futures.ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health"),
             options=list({**OPTIONS, **(options or {})}.items()),
         )
-        self._server.add_generic_rpc_handlers((
-            grpc.method_handlers_generic_handler(_PREDICTION, {
-                "Predict": self._served(
-                    predict_pb2.PredictRequest,
-                    lambda request, started, deadline: api.predict(request, started, deadline),
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    _PREDICTION,
+                    {
+                        "Predict": self._served(
+                            predict_pb2.PredictRequest,
+                            lambda request, started, deadline: api.predict(
+                                request, started, deadline
+                            ),
+                        ),
+                        "GetModelMetadata": self._served(
+                            get_model_metadata_pb2.GetModelMetadataRequest,
+                            lambda request, *_: api.metadata(request),
+                        ),
+                        **{name: _unary(_not_served(name)) for name in _NOT_SERVED},
+                    },
                 ),
-                "GetModelMetadata": self._served(
-                    get_model_metadata_pb2.GetModelMetadataRequest,
-                    lambda request, *_: api.metadata(request),
+                grpc.method_handlers_generic_handler(
+                    _MODEL,
+                    {
+                        "GetModelStatus": self._served(
+                            get_model_status_pb2.GetModelStatusRequest,
+                            lambda request, *_: api.status(request),
+                        ),
+                        "HandleReloadConfigRequest": self._served(
+                            model_management_pb2.ReloadConfigRequest,
+                            lambda request, *_: api.reload(request),
+                        ),
+                    },
                 ),
-                **{name: _unary(_not_served(name)) for name in _NOT_SERVED},
-            }),
-            grpc.method_handlers_generic_handler(_MODEL, {
-                "GetModelStatus": self._served(
-                    get_model_status_pb2.GetModelStatusRequest,
-                    lambda request, *_: api.status(request),
-                ),
-                "HandleReloadConfigRequest": self._served(
-                    model_management_pb2.ReloadConfigRequest,
-                    lambda request, *_: api.reload(request),
-                ),
-            }),
-        ))
+            )
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         try:
             if credentials is None:

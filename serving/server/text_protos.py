@@ -86,7 +86,9 @@ def _classes() -> dict[str, type]:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     file = descriptor_pb2.FileDescriptorProto(
-        name="serving/server/text_protos.proto", package=_PACKAGE, syntax="proto3",
+        name="serving/server/text_protos.proto",
+        package=_PACKAGE,
+        syntax="proto3",
         dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
     for name, fields in _FIELDS.items():
@@ -102,8 +104,6 @@ def _classes() -> dict[str, type]:
                 made.type, made.type_name = _Field.TYPE_MESSAGE, kind
     pool.AddSerializedFile(file.SerializeToString())
     return {
-        name: message_factory.GetMessageClass(
-            pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")
-        )
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
         for name in _FIELDS
     }

@@ -12,7 +12,12 @@ def held_out(length, fraction=0.1, least=2, most=30):
 
 
 def sequences(
-    rows, min_events, train_start, train_stride=3, min_count=1, keep_duplicates=False,
+    rows,
+    min_events,
+    train_start,
+    train_stride=3,
+    min_count=1,
+    keep_duplicates=False,
     coarse_clock=False,
 ):
     """What the pipeline should make of (user, item, category, time) rows, but for the negatives.

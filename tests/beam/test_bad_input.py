@@ -14,9 +14,7 @@ TAOBAO = "1,10,5,pv,100\n"
 
 def tree(folder):
     return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
 
 
@@ -112,9 +110,7 @@ def test_missing_columns_of_parquet(prepare, tmp_path):
 
 def test_wrong_type_of_parquet(prepare, tmp_path):
     path = tmp_path / "log.parquet"
-    pq.write_table(
-        pa.table({"user": [1], "item": [[2]], "category": [1], "time": [1]}), path
-    )
+    pq.write_table(pa.table({"user": [1], "item": [[2]], "category": [1], "time": [1]}), path)
     refused(prepare(path, form="parquet"), "column 'item'", "list<")
 
 
@@ -151,7 +147,8 @@ def test_no_user_long_enough(prepare, tmp_path):
         log.write("1,10,5\n")
     refused(
         prepare(path, form="taobao"),
-        "--min_events is 210. 1 rows were rejected:", "log.csv:46: 3 columns instead of 5: 1,10,5",
+        "--min_events is 210. 1 rows were rejected:",
+        "log.csv:46: 3 columns instead of 5: 1,10,5",
     )
 
 
@@ -181,8 +178,10 @@ def test_options_that_do_not_fit(prepare, log, more, words):
 
 def test_behavior_that_the_format_does_not_have(prepare, log):
     refused(prepare(log, "--behavior", "click", form="taobao"), "pv, buy, cart, fav", "click")
-    refused(prepare(log, "--columns", "user=x", form="tmall"),
-            "--columns is for csv, parquet, avro, jsonl")
+    refused(
+        prepare(log, "--columns", "user=x", form="tmall"),
+        "--columns is for csv, parquet, avro, jsonl",
+    )
 
 
 def test_an_output_that_exists_is_kept(prepare, log, tmp_path):
@@ -251,7 +250,13 @@ def test_too_many_rejected_rows(prepare, tmp_path):
     path.write_text(good + "1,x,1,5\n1,x,1,5\n1,2,1,\n")
     kept = tree(before.output)
     refusal = prepare(path, *options, "--overwrite", "--max_rejected_fraction", "0.001")
-    refused(refusal, f"3 of {rows + 3:,} rows were rejected", "--max_rejected_fraction is 0.001",
-            "2 item is not an integer", "1 time is empty", f"log.csv:{rows + 2}: ")
+    refused(
+        refusal,
+        f"3 of {rows + 3:,} rows were rejected",
+        "--max_rejected_fraction is 0.001",
+        "2 item is not an integer",
+        "1 time is empty",
+        f"log.csv:{rows + 2}: ",
+    )
     assert tree(before.output) == kept
     assert prepare(path, *options, "--overwrite", "--max_rejected_fraction", "0.5").code == 0

@@ -60,7 +60,11 @@ def test_equals_a_plain_python_reference(prepare, log, min_count, duplicates, cl
     outcome = prepare(log, "--min_count", min_count, "--duplicates", duplicates, *SMALL, *clock)
     assert outcome.code == 0, outcome.err
     vocabularies, expected, touched, own = reference.sequences(
-        rows, 8, 2, min_count=min_count, keep_duplicates=duplicates == "keep",
+        rows,
+        8,
+        2,
+        min_count=min_count,
+        keep_duplicates=duplicates == "keep",
         coarse_clock=bool(clock),
     )
     sequences = outcome.sequences
@@ -140,9 +144,7 @@ def test_same_sequences_from_every_kind_of_file(prepare, log, tmp_path):
     strings = table.set_column(4, "iid", table["iid"].cast(pa.string()))
     pq.write_table(strings[half:], tmp_path / "part-2.parquet", row_group_size=7)
     mapping = ("--columns", "user=uid,item=iid,category=cat,time=ts")
-    found = prepare(
-        tmp_path / "part-*.parquet", *SMALL, *mapping, form="parquet", output="parquet"
-    )
+    found = prepare(tmp_path / "part-*.parquet", *SMALL, *mapping, form="parquet", output="parquet")
     assert found.code == 0, found.err
     assert same_sequences(want, found.manifest)
     assert [entry["kind"] for entry in found.manifest["input"]] == ["parquet", "parquet"]
@@ -242,7 +244,11 @@ def test_behaviors_of_a_csv_and_further_features(prepare, tmp_path):
     assert both.code == 0, both.err
     assert both.sequences.schema.names == ("item", "brand")
     assert both.manifest["counts"]["rows"] == {
-        "read": 61, "filtered": 0, "rejected": 0, "rejected_by_reason": {}, "cut": 0,
+        "read": 61,
+        "filtered": 0,
+        "rejected": 0,
+        "rejected_by_reason": {},
+        "cut": 0,
         "kept": 61,
     }
     views = prepare(path, *columns, "--behavior", "view", *SMALL, output="views")
@@ -279,9 +285,18 @@ def test_schema_says_all_that_decides(prepare, log):
     schema = outcome.sequences.schema
     assert (schema.window, schema.max_candidates) == (50, 5)
     assert schema.split == {
-        "protocol": "last_fraction", "test_fraction": 0.1, "min_test": 2, "max_test": 30,
-        "train_start": 2, "train_stride": 3, "min_events": 8, "negatives": 4, "seed": 1,
-        "min_count": 1, "duplicates": "drop", "behaviors": None,
+        "protocol": "last_fraction",
+        "test_fraction": 0.1,
+        "min_test": 2,
+        "max_test": 30,
+        "train_start": 2,
+        "train_stride": 3,
+        "min_events": 8,
+        "negatives": 4,
+        "seed": 1,
+        "min_count": 1,
+        "duplicates": "drop",
+        "behaviors": None,
     }
     manifest = outcome.manifest
     assert manifest["code"]["version"]
@@ -338,8 +353,13 @@ def test_taobao_sample_by_the_papers_protocol(prepare):
 @real
 def test_checkins_by_the_last_tenth(prepare):
     outcome = prepare(
-        DATA / "checkins.csv.gz", "--columns", "time=timestamp", "--split", "last_fraction",
-        "--duplicates", "keep",
+        DATA / "checkins.csv.gz",
+        "--columns",
+        "time=timestamp",
+        "--split",
+        "last_fraction",
+        "--duplicates",
+        "keep",
     )
     assert outcome.code == 0, outcome.err
     counts = outcome.manifest["counts"]
@@ -374,8 +394,10 @@ def test_packed_files_hold_the_same(prepare, tmp_path):
     for split in SPLITS:
         files = packed.sequences.files(split)
         assert len(files) == 2 and all(name.endswith(".tfrecord.gz") for name in files)
-        sizes = [sum(os.path.getsize(name) for name in run.sequences.files(split))
-                 for run in (plain, packed)]
+        sizes = [
+            sum(os.path.getsize(name) for name in run.sequences.files(split))
+            for run in (plain, packed)
+        ]
         assert sizes[1] < sizes[0]
         for name, same in zip(files, again.sequences.files(split)):
             assert open(name, "rb").read() == open(same, "rb").read()

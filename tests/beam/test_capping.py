@@ -45,8 +45,9 @@ def test_keeps_each_users_newest():
 @pytest.mark.parametrize("seed", range(4))
 def test_the_way_of_gathering_does_not_matter(seed):
     random = np.random.default_rng(seed)
-    rows = [(str(min(random.integers(8), 5)), int(random.integers(40)), line)
-            for line in range(600)]
+    rows = [
+        (str(min(random.integers(8), 5)), int(random.integers(40)), line) for line in range(600)
+    ]
     combiner = NewestEvents(most=25, repeats=True, rows=int(random.integers(1, 80)))
     parts = [rows[i : i + 13] for i in range(0, len(rows), 13)]
     random.shuffle(parts)
@@ -65,8 +66,10 @@ def test_the_way_of_gathering_does_not_matter(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_row_and_its_repeats_count_once(seed):
     random = np.random.default_rng(seed)
-    rows = [("u", int(random.integers(12)), 7 * int(random.integers(300)) + int(random.integers(3)))
-            for _ in range(900)]  # the item is the line modulo 7
+    rows = [
+        ("u", int(random.integers(12)), 7 * int(random.integers(300)) + int(random.integers(3)))
+        for _ in range(900)
+    ]  # the item is the line modulo 7
     rows = [(user, time, line * 7 + random.integers(2)) for user, time, line in rows]
     lines = iter(np.argsort(np.argsort([row[2] for row in rows], kind="stable")))
     rows = [(user, time, 7 * int(next(lines)) + line % 7) for user, time, line in rows]
@@ -110,8 +113,16 @@ def write(path, rows):
     return path
 
 
-OPTIONS = ["--columns", "category=", "--split", "last_fraction", "--min_events", "30",
-           "--window", "10"]
+OPTIONS = [
+    "--columns",
+    "category=",
+    "--split",
+    "last_fraction",
+    "--min_events",
+    "30",
+    "--window",
+    "10",
+]
 
 
 def test_the_job_cuts_and_counts(prepare, tmp_path):
@@ -128,8 +139,17 @@ def test_the_job_cuts_and_counts(prepare, tmp_path):
     late = [row for row in rows if row[0] or row[2] >= 740]
     same = prepare(write(tmp_path / "late.csv", late), *OPTIONS, output="same")
     assert cut.manifest["digests"] == same.manifest["digests"]
-    blocks = prepare(tmp_path / "log.csv", *OPTIONS, "--max_events", "60",
-                     "--chunk_bytes", "700", "--buckets", "1", output="blocks")
+    blocks = prepare(
+        tmp_path / "log.csv",
+        *OPTIONS,
+        "--max_events",
+        "60",
+        "--chunk_bytes",
+        "700",
+        "--buckets",
+        "1",
+        output="blocks",
+    )
     assert blocks.manifest["digests"] == cut.manifest["digests"]
     # what decides about the sequences is part of the schema
     assert cut.sequences.schema.split["max_events"] == 60

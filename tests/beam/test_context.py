@@ -16,8 +16,14 @@ from tfdare.schema import CategoricalContext, NumericContext, TimeGap
 
 HEADER = "user,item,category,time,labels,town,cost"
 COLUMNS = ("--columns", "tags=labels", "--multi_hot", "tags=3")
-CONTEXT = ("--context", "hour=hour_of_day", "city=town", "weekday=day_of_week",
-           "--numeric", "price=cost")
+CONTEXT = (
+    "--context",
+    "hour=hour_of_day",
+    "city=town",
+    "weekday=day_of_week",
+    "--numeric",
+    "price=cost",
+)
 OPTIONS = (*SMALL, *COLUMNS, *CONTEXT, "--time_gap", "60", "--duplicates", "keep")
 NAMES = ("item", "category", "tags")
 
@@ -66,8 +72,9 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     for number, row in enumerate(rows):
         users.setdefault(row[0], []).append((row[3], number, row))
     users = {user: [row for *_, row in sorted(found)] for user, found in users.items()}
-    training = [row for found in users.values()
-                for row in found[: reference.held_out(len(found))[0][0]]]
+    training = [
+        row for found in users.values() for row in found[: reference.held_out(len(found))[0][0]]
+    ]
     tags_of = lambda row: [int(tag) for tag in row[4].split("|") if tag][:3]
     own = {}
     for row in sorted(training, key=lambda row: (row[3], rows.index(row))):
@@ -88,7 +95,9 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     assert schema.time_gap == TimeGap(unit=60)
     hour, city, weekday, price = schema.context
     assert [(part.name, part.vocabulary_size) for part in (hour, city, weekday)] == [
-        ("hour", len(hour_row) + 2), ("city", len(city_row) + 2), ("weekday", len(day_row) + 2)
+        ("hour", len(hour_row) + 2),
+        ("city", len(city_row) + 2),
+        ("weekday", len(day_row) + 2),
     ]
     assert isinstance(city, CategoricalContext) and city.vocabulary == "vocabulary/city.tsv"
     assert isinstance(price, NumericContext)
@@ -124,7 +133,9 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     assert manifest["digests"]["vocabularies"]["city"] == city.digest
     assert manifest["numeric"]["price"]["events"] == sum(1 for row in training if row[6])
     asked = {
-        "multi_hot": {"tags": 3}, "numeric": {"price": "cost"}, "time_gap": 60,
+        "multi_hot": {"tags": 3},
+        "numeric": {"price": "cost"},
+        "time_gap": 60,
         "context": {"hour": "hour_of_day", "city": "town", "weekday": "day_of_week"},
     }
     assert {name: schema.split[name] for name in asked} == asked
@@ -143,11 +154,17 @@ def test_same_from_every_kind_of_file_and_runner(prepare, tmp_path, rows):
     assert same_sequences(first.manifest, again.manifest)
     users, items, categories, times, labels, towns, costs = zip(*rows)
     tags = [[int(tag) for tag in text.split("|") if tag] or None for text in labels]
-    table = pa.table({
-        "user": users, "item": items, "category": categories, "time": times, "labels": tags,
-        "town": [int(town) if town else None for town in towns],
-        "cost": [float(cost) if cost else None for cost in costs],
-    })
+    table = pa.table(
+        {
+            "user": users,
+            "item": items,
+            "category": categories,
+            "time": times,
+            "labels": tags,
+            "town": [int(town) if town else None for town in towns],
+            "cost": [float(cost) if cost else None for cost in costs],
+        }
+    )
     pq.write_table(table, tmp_path / "log.parquet", row_group_size=40)
     again = prepare(tmp_path / "log.parquet", *OPTIONS, form="parquet", output="parquet")
     assert again.code == 0, again.err
@@ -180,8 +197,9 @@ def test_without_the_options_nothing_of_it_is_there(prepare, tmp_path, rows):
 def test_an_hour_and_a_time_gap_need_no_columns(prepare, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("".join(f"1,{t % 4},5,pv,{t * 3600}\n" for t in range(30)))
-    outcome = prepare(path, *SMALL, "--context", "hour=hour_of_day", "--time_gap", "1",
-                      form="taobao")
+    outcome = prepare(
+        path, *SMALL, "--context", "hour=hour_of_day", "--time_gap", "1", form="taobao"
+    )
     assert outcome.code == 0, outcome.err
     (test,) = outcome.sequences.records("test")
     raw = outcome.sequences.vocabulary("hour")
@@ -227,8 +245,12 @@ def test_rejected_rows_with_exact_lines(prepare, tmp_path, chunk_bytes):
 
 def test_rows_that_differ_in_context_are_no_duplicates(prepare, tmp_path):
     rows = [("a", n, 1, n, "1|2", "5", "1.5") for n in range(12)]
-    rows += [("a", 3, 1, 3, "1|2", "6", "1.5"), ("a", 3, 1, 3, "2|1", "5", "1.5"),
-             ("a", 3, 1, 3, "1|2", "5", ""), ("a", 3, 1, 3, "1|2", "5", "1.50")]
+    rows += [
+        ("a", 3, 1, 3, "1|2", "6", "1.5"),
+        ("a", 3, 1, 3, "2|1", "5", "1.5"),
+        ("a", 3, 1, 3, "1|2", "5", ""),
+        ("a", 3, 1, 3, "1|2", "5", "1.50"),
+    ]
     outcome = prepare(write(tmp_path / "log.csv", rows), *OPTIONS[:-2])
     assert outcome.code == 0, outcome.err
     assert [(row["line"], row["row"]) for row in outcome.rejected] == [(17, "a,3,1,1|2,3,5,1.5")]
@@ -286,8 +308,16 @@ def test_other_formats_have_no_such_columns(prepare, log, form, more, words):
     ],
 )
 def test_wrong_types_of_parquet(prepare, tmp_path, column, value, words):
-    columns = {"user": [1], "item": [2], "category": [1], "time": [1], "labels": [[1]],
-               "town": [1], "cost": [1.5], column: value}
+    columns = {
+        "user": [1],
+        "item": [2],
+        "category": [1],
+        "time": [1],
+        "labels": [[1]],
+        "town": [1],
+        "cost": [1.5],
+        column: value,
+    }
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
     outcome = prepare(tmp_path / "log.parquet", *OPTIONS, form="parquet")
     refused(outcome, *words)

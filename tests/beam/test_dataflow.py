@@ -29,10 +29,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "beam_jobs" / "dataflow"
 IMAGE = "europe-docker.pkg.dev/project/tfdare/worker:1"
 DATAFLOW = [
-    "--runner=DataflowRunner", "--project=test-project", "--region=us-central1", "--job_name=x",
-    "--no_auth", "--dry_run=True", "--staging_location=gs://bucket/staging",
-    "--temp_location=gs://bucket/temp", "--sdk_location=container",
-    f"--sdk_container_image={IMAGE}", f"--setup_file={ROOT / 'setup.py'}",
+    "--runner=DataflowRunner",
+    "--project=test-project",
+    "--region=us-central1",
+    "--job_name=x",
+    "--no_auth",
+    "--dry_run=True",
+    "--staging_location=gs://bucket/staging",
+    "--temp_location=gs://bucket/temp",
+    "--sdk_location=container",
+    f"--sdk_container_image={IMAGE}",
+    f"--setup_file={ROOT / 'setup.py'}",
 ]
 
 
@@ -43,8 +50,9 @@ def offline(monkeypatch):
 
 def graph(*options, chunk=("gs://bucket/log.csv", "text")):
     """The proto of the job's pipeline as the runner made it, and the options."""
-    asked = parse([*options, "--output", "gs://bucket/sequences", "--merge_ram", "16GB",
-                   *DATAFLOW], "prog")
+    asked = parse(
+        [*options, "--output", "gs://bucket/sequences", "--merge_ram", "16GB", *DATAFLOW], "prog"
+    )
     chunk = Chunk(0, 0, *chunk, 0, 10, (("user", 0),), 5)
     pipeline = beam.Pipeline(options=PipelineOptions(list(asked.beam)))
     staging = Staging("gs://bucket/sequences", False)
@@ -63,9 +71,15 @@ def by_name(components):
 def test_the_graph_that_dataflow_gets():
     components = graph("--input", "gs://bucket/log.csv", "--format", "taobao")
     transforms = by_name(components)
-    for name in ("ReadEvents/ReadChunk", "SortHistories/GatherByBucket",
-                 "LearnVocabularies/MergeCounts", "BuildRequests/BuildBucket",
-                 "WriteSequences/WriteShard", "WriteRejected/WriteRows", "WriteTally/WriteTally"):
+    for name in (
+        "ReadEvents/ReadChunk",
+        "SortHistories/GatherByBucket",
+        "LearnVocabularies/MergeCounts",
+        "BuildRequests/BuildBucket",
+        "WriteSequences/WriteShard",
+        "WriteRejected/WriteRows",
+        "WriteTally/WriteTally",
+    ):
         assert f"BuildSequences/{name}" in transforms
     assert "Publish/Finish" in transforms
     environments = components.environments
@@ -85,8 +99,13 @@ def test_the_graph_that_dataflow_gets():
 
 def test_a_table_as_input():
     components = graph(
-        "--input", "project-name:dataset.events", "--format", "bigquery", "--columns",
-        "user=uid,item=iid,time=at", chunk=("project-name:dataset.events", "bigquery"),
+        "--input",
+        "project-name:dataset.events",
+        "--format",
+        "bigquery",
+        "--columns",
+        "user=uid,item=iid,time=at",
+        chunk=("project-name:dataset.events", "bigquery"),
     )
     transforms = by_name(components)
     assert any("ReadTable/Rows" in name for name in transforms)
@@ -100,10 +119,15 @@ def test_rows_of_a_table_are_events():
     rows += [{"uid": "u1", "iid": None, "at": 5, "more": 0.0}]
     with beam.Pipeline("FnApiRunner") as pipeline:
         found = pipeline | beam.Create(rows) | RowsToEvents("p:d.t", form, 2)
-        events = found[EVENTS] | beam.FlatMap(lambda pair: list(zip(
-            pair[1].user.to_pylist(), pair[1].columns["item"].tolist(),
-            pair[1].columns["time"].tolist(),
-        )))
+        events = found[EVENTS] | beam.FlatMap(
+            lambda pair: list(
+                zip(
+                    pair[1].user.to_pylist(),
+                    pair[1].columns["item"].tolist(),
+                    pair[1].columns["time"].tolist(),
+                )
+            )
+        )
         assert_that(events, equal_to([(f"u{n % 3}", n, 100 - n) for n in range(20)]), "events")
         reasons = found[REJECTED] | beam.FlatMap(
             lambda some: [(row.reason, json.loads(row.row)["uid"]) for row in some.rows]
@@ -122,8 +146,9 @@ def test_a_table_needs_packages_that_beam_may_lack(tmp_path):
         f"sys.exit(main(['--input', 'p:d.t', '--format', 'bigquery', '--output', "
         f"{str(tmp_path / 'out')!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "needs Beam's Google Cloud packages: pip install 'apache-beam[gcp]'" in done.stderr
 
@@ -131,8 +156,20 @@ def test_a_table_needs_packages_that_beam_may_lack(tmp_path):
 def test_workers_can_publish(prepare, log, tmp_path):
     """As a template launch has it: all of it happens in the pipeline."""
     whole = prepare(log, *SMALL)
-    asked = parse(["--input", str(log), "--format", "csv", "--output", str(tmp_path / "other"),
-                   "--buckets", "2", *SMALL], "prog")
+    asked = parse(
+        [
+            "--input",
+            str(log),
+            "--format",
+            "csv",
+            "--output",
+            str(tmp_path / "other"),
+            "--buckets",
+            "2",
+            *SMALL,
+        ],
+        "prog",
+    )
     from beam_jobs import inputs
 
     files = inputs.find_files(asked.input, asked.form)
@@ -141,9 +178,7 @@ def test_workers_can_publish(prepare, log, tmp_path):
     staging.check()
     finish = Finish(asked, tuple(files), 2, len(chunks), staging, 0.0)
     with beam.Pipeline(options=PipelineOptions(list(asked.beam))) as pipeline:
-        built = (pipeline | beam.Create(chunks)) | BuildSequences(
-            asked, 2, chunks, staging.folder
-        )
+        built = (pipeline | beam.Create(chunks)) | BuildSequences(asked, 2, chunks, staging.folder)
         built | Publish(finish)
     made = json.loads((tmp_path / "other" / "manifest.json").read_text())
     assert made["digests"] == whole.manifest["digests"]
@@ -153,8 +188,20 @@ def test_workers_can_publish(prepare, log, tmp_path):
 
 def test_a_template_is_handed_over_and_nothing_is_made(log, tmp_path, capsys):
     template = "gs://bucket/template.json"
-    asked = parse(["--input", str(log), "--format", "csv", "--output", str(tmp_path / "out"),
-                   *SMALL, *DATAFLOW, f"--template_location={template}"], "prog")
+    asked = parse(
+        [
+            "--input",
+            str(log),
+            "--format",
+            "csv",
+            "--output",
+            str(tmp_path / "out"),
+            *SMALL,
+            *DATAFLOW,
+            f"--template_location={template}",
+        ],
+        "prog",
+    )
     assert build(asked) == {}
     assert f"template written to {template}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.tmp-*"))
@@ -163,8 +210,10 @@ def test_a_template_is_handed_over_and_nothing_is_made(log, tmp_path, capsys):
 def test_parameters_of_the_template_are_options():
     data = json.loads((FOLDER / "metadata.json").read_text())
     actions = {
-        option[2:]: action for action in make_parser("prog")._actions
-        for option in action.option_strings if option.startswith("--")
+        option[2:]: action
+        for action in make_parser("prog")._actions
+        for option in action.option_strings
+        if option.startswith("--")
     }
     for parameter in data["parameters"]:
         action = actions[parameter["name"]]
@@ -193,7 +242,11 @@ def test_the_images_hold_what_there_is():
 
 def test_the_entry_of_the_template_runs_from_anywhere(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(FOLDER / "main.py"), "--help"], cwd=tmp_path, capture_output=True,
-        text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, str(FOLDER / "main.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0 and "--impressions" in done.stdout, done.stderr

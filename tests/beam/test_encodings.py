@@ -15,8 +15,11 @@ from tfdare.sequences import SPLITS
 
 def same_requests(one, other, **options):
     for split in SPLITS:
-        pairs = zip(read_requests(one, split, 7, **options),
-                    read_requests(other, split, 7, **options), strict=True)
+        pairs = zip(
+            read_requests(one, split, 7, **options),
+            read_requests(other, split, 7, **options),
+            strict=True,
+        )
         for (inputs, label, weight), (again, label_again, weight_again) in pairs:
             assert inputs.keys() == again.keys()
             for name in inputs:
@@ -47,18 +50,33 @@ def test_lists_are_read_as_packed_records_are(prepare, tmp_path):
 def test_anyone_reads_lists(prepare, log):
     lists = prepare(log, *SMALL, "--encoding", "lists")
     data = tf.data.TFRecordDataset(lists.sequences.files("train")).batch(1000)
-    kinds = {name: tf.io.RaggedFeature(tf.int64) for name in (
-        "history_item", "history_category", "history_time", "position", "target_length",
-        "target_item", "target_category", "label", "request_time",
-    )}
-    (parsed,) = (tf.io.parse_example(one, {**kinds, "user": tf.io.FixedLenFeature([], tf.string)})
-                 for one in data)
+    kinds = {
+        name: tf.io.RaggedFeature(tf.int64)
+        for name in (
+            "history_item",
+            "history_category",
+            "history_time",
+            "position",
+            "target_length",
+            "target_item",
+            "target_category",
+            "label",
+            "request_time",
+        )
+    }
+    (parsed,) = (
+        tf.io.parse_example(one, {**kinds, "user": tf.io.FixedLenFeature([], tf.string)})
+        for one in data
+    )
     records = list(lists.sequences.records("train"))
     assert parsed["user"].numpy().tolist() == [record.user.encode() for record in records] != []
     for place, record in enumerate(records):
-        for name, values in {"history_item": record.history["item"], "label": record.label,
-                             "target_category": record.target["category"],
-                             "position": record.position}.items():
+        for name, values in {
+            "history_item": record.history["item"],
+            "label": record.label,
+            "target_category": record.target["category"],
+            "position": record.position,
+        }.items():
             assert parsed[name][place].numpy().tolist() == values.tolist()
 
 
@@ -90,10 +108,13 @@ def test_hashed_features_share_rows(prepare, tmp_path):
     assert schema.item.hash_buckets == 50 and schema.item.vocabulary_size == 52
     assert schema.features[1].hash_buckets == 0 and schema.features[1].vocabulary
     assert {path.name for path in (hashed.output / "vocabulary").iterdir()} == {
-        "category.tsv", "hour.tsv"
+        "category.tsv",
+        "hour.tsv",
     }
-    raw = {name: np.concatenate([[-1, -1], plain.sequences.vocabulary(name)])
-           for name in ("item", "city", "tags")}
+    raw = {
+        name: np.concatenate([[-1, -1], plain.sequences.vocabulary(name)])
+        for name in ("item", "city", "tags")
+    }
     compared = 0
     for one, other in zip(plain.sequences.records("train"), hashed.sequences.records("train")):
         rows, values = other.history["item"], raw["item"][one.history["item"]]
@@ -145,12 +166,20 @@ def test_hashed_vocabularies_go_on_with_since(prepare, tmp_path):
     days = make_days(tmp_path)
     options = (*RICH, "--hash_buckets", "item=64")
     first = prepare(days[0], *options, "--keep_events", output="first")
-    second = prepare(days[1], *options, "--since", str(first.output), buckets=None,
-                     output="second")
+    second = prepare(days[1], *options, "--since", str(first.output), buckets=None, output="second")
     assert second.code == 0, second.err
-    whole = prepare(days[:2], *options, "--vocabulary_from", str(second.output), "--keep_events",
-                    output="whole")
+    whole = prepare(
+        days[:2], *options, "--vocabulary_from", str(second.output), "--keep_events", output="whole"
+    )
     assert whole.manifest["digests"] == second.manifest["digests"]
-    other = prepare(days[1], *RICH, "--hash_buckets", "item=65", "--since", str(first.output),
-                    buckets=None, output="other")
+    other = prepare(
+        days[1],
+        *RICH,
+        "--hash_buckets",
+        "item=65",
+        "--since",
+        str(first.output),
+        buckets=None,
+        output="other",
+    )
     assert other.code == 2 and "made with other options: hash_buckets" in other.err

@@ -8,8 +8,18 @@ import pytest
 from tests.beam.conftest import csv_text
 
 VALIDATION, TEST = 140, 170
-OPTIONS = ("--split", "by_time", "--validation_from", VALIDATION, "--test_from", TEST,
-           "--min_events", 4, "--window", 10)
+OPTIONS = (
+    "--split",
+    "by_time",
+    "--validation_from",
+    VALIDATION,
+    "--test_from",
+    TEST,
+    "--min_events",
+    4,
+    "--window",
+    10,
+)
 SPLITS = ("train", "validation", "test")
 
 
@@ -19,7 +29,8 @@ def make_logs(folder, seed=0):
     random = np.random.default_rng(seed)
     behaviors = [
         (f"u{user}", int(random.zipf(1.5)) % 30 * 7, 0, int(random.integers(200)))
-        for user in range(9) for _ in range(int(random.integers(2, 25)))
+        for user in range(9)
+        for _ in range(int(random.integers(2, 25)))
     ]
     behaviors = [(user, item, item % 4, time) for user, item, _, time in behaviors]
     impressions = []
@@ -27,9 +38,17 @@ def make_logs(folder, seed=0):
         for _ in range(int(random.integers(1, 9))):
             time, page = int(random.integers(200)), int(random.integers(3))
             for _ in range(int(random.integers(1, 6))):
-                impressions.append((f"u{user}", int(random.integers(40)) * 7,
-                                    int(random.random() < 0.3), user % 3,
-                                    0.5 * int(random.integers(9)), time, f"page-{page}"))
+                impressions.append(
+                    (
+                        f"u{user}",
+                        int(random.integers(40)) * 7,
+                        int(random.random() < 0.3),
+                        user % 3,
+                        0.5 * int(random.integers(9)),
+                        time,
+                        f"page-{page}",
+                    )
+                )
     random.shuffle(behaviors)
     random.shuffle(impressions)
     paths = folder / "log.csv", folder / "shown.csv"
@@ -38,8 +57,14 @@ def make_logs(folder, seed=0):
     return *paths, behaviors, impressions
 
 
-COLUMNS = ("--impressions_columns", "label=clicked,request=page", "--context", "city=city",
-           "--numeric", "price=price")
+COLUMNS = (
+    "--impressions_columns",
+    "label=clicked,request=page",
+    "--context",
+    "city=city",
+    "--numeric",
+    "price=price",
+)
 
 
 def plain_requests(behaviors, impressions, coarse):
@@ -53,11 +78,20 @@ def plain_requests(behaviors, impressions, coarse):
     for user, item, label, city, price, time, page in impressions:
         if user not in histories:
             continue
-        request = found.setdefault((user, time, page), {
-            "items": [], "labels": [], "city": city, "price": price,
-            "history": [row[2] for row in histories[user]
-                        if row[0] < time or (coarse and row[0] == time)],
-        })
+        request = found.setdefault(
+            (user, time, page),
+            {
+                "items": [],
+                "labels": [],
+                "city": city,
+                "price": price,
+                "history": [
+                    row[2]
+                    for row in histories[user]
+                    if row[0] < time or (coarse and row[0] == time)
+                ],
+            },
+        )
         request["items"].append(item)
         request["labels"].append(label)
     return {key: request for key, request in found.items() if request["history"]}
@@ -69,13 +103,16 @@ def test_equals_a_plain_join(prepare, tmp_path, clock):
     outcome = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS, *clock)
     assert outcome.code == 0, outcome.err
     sequences = outcome.sequences
-    raw = {name: np.concatenate([[-1, -1], sequences.vocabulary(name)])
-           for name in ("item", "category", "city")}
+    raw = {
+        name: np.concatenate([[-1, -1], sequences.vocabulary(name)])
+        for name in ("item", "category", "city")
+    }
     expected = plain_requests(behaviors, impressions, bool(clock))
     requests = 0
     for number, split in enumerate(SPLITS):
         wanted = [
-            (key, request) for key, request in expected.items()
+            (key, request)
+            for key, request in expected.items()
             if (key[1] >= VALIDATION) + (key[1] >= TEST) == number
         ]
         got = {}
@@ -90,12 +127,14 @@ def test_equals_a_plain_join(prepare, tmp_path, clock):
                     # the catalog knows the category of what was a behavior in training
                     assert category in (item % 4, -1)
                 known = record.history["item"][: record.position[place]]
-                got.setdefault((record.user, int(record.request_time[place])), []).append((
-                    sorted(zip(items, record.label[start:stop].tolist())),
-                    [int(raw["item"][row]) for row in known],
-                    int(raw["city"][record.context["city"][place]]),
-                    float(record.context["price"][place]),
-                ))
+                got.setdefault((record.user, int(record.request_time[place])), []).append(
+                    (
+                        sorted(zip(items, record.label[start:stop].tolist())),
+                        [int(raw["item"][row]) for row in known],
+                        int(raw["city"][record.context["city"][place]]),
+                        float(record.context["price"][place]),
+                    )
+                )
                 start = stop
         item_ids = set(raw["item"].tolist())
         plain = {}
@@ -163,8 +202,9 @@ def test_runner_buckets_and_chunks_change_nothing(prepare, tmp_path):
 def test_a_wide_request_becomes_several(prepare, tmp_path):
     log, shown, _, impressions = make_logs(tmp_path)
     whole = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS)
-    narrow = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS, "--max_candidates", 2,
-                     output="narrow")
+    narrow = prepare(
+        log, *OPTIONS, "--impressions", shown, *COLUMNS, "--max_candidates", 2, output="narrow"
+    )
     assert narrow.sequences.schema.max_candidates == 2
     check_counts(narrow.manifest, impressions)
     for split in SPLITS:
@@ -174,8 +214,10 @@ def test_a_wide_request_becomes_several(prepare, tmp_path):
                 np.testing.assert_array_equal(one.history[name], other.history[name])
             np.testing.assert_array_equal(one.label, other.label)
             assert other.target_length.max() <= 2
-            again = [[position] * -(-size // 2) for position, size
-                     in zip(one.position.tolist(), one.target_length.tolist())]
+            again = [
+                [position] * -(-size // 2)
+                for position, size in zip(one.position.tolist(), one.target_length.tolist())
+            ]
             assert other.position.tolist() == sum(again, [])
 
 
@@ -187,12 +229,27 @@ def test_bad_rows_are_kept_with_file_and_line(prepare, tmp_path):
     shown.write_text("\n".join(lines) + "\n")
     outcome = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS, "--chunk_bytes", 400)
     assert outcome.code == 0, outcome.err
-    told = [(row["file"], row["line"], row["reason"]) for row in outcome.rejected
-            if row["file"] == str(shown)]
-    assert told == [(str(shown), 4, "label is neither 0 nor 1"),
-                    (str(shown), 8, "item is not an integer")]
-    strict = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS,
-                     "--max_rejected_fraction", 0.001, "--duplicates", "keep", output="strict")
+    told = [
+        (row["file"], row["line"], row["reason"])
+        for row in outcome.rejected
+        if row["file"] == str(shown)
+    ]
+    assert told == [
+        (str(shown), 4, "label is neither 0 nor 1"),
+        (str(shown), 8, "item is not an integer"),
+    ]
+    strict = prepare(
+        log,
+        *OPTIONS,
+        "--impressions",
+        shown,
+        *COLUMNS,
+        "--max_rejected_fraction",
+        0.001,
+        "--duplicates",
+        "keep",
+        output="strict",
+    )
     assert strict.code == 2 and "2 of" in strict.err and "rows of impressions were" in strict.err
     assert not strict.output.exists()
 
@@ -205,14 +262,26 @@ def test_lines_of_json_with_features_of_their_own(prepare, tmp_path):
     ]
     path = tmp_path / "shown.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    outcome = prepare(log, *OPTIONS, "--impressions", path, "--impressions_format", "jsonl",
-                      "--impressions_columns", "request=page,category=kind")
+    outcome = prepare(
+        log,
+        *OPTIONS,
+        "--impressions",
+        path,
+        "--impressions_format",
+        "jsonl",
+        "--impressions_columns",
+        "request=page,category=kind",
+    )
     assert outcome.code == 0, outcome.err
-    raw = {name: np.concatenate([[-1, -1], outcome.sequences.vocabulary(name)])
-           for name in ("item", "category")}
-    pairs = [(int(raw["item"][item]), int(raw["category"][category]))
-             for record in outcome.sequences.records("train")
-             for item, category in zip(record.target["item"], record.target["category"])]
+    raw = {
+        name: np.concatenate([[-1, -1], outcome.sequences.vocabulary(name)])
+        for name in ("item", "category")
+    }
+    pairs = [
+        (int(raw["item"][item]), int(raw["category"][category]))
+        for record in outcome.sequences.records("train")
+        for item, category in zip(record.target["item"], record.target["category"])
+    ]
     assert pairs and all(category == item % 4 for item, category in pairs)
 
 

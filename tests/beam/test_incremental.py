@@ -8,8 +8,20 @@ from tfdare.sequences import SPLITS
 
 HEADER = "user,item,category,tags,city,price,time\n"
 PLAIN = ["--split", "last_fraction", "--min_events", "30", "--window", "20", "--min_count", "2"]
-RICH = [*PLAIN, "--columns", "tags=tags", "--multi_hot", "tags=2", "--context", "city=city",
-        "hour=hour_of_day", "--numeric", "price=price", "--time_gap", "60"]
+RICH = [
+    *PLAIN,
+    "--columns",
+    "tags=tags",
+    "--multi_hot",
+    "tags=2",
+    "--context",
+    "city=city",
+    "hour=hour_of_day",
+    "--numeric",
+    "price=price",
+    "--time_gap",
+    "60",
+]
 
 
 def make_days(folder, seed=0, days=3):
@@ -23,8 +35,9 @@ def make_days(folder, seed=0, days=3):
                 late = random.random() < 0.1  # some come a day after they happened
                 time = 86_400 * (20_000 + max(day - late, 0)) + int(random.integers(86_400))
                 tags = "|".join(map(str, [item % 5, item % 3 + 10][: int(random.integers(3))]))
-                rows.append((day, f"{user},{item},{item % 6},{tags},{user % 4},"
-                                  f"{item * 0.25},{time}\n"))
+                rows.append(
+                    (day, f"{user},{item},{item % 6},{tags},{user % 4},{item * 0.25},{time}\n")
+                )
         before = [row for number, row in rows if number < day]
         if before:  # and some come again
             rows += [(day, row) for row in random.choice(before, 15)]
@@ -37,29 +50,45 @@ def make_days(folder, seed=0, days=3):
 
 
 def same_bytes(one, other, *also):
-    names = [path.relative_to(one.output) for part in (*SPLITS, "vocabulary")
-             for path in sorted((one.output / part).iterdir())]
+    names = [
+        path.relative_to(one.output)
+        for part in (*SPLITS, "vocabulary")
+        for path in sorted((one.output / part).iterdir())
+    ]
     assert len(names) > 5
     for name in [*names, "schema.json", *also]:
         assert (one.output / name).read_bytes() == (other.output / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("options", [
-    PLAIN, RICH, [*PLAIN, "--max_events", "40"],
-    [*PLAIN, "--duplicates", "keep", "--max_size", "item=45"],
-], ids=["plain", "rich", "capped", "repeats-kept"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        PLAIN,
+        RICH,
+        [*PLAIN, "--max_events", "40"],
+        [*PLAIN, "--duplicates", "keep", "--max_size", "item=45"],
+    ],
+    ids=["plain", "rich", "capped", "repeats-kept"],
+)
 def test_day_by_day_equals_the_whole(prepare, tmp_path, options):
     days = make_days(tmp_path)
     first = prepare(days[0], *options, "--keep_events", output="day-0")
     assert first.code == 0, first.err
     runs = [first]
     for number in (1, 2):
-        made = prepare(days[number], *options, "--since", str(runs[-1].output),
-                       output=f"day-{number}", buckets=None)
+        made = prepare(
+            days[number],
+            *options,
+            "--since",
+            str(runs[-1].output),
+            output=f"day-{number}",
+            buckets=None,
+        )
         assert made.code == 0, made.err
         runs.append(made)
-    whole = prepare(days, *options, "--vocabulary_from", str(runs[-1].output), "--keep_events",
-                    output="whole")
+    whole = prepare(
+        days, *options, "--vocabulary_from", str(runs[-1].output), "--keep_events", output="whole"
+    )
     assert whole.code == 0, whole.err
     same_bytes(runs[-1], whole)
     counts = [run.manifest["counts"]["rows"] for run in runs]
@@ -114,9 +143,11 @@ def test_a_vocabulary_of_limited_size(prepare, tmp_path):
             few.sequences.vocabulary(name), whole.sequences.vocabulary(name)[:most]
         )
     assert few.sequences.schema.split["max_size"] == {"item": 9, "tags": 3, "city": 1}
-    for given, words in [("brand=3", "no feature 'brand' among item, category"),
-                         ("item=0", "must be name=ids, 1 or more. Received: item=0"),
-                         ("item", "must be name=value pairs")]:
+    for given, words in [
+        ("brand=3", "no feature 'brand' among item, category"),
+        ("item=0", "must be name=ids, 1 or more. Received: item=0"),
+        ("item", "must be name=value pairs"),
+    ]:
         refused = prepare(days, *PLAIN, "--max_size", given, output="refused")
         assert refused.code == 2 and words in refused.err, refused.err
 
@@ -128,14 +159,20 @@ def test_what_cannot_be_built_on(prepare, tmp_path):
     for more, words in [
         (["--since", str(plain.output)], "kept no events: it was made without --keep_events"),
         (["--since", str(tmp_path / "none")], "is no finished folder of sequences"),
-        (["--since", str(kept.output), "--window", "10", "--min_events", "40"],
-         "was made with other options: min_events 30, now 40"),
+        (
+            ["--since", str(kept.output), "--window", "10", "--min_events", "40"],
+            "was made with other options: min_events 30, now 40",
+        ),
         (["--since", str(kept.output), "--time_gap", "60"], "time_gap None, now 60"),
-        (["--since", str(kept.output), "--vocabulary_from", str(plain.output)],
-         "leave --vocabulary_from out"),
+        (
+            ["--since", str(kept.output), "--vocabulary_from", str(plain.output)],
+            "leave --vocabulary_from out",
+        ),
         (["--since", str(kept.output), "--buckets", "3"], "leave --buckets out"),
-        (["--vocabulary_from", str(plain.output), "--columns", "brand=tags"],
-         "has no vocabulary of brand"),
+        (
+            ["--vocabulary_from", str(plain.output), "--columns", "brand=tags"],
+            "has no vocabulary of brand",
+        ),
     ]:
         given = [*PLAIN, *more] if "--min_events" not in more else [*PLAIN[:2], *PLAIN[6:], *more]
         refused = prepare(day, *given, output="refused", buckets=None)

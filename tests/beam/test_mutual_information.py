@@ -28,8 +28,19 @@ def run(folder, output, *more):
 
 def test_equals_a_single_process(folder, splits, tmp_path, capsys):
     edges = [1, 2, 3, 5, 8]
-    assert run(folder.path, tmp_path / "out", "--categories", 4, "--min_count", 3,
-               "--position_edges", *edges) == 0
+    assert (
+        run(
+            folder.path,
+            tmp_path / "out",
+            "--categories",
+            4,
+            "--min_count",
+            3,
+            "--position_edges",
+            *edges,
+        )
+        == 0
+    )
     assert "its own newest behavior tells" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "mutual_information.json").read_text())
     categories = [2, 3, 4, 5]  # the most frequent of the vocabulary file
@@ -37,9 +48,16 @@ def test_equals_a_single_process(folder, splits, tmp_path, capsys):
     requests = plain_requests(splits["train"], window=40)
     expected = InterestCounts(categories, edges)
     expected.add(
-        *(np.array([request[name] for request in requests]) for name in (
-            "history_category", "history_length", "target_category", "label", "weight",
-        ))
+        *(
+            np.array([request[name] for request in requests])
+            for name in (
+                "history_category",
+                "history_length",
+                "target_category",
+                "label",
+                "weight",
+            )
+        )
     )
     assert found["counts"] == expected.to_dict()
     assert sum(found["counts"]["counts"]) > 100
@@ -58,8 +76,9 @@ def test_equals_a_single_process(folder, splits, tmp_path, capsys):
             for position in range(int(line["first_position"]), int(line["last_position"]) + 1):
                 if position <= request["history_length"]:
                     at = request["history_length"] - position
-                    pairs.append((request["history_category"][at] == behavior,
-                                  request["label"][place]))
+                    pairs.append(
+                        (request["history_category"][at] == behavior, request["label"][place])
+                    )
     x, y = zip(*pairs)
     assert sum(x) == int(line["observations"])
     assert float(line["information"]) == pytest.approx(mutual_info_score(x, y))
@@ -79,10 +98,13 @@ def test_neither_shards_nor_runner_change_a_byte(folder, splits, tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["--feature", "tags"], "Received: 'tags'; "), (["--split", "all"], "Received: 'all'"),
-     (["--positions", 0], "--positions must be at least 1. Received: 0"),
-     (["--position_edges", 2, 3], "must rise from 1. Received: [2, 3]"),
-     (["--wrong", 1], "Neither an option of this job nor of Beam: --wrong 1")],
+    [
+        (["--feature", "tags"], "Received: 'tags'; "),
+        (["--split", "all"], "Received: 'all'"),
+        (["--positions", 0], "--positions must be at least 1. Received: 0"),
+        (["--position_edges", 2, 3], "must rise from 1. Received: [2, 3]"),
+        (["--wrong", 1], "Neither an option of this job nor of Beam: --wrong 1"),
+    ],
 )
 def test_what_cannot_be_counted(folder, tmp_path, capsys, more, words):
     assert run(folder.path, tmp_path / "out", *more) == 2

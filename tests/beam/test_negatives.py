@@ -140,15 +140,21 @@ def test_draws_follow_the_power_of_the_counts(alpha):
 
 
 def test_the_power_is_an_option(prepare, tmp_path):
-    rows = [(user, 1 + (user * 7 + n * n) % (9 if n % 3 else 60), n) for user in range(20)
-            for n in range(40)]
+    rows = [
+        (user, 1 + (user * 7 + n * n) % (9 if n % 3 else 60), n)
+        for user in range(20)
+        for n in range(40)
+    ]
     path = tmp_path / "log.csv"
     path.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
     common = ["--columns", "category=", "--split", "last_fraction", "--min_events", "30"]
     runs = {
         name: prepare(path, *common, *more, output=name)
-        for name, more in {"plain": [], "one": ["--negative_alpha", "1"],
-                           "alike": ["--negative_alpha", "0"]}.items()
+        for name, more in {
+            "plain": [],
+            "one": ["--negative_alpha", "1"],
+            "alike": ["--negative_alpha", "0"],
+        }.items()
     }
     digests = {name: run.manifest["digests"] for name, run in runs.items()}
     assert digests["plain"] == digests["one"] != digests["alike"]
@@ -162,8 +168,12 @@ def test_draws_from_the_group_of_an_item_as_long_as_it_lasts():
     counts = np.array([50, 40, 30, 20, 10, 5])
     group = np.array([1, 2, 1, 2, 1, 2])
     sampler = Negatives(
-        catalog(counts), np.array([5, 6], np.uint64), np.array([0, 0, 0, 1]),
-        np.array([0, 1, 3, 4]), 1, group=group,
+        catalog(counts),
+        np.array([5, 6], np.uint64),
+        np.array([0, 0, 0, 1]),
+        np.array([0, 1, 3, 4]),
+        1,
+        group=group,
     )
     users, like = np.repeat([0, 1], 30_000), np.tile([0, 2, 5], 20_000)
     drawn = sampler.draw(users, np.arange(60_000), 2, like)
@@ -178,10 +188,17 @@ def test_draws_from_the_group_of_an_item_as_long_as_it_lasts():
         assert (some[:, 0] != some[:, 1]).all()
     alone = drawn[(users == 0) & (like == 5)]
     assert set(alone[:, 1].tolist()) == {2, 4}  # nothing more in its group: from all items
-    plain = Negatives(catalog(counts), np.array([5], np.uint64), np.zeros(1, np.int64),
-                      np.array([0]), 1)
-    grouped = Negatives(catalog(counts), np.array([5], np.uint64), np.zeros(1, np.int64),
-                        np.array([0]), 1, group=np.ones(6, np.int64))
+    plain = Negatives(
+        catalog(counts), np.array([5], np.uint64), np.zeros(1, np.int64), np.array([0]), 1
+    )
+    grouped = Negatives(
+        catalog(counts),
+        np.array([5], np.uint64),
+        np.zeros(1, np.int64),
+        np.array([0]),
+        1,
+        group=np.ones(6, np.int64),
+    )
     one = np.zeros(50, np.int64), np.arange(50), 3
     np.testing.assert_array_equal(plain.draw(*one), grouped.draw(*one, np.full(50, -1)))
     np.testing.assert_array_equal(plain.draw(*one), grouped.draw(*one, np.full(50, 2)))
@@ -201,8 +218,10 @@ def plain_sessions(rows, gap):
 
 def test_draws_from_sessions_are_its_other_items():
     random = np.random.default_rng(0)
-    rows = sorted((int(random.integers(3)), int(random.integers(-1, 9)), int(random.integers(300)))
-                  for _ in range(200))
+    rows = sorted(
+        (int(random.integers(3)), int(random.integers(-1, 9)), int(random.integers(300)))
+        for _ in range(200)
+    )
     rows = sorted(rows, key=lambda row: (row[0], row[2]))
     user, item, time = (np.array(part) for part in zip(*rows))
     found, of = plain_sessions(rows, 5)
@@ -216,10 +235,12 @@ def test_draws_from_sessions_are_its_other_items():
         chosen = [one for one in row if one >= 0]
         assert set(chosen) <= others and len(set(chosen)) == len(chosen) == min(3, len(others))
     assert (drawn >= 0).any() and (drawn < 0).any()
-    alone = np.concatenate([
-        draw_from_sessions(session, item, event[i : i + 1], key[i : i + 1], 3)
-        for i in range(len(event))
-    ])
+    alone = np.concatenate(
+        [
+            draw_from_sessions(session, item, event[i : i + 1], key[i : i + 1], 3)
+            for i in range(len(event))
+        ]
+    )
     np.testing.assert_array_equal(drawn, alone)
 
 
@@ -228,8 +249,19 @@ def test_where_negatives_come_from_is_an_option(prepare, log, origin):
     common = (*SMALL, "--coarse_clock")
     plain = prepare(log, *common)
     run = prepare(log, *common, "--negatives_from", origin, "--session_gap", "3", output="run")
-    again = prepare(log, *common, "--negatives_from", origin, "--session_gap", "3",
-                    "--buckets", "5", "--chunk_bytes", "300", output="again")
+    again = prepare(
+        log,
+        *common,
+        "--negatives_from",
+        origin,
+        "--session_gap",
+        "3",
+        "--buckets",
+        "5",
+        "--chunk_bytes",
+        "300",
+        output="again",
+    )
     assert run.code == again.code == 0, run.err
     assert run.manifest["digests"] == again.manifest["digests"]
     assert run.manifest["digests"]["vocabularies"] == plain.manifest["digests"]["vocabularies"]

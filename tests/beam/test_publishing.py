@@ -127,8 +127,19 @@ def test_killed_at_any_moment(tmp_path):
     log = tmp_path / "log.csv"
     rows = [f"{n % 400},{n * 7919 % 500 + 1},{n % 9 + 1},{n}\n" for n in range(60_000)]
     log.write_text("user,item,category,time\n" + "".join(rows))
-    command = [sys.executable, "-m", "beam_jobs.build_sequences", "--input", str(log), "--format",
-               "csv", "--split", "last_fraction", "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "beam_jobs.build_sequences",
+        "--input",
+        str(log),
+        "--format",
+        "csv",
+        "--split",
+        "last_fraction",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     stages = ["reading 1 file", "sorting histories", "writing vocabularies", "building"]
     for number, stage in enumerate(stages):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -13,11 +13,20 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def test_the_first_commands_run(tmp_path):
-    done = subprocess.run(["bash", "-euc", BLOCKS[0]], cwd=tmp_path, env=environment(),
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-euc", BLOCKS[0]],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    for name in ("sequences/_SUCCESS", "statistics/statistics.html",
-                 "mutual_information/mutual_information.png"):
+    for name in (
+        "sequences/_SUCCESS",
+        "statistics/statistics.html",
+        "mutual_information/mutual_information.png",
+    ):
         assert (tmp_path / "build" / name).exists()
 
 
@@ -25,8 +34,17 @@ def test_options_exist():
     known = set(make_parser("prog")._option_string_actions)
     named = set(re.findall(r"(?<![\w-])(--[a-z_]+)", TEXT))
     others = {"--sequences", "--users", "--help", "--service_port", "--build", "--model"}
-    gcloud = {"--image", "--sdk-language", "--metadata-file", "--region", "--parameters", "--sdk",
-              "--template-file-gcs-location", "--metadata", "--template"}
+    gcloud = {
+        "--image",
+        "--sdk-language",
+        "--metadata-file",
+        "--region",
+        "--parameters",
+        "--sdk",
+        "--template-file-gcs-location",
+        "--metadata",
+        "--template",
+    }
     assert "--hash_buckets" in named and len(named) > 30
     values = {"--direct_running_mode": "multi_processing"}
     # all that is left are options of Beam

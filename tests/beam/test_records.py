@@ -12,15 +12,34 @@ import pytest
 from beam_jobs.formats import make_format
 from tests.beam.test_reading import read
 
-OPTIONS = ["--split", "last_fraction", "--min_events", "30", "--window", "20",
-           "--columns", "tags=tags", "--multi_hot", "tags=2", "--context", "city=city",
-           "--numeric", "price=price", "--time_gap", "60"]
+OPTIONS = [
+    "--split",
+    "last_fraction",
+    "--min_events",
+    "30",
+    "--window",
+    "20",
+    "--columns",
+    "tags=tags",
+    "--multi_hot",
+    "tags=2",
+    "--context",
+    "city=city",
+    "--numeric",
+    "price=price",
+    "--time_gap",
+    "60",
+]
 AVRO = {
-    "type": "record", "name": "event", "fields": [
-        {"name": "user", "type": "string"}, {"name": "item", "type": "long"},
+    "type": "record",
+    "name": "event",
+    "fields": [
+        {"name": "user", "type": "string"},
+        {"name": "item", "type": "long"},
         {"name": "category", "type": "int"},
         {"name": "tags", "type": {"type": "array", "items": "long"}},
-        {"name": "city", "type": ["null", "int"]}, {"name": "price", "type": ["null", "double"]},
+        {"name": "city", "type": ["null", "int"]},
+        {"name": "price", "type": ["null", "double"]},
         {"name": "time", "type": {"type": "long", "logicalType": "timestamp-micros"}},
     ],
 }
@@ -32,31 +51,45 @@ def make_rows():
     for user in range(12):
         for place in range(int(random.integers(25, 60))):
             item = int(random.integers(1, 40))
-            rows.append({
-                "user": f"u{user}", "item": item, "category": item % 5,
-                "tags": [item % 7, 20 + item % 3, 30][: int(random.integers(4))],
-                "city": None if random.random() < 0.1 else user % 3,
-                "price": None if random.random() < 0.1 else item / 4,
-                "time": 1_700_000_000 + place * 1000 + int(random.integers(900)),
-            })
+            rows.append(
+                {
+                    "user": f"u{user}",
+                    "item": item,
+                    "category": item % 5,
+                    "tags": [item % 7, 20 + item % 3, 30][: int(random.integers(4))],
+                    "city": None if random.random() < 0.1 else user % 3,
+                    "price": None if random.random() < 0.1 else item / 4,
+                    "time": 1_700_000_000 + place * 1000 + int(random.integers(900)),
+                }
+            )
     return rows
 
 
 def as_csv(path, rows):
     cells = [
-        [row["user"], row["item"], row["category"], "|".join(map(str, row["tags"])),
-         "" if row["city"] is None else row["city"], "" if row["price"] is None else row["price"],
-         row["time"]] for row in rows
+        [
+            row["user"],
+            row["item"],
+            row["category"],
+            "|".join(map(str, row["tags"])),
+            "" if row["city"] is None else row["city"],
+            "" if row["price"] is None else row["price"],
+            row["time"],
+        ]
+        for row in rows
     ]
-    path.write_text("user,item,category,tags,city,price,time\n"
-                    + "".join(",".join(map(str, row)) + "\n" for row in cells))
+    path.write_text(
+        "user,item,category,tags,city,price,time\n"
+        + "".join(",".join(map(str, row)) + "\n" for row in cells)
+    )
 
 
 def as_avro(path, rows, codec="deflate"):
     schema = fastavro.parse_schema(AVRO)
     with open(path, "wb") as file:
-        fastavro.writer(file, schema, [{**row, "time": row["time"] * 10**6} for row in rows],
-                        codec=codec)
+        fastavro.writer(
+            file, schema, [{**row, "time": row["time"] * 10**6} for row in rows], codec=codec
+        )
 
 
 def as_jsonl(path, rows, opener=open):
@@ -75,9 +108,13 @@ def test_every_format_gives_the_same_sequences(prepare, tmp_path):
     as_jsonl(tmp_path / "odd.jsonl", odd)
     digests = {}
     for name, form, more in [
-        ("log.csv", "csv", []), ("log.parquet", "parquet", []), ("log.avro", "avro", []),
-        ("log.jsonl", "jsonl", []), ("log.jsonl", "jsonl", ["--chunk_bytes", "700"]),
-        ("log.jsonl.gz", "jsonl", []), ("odd.jsonl", "jsonl", []),
+        ("log.csv", "csv", []),
+        ("log.parquet", "parquet", []),
+        ("log.avro", "avro", []),
+        ("log.jsonl", "jsonl", []),
+        ("log.jsonl", "jsonl", ["--chunk_bytes", "700"]),
+        ("log.jsonl.gz", "jsonl", []),
+        ("odd.jsonl", "jsonl", []),
     ]:
         made = prepare(tmp_path / name, *OPTIONS, *more, form=form, output=f"s{len(digests)}")
         assert made.code == 0, made.err
@@ -107,12 +144,21 @@ def test_odd_lines_are_told_with_their_line(tmp_path, chunk_bytes):
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(LINES))
     good, bad, rows = read(path, make_format("jsonl", None, None), chunk_bytes)
-    assert good == [(1, "a", 1, 2, 3), (3, "a", 1, 2, 4), (4, "b", 7, 2, 5), (8, "5", 9, 2, 6),
-                    (11, "ü", 3, 1, 1700000000000000000)]
+    assert good == [
+        (1, "a", 1, 2, 3),
+        (3, "a", 1, 2, 4),
+        (4, "b", 7, 2, 5),
+        (8, "5", 9, 2, 6),
+        (11, "ü", 3, 1, 1700000000000000000),
+    ]
     reasons = dict(bad)
     assert reasons.pop(5).startswith("not JSON: ") and reasons.pop(12).startswith("not JSON: ")
-    assert reasons == {6: "not a JSON object", 7: "item is negative", 9: "item is not an integer",
-                       10: "category is empty"}
+    assert reasons == {
+        6: "not a JSON object",
+        7: "item is negative",
+        9: "item is not an integer",
+        10: "category is empty",
+    }
     assert rows == 11
 
 
@@ -136,7 +182,8 @@ def test_what_is_no_log(prepare, tmp_path):
         ("log.avro", "avro", ["--columns", "item=iid"], "missing columns: iid. Found: user, item"),
         ("log.jsonl", "jsonl", ["--columns", "item=iid"], "missing columns: iid. Found: user"),
     ]:
-        refused = prepare(tmp_path / path, "--split", "last_fraction", *more, form=form,
-                          output="refused")
+        refused = prepare(
+            tmp_path / path, "--split", "last_fraction", *more, form=form, output="refused"
+        )
         assert refused.code == 2 and words in refused.err, refused.err
         assert not refused.output.exists()

@@ -20,9 +20,14 @@ def worker_pool():
     beside = os.path.dirname(sys.executable)  # the pool starts its workers as `python`
     environment = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
     pool = subprocess.Popen(
-        [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main",
-         f"--service_port={port}"],
-        stderr=subprocess.DEVNULL, env=environment,
+        [
+            sys.executable,
+            "-m",
+            "apache_beam.runners.worker.worker_pool_main",
+            f"--service_port={port}",
+        ],
+        stderr=subprocess.DEVNULL,
+        env=environment,
     )
     while not _listens(port):
         assert pool.poll() is None, f"the worker pool ended with {pool.returncode}"
@@ -42,8 +47,13 @@ def test_a_portable_runner_gives_the_same_sequences(prepare, tmp_path, worker_po
     log.write_text(csv_text(made_up_rows()))
     local = prepare(log, *SMALL, output="local")
     portable = prepare(
-        log, *SMALL, "--runner=PortableRunner", "--job_endpoint=embed",
-        "--environment_type=EXTERNAL", f"--environment_config={worker_pool}", output="portable",
+        log,
+        *SMALL,
+        "--runner=PortableRunner",
+        "--job_endpoint=embed",
+        "--environment_type=EXTERNAL",
+        f"--environment_config={worker_pool}",
+        output="portable",
     )
     assert portable.code == 0, portable.err
     assert "running on PortableRunner" in portable.err

@@ -62,8 +62,10 @@ def test_equals_a_plain_count(folder, splits, tmp_path):
         facts = found[split]
         assert facts["totals"] == totals
         assert facts["history_length"]["mean"] == pytest.approx(np.mean(lengths))
-        assert facts["history_length"]["quantiles"]["0.5"] == sorted(lengths)[
-            -(-len(lengths) // 2) - 1]
+        assert (
+            facts["history_length"]["quantiles"]["0.5"]
+            == sorted(lengths)[-(-len(lengths) // 2) - 1]
+        )
         assert facts["history_length"]["quantiles"]["1"] == max(lengths)
         assert sum(count for _, count in facts["history_length"]["histogram"]) == len(lengths)
         between = sum(len(record.history_time) - 1 for record in records)
@@ -93,8 +95,9 @@ def test_shards_change_nothing(folder, splits, tmp_path):
 
 
 def test_drift(folder, tmp_path, capsys):
-    grown = write_folder(tmp_path / "grown", make_splits(seed=5, users=25),
-                         sizes={"item": 40, "category": 7})
+    grown = write_folder(
+        tmp_path / "grown", make_splits(seed=5, users=25), sizes={"item": 40, "category": 7}
+    )
     assert run(grown.path, tmp_path / "out", "--before", folder.path) == 0
     assert "drift       item: divergence" in capsys.readouterr().out
     drift = json.loads((tmp_path / "out" / "statistics.json").read_text())["drift"]

@@ -51,10 +51,13 @@ def plain(found):
     """Histories as tuples."""
     start = found.start.tolist()
     for user, begin, length in zip(found.users, start, found.length.tolist()):
-        yield user, [
-            tuple(int(found.columns[name][i]) for name in ("item", "category", "time"))
-            for i in range(begin, begin + length)
-        ]
+        yield (
+            user,
+            [
+                tuple(int(found.columns[name][i]) for name in ("item", "category", "time"))
+                for i in range(begin, begin + length)
+            ],
+        )
 
 
 def counter(result, name):
@@ -139,9 +142,7 @@ def test_learn_vocabularies_counts_the_training_period_only(pipeline, tmp_path):
         {"b": [(8, 3, 1), (8, 2, 5), (5, 1, 6), (6, 1, 7)], "c": [(5, 1, 0), (5, 1, 1), (5, 1, 2)]}
     )
     learned = (
-        pipeline
-        | Create([one, two])
-        | LearnVocabularies(FORM, LeaveLast(), 1, 2, str(tmp_path))
+        pipeline | Create([one, two]) | LearnVocabularies(FORM, LeaveLast(), 1, 2, str(tmp_path))
     )
     assert_that(learned | Map(lambda found: found["events"]), equal_to([5]))
     run(pipeline)

@@ -105,11 +105,19 @@ def test_floats():
 @pytest.mark.parametrize(
     "value, reason",
     [
-        ("abc", "is not a number"), ("1,5", "is not a number"), (" 1", "is not a number"),
-        ("+1", "is not a number"), ("1e", "is not a number"), (".", "is not a number"),
-        ("inf", "is not a number"), ("0x10", "is not a number"), ("1_000", "is not a number"),
-        ("3.5e38", "is larger than 3.4e+38"), ("-1e400", "is larger than 3.4e+38"),
-        (math.inf, "is larger than 3.4e+38"), ("1\n", "is not a number"),
+        ("abc", "is not a number"),
+        ("1,5", "is not a number"),
+        (" 1", "is not a number"),
+        ("+1", "is not a number"),
+        ("1e", "is not a number"),
+        (".", "is not a number"),
+        ("inf", "is not a number"),
+        ("0x10", "is not a number"),
+        ("1_000", "is not a number"),
+        ("3.5e38", "is larger than 3.4e+38"),
+        ("-1e400", "is larger than 3.4e+38"),
+        (math.inf, "is larger than 3.4e+38"),
+        ("1\n", "is not a number"),
     ],
 )
 def test_floats_that_are_none(value, reason):
@@ -122,7 +130,10 @@ def test_floats_that_are_none(value, reason):
     "time, hour, day",
     [
         (0, 0, 3),  # 1 January 1970 was a Thursday
-        (3599, 0, 3), (3600, 1, 3), (86399, 23, 3), (86400, 0, 4),
+        (3599, 0, 3),
+        (3600, 1, 3),
+        (86399, 23, 3),
+        (86400, 0, 4),
         (1_000_000_000, 1, 6),  # Sunday, 9 September 2001, 01:46:40
         (1_704_067_200, 0, 0),  # Monday, 1 January 2024, 00:00:00
     ],
@@ -134,12 +145,16 @@ def test_hour_and_day(time, hour, day):
 
 
 def test_counts_of_context_add_up_in_any_order():
-    form = with_context(make_format("csv", None, None), (), ("hour=hour_of_day", "city=town"),
-                        ("price=cost",))
+    form = with_context(
+        make_format("csv", None, None), (), ("hour=hour_of_day", "city=town"), ("price=cost",)
+    )
 
     def columns(time, city, price):
-        return {"time": np.array(time, np.int64), "city": np.array(city, np.int64),
-                "price": np.array(price, np.float64)}
+        return {
+            "time": np.array(time, np.int64),
+            "city": np.array(city, np.int64),
+            "price": np.array(price, np.float64),
+        }
 
     one = count_context(form, columns([0, 3600, 3601], [7, -1, 8], [1, math.nan, 3]))
     two = count_context(form, columns([7200, 3600], [8, 9], [5, math.nan]))

@@ -60,8 +60,11 @@ class Variant:
 def _changed(name: str, /, **parts: Callable) -> Recipe:
     """A published recipe with other parts; `embedding` and `recent` are the recipe's own."""
     recipe = MODELS[name]
-    own = {key: parts.pop(key) for key in ("embedding", "recent", "pooling", "position")
-           if key in parts}
+    own = {
+        key: parts.pop(key)
+        for key in ("embedding", "recent", "pooling", "position")
+        if key in parts
+    }
     return dataclasses.replace(recipe, parts={**recipe.parts, **parts}, **own)
 
 
@@ -75,6 +78,7 @@ def _pooled(*weightings: type) -> Callable:
 
 def variants() -> dict[str, Variant]:
     """All of them, by the name of their runs."""
+
     def added(title, **parts):
         return Variant(title, PUBLISHED, _changed(PUBLISHED, **parts))
 
@@ -86,8 +90,11 @@ def variants() -> dict[str, Variant]:
 
     def rival(name):
         evidence = MODELS[EVIDENCE].parts["evidence"]
-        return Variant(f"{MODELS[name].title} with DARE's evidence", EVIDENCE,
-                       _changed(name, evidence=evidence))
+        return Variant(
+            f"{MODELS[name].title} with DARE's evidence",
+            EVIDENCE,
+            _changed(name, evidence=evidence),
+        )
 
     return {
         PUBLISHED: Variant("DARE, as published", PUBLISHED, MODELS[PUBLISHED]),
@@ -96,34 +103,43 @@ def variants() -> dict[str, Variant]:
         "affinity": added("+ affinity facts", evidence=_facts(AffinityFacts)),
         "sum": added("sum of sigmoids for the average", pooling=_pooled(Sum)),
         "average-sum": added("sum of sigmoids beside the average", pooling=_pooled(Average, Sum)),
-        "recent": added("+ attention over the 50 newest", recent=50,
-                        pooling=_pooled(Average, Recent)),
-        "heads": added("two heads of 64 in the score stage",
-                       pooling=lambda: MultiHeadPooling(2, 64, name="pooling")),
-        "plain-head": added("no batch normalization",
-                            head=lambda: Head(batch_norm=False, name="head")),
+        "recent": added(
+            "+ attention over the 50 newest", recent=50, pooling=_pooled(Average, Recent)
+        ),
+        "heads": added(
+            "two heads of 64 in the score stage",
+            pooling=lambda: MultiHeadPooling(2, 64, name="pooling"),
+        ),
+        "plain-head": added(
+            "no batch normalization", head=lambda: Head(batch_norm=False, name="head")
+        ),
         "score-sum": added(
             "auxiliary head on the unnormalized sum",
             auxiliary_pooling=lambda: TargetAwarePooling([ScoreSum()], name="auxiliary_pooling"),
         ),
         "no-position": added("no positions", position=False),
-        "wide-start": added("tables start at N(0, 0.05²), not N(0, 0.02²)",
-                            embedding=lambda schema: DecoupledEmbedding(schema, 0.05)),
+        "wide-start": added(
+            "tables start at N(0, 0.05²), not N(0, 0.02²)",
+            embedding=lambda schema: DecoupledEmbedding(schema, 0.05),
+        ),
         "dropout": trained("dropout 0.3", dropout=0.3),
         "decay": trained("weight decay 0.01", weight_decay=0.01),
         "clip": trained("gradients clipped at norm 1", clip_norm=1.0),
         "cosine": trained("rate falls along a cosine over 3 epochs", schedule="cosine", epochs=3),
         "slow": trained("half the learning rate", learning_rate=0.005),
         "long": trained("8 epochs, patience 3", epochs=8, patience=3),
-        EVIDENCE: Variant("DARE (match counts, score and affinity facts)", EVIDENCE,
-                          MODELS[EVIDENCE]),
+        EVIDENCE: Variant(
+            "DARE (match counts, score and affinity facts)", EVIDENCE, MODELS[EVIDENCE]
+        ),
         "less-counts": less("without match counts", evidence=_facts(ScoreFacts, AffinityFacts)),
         "less-scores": less("without score facts", evidence=_facts(MatchCounts, AffinityFacts)),
         "less-affinity": less("without affinity facts", evidence=_facts(MatchCounts, ScoreFacts)),
-        "evidence-recent": less("+ attention over the 50 newest", recent=50,
-                                pooling=_pooled(Average, Recent)),
-        "evidence-plain-head": less("no batch normalization",
-                                    head=lambda: Head(batch_norm=False, name="head")),
+        "evidence-recent": less(
+            "+ attention over the 50 newest", recent=50, pooling=_pooled(Average, Recent)
+        ),
+        "evidence-plain-head": less(
+            "no batch normalization", head=lambda: Head(batch_norm=False, name="head")
+        ),
         "twin-evidence": rival("TWIN"),
         "sim-evidence": rival("SIM-soft"),
     }
@@ -136,15 +152,21 @@ def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> d
     chosen = {name: one for name, one in known.items() if name in {*names, *bases}}
     MODELS.update({name: one.recipe for name, one in chosen.items()})  # `train` looks there
     todo = [
-        (name, seed) for seed in seeds for name in chosen
+        (name, seed)
+        for seed in seeds
+        for name in chosen
         if not os.path.exists(os.path.join(_path(output, name, seed), METRICS))
     ]
     for place, (name, seed) in enumerate(todo, 1):
         started = time.perf_counter()
         options = {**TRAINING, **chosen[name].training}
         found = train(sequences, _path(output, name, seed), name, seed=seed, verbose=0, **options)
-        print(f"[{place}/{len(todo)}] {name}, seed {seed}: test AUC {found['test']['auc']:.4f}, "
-              f"{time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"[{place}/{len(todo)}] {name}, seed {seed}: test AUC {found['test']['auc']:.4f}, "
+            f"{time.perf_counter() - started:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
         tf.keras.backend.clear_session()
         gc.collect()
     scores, label, user = {}, None, None
@@ -161,29 +183,44 @@ def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> d
         for seed in seeds:
             with open(os.path.join(_path(output, name, seed), METRICS), encoding="utf-8") as file:
                 tests.append(json.load(file)["test"])
-        rows.append({
-            "name": name, "title": one.title, "base": one.base, "seeds": seeds,
-            **{key: statistics.fmean(test[key] for test in tests)
-               for key in ("auc", "auc_seen", "auc_new")},
-            "deviation": statistics.stdev(t["auc"] for t in tests) if len(seeds) > 1 else None,
-            "difference": None if name == one.base else
-            dataclasses.asdict(bootstrap.difference(name, one.base)),
-        })
+        rows.append(
+            {
+                "name": name,
+                "title": one.title,
+                "base": one.base,
+                "seeds": seeds,
+                **{
+                    key: statistics.fmean(test[key] for test in tests)
+                    for key in ("auc", "auc_seen", "auc_new")
+                },
+                "deviation": statistics.stdev(t["auc"] for t in tests) if len(seeds) > 1 else None,
+                "difference": None
+                if name == one.base
+                else dataclasses.asdict(bootstrap.difference(name, one.base)),
+            }
+        )
     return {"sequences": os.path.basename(os.path.normpath(sequences)), "rows": rows}
 
 
 def markdown(found: dict[str, Any]) -> str:
     """One table, each base followed by its variants, best first."""
-    lines = ["| variant | test AUC | difference to its base [95%] | item seen before | new item |",
-             "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| variant | test AUC | difference to its base [95%] | item seen before | new item |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for row in _ordered(found["rows"]):
         between, base = row["difference"], row["name"] == row["base"]
         title = f"**{row['title']}**" if base else row["title"]
         spread = "" if row["deviation"] is None else f" ± {row['deviation']:.4f}"
-        interval = "" if between is None else (
-            f"{between['estimate']:+.4f} [{between['low']:+.4f}, {between['high']:+.4f}]")
-        lines.append(f"| {title} | {row['auc']:.4f}{spread} | {interval} | "
-                     f"{row['auc_seen']:.4f} | {row['auc_new']:.4f} |")
+        interval = (
+            ""
+            if between is None
+            else (f"{between['estimate']:+.4f} [{between['low']:+.4f}, {between['high']:+.4f}]")
+        )
+        lines.append(
+            f"| {title} | {row['auc']:.4f}{spread} | {interval} | "
+            f"{row['auc_seen']:.4f} | {row['auc_new']:.4f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -206,10 +243,13 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.plot([between["low"], between["high"]], [place] * 2, color=color, linewidth=2.4)
         axes.plot(between["estimate"], place, "o", color=color)
     axes.axvline(0, color="#33567a", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [
-        f"{row['title']}: {row['auc']:.4f}" if row["difference"] is None else row["title"]
-        for row in rows
-    ])
+    axes.set_yticks(
+        range(len(rows)),
+        [
+            f"{row['title']}: {row['auc']:.4f}" if row["difference"] is None else row["title"]
+            for row in rows
+        ],
+    )
     for tick, row in zip(axes.get_yticklabels(), rows):
         tick.set_fontweight("bold" if row["difference"] is None else "normal")
     axes.invert_yaxis()
@@ -238,14 +278,21 @@ def main() -> int:
     """``python -m tests.benchmarks.ablation``."""
     known = list(variants())
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.ablation", description=__doc__,
+        prog="python -m tests.benchmarks.ablation",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--output", required=True, help="folder for runs and results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--variants", nargs="+", choices=known, default=known, metavar="NAME",
-                        help=f"of {', '.join(known)}; default: all")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=known,
+        default=known,
+        metavar="NAME",
+        help=f"of {', '.join(known)}; default: all",
+    )
     options = parser.parse_args()
     found = ablate(options.sequences, options.output, options.seeds, options.variants)
     write_json(os.path.join(options.output, "ablation.json"), found)

@@ -32,8 +32,9 @@ def measure() -> dict[str, float]:
             found = []
             for seed in SEEDS:
                 run = pathlib.Path(folder) / f"{model}-{seed}"
-                test = train(str(sequences), str(run), model, epochs=EPOCHS, seed=seed,
-                             verbose=0)["test"]
+                test = train(str(sequences), str(run), model, epochs=EPOCHS, seed=seed, verbose=0)[
+                    "test"
+                ]
                 found.append(test)
                 key = f"checkins_auc_{model.lower()}"
                 figures[f"{key}_seed{seed}"] = test["auc"]

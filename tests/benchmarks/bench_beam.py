@@ -33,11 +33,15 @@ ROUNDS = 3
 def measure() -> dict[str, float]:
     """Rows a second, ratios, and the peak of the whole job's memory."""
     with tempfile.TemporaryDirectory() as folder:
-        logs = {rows: write_log(pathlib.Path(folder) / f"log-{rows}.csv", rows)
-                for rows in (ROWS, ROWS // 10)}
+        logs = {
+            rows: write_log(pathlib.Path(folder) / f"log-{rows}.csv", rows)
+            for rows in (ROWS, ROWS // 10)
+        }
         whole = _apart("job", logs[ROWS])
-        print(f"  {ROWS:,} rows: {ROWS / whole['seconds']:,.0f} rows/s, "
-              f"{whole['gib']:.2f} GiB", file=sys.stderr)
+        print(
+            f"  {ROWS:,} rows: {ROWS / whole['seconds']:,.0f} rows/s, {whole['gib']:.2f} GiB",
+            file=sys.stderr,
+        )
         sorting = _apart("sort", logs[ROWS])
         figures = {
             "beam_rows_per_s": ROWS / whole["seconds"],
@@ -53,9 +57,13 @@ def measure() -> dict[str, float]:
                     continue
                 seconds.setdefault(kind, []).append(done["seconds"])
                 digests |= {done["digests"]} - {None}
-            print(f"  round {turn + 1} of {ROUNDS}: " + ", ".join(
-                f"{name} {statistics.median(found):.1f} s" for name, found in seconds.items()
-            ), file=sys.stderr)
+            print(
+                f"  round {turn + 1} of {ROUNDS}: "
+                + ", ".join(
+                    f"{name} {statistics.median(found):.1f} s" for name, found in seconds.items()
+                ),
+                file=sys.stderr,
+            )
     middle = {name: statistics.median(found) for name, found in seconds.items()}
     if len(digests) != 1:
         raise RuntimeError(f"The job, run again or beside Polars, made other records: {digests}")
@@ -72,8 +80,13 @@ def write_log(path: pathlib.Path, rows: int) -> pathlib.Path:
     item = np.exp(draw.random(rows) * np.log(ITEMS)).astype(np.int64)
     kinds = np.array(["pv", "buy", "cart", "fav"])
     behavior = kinds[draw.choice(4, rows, p=[0.9, 0.02, 0.05, 0.03])]
-    columns = [user, item * 7 % 5_163_070, item % CATEGORIES + 1, behavior,
-               1_511_539_200 + draw.integers(0, 9 * 86400, rows)]
+    columns = [
+        user,
+        item * 7 % 5_163_070,
+        item % CATEGORIES + 1,
+        behavior,
+        1_511_539_200 + draw.integers(0, 9 * 86400, rows),
+    ]
     names = ["user", "item", "category", "behavior", "time"]
     table = pa.table([pa.array(column) for column in columns], names=names)
     pa_csv.write_csv(table, path, pa_csv.WriteOptions(include_header=False, quoting_style="none"))
@@ -82,14 +95,20 @@ def write_log(path: pathlib.Path, rows: int) -> pathlib.Path:
 
 def _apart(kind: str, log: pathlib.Path) -> dict | None:
     """One way in a process of its own: seconds, peak GiB, digests; None if it is not there."""
-    if kind == "polars" and subprocess.run(
-        [sys.executable, "-c", "import polars"], capture_output=True, check=False
-    ).returncode:
+    if (
+        kind == "polars"
+        and subprocess.run(
+            [sys.executable, "-c", "import polars"], capture_output=True, check=False
+        ).returncode
+    ):
         print("  polars is not installed: left out (pip install polars)", file=sys.stderr)
         return None
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.bench_beam", kind, str(log)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": "."},
     )
     if done.returncode:
         raise RuntimeError(f"{kind} failed: {done.stderr.strip()[-2000:]}")
@@ -154,8 +173,10 @@ def polars(log: str, folder: str) -> str:
         .collect()
     )
     users = table.group_by("user", maintain_order=True).len()
-    columns = {name: table[name].cast(pl.Int64).to_numpy()
-               for name in ("item", "category", "time", "order")}
+    columns = {
+        name: table[name].cast(pl.Int64).to_numpy()
+        for name in ("item", "category", "time", "order")
+    }
     length = users["len"].to_numpy().astype(np.int64)
     histories = Histories(0, users["user"].to_list(), length, columns)
     counts = count_items(histories, asked.protocol, asked.form, asked.form.features)
@@ -214,14 +235,17 @@ def naive(log: str, folder: str) -> None:
             def column(values):
                 return np.array([place.get(value, 1) for value in values], np.int32)
 
-            yield encode(UserRecord(
-                user=user, history={"item": column(row["item"] for row in rows)},
-                history_time=np.array([row["time"] for row in rows]),
-                position=np.array(positions, np.int32),
-                target_length=np.full(len(positions), 3, np.int32),
-                target={"item": column(target)},
-                label=np.array([1, 0, 0] * len(positions), np.uint8),
-            ))
+            yield encode(
+                UserRecord(
+                    user=user,
+                    history={"item": column(row["item"] for row in rows)},
+                    history_time=np.array([row["time"] for row in rows]),
+                    position=np.array(positions, np.int32),
+                    target_length=np.full(len(positions), 3, np.int32),
+                    target={"item": column(target)},
+                    label=np.array([1, 0, 0] * len(positions), np.uint8),
+                )
+            )
 
     def write_counts(counts):
         pathlib.Path(f"{folder}/counts.json").write_text(json.dumps(counts))

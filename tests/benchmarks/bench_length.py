@@ -26,13 +26,19 @@ def measure() -> dict[str, float]:
     for length in LENGTHS:
         done = subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.bench_length", str(length)],
-            capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": "."},
         )
         if done.returncode:
             raise RuntimeError(f"N = {length} failed: {done.stderr.strip()[-2000:]}")
         found[length] = json.loads(done.stdout.splitlines()[-1])
-        print(f"  N = {length:,}: {found[length]['ms']:.2f} ms an example, "
-              f"{found[length]['gib']:.2f} GiB", file=sys.stderr)
+        print(
+            f"  N = {length:,}: {found[length]['ms']:.2f} ms an example, "
+            f"{found[length]['gib']:.2f} GiB",
+            file=sys.stderr,
+        )
     _plot(found)
     figures = {}
     for length, one in found.items():
@@ -55,8 +61,11 @@ def one(length: int) -> dict[str, float]:
     model, data = variant(SparseAdam(0.01), REQUESTS, CANDIDATES, ITEMS, window=length)
     times = StepTimes()
     model.fit(data, steps_per_epoch=STEPS, verbose=0, callbacks=[times], shuffle=False)
-    peak = next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines()
-                if line.startswith("VmHWM"))
+    peak = next(
+        line
+        for line in pathlib.Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return {
         "ms": statistics.median(times.seconds) * 1e3 / (REQUESTS * CANDIDATES),
         "gib": int(peak.split()[1]) / 2**20,
@@ -72,13 +81,17 @@ def _plot(found):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     lengths = list(found)
     for axis, key, title in (
-        (axes[0], "ms", "time per example, ms"), (axes[1], "gib", "greatest memory, GiB"),
+        (axes[0], "ms", "time per example, ms"),
+        (axes[1], "gib", "greatest memory, GiB"),
     ):
         values = [found[length][key] for length in lengths]
         axis.plot(lengths, values, marker="o", color="tab:blue")
         slope = (values[-1] - values[0]) / (lengths[-1] - lengths[0])
         axis.plot(
-            lengths, [values[0] + slope * (n - lengths[0]) for n in lengths], ls=":", color="gray",
+            lengths,
+            [values[0] + slope * (n - lengths[0]) for n in lengths],
+            ls=":",
+            color="gray",
             label="a straight line",
         )
         axis.set(title=title, xlabel="behaviors in a history", ylim=(0, None))

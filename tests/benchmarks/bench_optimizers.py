@@ -90,8 +90,12 @@ def fused_adagrad(table, accumulator):
     def step(rows, values):
         gradient = sum_duplicates(tf.IndexedSlices(values, rows))
         tf.raw_ops.ResourceSparseApplyAdagradV2(
-            var=table.handle, accum=accumulator.handle, lr=1e-3, epsilon=1e-7,
-            grad=gradient.values, indices=gradient.indices,
+            var=table.handle,
+            accum=accumulator.handle,
+            lr=1e-3,
+            epsilon=1e-7,
+            grad=gradient.values,
+            indices=gradient.indices,
         )
 
     return compiled(step)
@@ -119,10 +123,14 @@ def measure_table(size: int, columns: int) -> dict[str, float]:
     functions |= {
         "adam_plain": plain_adam(adam, table),
         "adagrad_fused": fused_adagrad(table, *slots["adagrad"]),
-        "sum": compiled(lambda rows, values: tf.reduce_max(
-            sum_duplicates(tf.IndexedSlices(values, rows), size).values[:, 0])),
-        "sum_plain": compiled(lambda rows, values: tf.reduce_max(
-            summed_by_segments(values, rows)[1][:, 0])),
+        "sum": compiled(
+            lambda rows, values: tf.reduce_max(
+                sum_duplicates(tf.IndexedSlices(values, rows), size).values[:, 0]
+            )
+        ),
+        "sum_plain": compiled(
+            lambda rows, values: tf.reduce_max(summed_by_segments(values, rows)[1][:, 0])
+        ),
     }
     return seconds(functions, (rows, values))
 
@@ -131,18 +139,24 @@ def measure() -> dict[str, float]:
     """Milliseconds of SparseAdam's update, and ratios."""
     figures = {}
     for name, size, columns in (
-        ("items_16", ITEMS, 16), ("items_32", ITEMS, 32), ("categories_16", CATEGORIES, 16),
+        ("items_16", ITEMS, 16),
+        ("items_32", ITEMS, 32),
+        ("categories_16", CATEGORIES, 16),
         ("categories_32", CATEGORIES, 32),
     ):
         taken = measure_table(size, columns)
-        print(f"  {name}: " + ", ".join(
-            f"{way} {each * 1e3:.1f} ms" for way, each in taken.items()), file=sys.stderr)
+        print(
+            f"  {name}: " + ", ".join(f"{way} {each * 1e3:.1f} ms" for way, each in taken.items()),
+            file=sys.stderr,
+        )
         figures[f"optimizer_adam_{name}_ms"] = taken["adam"] * 1e3
         if size == ITEMS:  # so few categories lie in the cache: there is nothing to move
             for optimizer in ("adam", "adagrad", "rowwise"):
                 figures[f"optimizer_{optimizer}_{name}_over_bare"] = (
-                    taken[optimizer] / taken[f"{optimizer}_bare"])
+                    taken[optimizer] / taken[f"{optimizer}_bare"]
+                )
         for way, other in (("adam", "plain"), ("adagrad", "fused"), ("sum", "plain")):
             figures[f"optimizer_{way}_{name}_{other}_over_this"] = (
-                taken[f"{way}_{other}"] / taken[way])
+                taken[f"{way}_{other}"] / taken[way]
+            )
     return figures

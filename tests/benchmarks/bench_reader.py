@@ -83,8 +83,12 @@ def measure() -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             records = list(users(np.random.default_rng(0)))
             sequences = write_folder(
-                pathlib.Path(folder) / "s", {"train": records}, shards=SHARDS, sizes=SIZES,
-                window=WINDOW, candidates=CANDIDATES,
+                pathlib.Path(folder) / "s",
+                {"train": records},
+                shards=SHARDS,
+                sizes=SIZES,
+                window=WINDOW,
+                candidates=CANDIDATES,
             )
             dataset = read_requests(sequences, "train", BATCH, shuffle=True, seed=1)
             epoch(dataset)  # files and functions are warm after it
@@ -96,8 +100,8 @@ def measure() -> dict[str, float]:
                 del batches
             rate = sequences.candidates("train") / statistics.median(reading)
             figures[f"reader_examples_per_s{suffix}"] = rate
-            figures[f"reader_over_copy{suffix}"] = (
-                statistics.median(reading) / statistics.median(copying)
+            figures[f"reader_over_copy{suffix}"] = statistics.median(reading) / statistics.median(
+                copying
             )
             print(f"  {users.__name__}: {rate:,.0f} examples/s", file=sys.stderr)
     return figures

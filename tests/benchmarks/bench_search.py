@@ -44,9 +44,13 @@ class Bound(tf.Module):
     def __init__(self, columns: int):
         super().__init__()
 
-        @tf.function(autograph=False, input_signature=[
-            tf.TensorSpec([None, columns], name="query"), tf.TensorSpec([None, columns], name="key")
-        ])
+        @tf.function(
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec([None, columns], name="query"),
+                tf.TensorSpec([None, columns], name="key"),
+            ],
+        )
         def function(query, key):
             return {"highest": tf.reduce_max(tf.matmul(query, key, transpose_b=True), axis=1)}
 
@@ -104,7 +108,8 @@ def copied(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same as one row for each candidate, each with its own copy of the history."""
     candidates = inputs["target_item"].shape[1]
     return {
-        name: array.reshape(candidates, 1) if name.startswith("target_")
+        name: array.reshape(candidates, 1)
+        if name.startswith("target_")
         else np.repeat(array, candidates, axis=0)
         for name, array in inputs.items()
     }
@@ -169,16 +174,23 @@ def measure() -> dict[str, float]:
             figures[f"search_over_bound@{size}"] = found["search"] / found["bound"]
             told(size, found)
         one = request(*VARIED)
-        by_k = in_turns({
-            f"{way}{k}": lambda session=servable(base, VARIED[0], way == "straight", top_k=k):
-                session(one)
-            for k in MOST_K for way in ("search", "straight")
-        }, 2 * SECONDS)
+        by_k = in_turns(
+            {
+                f"{way}{k}": lambda session=servable(base, VARIED[0], way == "straight", top_k=k): (
+                    session(one)
+                )
+                for k in MOST_K
+                for way in ("search", "straight")
+            },
+            2 * SECONDS,
+        )
         told("by K", by_k)
-        by_dim = in_turns({
-            dim: lambda session=servable(base, VARIED[0], columns=dim): session(one)
-            for dim in DIMS
-        })
+        by_dim = in_turns(
+            {
+                dim: lambda session=servable(base, VARIED[0], columns=dim): session(one)
+                for dim in DIMS
+            }
+        )
         told("by columns", by_dim)
     size = "x".join(map(str, VARIED))
     for k in MOST_K:
@@ -201,8 +213,10 @@ def same(one, other) -> None:
 
 def told(what, found) -> None:
     """A line of progress."""
-    print(f"  {what}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()),
-          file=sys.stderr)
+    print(
+        f"  {what}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()),
+        file=sys.stderr,
+    )
 
 
 def plot(sizes, by_k, by_dim) -> None:
@@ -214,26 +228,42 @@ def plot(sizes, by_k, by_dim) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     place = np.arange(len(sizes))
-    for shift, (name, label, color) in enumerate((
-        ("straight", "straight way", "tab:gray"), ("search", "exported search", "tab:blue"),
-        ("bound", "product and one pass", "tab:green"),
-    )):
-        axes[0].bar(place + 0.27 * (shift - 1), [found[name] for found in sizes.values()], 0.25,
-                    label=label, color=color)
+    for shift, (name, label, color) in enumerate(
+        (
+            ("straight", "straight way", "tab:gray"),
+            ("search", "exported search", "tab:blue"),
+            ("bound", "product and one pass", "tab:green"),
+        )
+    ):
+        axes[0].bar(
+            place + 0.27 * (shift - 1),
+            [found[name] for found in sizes.values()],
+            0.25,
+            label=label,
+            color=color,
+        )
     axes[0].set_yscale("log")
-    axes[0].set_xticks(place, [f"{int(n):,} x {c}" for n, c in (s.split("x") for s in sizes)],
-                       rotation=20)
+    axes[0].set_xticks(
+        place, [f"{int(n):,} x {c}" for n, c in (s.split("x") for s in sizes)], rotation=20
+    )
     axes[0].set(title=f"behaviors x candidates, K = {TOP_K}", ylabel="milliseconds a request")
     of = f"{VARIED[0]:,} x {VARIED[1]}"
-    for way, label, color in (("straight", "straight way", "tab:gray"),
-                              ("search", "exported search", "tab:blue")):
-        axes[1].plot(MOST_K, [by_k[f"{way}{k}"] for k in MOST_K], marker="o", color=color,
-                     label=label)
+    for way, label, color in (
+        ("straight", "straight way", "tab:gray"),
+        ("search", "exported search", "tab:blue"),
+    ):
+        axes[1].plot(
+            MOST_K, [by_k[f"{way}{k}"] for k in MOST_K], marker="o", color=color, label=label
+        )
     axes[1].set(title=f"{of}, by K", xlabel="K", ylim=(0, None))
-    axes[2].plot(DIMS, [by_dim[dim] for dim in DIMS], marker="o", color="tab:blue",
-                 label="exported search")
-    axes[2].set(title=f"{of}, by attention columns", xlabel="columns a feature",
-                ylim=(0, 1.2 * max(by_dim.values())))
+    axes[2].plot(
+        DIMS, [by_dim[dim] for dim in DIMS], marker="o", color="tab:blue", label="exported search"
+    )
+    axes[2].set(
+        title=f"{of}, by attention columns",
+        xlabel="columns a feature",
+        ylim=(0, 1.2 * max(by_dim.values())),
+    )
     axes[2].set_xticks(DIMS)
     for axis in axes:
         axis.legend(frameon=False)

@@ -63,9 +63,11 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as base:
         path = export_model(DARE(schema, auxiliary_weight=0), base, None)
         session = SavedModelSession(path)
-        with serving(os.path.join(base, "dare"), "dare") as server, \
-                Client(server.address, "dare", timeout=60, id_dtype=np.int32) as client, \
-                Caller(server.address) as caller:
+        with (
+            serving(os.path.join(base, "dare"), "dare") as server,
+            Client(server.address, "dare", timeout=60, id_dtype=np.int32) as client,
+            Caller(server.address) as caller,
+        ):
             for behaviors in BEHAVIORS:
                 inputs = requests_of(session, behaviors)
                 for name, signature in NAMES.items():
@@ -90,9 +92,12 @@ def measure() -> dict[str, float]:
                         f"serve_ms_p50_half_load@{size}": p50,
                         f"serve_ms_p99_half_load@{size}": p99,
                     }
-                    print(f"  {size}: session {bare:.2f} ms, served {served:.2f} ms; "
-                          f"{capacity:.0f} a second at most; at half of it p50 {p50:.2f}, "
-                          f"p99 {p99:.2f} ms", file=sys.stderr)
+                    print(
+                        f"  {size}: session {bare:.2f} ms, served {served:.2f} ms; "
+                        f"{capacity:.0f} a second at most; at half of it p50 {p50:.2f}, "
+                        f"p99 {p99:.2f} ms",
+                        file=sys.stderr,
+                    )
         session.close()
     write_report(REPORTS, outcomes, "at half of the capacity")
     return figures

@@ -49,8 +49,10 @@ def batches(
     rng = np.random.default_rng(0)
     made = []
     for _ in range(count):
-        inputs = {"history_length": np.full(requests, window, np.int32),
-                  "target_length": np.full(requests, candidates, np.int32)}
+        inputs = {
+            "history_length": np.full(requests, window, np.int32),
+            "target_length": np.full(requests, candidates, np.int32),
+        }
         for name, size in (("item", items), ("category", CATEGORIES)):
             draw = lambda *shape, high=size: rng.integers(2, high, shape, dtype=np.int32)
             inputs[f"history_{name}"] = draw(requests, window)
@@ -62,7 +64,11 @@ def batches(
 
 
 def variant(
-    optimizer, requests: int, candidates: int, items: int = ITEMS, model: str = "DARE",
+    optimizer,
+    requests: int,
+    candidates: int,
+    items: int = ITEMS,
+    model: str = "DARE",
     window: int = WINDOW,
 ):
     """A compiled model and its data."""
@@ -127,17 +133,22 @@ def measure() -> dict[str, float]:
         for name in random.sample(list(variants), len(variants)):  # what ran before leaves traces
             (model, data), steps = variants[name]
             times = StepTimes()
-            model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[times],
-                      shuffle=False)
+            model.fit(
+                data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[times], shuffle=False
+            )
             seconds[name] += times.seconds
             if name == "requests":  # the bound beside what it bounds
                 for bound, move in bounds.items():
                     seconds[bound] += _times(move, steps)
             if name == "published":  # beside the same model
                 seconds["plain"] += _times(lambda: plain.step(*next(requests)[:2]).numpy(), steps)
-        print(f"  round {turn + 1} of {ROUNDS}: " + ", ".join(
-            f"{name} {statistics.median(times) * 1e3:.0f} ms" for name, times in seconds.items()
-        ), file=sys.stderr)
+        print(
+            f"  round {turn + 1} of {ROUNDS}: "
+            + ", ".join(
+                f"{name} {statistics.median(times) * 1e3:.0f} ms" for name, times in seconds.items()
+            ),
+            file=sys.stderr,
+        )
     rate = {name: rows / statistics.median(times) for name, times in seconds.items()}
     return {
         "train_examples_per_s": rate["requests"],

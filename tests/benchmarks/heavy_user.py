@@ -1,6 +1,6 @@
 """One user with millions of events among 2,000 others: what the job keeps, cuts, and needs.
 
-    python -m tests.benchmarks.heavy_user --events 5000000
+python -m tests.benchmarks.heavy_user --events 5000000
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ def write_log(path: pathlib.Path, events: int) -> None:
         [np.zeros(events, np.int64), np.repeat(np.arange(1, USERS + 1), EVENTS_OF_A_USER)]
     )
     rows = len(user)
-    table = pa.table({
-        "user": draw.permutation(user),
-        "item": draw.zipf(1.3, rows) % 100_000,
-        "category": np.ones(rows, np.int64),
-        "time": 1_500_000_000 + draw.integers(0, 10_000_000, rows),
-    })
+    table = pa.table(
+        {
+            "user": draw.permutation(user),
+            "item": draw.zipf(1.3, rows) % 100_000,
+            "category": np.ones(rows, np.int64),
+            "time": 1_500_000_000 + draw.integers(0, 10_000_000, rows),
+        }
+    )
     pa_csv.write_csv(table, path)
 
 
@@ -43,12 +45,16 @@ def build(log: str, output: str) -> None:
 
     made = build_sequences(parse(["--input", log, "--format", "csv", "--output", output], "heavy"))
     rows = made["counts"]["rows"]
-    print(json.dumps({
-        **{name: rows[name] for name in ("read", "rejected", "cut", "kept")},
-        "longest_history": made["counts"]["events"]["longest_history"],
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "seconds": made["seconds"],
-    }))
+    print(
+        json.dumps(
+            {
+                **{name: rows[name] for name in ("read", "rejected", "cut", "kept")},
+                "longest_history": made["counts"]["events"]["longest_history"],
+                "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+                "seconds": made["seconds"],
+            }
+        )
+    )
 
 
 def main() -> int:
@@ -63,8 +69,15 @@ def main() -> int:
         log = pathlib.Path(folder) / "log.csv"
         write_log(log, asked.events)
         return subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.heavy_user", "--build", str(log),
-             f"{folder}/sequences"], check=False,
+            [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.heavy_user",
+                "--build",
+                str(log),
+                f"{folder}/sequences",
+            ],
+            check=False,
         ).returncode
 
 

@@ -39,8 +39,9 @@ class PlainStep(tf.Module):
         width = 3 * columns * len(vocabulary)
         layers = tf.keras.layers
         self.heads = [
-            _built([layers.BatchNormalization(), *_dense(200), *_dense(80), layers.Dense(1)],
-                   width),
+            _built(
+                [layers.BatchNormalization(), *_dense(200), *_dense(80), layers.Dense(1)], width
+            ),
             _built([*_dense(200), layers.Dense(1)], width),
         ]
         tables = [*self.attention.values(), *self.representation.values(), self.position]
@@ -80,9 +81,11 @@ class PlainStep(tf.Module):
         for head, pooled in zip(self.heads, sums):
             known = tf.concat([target, pooled, target * pooled], axis=-1)
             logit = head(tf.reshape(known, [-1, known.shape[-1]]), training=True)
-            loss += tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(
-                labels=tf.reshape(label, [-1, 1]), logits=logit
-            ))
+            loss += tf.reduce_mean(
+                tf.nn.sigmoid_cross_entropy_with_logits(
+                    labels=tf.reshape(label, [-1, 1]), logits=logit
+                )
+            )
         return loss
 
     @property

@@ -49,8 +49,12 @@ def ids():
 
 def _environment():
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONWARNINGS": "ignore"}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +68,12 @@ def models(tmp_path_factory):
     """Folder of models: ``dare`` (version 1) and ``two`` (versions 1 and 2, of other weights,
     the first one that of ``dare``), all with three warm-up requests."""
     folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, str(HERE / "small_model.py"), f"{folder}/dare/1:0",
-               f"{folder}/two/2:1"]
+    command = [
+        sys.executable,
+        str(HERE / "small_model.py"),
+        f"{folder}/dare/1:0",
+        f"{folder}/two/2:1",
+    ]
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shutil.copytree(folder / "dare" / "1", folder / "two" / "1")
@@ -98,7 +106,9 @@ def running(*arguments, log):
     with open(log, "wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "serving.server", *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=errors, text=True,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
             env={k: v for k, v in _environment().items() if k != "TF_CPP_MIN_LOG_LEVEL"},
         )
     said = []
@@ -137,9 +147,18 @@ def start_server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def own_server(model_base, start_server):
     """The development server on the small model, with the shipped monitoring file."""
-    with start_server("--model_base_path", model_base, "--model_name", "dare", "--port", 0,
-                      "--rest_api_port", 0, "--monitoring_config_file",
-                      CONFIG / "monitoring.config") as server:
+    with start_server(
+        "--model_base_path",
+        model_base,
+        "--model_name",
+        "dare",
+        "--port",
+        0,
+        "--rest_api_port",
+        0,
+        "--monitoring_config_file",
+        CONFIG / "monitoring.config",
+    ) as server:
         yield server
 
 
@@ -213,8 +232,12 @@ def sequences(tmp_path_factory):
         (path / "vocabulary" / f"{name}.tsv").write_text("".join(lines))
     schema = Schema(
         features=tuple(
-            Feature(name, size + 2, vocabulary=f"vocabulary/{name}.tsv",
-                    digest=file_digest(path / "vocabulary" / f"{name}.tsv"))
+            Feature(
+                name,
+                size + 2,
+                vocabulary=f"vocabulary/{name}.tsv",
+                digest=file_digest(path / "vocabulary" / f"{name}.tsv"),
+            )
             for name, size in (("item", 300), ("category", 20))
         ),
         window=30,
@@ -234,7 +257,8 @@ def sequences(tmp_path_factory):
                     str(user),
                     {"item": item, "category": np.where(item > 1, (item - 2) % 20 + 2, 1)},
                     np.arange(50),
-                    np.array([0, 0] if user == 103 else [20, 45]), np.array([3, 3]),
+                    np.array([0, 0] if user == 103 else [20, 45]),
+                    np.array([3, 3]),
                     {"item": target, "category": (target - 2) % 20 + 2},
                     np.array([1, 0, 0, 1, 0, 0]),
                 )

@@ -42,9 +42,7 @@ class Small(tf.Module):
             with open(path, "w") as file:
                 file.writelines(f"{raw}\t{row}\n" for row, raw in enumerate(ids, start=2))
             self.tables[name] = tf.lookup.StaticHashTable(
-                tf.lookup.TextFileInitializer(
-                    path, tf.int64, 0, tf.int64, 1, delimiter="\t"
-                ),
+                tf.lookup.TextFileInitializer(path, tf.int64, 0, tf.int64, 1, delimiter="\t"),
                 1,
             )
             for part in ("attention", "representation"):
@@ -81,18 +79,14 @@ class Small(tf.Module):
         attention = tf.where(there, attention, tf.float32.min)
         weight = tf.where(there, tf.exp(attention - tf.reduce_max(attention, -1, True)), 0.0)
         weight = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, -1, True))
-        pooled = tf.reduce_sum(
-            weight[..., None] * self.embed("representation", behavior), -2
-        )
+        pooled = tf.reduce_sum(weight[..., None] * self.embed("representation", behavior), -2)
         mine = self.embed("representation", target)
         return tf.sigmoid(tf.reduce_sum(pooled * mine + 0.1 * mine, -1) + self.bias)
 
 
 def signatures(model):
     def spec(prefix, rank, dtype=tf.int64, names=FEATURES):
-        return [
-            tf.TensorSpec([None] * rank, dtype, name=f"{prefix}_{name}") for name in names
-        ]
+        return [tf.TensorSpec([None] * rank, dtype, name=f"{prefix}_{name}") for name in names]
 
     whole = [
         *spec("history", 2),
@@ -109,19 +103,23 @@ def signatures(model):
         )
         return {"behavior_index": index, "attention_score": score}
 
-    @tf.function(input_signature=[
-        *spec("target", 2),
-        *spec("behavior", 3),
-        tf.TensorSpec([None] * 3, tf.int32, name="behavior_position"),
-        tf.TensorSpec([None] * 3, tf.float32, name="attention_score"),
-    ])
+    @tf.function(
+        input_signature=[
+            *spec("target", 2),
+            *spec("behavior", 3),
+            tf.TensorSpec([None] * 3, tf.int32, name="behavior_position"),
+            tf.TensorSpec([None] * 3, tf.float32, name="attention_score"),
+        ]
+    )
     def score(target_item, target_category, item, category, position, attention):
-        return {"probability": model.judge(
-            {"item": target_item, "category": target_category},
-            {"item": item, "category": category},
-            position,
-            attention,
-        )}
+        return {
+            "probability": model.judge(
+                {"item": target_item, "category": target_category},
+                {"item": item, "category": category},
+                position,
+                attention,
+            )
+        }
 
     @tf.function(input_signature=whole)
     def serving_default(item, category, length, target_item, target_category):

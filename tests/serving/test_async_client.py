@@ -91,14 +91,17 @@ def test_long_lists_go_in_parts(own_server, client, requests_of, split):
     expected = client.rank(requests, split=split)
     with Client(own_server.address, timeout=60, max_candidates=5) as other:
         equal(other.rank(requests, split=split), expected)
-    equal(run(own_server.address, lambda o: o.rank(requests, split=split), max_candidates=5),
-          expected)
+    equal(
+        run(own_server.address, lambda o: o.rank(requests, split=split), max_candidates=5), expected
+    )
 
 
 def test_parts_by_hand():
     inputs = {
-        "history_item": np.zeros([1, 2]), "target_item": np.arange(5)[None],
-        "attention_score": np.zeros([1, 5, 3]), "context_hour": np.zeros([1]),
+        "history_item": np.zeros([1, 2]),
+        "target_item": np.arange(5)[None],
+        "attention_score": np.zeros([1, 5, 3]),
+        "context_hour": np.zeros([1]),
     }
     parts = split_candidates(inputs, 2)
     assert [part["target_item"].tolist() for part in parts] == [[[0, 1]], [[2, 3]], [[4]]]
@@ -228,9 +231,11 @@ def test_what_is_sent_again(kind, codes, retries, asked, raised):
                 call = lambda: client.predict("x", {"a": np.zeros(1)})
                 answer = outcome(call)
         else:
-            answer = outcome(lambda: run(
-                full.address, lambda o: o.predict("x", {"a": np.zeros(1)}), retries=retries
-            ))
+            answer = outcome(
+                lambda: run(
+                    full.address, lambda o: o.predict("x", {"a": np.zeros(1)}), retries=retries
+                )
+            )
         assert (answer, full.count) == (raised, asked)
     finally:
         full.server.stop(0).wait()
@@ -246,9 +251,12 @@ def outcome(call):
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"timeout": 0}, "must be positive"), ({"retries": -1}, "must be positive"),
-     ({"hedge_after": 0}, "`hedge_after` must be positive"),
-     ({"max_candidates": 0}, "`max_candidates` must be positive")],
+    [
+        ({"timeout": 0}, "must be positive"),
+        ({"retries": -1}, "must be positive"),
+        ({"hedge_after": 0}, "`hedge_after` must be positive"),
+        ({"max_candidates": 0}, "`max_candidates` must be positive"),
+    ],
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -96,8 +96,13 @@ def test_only_equal_tensors_of_one_owner_are_run_together(batched, together):
     ask, runs = batched(threads=1)
     other = object()
     answers = together(
-        ask, runs, {"x": [[1]]}, {"x": [[2]], "fetches": ("y", "z")},
-        {"x": [[3]], "w": np.zeros([1])}, {"x": [[4]], "owner": other}, {"x": [[5]]},
+        ask,
+        runs,
+        {"x": [[1]]},
+        {"x": [[2]], "fetches": ("y", "z")},
+        {"x": [[3]], "w": np.zeros([1])},
+        {"x": [[4]], "owner": other},
+        {"x": [[5]]},
     )
     assert [a[0].tolist() for a in answers] == [[[2]], [[4]], [[6]], [[8]], [[10]]]
     assert sorted(len(feeds["x"]) for feeds, _ in runs.seen[1:]) == [1, 1, 1, 2]
@@ -152,8 +157,11 @@ def test_requests_that_cannot_be_batched(batched):
     for x, others, message in (
         ([[1]] * 3, {}, "Task size 3 is larger than maximum input batch size 2"),
         (5, {}, "Batching Run() input tensors must have at least one dimension"),
-        ([[1]], {"w": np.zeros(2)},
-         "Batching Run() input tensors must have equal 0th-dimension size"),
+        (
+            [[1]],
+            {"w": np.zeros(2)},
+            "Batching Run() input tensors must have equal 0th-dimension size",
+        ),
     ):
         with pytest.raises(RequestError) as caught:
             ask(x, **others)
@@ -213,9 +221,11 @@ def test_the_shipped_file_is_read():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("max_batch_size { value: 8 } allowed_batch_sizes: 4",
-         "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; "
-         "expected 8"),
+        (
+            "max_batch_size { value: 8 } allowed_batch_sizes: 4",
+            "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; "
+            "expected 8",
+        ),
         ("max_batch_size { value: 4 } allowed_batch_sizes: 8 allowed_batch_sizes: 4", "rising"),
         ("max_batch_size { value: 0 }", "max_batch_size must be positive; was 0"),
         ("num_batch_threads { value: -1 }", "num_batch_threads must be positive; was -1"),
@@ -240,16 +250,28 @@ def test_parameters_that_cannot_be_used(text, message, tmp_path, model_base, cap
 
 @pytest.fixture(scope="module")
 def batching_server(model_base, start_server):
-    flags = ["--model_base_path", model_base, "--port", 0, "--rest_api_port", 0,
-             "--monitoring_config_file", CONFIG / "monitoring.config", "--enable_batching",
-             "--batching_parameters_file", CONFIG / "batching.config"]
+    flags = [
+        "--model_base_path",
+        model_base,
+        "--port",
+        0,
+        "--rest_api_port",
+        0,
+        "--monitoring_config_file",
+        CONFIG / "monitoring.config",
+        "--enable_batching",
+        "--batching_parameters_file",
+        CONFIG / "batching.config",
+    ]
     with start_server(*flags, "--grpc_max_threads", 32) as server:
         yield server
 
 
 def test_answers_are_those_of_each_alone(batching_server, client, requests_of):
-    kinds = [requests_of(1, width, candidates, seed)
-             for seed, (width, candidates) in enumerate([(5, 3), (12, 7), (30, 2), (12, 3)])]
+    kinds = [
+        requests_of(1, width, candidates, seed)
+        for seed, (width, candidates) in enumerate([(5, 3), (12, 7), (30, 2), (12, 3)])
+    ]
     alone = [client.rank(kind) for kind in kinds]
     with (
         Client(batching_server.address, timeout=60) as batching,

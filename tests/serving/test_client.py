@@ -56,9 +56,7 @@ def test_score_follows_what_search_found(client, requests_of):
     np.testing.assert_allclose(
         client.score(requests, swapped).probability, scored.probability, atol=1e-6
     )
-    other = type(found)(
-        (found.behavior_index + 1) % 30, found.attention_score, found.version
-    )
+    other = type(found)((found.behavior_index + 1) % 30, found.attention_score, found.version)
     assert np.abs(client.score(requests, other).probability - scored.probability).max() > 1e-4
 
 
@@ -166,9 +164,7 @@ def test_garbage_does_not_hurt_good_requests(own_server, requests_of):
         thrown = [pool.submit(throw_garbage) for _ in range(2)]
         try:
             for _ in range(40):
-                np.testing.assert_allclose(
-                    client.rank(requests).probability, expected, atol=1e-6
-                )
+                np.testing.assert_allclose(client.rank(requests).probability, expected, atol=1e-6)
         finally:
             stop.set()
         for codes in thrown:
@@ -226,9 +222,7 @@ def test_search_and_score_may_be_two_servers(own_server, requests_of):
     requests = requests_of()
     with Client(address, search_address=other, search_model="dare", timeout=60) as client:
         split = client.rank(requests, split=True)
-        np.testing.assert_allclose(
-            split.probability, client.rank(requests).probability, atol=1e-6
-        )
+        np.testing.assert_allclose(split.probability, client.rank(requests).probability, atol=1e-6)
         with pytest.raises(ValueError, match="`address` must be one of"):
             client.predict("search", requests, address="elsewhere:1")
 
@@ -271,7 +265,11 @@ def test_lists_that_do_not_fit():
     with pytest.raises(ValueError, match="equally long"):
         one_request({"item": [1], "shop": [1, 2]}, {"item": [1], "shop": [2]})
     with pytest.raises(ValueError, match="equally many candidates"):
-        stack([one_request({"item": [1]}, {"item": [1]}),
-               one_request({"item": [1]}, {"item": [1, 2]})])
+        stack(
+            [
+                one_request({"item": [1]}, {"item": [1]}),
+                one_request({"item": [1]}, {"item": [1, 2]}),
+            ]
+        )
     with pytest.raises(ValueError, match="at least one"):
         stack([])

@@ -66,7 +66,10 @@ def test_manifests(name, flags):
     text = (CONFIG / "kubernetes" / f"{name}.yaml").read_text()
     kinds = {one["kind"]: one for one in yaml.safe_load_all(text)}
     assert set(kinds) == {
-        "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget",
+        "Deployment",
+        "Service",
+        "HorizontalPodAutoscaler",
+        "PodDisruptionBudget",
     }
     called = f"tfdare-{name}"
     assert all(one["metadata"]["name"] == called for one in kinds.values())
@@ -87,7 +90,8 @@ def test_manifests(name, flags):
     for port in kinds["Service"]["spec"]["ports"]:
         assert ports[port["targetPort"]] == port["port"]
     assert container["readinessProbe"]["httpGet"] == {
-        "path": f"/v1/models/{model.name}", "port": "rest",
+        "path": f"/v1/models/{model.name}",
+        "port": "rest",
     }
     for probe in ("startupProbe", "livenessProbe"):
         assert container[probe]["tcpSocket"] == {"port": "grpc"}
@@ -109,7 +113,9 @@ def test_the_dashboard_asks_for_metrics_that_are_there():
     document = json.loads((CONFIG / "grafana" / "serving.json").read_text())
     families = re.findall(r"^# TYPE (\S+) (\S+)$", Metrics().page(), re.M)
     there = {name for name, kind in families if kind == "counter"} | {
-        f"{name}_{part}" for name, kind in families if kind == "histogram"
+        f"{name}_{part}"
+        for name, kind in families
+        if kind == "histogram"
         for part in ("bucket", "sum", "count")
     }
     asked = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
@@ -126,11 +132,17 @@ def test_a_server_reads_the_split_files(models, tmp_path, start_server):
     file = tmp_path / "score.config"
     file.write_text((CONFIG / "score.config").read_text().replace("/models/", f"{tmp_path}/"))
     shutil.copytree(models / "two", tmp_path / "dare_score")
-    flags = ["--model_config_file", file, "--model_config_file_poll_wait_seconds=60",
-             "--allow_version_labels_for_unavailable_models=true",
-             f"--monitoring_config_file={CONFIG / 'monitoring.config'}", "--enable_batching=true",
-             f"--batching_parameters_file={CONFIG / 'batching.config'}",
-             "--tensorflow_intra_op_parallelism=2", "--tensorflow_inter_op_parallelism=2"]
+    flags = [
+        "--model_config_file",
+        file,
+        "--model_config_file_poll_wait_seconds=60",
+        "--allow_version_labels_for_unavailable_models=true",
+        f"--monitoring_config_file={CONFIG / 'monitoring.config'}",
+        "--enable_batching=true",
+        f"--batching_parameters_file={CONFIG / 'batching.config'}",
+        "--tensorflow_intra_op_parallelism=2",
+        "--tensorflow_inter_op_parallelism=2",
+    ]
     with start_server(*flags, "--port", 0, "--rest_api_port", 0) as server:
         assert server.said[-1].startswith("dare_score versions 1, 2 are served at ")
         assert server.complained == ""
@@ -165,7 +177,8 @@ def test_the_readmes_table_names_every_file():
     page = (CONFIG / "README.md").read_text()
     listed = set(re.findall(r"`([\w./-]+\.(?:config|yaml|json))`", page))
     there = {
-        str(path.relative_to(CONFIG)) for path in CONFIG.rglob("*")
+        str(path.relative_to(CONFIG))
+        for path in CONFIG.rglob("*")
         if path.is_file() and path.suffix != ".md"
     }
     assert listed == there

@@ -127,7 +127,8 @@ def test_output_filter_keeps_only_what_it_names(service, asked):
     response = service.Predict(asked)
     assert set(response.outputs) == {"probability"}
     np.testing.assert_allclose(
-        from_proto(response.outputs["probability"]), from_proto(whole.outputs["probability"]),
+        from_proto(response.outputs["probability"]),
+        from_proto(whole.outputs["probability"]),
         atol=1e-6,
     )
 
@@ -151,8 +152,9 @@ def test_typed_values_and_packed_bytes_mean_the_same(service, asked):
 
 
 def test_missing_model_spec(service):
-    refused(service.Predict, predict_pb2.PredictRequest(), Code.INVALID_ARGUMENT,
-            "Missing ModelSpec")
+    refused(
+        service.Predict, predict_pb2.PredictRequest(), Code.INVALID_ARGUMENT, "Missing ModelSpec"
+    )
 
 
 def test_no_model_name(service, asked):
@@ -163,47 +165,71 @@ def test_no_model_name(service, asked):
 
 def test_unknown_model(service, asked):
     asked.model_spec.name = "nobody"
-    refused(service.Predict, asked, Code.NOT_FOUND,
-            "Servable not found for request: Latest(nobody)")
+    refused(
+        service.Predict, asked, Code.NOT_FOUND, "Servable not found for request: Latest(nobody)"
+    )
 
 
 def test_unknown_version(service, asked):
     asked.model_spec.version.value = 987654
-    refused(service.Predict, asked, Code.NOT_FOUND,
-            "Servable not found for request: Specific(dare, 987654)")
+    refused(
+        service.Predict,
+        asked,
+        Code.NOT_FOUND,
+        "Servable not found for request: Specific(dare, 987654)",
+    )
 
 
 def test_unknown_label(service, asked):
     asked.model_spec.version_label = "nowhere"
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT,
-            "Unrecognized servable version label: nowhere")
+    refused(
+        service.Predict,
+        asked,
+        Code.INVALID_ARGUMENT,
+        "Unrecognized servable version label: nowhere",
+    )
 
 
 def test_unknown_signature(service, asked):
     asked.model_spec.signature_name = "x"
-    refused(service.Predict, asked, Code.FAILED_PRECONDITION,
-            'Serving signature key "x" not found.')
+    refused(
+        service.Predict, asked, Code.FAILED_PRECONDITION, 'Serving signature key "x" not found.'
+    )
 
 
 def test_missing_input(service, asked):
     count = len(asked.inputs)
     del asked.inputs["history_length"]
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT,
-            f"input size does not match signature: {count - 1}!={count} len({{",
-            "Sent extra: {}. Missing but required: {history_length}.")
+    refused(
+        service.Predict,
+        asked,
+        Code.INVALID_ARGUMENT,
+        f"input size does not match signature: {count - 1}!={count} len({{",
+        "Sent extra: {}. Missing but required: {history_length}.",
+    )
 
 
 def test_extra_input(service, asked):
     asked.inputs["surprise"].CopyFrom(to_proto(np.int64([1])))
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT, "input size does not match signature",
-            "Sent extra: {surprise}. Missing but required: {}.")
+    refused(
+        service.Predict,
+        asked,
+        Code.INVALID_ARGUMENT,
+        "input size does not match signature",
+        "Sent extra: {surprise}. Missing but required: {}.",
+    )
 
 
 def test_misnamed_input(service, asked):
     asked.inputs["surprise"].CopyFrom(asked.inputs["history_length"])
     del asked.inputs["history_length"]
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT,
-            "input tensor alias not found in signature: surprise", "history_length")
+    refused(
+        service.Predict,
+        asked,
+        Code.INVALID_ARGUMENT,
+        "input tensor alias not found in signature: surprise",
+        "history_length",
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -211,8 +237,7 @@ def test_wrong_dtype(service, asked, dtype):
     name = some_input(asked)
     asked.inputs[name].CopyFrom(to_proto(from_proto(asked.inputs[name]).astype(dtype)))
     given = {np.float32: "float", np.int32: "int32"}[dtype]
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT,
-            f"to be int64 but {given} is provided")
+    refused(service.Predict, asked, Code.INVALID_ARGUMENT, f"to be int64 but {given} is provided")
 
 
 def test_string_for_a_number(service, asked):
@@ -258,14 +283,19 @@ def test_tensor_that_does_not_parse(service, asked, damage):
 
 def test_unknown_output(service, asked):
     asked.output_filter.append("nothing")
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT,
-            "output tensor alias not found in signature: nothing")
+    refused(
+        service.Predict,
+        asked,
+        Code.INVALID_ARGUMENT,
+        "output tensor alias not found in signature: nothing",
+    )
 
 
 def test_output_named_twice(service, asked):
     asked.output_filter.extend(["probability", "probability"])
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT,
-            "duplicate output tensor alias: probability")
+    refused(
+        service.Predict, asked, Code.INVALID_ARGUMENT, "duplicate output tensor alias: probability"
+    )
 
 
 def test_deadline(service, asked):
@@ -290,18 +320,30 @@ def test_metadata_needs_a_model_spec(service):
 
 
 def test_metadata_needs_a_field(service):
-    refused(service.GetModelMetadata, metadata_request(), Code.INVALID_ARGUMENT,
-            "GetModelMetadataRequest must specify at least one metadata_field")
+    refused(
+        service.GetModelMetadata,
+        metadata_request(),
+        Code.INVALID_ARGUMENT,
+        "GetModelMetadataRequest must specify at least one metadata_field",
+    )
 
 
 def test_metadata_of_another_field(service):
-    refused(service.GetModelMetadata, metadata_request("weights"), Code.INVALID_ARGUMENT,
-            "Metadata field weights is not supported")
+    refused(
+        service.GetModelMetadata,
+        metadata_request("weights"),
+        Code.INVALID_ARGUMENT,
+        "Metadata field weights is not supported",
+    )
 
 
 def test_metadata_of_an_unknown_model(service):
-    refused(service.GetModelMetadata, metadata_request("signature_def", name="nobody"),
-            Code.NOT_FOUND, "Servable not found for request: Latest(nobody)")
+    refused(
+        service.GetModelMetadata,
+        metadata_request("signature_def", name="nobody"),
+        Code.NOT_FOUND,
+        "Servable not found for request: Latest(nobody)",
+    )
 
 
 # --- ModelService ---
@@ -331,12 +373,24 @@ def test_status_lists_what_is_available(model_service, service, asked):
 
 
 def test_status_of_nothing(model_service):
-    refused(model_service.GetModelStatus, get_model_status_pb2.GetModelStatusRequest(),
-            Code.INVALID_ARGUMENT, "Missing ModelSpec")
-    refused(model_service.GetModelStatus, status_request("nobody"), Code.NOT_FOUND,
-            "Could not find any versions of model nobody")
-    refused(model_service.GetModelStatus, status_request(version=987654), Code.NOT_FOUND,
-            "Could not find version 987654 of model dare")
+    refused(
+        model_service.GetModelStatus,
+        get_model_status_pb2.GetModelStatusRequest(),
+        Code.INVALID_ARGUMENT,
+        "Missing ModelSpec",
+    )
+    refused(
+        model_service.GetModelStatus,
+        status_request("nobody"),
+        Code.NOT_FOUND,
+        "Could not find any versions of model nobody",
+    )
+    refused(
+        model_service.GetModelStatus,
+        status_request(version=987654),
+        Code.NOT_FOUND,
+        "Could not find version 987654 of model dare",
+    )
 
 
 def reload_request(*names):
@@ -349,11 +403,19 @@ def reload_request(*names):
 
 
 def test_configurations_that_are_not_taken_over(model_service):
-    refused(model_service.HandleReloadConfigRequest, reload_request(), Code.INVALID_ARGUMENT,
-            "ServerModelConfig type not supported by HandleReloadConfigRequest.",
-            "Only ModelConfigList is currently supported")
-    refused(model_service.HandleReloadConfigRequest, reload_request("dare", "dare"),
-            Code.INVALID_ARGUMENT, "Illegal to list model dare multiple times in config list")
+    refused(
+        model_service.HandleReloadConfigRequest,
+        reload_request(),
+        Code.INVALID_ARGUMENT,
+        "ServerModelConfig type not supported by HandleReloadConfigRequest.",
+        "Only ModelConfigList is currently supported",
+    )
+    refused(
+        model_service.HandleReloadConfigRequest,
+        reload_request("dare", "dare"),
+        Code.INVALID_ARGUMENT,
+        "Illegal to list model dare multiple times in config list",
+    )
     answer = model_service.GetModelStatus(status_request()).model_version_status
     assert any(one.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE for one in answer)
 
@@ -412,8 +474,14 @@ def test_health(own):
 def test_shapes_are_named_in_the_message(own, asked):
     name = some_input(asked)
     asked.inputs[name].CopyFrom(to_proto(from_proto(asked.inputs[name])[0]))
-    refused(prediction_service_pb2_grpc.PredictionServiceStub(own).Predict, asked,
-            Code.INVALID_ARGUMENT, f"input {name} of signature", "[?,?]", "[6]")
+    refused(
+        prediction_service_pb2_grpc.PredictionServiceStub(own).Predict,
+        asked,
+        Code.INVALID_ARGUMENT,
+        f"input {name} of signature",
+        "[?,?]",
+        "[6]",
+    )
 
 
 def test_a_shape_that_asks_for_memory_is_refused(own, asked):
@@ -423,5 +491,9 @@ def test_a_shape_that_asks_for_memory_is_refused(own, asked):
     for _ in range(2):
         asked.inputs[name].tensor_shape.dim.add(size=1 << 40)
     asked.inputs[name].int64_val.append(1)
-    refused(prediction_service_pb2_grpc.PredictionServiceStub(own).Predict, asked,
-            Code.INVALID_ARGUMENT, "tensor parsing error")
+    refused(
+        prediction_service_pb2_grpc.PredictionServiceStub(own).Predict,
+        asked,
+        Code.INVALID_ARGUMENT,
+        "tensor parsing error",
+    )

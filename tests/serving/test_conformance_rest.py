@@ -45,6 +45,7 @@ def ask(rest):
 @pytest.fixture(scope="module")
 def predict(ask):
     """``predict(body, which="", method="predict")`` of the model ``dare``."""
+
     def call(body, which="", method="predict"):
         return ask("POST", f"/v1/models/dare{which}:{method}", body)
 
@@ -139,22 +140,37 @@ def test_a_single_output_is_not_wrapped_in_its_name(predict, inputs, metadata):
 def test_a_version_that_is_named(predict, inputs, metadata):
     version = metadata["model_spec"]["version"]
     assert predict({"inputs": inputs}, f"/versions/{version}")[0] == 200
-    refused(predict({"inputs": inputs}, "/versions/987654"), 404,
-            "Servable not found for request: Specific(dare, 987654)")
-    refused(predict({"inputs": inputs}, "/labels/nowhere"), 400,
-            "Unrecognized servable version label: nowhere")
+    refused(
+        predict({"inputs": inputs}, "/versions/987654"),
+        404,
+        "Servable not found for request: Specific(dare, 987654)",
+    )
+    refused(
+        predict({"inputs": inputs}, "/labels/nowhere"),
+        400,
+        "Unrecognized servable version label: nowhere",
+    )
 
 
 def test_an_unknown_model(ask, inputs):
-    refused(ask("POST", "/v1/models/nobody:predict", {"inputs": inputs}), 404,
-            "Servable not found for request: Latest(nobody)")
+    refused(
+        ask("POST", "/v1/models/nobody:predict", {"inputs": inputs}),
+        404,
+        "Servable not found for request: Latest(nobody)",
+    )
 
 
 def test_an_unknown_signature(predict, inputs):
-    refused(predict({"inputs": inputs, "signature_name": "x"}), 400,
-            'Serving signature name: "x" not found in signature def')
-    refused(predict({"inputs": inputs, "signature_name": 1}), 400,
-            "'signature_name' key must be a string value.")
+    refused(
+        predict({"inputs": inputs, "signature_name": "x"}),
+        400,
+        'Serving signature name: "x" not found in signature def',
+    )
+    refused(
+        predict({"inputs": inputs, "signature_name": 1}),
+        400,
+        "'signature_name' key must be a string value.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,8 +196,13 @@ def test_bodies_that_cannot_be_read(predict, body, parts):
 def test_inputs_that_do_not_fit(predict, inputs):
     without = {name: value for name, value in inputs.items() if name != "history_length"}
     refused(predict({"inputs": without}), 400, "Missing named input: history_length")
-    refused(predict({"instances": rows(without)}), 400, "Failed to process element: 0",
-            "must only have keys: ", "history_length")
+    refused(
+        predict({"instances": rows(without)}),
+        400,
+        "Failed to process element: 0",
+        "must only have keys: ",
+        "history_length",
+    )
     name = next(name for name in inputs if name.startswith("target_"))
     for value, part in (
         ([["a", "b", "c"]] * 2, "is not of expected type: int64"),
@@ -213,8 +234,11 @@ def test_status(ask, metadata):
         document["model_version_status"]
     )
     assert ask("GET", f"/v1/models/dare/versions/{version}")[0] == 200
-    refused(ask("GET", "/v1/models/dare/versions/987654"), 404,
-            "Could not find version 987654 of model dare")
+    refused(
+        ask("GET", "/v1/models/dare/versions/987654"),
+        404,
+        "Could not find version 987654 of model dare",
+    )
     refused(ask("GET", "/v1/models/nobody"), 404, "Could not find any versions of model nobody")
     refused(ask("GET", "/v1/models"), 400, "Missing model name in request.")
 
@@ -236,15 +260,23 @@ def test_metadata_is_that_of_grpc(metadata, address):
 
 
 def test_metadata_of_an_unknown_model(ask):
-    refused(ask("GET", "/v1/models/nobody/metadata"), 404,
-            "Servable not found for request: Latest(nobody)")
+    refused(
+        ask("GET", "/v1/models/nobody/metadata"),
+        404,
+        "Servable not found for request: Latest(nobody)",
+    )
 
 
 @pytest.mark.parametrize(
     "method, path",
-    [("GET", "/v1/models/dare:predict"), ("POST", "/v1/models/dare"), ("GET", "/v1/nothing"),
-     ("PUT", "/v1/models/dare:predict"), ("POST", "/v1/models/dare/versions/x:predict"),
-     ("POST", "/v1/models/dare:explain")],
+    [
+        ("GET", "/v1/models/dare:predict"),
+        ("POST", "/v1/models/dare"),
+        ("GET", "/v1/nothing"),
+        ("PUT", "/v1/models/dare:predict"),
+        ("POST", "/v1/models/dare/versions/x:predict"),
+        ("POST", "/v1/models/dare:explain"),
+    ],
 )
 def test_malformed_requests(ask, method, path):
     refused(ask(method, path, "{}"), 400, f"Malformed request: {method} {path}")
@@ -267,8 +299,11 @@ def test_metrics_have_the_stock_names(rest, predict, inputs):
     for kind, name, labels in (
         ("counter", "serving:request_count", {"model_name": "dare", "status": "OK"}),
         ("counter", "serving:request_count", {"model_name": "dare", "status": "INVALID_ARGUMENT"}),
-        ("histogram", "serving:request_latency",
-         {"model_name": "dare", "API": "predict", "entrypoint": "REST"}),
+        (
+            "histogram",
+            "serving:request_latency",
+            {"model_name": "dare", "API": "predict", "entrypoint": "REST"},
+        ),
         ("histogram", "serving:runtime_latency", {"model_name": "dare", "API": "predict"}),
         ("counter", "cc:saved_model:load_attempt_count", {"status": "success"}),
         ("counter", "cc:saved_model:load_latency", {}),
@@ -287,8 +322,12 @@ def test_metrics_have_the_stock_names(rest, predict, inputs):
 
 def test_classify_and_regress_are_not_served(own_server):
     for method in ("classify", "regress"):
-        refused(asked(own_server.rest, "POST", f"/v1/models/dare:{method}", {"examples": [{}]}),
-                501, f"{method} is not implemented", "development server")
+        refused(
+            asked(own_server.rest, "POST", f"/v1/models/dare:{method}", {"examples": [{}]}),
+            501,
+            f"{method} is not implemented",
+            "development server",
+        )
 
 
 def test_other_paths_are_not_found(own_server):

@@ -15,9 +15,11 @@ from tfdare.signatures import ServingModule
 def models():
     """All of them, random weights, small heads."""
     return {
-        name: randomize(build_model(
-            name, shared_schema(), top_k=2, head=Head((4,), batch_norm=False, name="head")
-        ))
+        name: randomize(
+            build_model(
+                name, shared_schema(), top_k=2, head=Head((4,), batch_norm=False, name="head")
+            )
+        )
         for name in MODELS
     }
 
@@ -29,11 +31,10 @@ def served(models, tmp_path_factory, start_server):
     entries = []
     for name, model in models.items():
         module = ServingModule(model, None)
-        tf.saved_model.save(
-            module, str(folder / name / "1"), signatures=module.signatures_by_name
+        tf.saved_model.save(module, str(folder / name / "1"), signatures=module.signatures_by_name)
+        entries.append(
+            f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}'
         )
-        entries.append(f'config {{ name: "{name}" base_path: "{folder / name}" '
-                       'model_platform: "tensorflow" }')
     config = folder / "models.config"
     config.write_text(f"model_config_list {{ {' '.join(entries)} }}")
     with start_server("--model_config_file", config, "--port", 0) as server:

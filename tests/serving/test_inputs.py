@@ -45,8 +45,9 @@ def served(folder, tmp_path_factory, start_server):
         module = ServingModule(randomize(model), folder)
         path = str(base / name / "1")
         tf.saved_model.save(module, path, signatures=module.signatures_by_name)
-        blocks.append(f'config {{ name: "{name}" base_path: "{base / name}" '
-                      'model_platform: "tensorflow" }')
+        blocks.append(
+            f'config {{ name: "{name}" base_path: "{base / name}" model_platform: "tensorflow" }}'
+        )
     config = base / "models.config"
     config.write_text("model_config_list {\n%s\n}\n" % "\n".join(blocks))
     with start_server("--model_config_file", config, "--port", 0) as server:
@@ -58,8 +59,11 @@ def served(folder, tmp_path_factory, start_server):
 
 def test_one_request_by_hand():
     one = one_request(
-        {"item": [7, 8], "tags": [[1, 2], []]}, {"item": [9], "tags": [[3]]}, time_gap=[60, 2**40],
-        context={"hour": 5, "interests": [4], "price": 2.5}, values=SEVERAL,
+        {"item": [7, 8], "tags": [[1, 2], []]},
+        {"item": [9], "tags": [[3]]},
+        time_gap=[60, 2**40],
+        context={"hour": 5, "interests": [4], "price": 2.5},
+        values=SEVERAL,
     )
     assert {name: (array.dtype.name, array.tolist()) for name, array in one.items()} == {
         "history_item": ("int64", [[7, 8]]),
@@ -76,11 +80,16 @@ def test_one_request_by_hand():
 
 
 def test_an_empty_history_has_a_column_of_everything():
-    one = one_request({"item": [], "tags": []}, {"item": [9], "tags": [[]]}, time_gap=[],
-                      values={"tags": 3})
+    one = one_request(
+        {"item": [], "tags": []}, {"item": [9], "tags": [[]]}, time_gap=[], values={"tags": 3}
+    )
     assert {name: array.shape for name, array in one.items()} == {
-        "history_item": (1, 1), "history_tags": (1, 1, 3), "history_length": (1,),
-        "history_time_gap": (1, 1), "target_item": (1, 1), "target_tags": (1, 1, 3),
+        "history_item": (1, 1),
+        "history_tags": (1, 1, 3),
+        "history_length": (1,),
+        "history_time_gap": (1, 1),
+        "target_item": (1, 1),
+        "target_tags": (1, 1, 3),
     }
     assert (one["history_tags"] == NO_VALUE).all()
 
@@ -88,8 +97,11 @@ def test_an_empty_history_has_a_column_of_everything():
 def test_stack_pads_everything_to_the_longest():
     def request(length, price):
         return one_request(
-            {"item": [5] * length, "tags": [[1]] * length}, {"item": [9], "tags": [[3]]},
-            time_gap=[7] * length, context={"price": price}, values={"tags": 2},
+            {"item": [5] * length, "tags": [[1]] * length},
+            {"item": [9], "tags": [[3]]},
+            time_gap=[7] * length,
+            context={"price": price},
+            values={"tags": 2},
         )
 
     both = stack([request(1, 1.0), request(3, float("nan"))])
@@ -99,16 +111,24 @@ def test_stack_pads_everything_to_the_longest():
     np.testing.assert_array_equal(both["context_price"], [1, np.nan])
     with pytest.raises(ValueError, match="same features"):
         stack([request(1, 1.0), one_request({"item": [1]}, {"item": [1]})])
-    wider = one_request({"item": [5], "tags": [[1]]}, {"item": [9], "tags": [[3]]}, time_gap=[7],
-                        context={"price": 1.0}, values={"tags": 3})
+    wider = one_request(
+        {"item": [5], "tags": [[1]]},
+        {"item": [9], "tags": [[3]]},
+        time_gap=[7],
+        context={"price": 1.0},
+        values={"tags": 3},
+    )
     with pytest.raises(ValueError, match="equally many values .* history_tags of shapes"):
         stack([request(1, 1.0), wider])
 
 
 def test_score_inputs_by_hand():
     request = one_request(
-        {"item": [10, 20], "tags": [[1], [2, 3]]}, {"item": [7], "tags": [[4]]}, time_gap=[90, 30],
-        context={"hour": 5}, values={"tags": 2},
+        {"item": [10, 20], "tags": [[1], [2, 3]]},
+        {"item": [7], "tags": [[4]]},
+        time_gap=[90, 30],
+        context={"hour": 5},
+        values={"tags": 2},
     )
     inputs = score_inputs(request, [[[1, 0, -1]]], [[[0.5, 0.25, 0.0]]])
     assert inputs["behavior_tags"].tolist() == [[[[2, 3], [1, -1], [-1, -1]]]]
@@ -116,37 +136,49 @@ def test_score_inputs_by_hand():
     assert inputs["behavior_time_gap"].dtype == np.int32
     assert inputs["context_hour"].tolist() == [5]
     assert set(inputs) == {
-        "target_item", "target_tags", "behavior_item", "behavior_tags", "behavior_time_gap",
-        "behavior_position", "attention_score", "context_hour",
+        "target_item",
+        "target_tags",
+        "behavior_item",
+        "behavior_tags",
+        "behavior_time_gap",
+        "behavior_position",
+        "attention_score",
+        "context_hour",
     }
 
 
 GOOD = ({"item": [1], "tags": [[1]]}, {"item": [2], "tags": [[3]]})
 
 
-@pytest.mark.parametrize("how,message", [
-    ({"values": {"tags": 0}}, r"'tags' must have lists of up to 0 ids. Received: \[1\]"),
-    ({"values": {"tags": 2, "shop": 2}}, r"not there. Received: \['shop'\]"),
-    ({"values": {"item": 2, "tags": 2}}, "'item' must have lists of up to 2 ids. Received: 1"),
-    ({"time_gap": [1, 2]}, r"equally long. Received: .*'time_gap': 2"),
-    ({"time_gap": [1.5]}, "`history_time_gap` must hold integers. Received: dtype=float64"),
-    ({"context": {"hour": "noon"}}, "`context_hour` must hold integers or floats"),
-    ({"context": {"hour": [1.0, 2.0]}}, r"`context_hour` must have shape \[1\]"),
-])
+@pytest.mark.parametrize(
+    "how,message",
+    [
+        ({"values": {"tags": 0}}, r"'tags' must have lists of up to 0 ids. Received: \[1\]"),
+        ({"values": {"tags": 2, "shop": 2}}, r"not there. Received: \['shop'\]"),
+        ({"values": {"item": 2, "tags": 2}}, "'item' must have lists of up to 2 ids. Received: 1"),
+        ({"time_gap": [1, 2]}, r"equally long. Received: .*'time_gap': 2"),
+        ({"time_gap": [1.5]}, "`history_time_gap` must hold integers. Received: dtype=float64"),
+        ({"context": {"hour": "noon"}}, "`context_hour` must hold integers or floats"),
+        ({"context": {"hour": [1.0, 2.0]}}, r"`context_hour` must have shape \[1\]"),
+    ],
+)
 def test_lists_that_do_not_fit(how, message):
     with pytest.raises(ValueError, match=message):
         one_request(*GOOD, **{"values": {"tags": 2}, **how})
 
 
-@pytest.mark.parametrize("change,message", [
-    ({"history_time_gap": np.zeros([1, 2], int)}, r"must have shape \[1, N\]"),
-    ({"history_time_gap": np.zeros([1, 1, 1], int)}, r"must have shape \[1, N\]"),
-    ({"history_tags": np.zeros([1, 1, 3], int)}, "'tags' must have as many values"),
-    ({"history_tags": np.zeros([1, 1], int)}, "'tags' must have as many values"),
-    ({"context_hour": np.zeros([2], int)}, r"must have shape \[1\], or \[1, L\]"),
-    ({"context_price": np.zeros([1, 2])}, r"must have shape \[1\]"),
-    ({"hour": np.zeros([1], int)}, "Requests must hold .* Received: .*'hour'"),
-])
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"history_time_gap": np.zeros([1, 2], int)}, r"must have shape \[1, N\]"),
+        ({"history_time_gap": np.zeros([1, 1, 1], int)}, r"must have shape \[1, N\]"),
+        ({"history_tags": np.zeros([1, 1, 3], int)}, "'tags' must have as many values"),
+        ({"history_tags": np.zeros([1, 1], int)}, "'tags' must have as many values"),
+        ({"context_hour": np.zeros([2], int)}, r"must have shape \[1\], or \[1, L\]"),
+        ({"context_price": np.zeros([1, 2])}, r"must have shape \[1\]"),
+        ({"hour": np.zeros([1], int)}, "Requests must hold .* Received: .*'hour'"),
+    ],
+)
 def test_requests_that_cannot_be_sent(change, message):
     request = one_request(*GOOD, values={"tags": 2})
     with Client("localhost:1") as client, pytest.raises(ValueError, match=message):

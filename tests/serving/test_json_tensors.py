@@ -12,10 +12,18 @@ from serving.server.errors import RequestError
 from serving.server.json_tensors import answer, fill, parse
 from serving.tensors import from_proto, to_proto
 
-FLOAT, DOUBLE, INT32, UINT8 = (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE, types_pb2.DT_INT32,
-                               types_pb2.DT_UINT8)
-INT64, UINT64, STRING, BOOL = (types_pb2.DT_INT64, types_pb2.DT_UINT64, types_pb2.DT_STRING,
-                               types_pb2.DT_BOOL)
+FLOAT, DOUBLE, INT32, UINT8 = (
+    types_pb2.DT_FLOAT,
+    types_pb2.DT_DOUBLE,
+    types_pb2.DT_INT32,
+    types_pb2.DT_UINT8,
+)
+INT64, UINT64, STRING, BOOL = (
+    types_pb2.DT_INT64,
+    types_pb2.DT_UINT64,
+    types_pb2.DT_STRING,
+    types_pb2.DT_BOOL,
+)
 
 
 def read(document, **inputs):
@@ -36,10 +44,17 @@ def written(rows, **outputs):
 @pytest.mark.parametrize(
     "dtype, value",
     [
-        (FLOAT, [1, 2.5, -3e38]), (DOUBLE, [1e300, 2, 0.1]), (INT32, [-(2**31), 2**31 - 1]),
-        (INT64, [-(2**63), 2**63 - 1]), (UINT64, [0, 2**64 - 1]), (UINT8, [0, 255]),
-        (BOOL, [True, False]), (FLOAT, [float("nan"), float("inf"), float("-inf")]),
-        (FLOAT, 2.5), (INT64, [[[1], [2]], [[3], [4]]]), (INT64, [[], []]),
+        (FLOAT, [1, 2.5, -3e38]),
+        (DOUBLE, [1e300, 2, 0.1]),
+        (INT32, [-(2**31), 2**31 - 1]),
+        (INT64, [-(2**63), 2**63 - 1]),
+        (UINT64, [0, 2**64 - 1]),
+        (UINT8, [0, 255]),
+        (BOOL, [True, False]),
+        (FLOAT, [float("nan"), float("inf"), float("-inf")]),
+        (FLOAT, 2.5),
+        (INT64, [[[1], [2]], [[3], [4]]]),
+        (INT64, [[], []]),
     ],
 )
 def test_values_are_what_they_are(dtype, value):
@@ -71,14 +86,18 @@ def test_strings_and_bytes():
         (UINT8, [-1], "is not of expected type: uint8"),
         (INT64, [1.0], "JSON Value: 1.0 Type: Number"),
         (INT64, [True], "Type: True is not of expected type: int64"),
-        (INT64, [None], "Type: Null"), (INT64, ["1"], 'JSON Value: "1" Type: String'),
-        (INT64, [{"a": 1}], 'Type: Object'),
+        (INT64, [None], "Type: Null"),
+        (INT64, ["1"], 'JSON Value: "1" Type: String'),
+        (INT64, [{"a": 1}], "Type: Object"),
         (FLOAT, ["a"], "is not of expected type: float"),
         (FLOAT, [2**24 + 1], "Cannot convert JSON value: 16777217 to float without loss"),
-        (FLOAT, [1e39], "to float without loss of precision"), (BOOL, [1], "expected type: bool"),
-        (STRING, [1], "expected type: string"), (STRING, [{"b64": "?"}], "Unable to base64 decode"),
+        (FLOAT, [1e39], "to float without loss of precision"),
+        (BOOL, [1], "expected type: bool"),
+        (STRING, [1], "expected type: string"),
+        (STRING, [{"b64": "?"}], "Unable to base64 decode"),
         (STRING, [{"b64": "a", "c": 1}], "not formatted correctly for base64 data"),
-        (INT64, [1, [2]], "at unexpected level"), (INT64, [[1], 2], "at incorrect level"),
+        (INT64, [1, [2]], "at unexpected level"),
+        (INT64, [[1], 2], "at incorrect level"),
         (INT64, [[1], [2, 3]], "at unexpected size: 2"),
     ],
 )
@@ -127,8 +146,10 @@ def test_rows_and_columns_of_answers():
         ({}, "Cannot convert empty tensor map to JSON"),
         ({"a": np.int64(1)}, "Tensor name: a has no shape information"),
         ({"a": np.zeros([0])}, "Tensor name: a has invalid batch size: 0"),
-        ({"a": np.zeros([1]), "b": np.zeros([2])},
-         "Tensor name: b has inconsistent batch size: 2 expecting: 1"),
+        (
+            {"a": np.zeros([1]), "b": np.zeros([2])},
+            "Tensor name: b has inconsistent batch size: 2 expecting: 1",
+        ),
     ],
 )
 def test_answers_that_are_no_rows(outputs, part):

@@ -42,9 +42,12 @@ def certificate(name, issuer=None, authority=False):
     addresses = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     made = (
         x509.CertificateBuilder()
-        .subject_name(subject).issuer_name(issuer[0].subject if issuer else subject)
-        .public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - hour).not_valid_after(now + hour)
+        .subject_name(subject)
+        .issuer_name(issuer[0].subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - hour)
+        .not_valid_after(now + hour)
         .add_extension(x509.BasicConstraints(authority, None), True)
         .add_extension(x509.SubjectAlternativeName(addresses), False)
         .add_extension(x509.ExtendedKeyUsage(purposes), False)
@@ -56,7 +59,8 @@ def certificate(name, issuer=None, authority=False):
 def pem(made):
     """PEM bytes of a certificate and its key."""
     return made[0].public_bytes(serialization.Encoding.PEM), made[1].private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
 
@@ -145,10 +149,26 @@ def test_where_metrics_are_read(tmp_path):
 @pytest.fixture(scope="module")
 def narrow(model_base, start_server):
     """A server with one thread for each way, and a limit on what it takes."""
-    flags = ["--model_base_path", model_base, "--port", 0, "--rest_api_port", 0,
-             "--grpc_max_threads", 1, "--rest_api_num_threads", 1, "--rest_api_timeout_in_ms", 400,
-             "--grpc_channel_arguments", "grpc.max_receive_message_length=2000000",
-             "--tensorflow_intra_op_parallelism", 1, "--tensorflow_inter_op_parallelism", 1]
+    flags = [
+        "--model_base_path",
+        model_base,
+        "--port",
+        0,
+        "--rest_api_port",
+        0,
+        "--grpc_max_threads",
+        1,
+        "--rest_api_num_threads",
+        1,
+        "--rest_api_timeout_in_ms",
+        400,
+        "--grpc_channel_arguments",
+        "grpc.max_receive_message_length=2000000",
+        "--tensorflow_intra_op_parallelism",
+        1,
+        "--tensorflow_inter_op_parallelism",
+        1,
+    ]
     with start_server(*flags) as server:
         yield server
 
@@ -220,8 +240,10 @@ def test_rest_requests_under_way_are_finished(model_base, start_server, requests
         (["--monitoring_config_file", "x"], "needs --rest_api_port"),
         (["--grpc_channel_arguments", "nonsense"], "must be key=value"),
         (["--enable_batching", "perhaps"], "must be true or false"),
-        (["--tensorflow_session_parallelism", "1", "--tensorflow_intra_op_parallelism", "1"],
-         "not both"),
+        (
+            ["--tensorflow_session_parallelism", "1", "--tensorflow_intra_op_parallelism", "1"],
+            "not both",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together(flags, message, capsys):

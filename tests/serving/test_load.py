@@ -101,8 +101,22 @@ def test_requests_of_any_size(sequences):
 
 
 def test_a_report_of_a_running_server(own_server, sequences, tmp_path, capsys):
-    code = main(["--address", own_server.address, "--sequences", str(sequences), "--rate", "30",
-                 "--seconds", "0.5", "--candidates", "4", "--output", str(tmp_path / "load")])
+    code = main(
+        [
+            "--address",
+            own_server.address,
+            "--sequences",
+            str(sequences),
+            "--rate",
+            "30",
+            "--seconds",
+            "0.5",
+            "--candidates",
+            "4",
+            "--output",
+            str(tmp_path / "load"),
+        ]
+    )
     said = capsys.readouterr()
     assert code == 0, said.err
     lines = said.out.splitlines()
@@ -117,11 +131,14 @@ def test_a_report_of_a_running_server(own_server, sequences, tmp_path, capsys):
     assert (tmp_path / "load" / "latency.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("arguments,match", [
-    (["--rate", "0"], "must be positive"),
-    (["--address", "localhost:1", "--timeout", "1", "--signatures", "score"], "UNAVAILABLE"),
-    (["--split_name", "holdout"], "`split` must be one of"),
-])
+@pytest.mark.parametrize(
+    "arguments,match",
+    [
+        (["--rate", "0"], "must be positive"),
+        (["--address", "localhost:1", "--timeout", "1", "--signatures", "score"], "UNAVAILABLE"),
+        (["--split_name", "holdout"], "`split` must be one of"),
+    ],
+)
 def test_what_cannot_be_sent(sequences, tmp_path, capsys, arguments, match):
     code = main(["--sequences", str(sequences), "--output", str(tmp_path / "x"), *arguments])
     said = capsys.readouterr().err

@@ -40,8 +40,10 @@ assert isinstance(tf.compat.v1.GraphDef(), graph_pb2.GraphDef)
 ORDERS = {
     "client only": "import serving.client, serving.async_client, serving.query, serving.lookup"
     + NOT_STARTED,
-    "client, then tensorflow": "import serving.client" + NOT_STARTED
-    + "import tensorflow as tf\n" + SAME,
+    "client, then tensorflow": "import serving.client"
+    + NOT_STARTED
+    + "import tensorflow as tf\n"
+    + SAME,
     "tensorflow, then client": "import tensorflow as tf\nimport serving.client\n" + SAME,
 }
 
@@ -49,7 +51,10 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS)
 def test_import_order(order, environment, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", ORDERS[order]], env=environment, capture_output=True, text=True,
+        [sys.executable, "-c", ORDERS[order]],
+        env=environment,
+        capture_output=True,
+        text=True,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -15,8 +15,17 @@ from tfdare.sequences import open_sequences
 @pytest.fixture
 def ask(sequences, own_server, capsys):
     def run(*arguments, user=101, address=own_server.address):
-        code = main(["--address", address, "--sequences", str(sequences), "--user", str(user),
-                     *map(str, arguments)])
+        code = main(
+            [
+                "--address",
+                address,
+                "--sequences",
+                str(sequences),
+                "--user",
+                str(user),
+                *map(str, arguments),
+            ]
+        )
         return code, capsys.readouterr()
 
     return run

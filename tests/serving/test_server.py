@@ -94,9 +94,13 @@ def test_port_in_use(capsys, model_base, own_server):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--model_base_path", "a", "--model_config_file", "b"],
-     ["--model_base_path", "a", "--port", "-1"], ["--model_base_path", "a", "--port", "99999"],
-     ["--model_base_path", "a", "--grpc_max_threads", "0"]],
+    [
+        [],
+        ["--model_base_path", "a", "--model_config_file", "b"],
+        ["--model_base_path", "a", "--port", "-1"],
+        ["--model_base_path", "a", "--port", "99999"],
+        ["--model_base_path", "a", "--grpc_max_threads", "0"],
+    ],
 )
 def test_flags_that_make_no_sense(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -164,7 +168,9 @@ def test_shipped_config_starts_a_server_which_drains(models, tmp_path, start_ser
     config = text_format.Parse(CONFIG.read_text(), model_server_config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
     assert (model.name, model.base_path, model.model_platform) == (
-        "dare", "/models/dare", "tensorflow",
+        "dare",
+        "/models/dare",
+        "tensorflow",
     )
     file = tmp_path / "models.config"
     file.write_text(CONFIG.read_text().replace("/models/", f"{models}/"))
@@ -211,15 +217,24 @@ def test_config_file_options(tmp_path, models):
         ("nonsense {", "is no ModelServerConfig"),
         ("", "names no model"),
         ('model_config_list { config { name: "a" } }', "needs a name and a base_path"),
-        ('model_config_list { config { name: "a" base_path: "/a" } }',
-         'model a needs model_platform: "tensorflow"'),
-        ('model_config_list { config { name: "a" base_path: "/a" model_platform: "x" } }',
-         "Model a requests unsupported platform x"),
-        ('model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" '
-         "model_version_policy { specific {} } } }", "asks for specific versions and names none"),
-        ('model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" } '
-         'config { name: "a" base_path: "/b" model_platform: "tensorflow" } }',
-         "Illegal to list model a multiple times in config list"),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" } }',
+            'model a needs model_platform: "tensorflow"',
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_platform: "x" } }',
+            "Model a requests unsupported platform x",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" '
+            "model_version_policy { specific {} } } }",
+            "asks for specific versions and names none",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow" } '
+            'config { name: "a" base_path: "/b" model_platform: "tensorflow" } }',
+            "Illegal to list model a multiple times in config list",
+        ),
     ],
 )
 def test_config_files_that_cannot_be_used(text, message, tmp_path, capsys):

@@ -21,15 +21,20 @@ def run(request, monkeypatch):
         tf.strings.join([words, "!"], name="loud")
         tf.debugging.check_numerics(x, "Not finite:", name="checked")
         tf.while_loop(  # as slow as one likes
-            lambda n, _: n < times, lambda n, m: (n + 1, tf.linalg.matmul(m, m) * 1e-9),
-            (0, tf.ones([300, 300])), name="slow",
+            lambda n, _: n < times,
+            lambda n, m: (n + 1, tf.linalg.matmul(m, m) * 1e-9),
+            (0, tf.ones([300, 300])),
+            name="slow",
         )
         tensors = {
             name: graph.get_tensor_by_name(name)
             for name in ("x:0", "words:0", "times:0", "more:0", "loud:0", "checked:0")
         }
-        slow = next(op for op in graph.get_operations() if op.name.startswith("slow")
-                    and op.type in ("While", "StatelessWhile", "Exit"))
+        slow = next(
+            op
+            for op in graph.get_operations()
+            if op.name.startswith("slow") and op.type in ("While", "StatelessWhile", "Exit")
+        )
         tensors["slow"] = slow.outputs[0]
     with tf.compat.v1.Session(graph=graph) as session:
         yield SessionRun(session, tensors)

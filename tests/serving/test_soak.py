@@ -13,8 +13,22 @@ def test_a_short_soak_loses_nothing(
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     # Memory is judged over minutes: here only that it is measured. A fifth of the capacity, as
     # other tests may take the machine from this one.
-    code = main(["--servable", str(model_base / "1"), "--sequences", str(sequences),
-                 "--seconds", "20", "--share", "0.2", "--growth", "1e9", "--output", str(tmp_path / "soak")])
+    code = main(
+        [
+            "--servable",
+            str(model_base / "1"),
+            "--sequences",
+            str(sequences),
+            "--seconds",
+            "20",
+            "--share",
+            "0.2",
+            "--growth",
+            "1e9",
+            "--output",
+            str(tmp_path / "soak"),
+        ]
+    )
     said = capsys.readouterr()
     assert code == 0, said
     report = json.loads((tmp_path / "soak" / "soak.json").read_text())
@@ -22,8 +36,13 @@ def test_a_short_soak_loses_nothing(
     assert report["calls"] == sum(report["answers_by_version"].values()) > 50
     assert list(report["answers_by_version"]) == ["1", "2", "3", "5"]  # 4 is the broken one
     assert [e["broken"] for e in report["published"]] == [False, False, True, False]
-    assert set(report["garbage"]) <= {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION",
-                                      "UNIMPLEMENTED", "INTERNAL"}
+    assert set(report["garbage"]) <= {
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "FAILED_PRECONDITION",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+    }
     assert len(report["garbage"]) >= 3
     assert report["memory_mib"]["last"] > 50
     assert "failed: none; wrong answers: 0" in said.out

@@ -30,8 +30,9 @@ def trained(tmp_path_factory):
     schema = sequences.schema.with_dims(3, 4)
 
     def model(seed):
-        return randomize(DARE(schema, search=TopKSearch(3, recent=2), head=Head((6,)),
-                              auxiliary_weight=0), seed)
+        return randomize(
+            DARE(schema, search=TopKSearch(3, recent=2), head=Head((6,)), auxiliary_weight=0), seed
+        )
 
     run = str(base / "run")
     start_run(run, sequences, schema, {})
@@ -40,8 +41,24 @@ def trained(tmp_path_factory):
     export_servables(trained, str(base / "good"), sequences, "m", split=True)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert export.main(["--run", run, "--output", str(base / "int8"), "--name", "m", "--split",
-                            "--attention_dtype", "int8", "--sequences", sequences.path]) == 0
+        assert (
+            export.main(
+                [
+                    "--run",
+                    run,
+                    "--output",
+                    str(base / "int8"),
+                    "--name",
+                    "m",
+                    "--split",
+                    "--attention_dtype",
+                    "int8",
+                    "--sequences",
+                    sequences.path,
+                ]
+            )
+            == 0
+        )
     (base / "int8" / "said").write_text(said.getvalue())
     export_servables(model(1), str(base / "other"), sequences, "m")
     return base
@@ -50,13 +67,21 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(trained, start_server):
     """One server with the whole, its halves, and another model under the name ``other``."""
-    models = {"m": "good/m", "m_search": "good/m_search", "m_score": "good/m_score",
-              "other": "other/m"}
+    models = {
+        "m": "good/m",
+        "m_search": "good/m_search",
+        "m_score": "good/m_score",
+        "other": "other/m",
+    }
     config = trained / "models.config"
-    config.write_text("model_config_list {" + "".join(
-        f' config {{ name: "{name}" base_path: "{trained / path}" model_platform: "tensorflow" }}'
-        for name, path in models.items()
-    ) + "}")
+    config.write_text(
+        "model_config_list {"
+        + "".join(
+            f' config {{ name: "{name}" base_path: "{trained / path}" model_platform: "tensorflow" }}'
+            for name, path in models.items()
+        )
+        + "}"
+    )
     with start_server("--model_config_file", config, "--port", 0) as running:
         yield running
 
@@ -66,9 +91,19 @@ def verify(trained, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[2]))
 
     def run(*arguments, servable="good/m/1"):
-        code = main(["--run", str(trained / "run"), "--servable", str(trained / servable),
-                     "--sequences", str(trained / "sequences"), "--requests", "6",
-                     *map(str, arguments)])
+        code = main(
+            [
+                "--run",
+                str(trained / "run"),
+                "--servable",
+                str(trained / servable),
+                "--sequences",
+                str(trained / "sequences"),
+                "--requests",
+                "6",
+                *map(str, arguments),
+            ]
+        )
         return code, capsys.readouterr()
 
     return run
@@ -91,8 +126,17 @@ def test_session_and_server_agree_with_the_model(verify, server):
 
 
 def test_halves_that_are_served_apart(verify, server):
-    code, said = verify("--address", server.address, "--model", "m_score", "--search_address",
-                        server.address, "--search_model", "m_search", "--json")
+    code, said = verify(
+        "--address",
+        server.address,
+        "--model",
+        "m_score",
+        "--search_address",
+        server.address,
+        "--search_model",
+        "m_search",
+        "--json",
+    )
     assert code == 0, said.err
     assert {s for who, s in asked(said.out) if who == "server"} == {"search", "score"}
 
@@ -109,18 +153,22 @@ def test_a_server_with_another_model_is_found_out(verify, server):
 def test_export_says_what_the_halves_hold_and_what_is_lost(trained):
     said = (trained / "int8" / "said").read_text().splitlines()
     names = ["m", "m_search", "m_score"]
-    for line, name, signatures in zip(said, names, ("search, score, serving_default", "search",
-                                                    "score")):
+    for line, name, signatures in zip(
+        said, names, ("search, score, serving_default", "search", "score")
+    ):
         assert re.match(rf".*/{name}/1: {signatures} ran through the session loader", line), line
     report = json.loads((trained / "int8/m/1/assets.extra/attention.json").read_text())
     assert report["measured_on"] == "test requests of sequences" and report["targets"] > 20
     assert re.fullmatch(
         rf"attention tables as int8: {report['bytes']:,} bytes, 0\.\d\d of float32's; recall@5 "
         rf"{report['recall@5']:.4f} against float32 over {report['targets']} targets "
-        r"\(test requests of sequences\)", said[3],
+        r"\(test requests of sequences\)",
+        said[3],
     ), said[3]
-    sizes = [int(re.fullmatch(rf"{name}: ([\d,]+) bytes of variables", line)[1].replace(",", ""))
-             for name, line in zip(names, said[4:])]
+    sizes = [
+        int(re.fullmatch(rf"{name}: ([\d,]+) bytes of variables", line)[1].replace(",", ""))
+        for name, line in zip(names, said[4:])
+    ]
     assert max(sizes[1:]) < sizes[0]
 
 
@@ -132,11 +180,14 @@ def test_compact_tables_are_compared_with_what_they_stand_for(verify):
     assert code == 1
 
 
-@pytest.mark.parametrize("arguments,servable,match", [
-    ((), "good/m", "it has no saved_model.pb"),
-    (("--split_name", "holdout"), "good/m/1", "`split` must be one of"),
-    (("--address", "localhost:1", "--timeout", "1"), "good/m/1", "UNAVAILABLE"),
-])
+@pytest.mark.parametrize(
+    "arguments,servable,match",
+    [
+        ((), "good/m", "it has no saved_model.pb"),
+        (("--split_name", "holdout"), "good/m/1", "`split` must be one of"),
+        (("--address", "localhost:1", "--timeout", "1"), "good/m/1", "UNAVAILABLE"),
+    ],
+)
 def test_what_cannot_be_compared(verify, arguments, servable, match):
     code, said = verify(*arguments, servable=servable)
     assert code == 2 and match in said.err and "Traceback" not in said.err
@@ -159,11 +210,21 @@ def test_hashed_features_are_asked_for_by_ids_that_stand_for_their_rows(
     start_run(str(tmp_path / "run"), sequences, schema, {})
     model.save(tmp_path / "run/model.keras")
     export_servables(model, str(tmp_path / "servables"), sequences, "m")
-    with start_server("--model_base_path", tmp_path / "servables/m", "--model_name", "m",
-                      "--port", 0) as server:
+    with start_server(
+        "--model_base_path", tmp_path / "servables/m", "--model_name", "m", "--port", 0
+    ) as server:
         to_server = ["--address", server.address, "--model", "m", "--sequences", sequences.path]
-        code = main(["--run", str(tmp_path / "run"), "--servable", str(tmp_path / "servables/m/1"),
-                     "--requests", "6", *to_server])
+        code = main(
+            [
+                "--run",
+                str(tmp_path / "run"),
+                "--servable",
+                str(tmp_path / "servables/m/1"),
+                "--requests",
+                "6",
+                *to_server,
+            ]
+        )
         said = capsys.readouterr()
         assert code == 0 and "server   serving_default" in said.out, said
         code = query.main([*to_server, "--candidates", "5", "99"])

@@ -90,9 +90,7 @@ def test_a_folder_is_watched_and_no_request_is_lost(
     assert answered[0] == 1 and set(answered) == {1, 2}
 
 
-def test_a_config_file_is_read_again(
-    models, tmp_path, start_server, requests_of, until
-):
+def test_a_config_file_is_read_again(models, tmp_path, start_server, requests_of, until):
     file, requests = tmp_path / "models.config", requests_of()
 
     def write(stable, text=""):
@@ -105,8 +103,15 @@ def test_a_config_file_is_read_again(
         return client.predict("serving_default", requests, label="stable").version
 
     write(1)
-    flags = ["--model_config_file", file, "--model_config_file_poll_wait_seconds", 1, "--port", 0,
-             "--allow_version_labels_for_unavailable_models"]
+    flags = [
+        "--model_config_file",
+        file,
+        "--model_config_file_poll_wait_seconds",
+        1,
+        "--port",
+        0,
+        "--allow_version_labels_for_unavailable_models",
+    ]
     with start_server(*flags) as server, Client(server.address, "two", timeout=60) as client:
         assert answers() == 1 and states(client) == {1: "AVAILABLE", 2: "AVAILABLE"}
         write(2, "nonsense {")  # is not taken over
@@ -165,9 +170,7 @@ def seen(manager, name="two"):
     return {one.version: State.Name(one.state) for one in manager.status(spec)}
 
 
-def test_calls_under_way_on_a_version_that_leaves_are_finished(
-    managed, config, requests_of, until
-):
+def test_calls_under_way_on_a_version_that_leaves_are_finished(managed, config, requests_of, until):
     from serving.server.predict import predict
 
     manager = managed()
@@ -307,9 +310,7 @@ def reloadable(models, start_server):
         yield server, model_service_pb2_grpc.ModelServiceStub(channel)
 
 
-def test_a_canary_is_rolled_out_and_back(
-    reloadable, models, requests_of, until
-):
+def test_a_canary_is_rolled_out_and_back(reloadable, models, requests_of, until):
     server, stub = reloadable
     two, dare = models / "two", ("dare", models / "dare", [1], {})
 
@@ -320,6 +321,7 @@ def test_a_canary_is_rolled_out_and_back(
         assert answer.status.error_code == 0 and answer.status.error_message == ""
 
     with Client(server.address, "two", timeout=60) as client:
+
         def answers(label):
             return client.predict("serving_default", requests_of(), label=label).version
 

@@ -14,8 +14,13 @@ from tfdare.slices import evaluate_in_full, slices_of
 
 
 def accuracy(
-    models: Mapping[str, Any], sequences: Sequences, split: str = "test", resamples: int = 200,
-    batch_size: int = 512, limit: int | None = 300_000, progress: Callable = iter,
+    models: Mapping[str, Any],
+    sequences: Sequences,
+    split: str = "test",
+    resamples: int = 200,
+    batch_size: int = 512,
+    limit: int | None = 300_000,
+    progress: Callable = iter,
 ) -> dict[str, Any]:
     """Calibration curves, and every metric on every slice with intervals over users.
 
@@ -37,13 +42,15 @@ def accuracy(
         for name in progress(list(models))
     }
     slices = slices_of(next(iter(found.values())), sequences, split)
-    return as_json({
-        "split": split,
-        "slices": evaluate_in_full(found, slices, resamples),
-        "calibration": {
-            name: calibration_curve(one.label, one.probability) for name, one in found.items()
-        },
-    })
+    return as_json(
+        {
+            "split": split,
+            "slices": evaluate_in_full(found, slices, resamples),
+            "calibration": {
+                name: calibration_curve(one.label, one.probability) for name, one in found.items()
+            },
+        }
+    )
 
 
 def plot_calibration(numbers: Mapping[str, Any]):
@@ -63,16 +70,28 @@ def plot_calibration(numbers: Mapping[str, Any]):
     gap.axhline(0, color=FAINT, linewidth=1)
     for model, one in numbers["calibration"].items():
         ece = whole[model]["ece"]
-        curve.plot(one["predicted"], one["clicked"], "o-", color=color_of(model), markersize=3.5,
-                   label=f"{model}, ECE {ece['estimate']:.4f} [{ece['low']:.4f}, "
-                   f"{ece['high']:.4f}]")
+        curve.plot(
+            one["predicted"],
+            one["clicked"],
+            "o-",
+            color=color_of(model),
+            markersize=3.5,
+            label=f"{model}, ECE {ece['estimate']:.4f} [{ece['low']:.4f}, {ece['high']:.4f}]",
+        )
         difference = np.array(one["clicked"]) - np.array(one["predicted"])
-        gap.plot(range(1, len(difference) + 1), difference, "o-", color=color_of(model),
-                 markersize=3.5)
-    curve.set(xlabel="predicted click rate", ylabel="click rate that came",
-              title="Calibration, bins of equally many targets")
-    gap.set(xlabel="bin, from the least to the most likely", ylabel="came minus predicted",
-            title="How far off, bin by bin")
+        gap.plot(
+            range(1, len(difference) + 1), difference, "o-", color=color_of(model), markersize=3.5
+        )
+    curve.set(
+        xlabel="predicted click rate",
+        ylabel="click rate that came",
+        title="Calibration, bins of equally many targets",
+    )
+    gap.set(
+        xlabel="bin, from the least to the most likely",
+        ylabel="came minus predicted",
+        title="How far off, bin by bin",
+    )
     return finish(figure)
 
 
@@ -90,7 +109,8 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
 
     parts = [
         (part["title"] if name == "all" else f"{cut['title']}: {part['title']}", part)
-        for name, cut in numbers["slices"].items() for part in cut["parts"]
+        for name, cut in numbers["slices"].items()
+        for part in cut["parts"]
     ]
     pairs = list(parts[0][1]["differences"])
     figure, (axes,) = new_figure(1, 2 if pairs else 1, height=1.2 + 0.28 * len(parts))
@@ -103,12 +123,20 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
             values = [part[kind][name][metric] for _, part in parts]
             known = [i for i, one in enumerate(values) if one["estimate"] is not None]
             axis.errorbar(
-                [values[i]["estimate"] for i in known], [i + aside for i in known],
-                xerr=np.array([
-                    [max(values[i]["estimate"] - values[i]["low"], 0) for i in known],
-                    [max(values[i]["high"] - values[i]["estimate"], 0) for i in known],
-                ]),
-                fmt="o", markersize=4, color=color, capsize=2, linewidth=1.2, label=name,
+                [values[i]["estimate"] for i in known],
+                [i + aside for i in known],
+                xerr=np.array(
+                    [
+                        [max(values[i]["estimate"] - values[i]["low"], 0) for i in known],
+                        [max(values[i]["high"] - values[i]["estimate"], 0) for i in known],
+                    ]
+                ),
+                fmt="o",
+                markersize=4,
+                color=color,
+                capsize=2,
+                linewidth=1.2,
+                label=name,
             )
         axis.invert_yaxis()
         axis.set_yticks(range(len(parts)), [title for title, _ in parts])
@@ -122,6 +150,7 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
     finish(figure)
     for axis in axes:
         axis.get_legend().remove()  # points may lie anywhere
-    figure.legend(handles, names, frameon=False, fontsize=8, loc="outside lower center",
-                  ncols=len(names))
+    figure.legend(
+        handles, names, frameon=False, fontsize=8, loc="outside lower center", ncols=len(names)
+    )
     return figure

@@ -59,8 +59,13 @@ def interest_counts(
     counts = InterestCounts(range(2, rows), position_edges(schema.window))
     done = 0
     for requests, label, weight in progress(read_requests(sequences, split, batch_size)):
-        parts = (requests[f"history_{name}"], requests["history_length"],
-                 requests[f"target_{name}"], label, weight)
+        parts = (
+            requests[f"history_{name}"],
+            requests["history_length"],
+            requests[f"target_{name}"],
+            label,
+            weight,
+        )
         counts.add(*(part.numpy() for part in parts))
         done += batch_size
         if limit is not None and done >= limit:
@@ -133,33 +138,37 @@ def attention_accuracy(
                 at = place[inside], bucket[user][inside]
                 np.add.at(sums[model, row][0], at, attention[user, candidate][inside])
                 np.add.at(sums[model, row][1], at, 1)
-    return as_json({
-        "split": split,
-        "positions": _titles(edges),
-        "targets": [
-            {
-                "id": raw[row], "row": row, "categories": raw[behaviors[row]],
-                **{what: _cells(table, what, row, behaviors[row])
-                   for what in ("information", "lift", "support")},
-                "models": {
-                    model: _learned(
-                        sums[model, row], _cells(table, "information", row, behaviors[row])
-                    )
-                    for model in models
-                },
-            }
-            for row in rows
-        ],
-    })
+    return as_json(
+        {
+            "split": split,
+            "positions": _titles(edges),
+            "targets": [
+                {
+                    "id": raw[row],
+                    "row": row,
+                    "categories": raw[behaviors[row]],
+                    **{
+                        what: _cells(table, what, row, behaviors[row])
+                        for what in ("information", "lift", "support")
+                    },
+                    "models": {
+                        model: _learned(
+                            sums[model, row], _cells(table, "information", row, behaviors[row])
+                        )
+                        for model in models
+                    },
+                }
+                for row in rows
+            ],
+        }
+    )
 
 
 def _frequent_targets(sequences, split, name, limit, batch_size) -> list[int]:
     rows = next(f.vocabulary_size for f in sequences.schema.features if f.name == name)
     count = np.zeros(rows, np.int64)
     for requests, _, weight, _ in UserBatches(sequences, split, batch_size, limit):
-        count += np.bincount(
-            requests[f"target_{name}"].numpy()[weight.numpy() > 0], minlength=rows
-        )
+        count += np.bincount(requests[f"target_{name}"].numpy()[weight.numpy() > 0], minlength=rows)
     count[:2] = 0
     return [int(row) for row in np.argsort(-count, kind="stable") if count[row]]
 
@@ -226,8 +235,9 @@ def plot_attention(numbers: Mapping[str, Any]):
     for target, of_target in zip(targets, axes):
         truth, *learned = of_target
         _heat_map(truth, target["information"], target["categories"], positions)
-        truth.set(title=f"Category {target['id']}: information, nats",
-                  ylabel="category of the behavior")
+        truth.set(
+            title=f"Category {target['id']}: information, nats", ylabel="category of the behavior"
+        )
         for model, one in zip(models, learned):
             found = target["models"][model]
             _heat_map(one, found["weight"], target["categories"], positions)
@@ -241,8 +251,13 @@ def _heat_map(axes, values, categories, positions) -> None:
     known = values[np.isfinite(values)]
     axes.grid(False)
     axes.set_facecolor("#e6e9ec")  # shows where nothing is known
-    image = axes.imshow(values, aspect="auto", cmap="YlOrRd", vmin=0,
-                        vmax=np.quantile(known, 0.99) if known.size else None)
+    image = axes.imshow(
+        values,
+        aspect="auto",
+        cmap="YlOrRd",
+        vmin=0,
+        vmax=np.quantile(known, 0.99) if known.size else None,
+    )
     axes.figure.colorbar(image, ax=axes, pad=0.02)
     every = max(1, len(positions) // 3)
     axes.set_xticks(range(0, len(positions), every), positions[::every])

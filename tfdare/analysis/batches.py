@@ -23,8 +23,9 @@ class UserBatches:
             the first ones are as good as any. Defaults to all.
     """
 
-    def __init__(self, sequences: Sequences, split: str, batch_size: int = 256,
-                 limit: int | None = None):
+    def __init__(
+        self, sequences: Sequences, split: str, batch_size: int = 256, limit: int | None = None
+    ):
         self._given = sequences, split, batch_size
         requests = sequences.requests(split)
         self._batches = -(-(requests if limit is None else min(limit, requests)) // batch_size)

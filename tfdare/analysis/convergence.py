@@ -38,13 +38,15 @@ class AUCProbe(tf.keras.callbacks.Callback):
         self.probabilities: list[np.ndarray] = []
         self._requests = [requests for requests, *_ in batches]
         self._real = [weight.numpy() > 0 for _, _, weight, _ in batches]
-        self.label = np.concatenate([
-            label.numpy()[real] > 0.5 for (_, label, _, _), real in zip(batches, self._real)
-        ])
-        user = np.concatenate([
-            np.broadcast_to(one[3][:, None], real.shape)[real]
-            for one, real in zip(batches, self._real)
-        ])
+        self.label = np.concatenate(
+            [label.numpy()[real] > 0.5 for (_, label, _, _), real in zip(batches, self._real)]
+        )
+        user = np.concatenate(
+            [
+                np.broadcast_to(one[3][:, None], real.shape)[real]
+                for one, real in zip(batches, self._real)
+            ]
+        )
         self.user = np.unique(user, return_inverse=True)[1]
         self._predictor, self._step = None, 0
 
@@ -66,9 +68,14 @@ class AUCProbe(tf.keras.callbacks.Callback):
         if self._predictor is None:
             self._predictor = Predictor(self.model)
         self.steps.append(self._step)
-        self.probabilities.append(np.concatenate([
-            self._predictor(requests)[real] for requests, real in zip(self._requests, self._real)
-        ]))
+        self.probabilities.append(
+            np.concatenate(
+                [
+                    self._predictor(requests)[real]
+                    for requests, real in zip(self._requests, self._real)
+                ]
+            )
+        )
 
 
 def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) -> dict[str, Any]:
@@ -91,7 +98,8 @@ def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) ->
     label, user = probes[first].label, probes[first].user
     scores = {
         (name, look): [probability]
-        for name, probe in probes.items() for look, probability in enumerate(probe.probabilities)
+        for name, probe in probes.items()
+        for look, probability in enumerate(probe.probabilities)
     }
     bootstrap = UserBootstrap(label, user, scores, resamples)
     examples = {
@@ -105,9 +113,7 @@ def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) ->
     numbers: dict[str, Any] = {
         "requests": sum(len(real) for real in probes[first]._real),
         "users": int(user.max()) + 1,
-        "models": {
-            name: {"examples": examples[name], "auc": curves[name]} for name in probes
-        },
+        "models": {name: {"examples": examples[name], "auc": curves[name]} for name in probes},
         "speed": {},
     }
     for name in [name for name in probes if name != first]:
@@ -120,8 +126,10 @@ def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) ->
         ratio = np.array([theirs / mine if mine else np.nan for mine, theirs in needed])
         numbers["speed"][name] = {
             "auc": float(np.max(pair[1][:, 0])),
-            "examples": needed[0][1], "reference_examples": needed[0][0],
-            "reference": first, "ratio": interval(ratio[0], ratio[1:]),
+            "examples": needed[0][1],
+            "reference_examples": needed[0][0],
+            "reference": first,
+            "ratio": interval(ratio[0], ratio[1:]),
             "resamples_reached": float(np.isfinite(ratio[1:]).mean()),
         }
     return as_json(numbers)
@@ -184,12 +192,18 @@ def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
     widest = {row["model"]: place for place, row in enumerate(rows)}
     for place, row in enumerate(rows):
         auc = bootstrap.auc(place)
-        models.setdefault(row["model"], []).append({
-            "attention_dim": row["attention_dim"], "representation_dim": row["representation_dim"],
-            "auc": auc.estimate, "low": auc.low, "high": auc.high,
-            "to_widest": bootstrap.difference(place, widest[row["model"]]),
-            "search_ms": row.get("search_ms"), "search_bytes": row.get("search_bytes"),
-        })
+        models.setdefault(row["model"], []).append(
+            {
+                "attention_dim": row["attention_dim"],
+                "representation_dim": row["representation_dim"],
+                "auc": auc.estimate,
+                "low": auc.low,
+                "high": auc.high,
+                "to_widest": bootstrap.difference(place, widest[row["model"]]),
+                "search_ms": row.get("search_ms"),
+                "search_bytes": row.get("search_bytes"),
+            }
+        )
     return as_json({"models": models})
 
 
@@ -209,12 +223,21 @@ def plot_convergence(numbers: Mapping[str, Any]):
         band(axes, one["examples"], one["auc"], color_of(model), model)
     for name, one in numbers["speed"].items():
         if one["reference_examples"] is not None:
-            axes.hlines(one["auc"], one["reference_examples"], one["examples"],
-                        colors=color_of(name), linestyles=":", linewidth=1.2)
+            axes.hlines(
+                one["auc"],
+                one["reference_examples"],
+                one["examples"],
+                colors=color_of(name),
+                linestyles=":",
+                linewidth=1.2,
+            )
     lows = [one["auc"][min(1, len(one["auc"]) - 1)]["low"] for one in numbers["models"].values()]
     axes.set_ylim(bottom=min(low for low in lows if low is not None) - 0.01)
-    axes.set(xlabel="training examples seen", ylabel="validation AUC",
-             title="Convergence; dotted: from where the first model has the other's best AUC")
+    axes.set(
+        xlabel="training examples seen",
+        ylabel="validation AUC",
+        title="Convergence; dotted: from where the first model has the other's best AUC",
+    )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
     return finish(figure)
 
@@ -238,15 +261,29 @@ def plot_efficiency(numbers: Mapping[str, Any]):
         ]
         band(width, [row["attention_dim"] for row in rows], intervals, color_of(model), model)
         timed = [row for row in rows if row["search_ms"] is not None]
-        speed.plot([row["search_ms"] for row in timed], [row["auc"] for row in timed], "o-",
-                   color=color_of(model), markersize=4, label=model)
+        speed.plot(
+            [row["search_ms"] for row in timed],
+            [row["auc"] for row in timed],
+            "o-",
+            color=color_of(model),
+            markersize=4,
+            label=model,
+        )
         for row in timed:
-            speed.annotate(str(row["attention_dim"]), (row["search_ms"], row["auc"]),
-                           xytext=(4, 3), textcoords="offset points", fontsize=7)
+            speed.annotate(
+                str(row["attention_dim"]),
+                (row["search_ms"], row["auc"]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
     width.set_xscale("log", base=2)
     width.set_xticks(dims, [str(dim) for dim in dims])
     width.minorticks_off()
-    width.set(xlabel="columns of an attention table, K_A", ylabel="test AUC",
-              title="Accuracy against the width of attention")
+    width.set(
+        xlabel="columns of an attention table, K_A",
+        ylabel="test AUC",
+        title="Accuracy against the width of attention",
+    )
     speed.set(xlabel="search, ms", title="and against the time of search (labels: K_A)")
     return finish(figure)

@@ -59,10 +59,14 @@ def discriminability(
     users = int(user.max()) + 1
     kept = [m for m in clusters if m <= label.size]
     numbers: dict[str, Any] = {
-        "split": split, "clusters": kept, "targets": int(label.size), "users": users,
+        "split": split,
+        "clusters": kept,
+        "targets": int(label.size),
+        "users": users,
         "entropy": float(entropy(label.mean())),
         "bias": [(m - 1) / (2 * label.size) for m in kept],
-        "models": {}, "differences": {},
+        "models": {},
+        "differences": {},
     }
     drawn = {}
     for name in models:
@@ -77,8 +81,12 @@ def discriminability(
         }
     first = next(iter(models))
     for name in [name for name in models if name != first]:
-        pairs = zip(numbers["models"][first]["information"],
-                    numbers["models"][name]["information"], drawn[first], drawn[name])
+        pairs = zip(
+            numbers["models"][first]["information"],
+            numbers["models"][name]["information"],
+            drawn[first],
+            drawn[name],
+        )
         numbers["differences"][f"{first} - {name}"] = [
             interval(one.estimate - other.estimate, a - b) for one, other, a, b in pairs
         ]
@@ -92,9 +100,7 @@ def _represented(models, sequences, split, limit, batch_size, progress):
     }
     columns: dict[str, list] = {name: [] for name in models}
     labels, users = [], []
-    for requests, label, weight, user in progress(
-        UserBatches(sequences, split, batch_size, limit)
-    ):
+    for requests, label, weight, user in progress(UserBatches(sequences, split, batch_size, limit)):
         real = weight.numpy() > 0
         for name, ask in askers.items():
             columns[name].append(ask(requests)[real])
@@ -150,10 +156,18 @@ def plot_discriminability(numbers: Mapping[str, Any]):
     figure, ((curves, differences),) = new_figure(1, 2, height=3.4)
     for model, one in numbers["models"].items():
         band(curves, numbers["clusters"], one["information"], color_of(model), model)
-    curves.plot(numbers["clusters"], numbers["bias"], color=FAINT, linestyle=":",
-                label="of a representation that tells nothing")
-    curves.set(xlabel="clusters", ylabel="information about the label, nats",
-               title=f"Discriminability (all there is: {numbers['entropy']:.3f} nats)")
+    curves.plot(
+        numbers["clusters"],
+        numbers["bias"],
+        color=FAINT,
+        linestyle=":",
+        label="of a representation that tells nothing",
+    )
+    curves.set(
+        xlabel="clusters",
+        ylabel="information about the label, nats",
+        title=f"Discriminability (all there is: {numbers['entropy']:.3f} nats)",
+    )
     for pair, values in numbers["differences"].items():
         band(differences, numbers["clusters"], values, color_of(pair.split(" - ")[1]), pair)
     differences.axhline(0, color="black", linewidth=0.8)

@@ -50,12 +50,15 @@ def _of_gradients(model, name, feature):
     return [
         Finding(
             f"{model}: gradients from the representation side are larger ({name} table)",
-            "about 5 times the norm", f"{_shown(feature['ratio'], '.2f')} times",
+            "about 5 times the norm",
+            f"{_shown(feature['ratio'], '.2f')} times",
             _verdict(feature["ratio"], 1),
         ),
         Finding(
             f"{model}: the two gradients point against each other in most cases ({name} table)",
-            "64% of cases", _shown(feature["conflict"], ".1%"), _verdict(feature["conflict"], 0.5),
+            "64% of cases",
+            _shown(feature["conflict"], ".1%"),
+            _verdict(feature["conflict"], 0.5),
         ),
     ]
 
@@ -78,14 +81,16 @@ def _of_search(search):
                 "information_for": "mutual information, of behaviors that speak for the click",
                 "planted": "the planted relations",
             }.get(truth, truth)
-            found.append(Finding(
-                f"Search of {first} finds what matters better than that of {other} "
-                f"(NDCG@{search['top_k']} against {against})",
-                figures if truth == "information" else "not measured",
-                f"{values[0]:.3f} against {values[1]:.3f}; difference "
-                f"{_shown(difference['ndcg'], '+.3f')}",
-                _verdict(difference["ndcg"], 0),
-            ))
+            found.append(
+                Finding(
+                    f"Search of {first} finds what matters better than that of {other} "
+                    f"(NDCG@{search['top_k']} against {against})",
+                    figures if truth == "information" else "not measured",
+                    f"{values[0]:.3f} against {values[1]:.3f}; difference "
+                    f"{_shown(difference['ndcg'], '+.3f')}",
+                    _verdict(difference["ndcg"], 0),
+                )
+            )
     return found
 
 
@@ -99,12 +104,16 @@ def _of_discriminability(one):
             values = [
                 one["models"][name]["information"][place]["estimate"] for name in (first, other)
             ]
-            found.append(Finding(
-                f"Representations of {first} discriminate better than those of {other} "
-                f"({one['clusters'][place]} clusters)", "yes, at all numbers of clusters",
-                f"{values[0]:.3f} against {values[1]:.3f} nats; difference "
-                f"{_shown(differences[place], '+.3f')}", _verdict(differences[place], 0),
-            ))
+            found.append(
+                Finding(
+                    f"Representations of {first} discriminate better than those of {other} "
+                    f"({one['clusters'][place]} clusters)",
+                    "yes, at all numbers of clusters",
+                    f"{values[0]:.3f} against {values[1]:.3f} nats; difference "
+                    f"{_shown(differences[place], '+.3f')}",
+                    _verdict(differences[place], 0),
+                )
+            )
     return found
 
 
@@ -115,14 +124,24 @@ def _of_convergence(one):
             continue
         claim = f"{speed['reference']} needs fewer examples than {name} for {name}'s best AUC"
         if speed["reference_examples"] is None:
-            found.append(Finding(claim, "about 450 iterations against 1,300",
-                                 f"never reaches {speed['auc']:.4f}", FAILS))
+            found.append(
+                Finding(
+                    claim,
+                    "about 450 iterations against 1,300",
+                    f"never reaches {speed['auc']:.4f}",
+                    FAILS,
+                )
+            )
             continue
-        found.append(Finding(
-            claim, "about 450 iterations against 1,300 (2.9 times)",
-            f"{speed['reference_examples']:,.0f} against {speed['examples']:,.0f}: "
-            f"{_shown(speed['ratio'], '.2f')} times", _verdict(speed["ratio"], 1),
-        ))
+        found.append(
+            Finding(
+                claim,
+                "about 450 iterations against 1,300 (2.9 times)",
+                f"{speed['reference_examples']:,.0f} against {speed['examples']:,.0f}: "
+                f"{_shown(speed['ratio'], '.2f')} times",
+                _verdict(speed["ratio"], 1),
+            )
+        )
     return found
 
 
@@ -133,10 +152,14 @@ def _of_accuracy(one):
     for pair, metrics in one["slices"]["all"]["parts"][0]["differences"].items():
         first, other = pair.split(" - ")
         if _claimed(first, other):
-            found.append(Finding(
-                f"{first} ranks better than {other} (AUC, {one['split']})", "yes, on both logs",
-                f"difference {_shown(metrics['auc'], '+.4f')}", _verdict(metrics["auc"], 0),
-            ))
+            found.append(
+                Finding(
+                    f"{first} ranks better than {other} (AUC, {one['split']})",
+                    "yes, on both logs",
+                    f"difference {_shown(metrics['auc'], '+.4f')}",
+                    _verdict(metrics["auc"], 0),
+                )
+            )
     return found
 
 
@@ -150,12 +173,15 @@ def _of_efficiency(one):
             if row["attention_dim"] * 2 == wide:
                 loss = row["to_widest"]
                 small = loss["low"] is not None and loss["low"] > -SMALL_LOSS
-                found.append(Finding(
-                    f"{model}: half the attention columns ({wide} to {row['attention_dim']}) cost "
-                    f"less than {SMALL_LOSS} AUC", "no loss from 128 to 64",
-                    _shown(loss, "+.4f"),
-                    HOLDS if small else _verdict(loss, -SMALL_LOSS),
-                ))
+                found.append(
+                    Finding(
+                        f"{model}: half the attention columns ({wide} to {row['attention_dim']}) cost "
+                        f"less than {SMALL_LOSS} AUC",
+                        "no loss from 128 to 64",
+                        _shown(loss, "+.4f"),
+                        HOLDS if small else _verdict(loss, -SMALL_LOSS),
+                    )
+                )
     return found
 
 

@@ -55,7 +55,8 @@ class GradientSplit:
         """Features of the model, and position and time gap where both sides know them."""
         embedding = self._model.embedding
         names = [
-            name for name in (POSITION, TIME_GAP)
+            name
+            for name in (POSITION, TIME_GAP)
             if all(getattr(embedding, f"{side}_{name}_table") is not None for side in _SIDES)
         ]
         return [*embedding.schema.names, *names]
@@ -80,9 +81,7 @@ class GradientSplit:
             outputs = model.forward(requests, training=True)
             total = loss(label, outputs.probability, weight)
             if outputs.auxiliary_probability is not None:
-                total += model.auxiliary_weight * loss(
-                    label, outputs.auxiliary_probability, weight
-                )
+                total += model.auxiliary_weight * loss(label, outputs.auxiliary_probability, weight)
         gradients = tape.gradient(total, [one.rows for one in lookups])
         return {name: _by_row(name, lookups, gradients) for name in self.features}
 
@@ -202,9 +201,7 @@ def gradient_numbers(probe: GradientProbe, resamples: int = 1000) -> dict[str, A
     """
     return {
         "steps": [int(step) for step in probe.steps],
-        "features": {
-            name: _feature_numbers(probe, name, resamples) for name in probe.rows
-        },
+        "features": {name: _feature_numbers(probe, name, resamples) for name in probe.rows},
     }
 
 
@@ -220,9 +217,7 @@ def _feature_numbers(probe, name, resamples):
         "attention_norm": _means(one, counts),
         "representation_norm": _means(other, counts),
         "norm_ratio": _ratios(other.sum(axis=1), one.sum(axis=1)),
-        "ratio": as_json(
-            ratio_interval(other.sum(axis=0), one.sum(axis=0), resamples)
-        ),
+        "ratio": as_json(ratio_interval(other.sum(axis=0), one.sum(axis=0), resamples)),
         "median_ratio": float(np.median(other[counts] / one[counts])) if counts.any() else None,
     }
     by_row = {
@@ -238,9 +233,9 @@ def _feature_numbers(probe, name, resamples):
         )
         numbers["conflict_by_step"] = _ratios(against.sum(axis=1), counts.sum(axis=1))
         numbers["mean_cosine"] = float(cosine[counts].mean()) if counts.any() else None
-        numbers["cosine_histogram"] = np.histogram(
-            cosine[counts], bins=BINS, range=(-1, 1)
-        )[0].tolist()
+        numbers["cosine_histogram"] = np.histogram(cosine[counts], bins=BINS, range=(-1, 1))[
+            0
+        ].tolist()
         by_row["conflict"] = _ratios(against.sum(axis=0), counts.sum(axis=0))
         by_row["mean_cosine"] = _means(np.where(counts, cosine, 0).T, counts.T)
     numbers["by_row"] = by_row
@@ -272,25 +267,43 @@ def plot_gradients(numbers: Mapping[str, Mapping[str, Any]], feature: str = "cat
         name = feature if feature in found["features"] else next(iter(found["features"]))
         one, steps, color = found["features"][name], found["steps"], color_of(model)
         norms.plot(steps, one["representation_norm"], color=color, label="representation side")
-        norms.plot(steps, one["attention_norm"], color=color, linestyle="--",
-                   label="attention side")
+        norms.plot(
+            steps, one["attention_norm"], color=color, linestyle="--", label="attention side"
+        )
         norms.set(yscale="log", title=f"{model}: gradient norm, {name}", xlabel="training step")
         if not one["shared"]:
             for empty in (share, histogram):
                 empty.axis("off")
-            share.text(0, 0.5, "Two tables: each hears its own side alone.\n"
-                       "There is nothing to conflict.", fontsize=9, color="#5c6873",
-                       va="center", transform=share.transAxes)
+            share.text(
+                0,
+                0.5,
+                "Two tables: each hears its own side alone.\nThere is nothing to conflict.",
+                fontsize=9,
+                color="#5c6873",
+                va="center",
+                transform=share.transAxes,
+            )
             continue
         share.plot(steps, one["conflict_by_step"], color=color)
         share.axhline(0.5, color=FAINT, linewidth=1)
-        share.set(ylim=(0, 1), title="share of rows in conflict (cosine < 0)",
-                  xlabel="training step")
+        share.set(
+            ylim=(0, 1), title="share of rows in conflict (cosine < 0)", xlabel="training step"
+        )
         edges = np.linspace(-1, 1, len(one["cosine_histogram"]) + 1)
         counts = np.array(one["cosine_histogram"], float)
         colors = [color if right <= 1e-9 else FAINT for right in edges[1:]]
-        histogram.bar(edges[:-1], counts / max(counts.sum(), 1), np.diff(edges), align="edge",
-                      color=colors, edgecolor="white", linewidth=0.5)
-        histogram.set(title=f"cosine of the two gradients; {one['conflict']['estimate']:.0%} "
-                      "below 0", xlabel="cosine", ylabel="share of rows")
+        histogram.bar(
+            edges[:-1],
+            counts / max(counts.sum(), 1),
+            np.diff(edges),
+            align="edge",
+            color=colors,
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        histogram.set(
+            title=f"cosine of the two gradients; {one['conflict']['estimate']:.0%} below 0",
+            xlabel="cosine",
+            ylabel="share of rows",
+        )
     return finish(figure)

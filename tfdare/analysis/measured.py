@@ -40,8 +40,16 @@ class Measured:
         say: function of a line, or None.
     """
 
-    def __init__(self, runs: Mapping[str, Run], sequences: Sequences, split: str, limit: int,
-                 resamples: int, shown: Callable, say: Callable[[str], None] | None = None):
+    def __init__(
+        self,
+        runs: Mapping[str, Run],
+        sequences: Sequences,
+        split: str,
+        limit: int,
+        resamples: int,
+        shown: Callable,
+        say: Callable[[str], None] | None = None,
+    ):
         self._runs, self._sequences, self._split = runs, sequences, split
         self._limit, self._resamples, self._shown = limit, resamples, shown
         self._say = say or (lambda line: None)
@@ -51,8 +59,15 @@ class Measured:
         """The trained models by name."""
         return {name: run.model() for name, run in self._runs.items()}
 
-    def everything(self, truth: str | None, comparison: str | None, steps: int, every: int,
-                   min_count: int, smoothing: float) -> dict[str, Any]:
+    def everything(
+        self,
+        truth: str | None,
+        comparison: str | None,
+        steps: int,
+        every: int,
+        min_count: int,
+        smoothing: float,
+    ) -> dict[str, Any]:
         """All measurements; arguments as of :func:`tfdare.analyze.analyze`.
 
         Returns:
@@ -63,16 +78,24 @@ class Measured:
         numbers: dict[str, Any] = {"data": self._data(), "models": self._about()}
         self._say("[1/5] accuracy, calibration and slices")
         numbers["accuracy"] = accuracy(
-            self.models, self._sequences, self._split, self._resamples,
+            self.models,
+            self._sequences,
+            self._split,
+            self._resamples,
             progress=self._shown("ranking"),
         )
         self._say("[2/5] mutual information, and attention beside it")
         counts = interest_counts(self._sequences, progress=self._shown("counting"))
         table = counts.table(smoothing, min_count)
         numbers["attention"] = {
-            "min_count": min_count, "smoothing": smoothing,
+            "min_count": min_count,
+            "smoothing": smoothing,
             **attention_accuracy(
-                self.models, self._sequences, table, split=self._split, limit=2 * self._limit,
+                self.models,
+                self._sequences,
+                table,
+                split=self._split,
+                limit=2 * self._limit,
                 progress=self._shown("attention"),
             ),
         }
@@ -84,16 +107,28 @@ class Measured:
             **({} if planted is None else {"planted": planted}),
         }
         numbers["search"] = search_quality(
-            self.models, self._sequences, truths, self._split, self._limit,
-            resamples=self._resamples, progress=self._shown("search"),
+            self.models,
+            self._sequences,
+            truths,
+            self._split,
+            self._limit,
+            resamples=self._resamples,
+            progress=self._shown("search"),
         )
         self._say("[4/5] clusters of representations")
         numbers["discriminability"] = discriminability(
-            self.models, self._sequences, split=self._split, limit=self._limit,
-            resamples=self._resamples, progress=self._shown("clusters"),
+            self.models,
+            self._sequences,
+            split=self._split,
+            limit=self._limit,
+            resamples=self._resamples,
+            progress=self._shown("clusters"),
         )
-        self._say("[5/5] gradients and convergence: training once more, watched" if steps
-                  else "[5/5] gradients of the trained models")
+        self._say(
+            "[5/5] gradients and convergence: training once more, watched"
+            if steps
+            else "[5/5] gradients of the trained models"
+        )
         numbers.update(self.training(steps, every))
         numbers["efficiency"] = cost
         return numbers
@@ -101,14 +136,20 @@ class Measured:
     def training(self, steps: int, every: int) -> dict[str, Any]:
         """``gradients`` and ``convergence`` of trainings traced again; without `steps` the
         gradients of the trained models alone."""
-        batch = next(iter(read_requests(
-            self._sequences, "train", PROBE_REQUESTS, shuffle=4 * PROBE_REQUESTS, seed=1
-        )))
+        batch = next(
+            iter(
+                read_requests(
+                    self._sequences, "train", PROBE_REQUESTS, shuffle=4 * PROBE_REQUESTS, seed=1
+                )
+            )
+        )
         if not steps:
-            return {"gradients": {
-                name: gradient_numbers(gradients_of(model, batch), self._resamples)
-                for name, model in self.models.items()
-            }}
+            return {
+                "gradients": {
+                    name: gradient_numbers(gradients_of(model, batch), self._resamples)
+                    for name, model in self.models.items()
+                }
+            }
         held_out = list(UserBatches(self._sequences, "validation", 512, HELD_OUT_REQUESTS))
         gradients, auc = {}, {}
         for name, run in self._runs.items():
@@ -126,16 +167,30 @@ class Measured:
     def _data(self):
         found, split = self._sequences, self._split
         return {
-            "split": split, "requests": found.requests(split), "users": found.users(split),
-            "window": found.schema.window, "schema_digest": found.schema.digest,
+            "split": split,
+            "requests": found.requests(split),
+            "users": found.users(split),
+            "window": found.schema.window,
+            "schema_digest": found.schema.digest,
             "category": category_of(found.schema),
         }
 
     def _about(self):
-        kept = ("attention_dim", "representation_dim", "top_k", "epochs", "seed", "learning_rate",
-                "batch_size", "warm_start")
+        kept = (
+            "attention_dim",
+            "representation_dim",
+            "top_k",
+            "epochs",
+            "seed",
+            "learning_rate",
+            "batch_size",
+            "warm_start",
+        )
         return {
-            name: {"model": run.options["model"], "title": MODELS[run.options["model"]].title,
-                   **{key: run.options.get(key) for key in kept}}
+            name: {
+                "model": run.options["model"],
+                "title": MODELS[run.options["model"]].title,
+                **{key: run.options.get(key) for key in kept},
+            }
             for name, run in self._runs.items()
         }

@@ -46,8 +46,9 @@ class Section:
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
 
 
-def render(title: str, facts: Iterable[str], found: Sequence[Finding], sections: Sequence[Section]
-           ) -> str:
+def render(
+    title: str, facts: Iterable[str], found: Sequence[Finding], sections: Sequence[Section]
+) -> str:
     """The page.
 
     Args:
@@ -77,8 +78,10 @@ def render(title: str, facts: Iterable[str], found: Sequence[Finding], sections:
 
 def _findings(found):
     if not found:
-        return "<p>There is no pair of models here that the paper compares: add a model with " \
-               "<code>--against</code>.</p>"
+        return (
+            "<p>There is no pair of models here that the paper compares: add a model with "
+            "<code>--against</code>.</p>"
+        )
     rows = []
     for one in found:
         kind = {HOLDS: "holds", FAILS: "fails"}.get(one.verdict, "open")
@@ -86,13 +89,18 @@ def _findings(found):
             f"<td>{html.escape(text)}</td>" for text in (one.claim, one.paper, one.here)
         )
         rows.append(f"<tr>{cells}<td class='verdict {kind}'>{html.escape(one.verdict)}</td></tr>")
-    return ("<table><tr><th>claim</th><th>in the paper</th><th>on this data</th><th></th></tr>"
-            + "".join(rows) + "</table>")
+    return (
+        "<table><tr><th>claim</th><th>in the paper</th><th>on this data</th><th></th></tr>"
+        + "".join(rows)
+        + "</table>"
+    )
 
 
 def _section(section: Section) -> list[str]:
-    parts = [f"<h2 id='{section.key}'>{html.escape(section.title)}</h2>",
-             f"<p>{html.escape(section.text)}</p>"]
+    parts = [
+        f"<h2 id='{section.key}'>{html.escape(section.title)}</h2>",
+        f"<p>{html.escape(section.text)}</p>",
+    ]
     for text, figure in section.figures:
         parts.append(f"<img alt='{html.escape(text, quote=True)}' src='{_embedded(figure)}'>")
     for title, header, rows in section.tables:
@@ -101,10 +109,14 @@ def _section(section: Section) -> list[str]:
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
             for row in rows
         )
-        parts.append(f"<details><summary>{html.escape(title)}</summary>"
-                     f"<table><tr>{head}</tr>{body}</table></details>")
-    parts.append(f"<p class='note'>All numbers: <code>{section.key}</code> in "
-                 "<code>analysis.json</code>.</p>")
+        parts.append(
+            f"<details><summary>{html.escape(title)}</summary>"
+            f"<table><tr>{head}</tr>{body}</table></details>"
+        )
+    parts.append(
+        f"<p class='note'>All numbers: <code>{section.key}</code> in "
+        "<code>analysis.json</code>.</p>"
+    )
     return parts
 
 

@@ -48,7 +48,10 @@ def retrace(
         on_train_batch_end=lambda batch, logs: after_step() if after_step else None
     )
     network.fit(
-        data.repeat(options["epochs"]).take(steps), epochs=1, verbose=0, shuffle=False,
+        data.repeat(options["epochs"]).take(steps),
+        epochs=1,
+        verbose=0,
+        shuffle=False,
         callbacks=[gradients, auc, told],
     )
     return gradients, auc

@@ -63,7 +63,8 @@ class InformationTruth:
 
     def __call__(self, requests) -> np.ndarray:
         return self._table.relevance(
-            requests[f"history_{self._category}"], requests["history_length"],
+            requests[f"history_{self._category}"],
+            requests["history_length"],
             requests[f"target_{self._category}"],
         )
 
@@ -104,9 +105,7 @@ def search_quality(
     frequency = item_frequency(sequences)
     columns: dict[str, list] = {"user": [], "length": [], "frequency": []}
     found: dict[tuple, list] = {}
-    for requests, _, weight, user in progress(
-        UserBatches(sequences, split, batch_size, limit)
-    ):
+    for requests, _, weight, user in progress(UserBatches(sequences, split, batch_size, limit)):
         real = weight.numpy() > 0
         arrays = {name: value.numpy() for name, value in requests.items()}
         relevance = {name: truth(arrays) for name, truth in truths.items()}
@@ -127,8 +126,11 @@ def search_quality(
     values = {key: np.concatenate(parts) for key, parts in found.items()}
     slices = {f"by_{name}": by_edges(joined[name]) for name in ("length", "frequency")}
     numbers: dict[str, Any] = {
-        "split": split, "top_k": top_k, "targets": int(joined["user"].size),
-        "users": int(joined["user"].max()) + 1, "truths": {},
+        "split": split,
+        "top_k": top_k,
+        "targets": int(joined["user"].size),
+        "users": int(joined["user"].max()) + 1,
+        "truths": {},
     }
     for truth in [*truths, "attention"]:
         numbers["truths"][truth] = _of_truth(
@@ -173,8 +175,10 @@ def _of_truth(truth, names, values, user, slices, resamples):
 
 def _by_user(values, known, user):
     users = int(user.max()) + 1
-    return (np.bincount(user[known], values[known], users),
-            np.bincount(user[known], minlength=users))
+    return (
+        np.bincount(user[known], values[known], users),
+        np.bincount(user[known], minlength=users),
+    )
 
 
 def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
@@ -192,7 +196,8 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
     from tfdare.analysis.style import color_of, finish, new_figure
 
     truths = {
-        truth: found for truth, found in numbers["truths"].items()
+        truth: found
+        for truth, found in numbers["truths"].items()
         if any((one[measure]["estimate"] or 0) < 0.9995 for one in found["models"].values())
     } or numbers["truths"]
     figure, axes = new_figure(len(truths), 3, height=2.7)
@@ -203,17 +208,29 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
             if value["estimate"] is None:
                 continue
             whole.bar(place, value["estimate"], color=color_of(model), width=0.7)
-            whole.errorbar(place, value["estimate"], yerr=_arms(value), color="black", capsize=3,
-                           linewidth=1)
-            whole.annotate(f"{value['estimate']:.3f}", (place, value["high"]), xytext=(0, 3),
-                           textcoords="offset points", ha="center", fontsize=8)
+            whole.errorbar(
+                place, value["estimate"], yerr=_arms(value), color="black", capsize=3, linewidth=1
+            )
+            whole.annotate(
+                f"{value['estimate']:.3f}",
+                (place, value["high"]),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
             for axis, kind in zip(others, ("by_length", "by_frequency")):
                 kept = [i for i, v in enumerate(one[kind][measure]) if v["estimate"] is not None]
                 values = [one[kind][measure][i] for i in kept]
                 axis.errorbar(
-                    [i + 0.04 * place for i in kept], [v["estimate"] for v in values],
+                    [i + 0.04 * place for i in kept],
+                    [v["estimate"] for v in values],
                     yerr=np.concatenate([_arms(v) for v in values], axis=1) if values else None,
-                    marker="o", markersize=4, capsize=2, color=color_of(model), linewidth=1.4,
+                    marker="o",
+                    markersize=4,
+                    capsize=2,
+                    color=color_of(model),
+                    linewidth=1.4,
                     label=model,
                 )
                 axis.set_xticks(range(len(one[kind]["titles"])), one[kind]["titles"])

@@ -51,10 +51,20 @@ def band(axes, x, values, color: str, label: str) -> None:
     """A curve of intervals: estimates as a line, the intervals as a band."""
     known = [(at, one) for at, one in zip(x, values) if one["estimate"] is not None]
     at = [place for place, _ in known]
-    axes.plot(at, [one["estimate"] for _, one in known], color=color, marker="o", markersize=3.5,
-              label=label)
+    axes.plot(
+        at,
+        [one["estimate"] for _, one in known],
+        color=color,
+        marker="o",
+        markersize=3.5,
+        label=label,
+    )
     bounded = [(place, one) for place, one in known if one["low"] is not None]
     axes.fill_between(
-        [place for place, _ in bounded], [one["low"] for _, one in bounded],
-        [one["high"] for _, one in bounded], color=color, alpha=0.15, linewidth=0,
+        [place for place, _ in bounded],
+        [one["low"] for _, one in bounded],
+        [one["high"] for _, one in bounded],
+        color=color,
+        alpha=0.15,
+        linewidth=0,
     )

@@ -8,6 +8,14 @@ from tfdare.comparison.table import markdown
 from tfdare.comparison.trials import Trials
 
 __all__ = [
-    "Measurement", "Row", "Trial", "Trials", "markdown", "measure", "plot", "report", "rows_of",
+    "Measurement",
+    "Row",
+    "Trial",
+    "Trials",
+    "markdown",
+    "measure",
+    "plot",
+    "report",
+    "rows_of",
     "shares_tables",
 ]

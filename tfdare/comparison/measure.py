@@ -37,8 +37,13 @@ class Measurement:
     whole_call: bool
 
 
-def measure(models: Mapping, sequences: Sequences, behaviors: int = BEHAVIORS,
-            candidates: int = CANDIDATES, turns: int = TURNS) -> dict:
+def measure(
+    models: Mapping,
+    sequences: Sequences,
+    behaviors: int = BEHAVIORS,
+    candidates: int = CANDIDATES,
+    turns: int = TURNS,
+) -> dict:
     """Measures models in turns, in this one process, so that all see the same machine.
 
     Args:
@@ -62,8 +67,10 @@ def measure(models: Mapping, sequences: Sequences, behaviors: int = BEHAVIORS,
             seconds[key].append(_timed(calls[key], requests))
     return {
         key: Measurement(
-            int(model.count_params()), search_bytes(model),
-            1e3 * statistics.median(seconds[key]), not _two_stage(model),
+            int(model.count_params()),
+            search_bytes(model),
+            1e3 * statistics.median(seconds[key]),
+            not _two_stage(model),
         )
         for key, model in models.items()
     }
@@ -113,9 +120,7 @@ def search_bytes(model) -> int:
         ]
         found += [getattr(embedding, f"{side}_{what}_table") for what in ("position", "time_gap")]
         tables.update({id(table): table for table in found if table is not None})
-    return sum(
-        math.prod(table.shape) * tf.as_dtype(table.dtype).size for table in tables.values()
-    )
+    return sum(math.prod(table.shape) * tf.as_dtype(table.dtype).size for table in tables.values())
 
 
 def _two_stage(model) -> bool:

@@ -44,8 +44,10 @@ class Trial:
     def name(self) -> str:
         """Distinct for every trial, the same in every call."""
         row = self.row
-        return (f"{row.model}-{row.attention_dim}-{row.representation_dim}"
-                f"-lr{self.learning_rate!r}-seed{self.seed}")
+        return (
+            f"{row.model}-{row.attention_dim}-{row.representation_dim}"
+            f"-lr{self.learning_rate!r}-seed{self.seed}"
+        )
 
     def __str__(self) -> str:
         return f"{self.row.model} {self.row.columns}, lr {self.learning_rate:g}, seed {self.seed}"

@@ -43,7 +43,8 @@ def plot(found: dict[str, Any], path: str) -> None:
     seeds = len(found["seeds"])
     figure.suptitle(
         f"{found['data']['sequences']}: {found['data']['test_targets']:,} test targets, "
-        f"{seeds} seed{'s' if seeds > 1 else ''}", fontsize=10,
+        f"{seeds} seed{'s' if seeds > 1 else ''}",
+        fontsize=10,
     )
     unfinished = f"{path}.tmp"
     figure.savefig(unfinished, format="png", dpi=150)
@@ -65,14 +66,21 @@ def _dots(axes, rows, many) -> None:
             ends = [base + row["difference"]["low"], base + row["difference"]["high"]]
         elif not references:
             ends = [row["auc_interval"]["low"], row["auc_interval"]["high"]]
-        axes.plot(ends, [place] * len(ends), color=color, linewidth=2.4, alpha=0.55,
-                  solid_capstyle="butt")
+        axes.plot(
+            ends, [place] * len(ends), color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt"
+        )
         values = [value for value in auc["values"] if value is not None]
         axes.plot(values, [place] * len(values), "o", color=_FAINT, markersize=3)
         axes.plot(auc["mean"], place, "o", color=color, markersize=7)
-        axes.annotate(f"{auc['mean']:.4f}", (max([auc["mean"], *ends, *values]), place),
-                      xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,
-                      color=color)
+        axes.annotate(
+            f"{auc['mean']:.4f}",
+            (max([auc["mean"], *ends, *values]), place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=color,
+        )
     names = [f"{row['title']}  {row['columns']}" if many else row["title"] for row in rows]
     axes.set_yticks(range(len(rows)), names)
     for tick, row in zip(axes.get_yticklabels(), rows):
@@ -104,8 +112,17 @@ def _curves(axes, rows, widths) -> None:
         x = [row["attention_dim"] * aside for row in found]
         y = [row["test"]["auc"]["mean"] for row in found]
         spread = [row["test"]["auc"]["deviation"] or 0.0 for row in found]
-        axes.errorbar(x, y, yerr=spread, marker="o", markersize=6 if main else 4, color=color,
-                      linewidth=1.8 if main else 1, elinewidth=1, zorder=3 if main else 2)
+        axes.errorbar(
+            x,
+            y,
+            yerr=spread,
+            marker="o",
+            markersize=6 if main else 4,
+            color=color,
+            linewidth=1.8 if main else 1,
+            elinewidth=1,
+            zorder=3 if main else 2,
+        )
         labels.append((y[-1], x[-1], name, color if main else "#5c6873"))
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
@@ -119,9 +136,16 @@ def _curves(axes, rows, widths) -> None:
         at = axes.transData.transform((x, y))[1]
         last = max(at, last + gap)
         x = right if x * 1.5 > right else x
-        axes.annotate(name, (x, y), xytext=(9, (last - at) * 72 / axes.figure.dpi),
-                      textcoords="offset points", va="center", fontsize=8, color=color,
-                      annotation_clip=False)
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(9, (last - at) * 72 / axes.figure.dpi),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=color,
+            annotation_clip=False,
+        )
 
 
 def _against_search(axes, rows) -> None:
@@ -132,8 +156,13 @@ def _against_search(axes, rows) -> None:
     if not rows:
         return
     for row in rows:
-        axes.plot(row["search_ms"], row["test"]["auc"]["mean"],
-                  "s" if row["whole_call"] else "o", color=_color(row), markersize=6)
+        axes.plot(
+            row["search_ms"],
+            row["test"]["auc"]["mean"],
+            "s" if row["whole_call"] else "o",
+            color=_color(row),
+            markersize=6,
+        )
     times = [row["search_ms"] for row in rows]
     axes.set_xscale("log")
     axes.set_xlim(min(times) / 1.3, max(times) * 2.2)  # room for the names
@@ -159,8 +188,13 @@ def _name_points(axes, rows) -> None:
     for row, point in zip(rows, points):
         for move in moves:
             text = axes.annotate(
-                row["title"], point, xytext=(8, move), textcoords="offset points", va="center",
-                fontsize=8, color=_color(row),
+                row["title"],
+                point,
+                xytext=(8, move),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=_color(row),
                 arrowprops=dict(arrowstyle="-", color=_FAINT, linewidth=0.6) if move else None,
             )
             box = _text_box(text, figure)

@@ -53,28 +53,32 @@ def report(
     for row, found in done.items():
         metrics = [trials.metrics(trial) for trial in found]
         reference = _counterpart(REFERENCE, row, done)
-        rows.append({
-            "model": row.model,
-            "title": MODELS[row.model].title,
-            "attention_dim": row.attention_dim,
-            "representation_dim": row.representation_dim,
-            "columns": row.columns,
-            "one_table": shares_tables(row.model),
-            "learning_rate": rates[row],
-            "seeds": [trial.seed for trial in found],
-            "diverged": [seed for seed in seeds if seed not in {t.seed for t in found}],
-            "test": {name: _spread([m["test"][name] for m in metrics]) for name in _TEST},
-            "validation_auc": _spread([m["validation"]["auc"] for m in metrics]),
-            "best_epoch": _spread([m["training"]["best_epoch"] for m in metrics]),
-            "examples_per_s": _median([m["training"]["examples_per_s"] for m in metrics]),
-            **(dataclasses.asdict(costs[row]) if row in costs else {}),
-            "auc_interval": dataclasses.asdict(bootstrap.auc(row)),
-            "difference": None if reference in (None, row) else {
-                "to": {"model": reference.model, "columns": reference.columns},
-                **dataclasses.asdict(bootstrap.difference(row, reference)),
-            },
-            "paper": _paper(row),
-        })
+        rows.append(
+            {
+                "model": row.model,
+                "title": MODELS[row.model].title,
+                "attention_dim": row.attention_dim,
+                "representation_dim": row.representation_dim,
+                "columns": row.columns,
+                "one_table": shares_tables(row.model),
+                "learning_rate": rates[row],
+                "seeds": [trial.seed for trial in found],
+                "diverged": [seed for seed in seeds if seed not in {t.seed for t in found}],
+                "test": {name: _spread([m["test"][name] for m in metrics]) for name in _TEST},
+                "validation_auc": _spread([m["validation"]["auc"] for m in metrics]),
+                "best_epoch": _spread([m["training"]["best_epoch"] for m in metrics]),
+                "examples_per_s": _median([m["training"]["examples_per_s"] for m in metrics]),
+                **(dataclasses.asdict(costs[row]) if row in costs else {}),
+                "auc_interval": dataclasses.asdict(bootstrap.auc(row)),
+                "difference": None
+                if reference in (None, row)
+                else {
+                    "to": {"model": reference.model, "columns": reference.columns},
+                    **dataclasses.asdict(bootstrap.difference(row, reference)),
+                },
+                "paper": _paper(row),
+            }
+        )
     rows.sort(key=lambda one: -one["test"]["auc"]["mean"])
     return {
         "rows": rows,
@@ -97,10 +101,13 @@ def _bootstrap(trials, done, resamples) -> UserBootstrap:
             with np.load(path) as file:
                 if label is None:
                     label, user = file["label"], file["user"]
-                elif not (np.array_equal(label, file["label"])
-                          and np.array_equal(user, file["user"])):
-                    raise UsageError(f"{path!r} holds predictions of other targets than the other "
-                                     "runs: the sequences were changed in between")
+                elif not (
+                    np.array_equal(label, file["label"]) and np.array_equal(user, file["user"])
+                ):
+                    raise UsageError(
+                        f"{path!r} holds predictions of other targets than the other "
+                        "runs: the sequences were changed in between"
+                    )
                 scores.setdefault(row, []).append(file["probability"])
     return UserBootstrap(label, user, scores, resamples)
 
@@ -120,13 +127,17 @@ def _orderings(done, bootstrap) -> list[dict[str, Any]]:
         for one, other in _pairs(done, better, worse):
             between = bootstrap.difference(one, other)
             of_paper = paper.holds_in(better, worse)
-            found.append({
-                "better": better, "worse": worse,
-                "columns": [one.columns, other.columns],
-                "verdict": _VERDICTS[between.sign],
-                **dataclasses.asdict(between),
-                "paper_holds": of_paper[0], "paper_settings": of_paper[1],
-            })
+            found.append(
+                {
+                    "better": better,
+                    "worse": worse,
+                    "columns": [one.columns, other.columns],
+                    "verdict": _VERDICTS[between.sign],
+                    **dataclasses.asdict(between),
+                    "paper_holds": of_paper[0],
+                    "paper_settings": of_paper[1],
+                }
+            )
     return found + _above_all(done, bootstrap)
 
 
@@ -136,13 +147,16 @@ def _pairs(done, better, worse) -> list[tuple[Row, Row]]:
     pairs = []
     for one in done:
         rivals = [
-            other for other in done
-            if one.model == better and other.model == worse
+            other
+            for other in done
+            if one.model == better
+            and other.model == worse
             and other.attention_dim == one.attention_dim
         ]
         if shares_tables(better) == shares_tables(worse):
-            rivals = [other for other in rivals
-                      if other.representation_dim == one.representation_dim]
+            rivals = [
+                other for other in rivals if other.representation_dim == one.representation_dim
+            ]
         pairs += [(one, other) for other in rivals]
     widest: dict[tuple, tuple[Row, Row]] = {}
     for one, other in pairs:
@@ -161,7 +175,8 @@ def _above_all(done, bootstrap) -> list[dict[str, Any]]:
     found = []
     for one in (row for row in done if row.model == paper.DARE):
         rivals = [
-            other for other in done
+            other
+            for other in done
             if other.model.split("-")[0] != REFERENCE
             and _counterpart(paper.DARE, other, done) == one
         ]
@@ -172,22 +187,29 @@ def _above_all(done, bootstrap) -> list[dict[str, Any]]:
         level = [other for other in rivals if between[other].sign == 0]
         verdict = "reversed" if below else "not separable" if level else "holds"
         closest = min(rivals, key=lambda other: between[other].estimate)
-        found.append({
-            "better": paper.DARE, "worse": "all", "columns": [one.columns, closest.columns],
-            "verdict": verdict, **dataclasses.asdict(between[closest]),
-            "closest": closest.model,
-            "above": len(rivals) - len(below) - len(level), "of": len(rivals),
-            "ahead_of_it": [other.model for other in below],
-            "not_separable": [other.model for other in level],
-            **_paper_above_all(),
-        })
+        found.append(
+            {
+                "better": paper.DARE,
+                "worse": "all",
+                "columns": [one.columns, closest.columns],
+                "verdict": verdict,
+                **dataclasses.asdict(between[closest]),
+                "closest": closest.model,
+                "above": len(rivals) - len(below) - len(level),
+                "of": len(rivals),
+                "ahead_of_it": [other.model for other in below],
+                "not_separable": [other.model for other in level],
+                **_paper_above_all(),
+            }
+        )
     return found
 
 
 def _paper_above_all() -> dict[str, int]:
     holds = [
         all(figures[paper.DARE][log] >= other[log] for other in figures.values())
-        for figures in paper.AUC.values() for log in range(len(paper.LOGS))
+        for figures in paper.AUC.values()
+        for log in range(len(paper.LOGS))
     ]
     return {"paper_holds": sum(holds), "paper_settings": len(holds)}
 

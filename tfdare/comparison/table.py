@@ -17,8 +17,12 @@ def markdown(found: dict[str, Any]) -> str:
     rows = found["rows"]
     columns = len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
     parts = [
-        "# Comparison", _accuracy(rows, columns), _cost(rows, columns), _about(found),
-        "## The paper's orderings on this data", _orderings(found, columns),
+        "# Comparison",
+        _accuracy(rows, columns),
+        _cost(rows, columns),
+        _about(found),
+        "## The paper's orderings on this data",
+        _orderings(found, columns),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -35,28 +39,43 @@ def _accuracy(rows, columns) -> str:
         test = row["test"]
         cells = [_title(row), *([row["columns"]] if columns else []), _with_deviation(test["auc"])]
         cells += [_difference(row["difference"]) for _ in references]
-        cells += [_number(test[name]["mean"], ".4f")
-                  for name in ("auc_seen", "auc_new", "gauc", "logloss")]
+        cells += [
+            _number(test[name]["mean"], ".4f")
+            for name in ("auc_seen", "auc_new", "gauc", "logloss")
+        ]
         cells += [_number((row["paper"] or {}).get(log), ".4f") for log in LOGS] if paper else []
         lines.append(cells)
     return _table(heads, lines)
 
 
 def _cost(rows, columns) -> str:
-    heads = ["model", *(["columns"] if columns else []), "validation AUC", "epochs to the best",
-             "learning rate", "training examples/s", "parameters", "search tables, MB",
-             "search, ms"]
+    heads = [
+        "model",
+        *(["columns"] if columns else []),
+        "validation AUC",
+        "epochs to the best",
+        "learning rate",
+        "training examples/s",
+        "parameters",
+        "search tables, MB",
+        "search, ms",
+    ]
     lines = []
     for row in rows:
         milliseconds = _number(row.get("search_ms"), ".1f")
-        lines.append([
-            row["title"], *([row["columns"]] if columns else []),
-            _with_deviation(row["validation_auc"]), _number(row["best_epoch"]["mean"], ".1f"),
-            _number(row["learning_rate"], "g"), _number(row["examples_per_s"], ",.0f"),
-            _number(row.get("parameters"), ",d"),
-            _number((row["search_bytes"] / 1e6) if "search_bytes" in row else None, ".2f"),
-            f"{milliseconds} *" if row.get("whole_call") else milliseconds,
-        ])
+        lines.append(
+            [
+                row["title"],
+                *([row["columns"]] if columns else []),
+                _with_deviation(row["validation_auc"]),
+                _number(row["best_epoch"]["mean"], ".1f"),
+                _number(row["learning_rate"], "g"),
+                _number(row["examples_per_s"], ",.0f"),
+                _number(row.get("parameters"), ",d"),
+                _number((row["search_bytes"] / 1e6) if "search_bytes" in row else None, ".2f"),
+                f"{milliseconds} *" if row.get("whole_call") else milliseconds,
+            ]
+        )
     return _table(heads, lines)
 
 
@@ -64,14 +83,23 @@ def _about(found) -> str:
     data, options, rows = found["data"], found["options"], found["rows"]
     seeds = found["seeds"]
     split = data["split"]
-    protocol = ", ".join(f"{name} {value}" for name, value in sorted(split.items())
-                         if name != "protocol" and value is not None)
-    patience = (f", stopped after {options['patience']} without a better validation AUC"
-                if options["patience"] else "")
+    protocol = ", ".join(
+        f"{name} {value}"
+        for name, value in sorted(split.items())
+        if name != "protocol" and value is not None
+    )
+    patience = (
+        f", stopped after {options['patience']} without a better validation AUC"
+        if options["patience"]
+        else ""
+    )
     rates = found["learning_rates"]
-    tuned = ("" if len(rates) == 1 else
-             f", learning rate chosen among {_listed(rates)} by the validation AUC of seed "
-             f"{seeds[0]}")
+    tuned = (
+        ""
+        if len(rates) == 1
+        else f", learning rate chosen among {_listed(rates)} by the validation AUC of seed "
+        f"{seeds[0]}"
+    )
     log = f" of {_listed(data['input'])}" if data["input"] else ""
     baselines = found["baselines"]
     of_paper = any(row["paper"] for row in rows)
@@ -83,21 +111,31 @@ def _about(found) -> str:
         f"the best validation AUC is tested{tuned}. ± is the deviation over seeds; intervals are "
         f"over {found['resamples']:,} resamples of users, on the mean of the seeds. Repeat counts "
         f"of the item and its features alone reach AUC "
-        f"{_number(baselines['repeat_counts'], '.4f')}, \"was this item in the history\" "
+        f'{_number(baselines["repeat_counts"], ".4f")}, "was this item in the history" '
         f"{_number(baselines['seen'], '.4f')}.",
         f"Search: one user of {BEHAVIORS:,} behaviors, {CANDIDATES} candidates, in turns in one "
         "process. Tables of the attention side are what a search server must hold."
-        + (" * the whole model: there is no search to call alone, and all tables are counted."
-           if any(row.get("whole_call") for row in rows) else ""),
+        + (
+            " * the whole model: there is no search to call alone, and all tables are counted."
+            if any(row.get("whole_call") for row in rows)
+            else ""
+        ),
     ]
     if any(row["model"] == "DARE" for row in rows):
-        lines.append(f"DARE is the published model (`{DARE}`) with facts about what search found "
-                     "beside the pooled history.")
+        lines.append(
+            f"DARE is the published model (`{DARE}`) with facts about what search found "
+            "beside the pooled history."
+        )
     if of_paper:
-        lines.append("The paper's figures are its Table 1 at the same number of columns, on its "
-                     "own logs: for reference, not to be matched.")
-    lost = [f"{row['title']} ({row['columns']}), seeds {_listed(row['diverged'])}"
-            for row in rows if row["diverged"]] + found["without_result"]
+        lines.append(
+            "The paper's figures are its Table 1 at the same number of columns, on its "
+            "own logs: for reference, not to be matched."
+        )
+    lost = [
+        f"{row['title']} ({row['columns']}), seeds {_listed(row['diverged'])}"
+        for row in rows
+        if row["diverged"]
+    ] + found["without_result"]
     if lost:
         lines.append(f"Diverged, and left out: {'; '.join(lost)}.")
     lines.append(f"`{found['command']}`")
@@ -107,9 +145,13 @@ def _about(found) -> str:
 def _orderings(found, columns) -> str:
     orderings = found["orderings"]
     models = {row["model"] for row in found["rows"]}
-    missing = "" if DARE in models else (
-        f"The paper's DARE, `{DARE}`, is not among the models compared here: what it says of DARE "
-        "is left open."
+    missing = (
+        ""
+        if DARE in models
+        else (
+            f"The paper's DARE, `{DARE}`, is not among the models compared here: what it says of DARE "
+            "is left open."
+        )
     )
     if not orderings:
         return missing or "None of the models compared here are ordered by the paper."
@@ -122,18 +164,24 @@ def _orderings(found, columns) -> str:
         if one["worse"] == "all":
             said += f": above {one['above']} of {one['of']}"
             said += f"; behind {_listed(one['ahead_of_it'])}" if one["ahead_of_it"] else ""
-            said += (f"; not separable from {_listed(one['not_separable'])}"
-                     if one["not_separable"] else "")
+            said += (
+                f"; not separable from {_listed(one['not_separable'])}"
+                if one["not_separable"]
+                else ""
+            )
         difference = _difference(one)
         if one["worse"] == "all":
             difference += f" (closest: {one['closest']})"
-        lines.append([claim, said, difference,
-                      f"{one['paper_holds']} of {one['paper_settings']}"])
+        lines.append([claim, said, difference, f"{one['paper_holds']} of {one['paper_settings']}"])
     heads = ["the paper says", "here", "AUC difference [95%]", "in the paper's settings"]
-    return _table(heads, lines) + (
-        "\n\n*Holds* or *reversed*: the whole interval lies on one side of zero; otherwise *not "
-        "separable*."
-    ) + (f"\n\n{missing}" if missing else "")
+    return (
+        _table(heads, lines)
+        + (
+            "\n\n*Holds* or *reversed*: the whole interval lies on one side of zero; otherwise *not "
+            "separable*."
+        )
+        + (f"\n\n{missing}" if missing else "")
+    )
 
 
 def _table(heads, lines) -> str:

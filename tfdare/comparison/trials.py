@@ -27,8 +27,9 @@ class Trials:
         say: function of a line, for progress.
     """
 
-    def __init__(self, sequences: str, folder: str, options: dict[str, Any],
-                 say: Callable[[str], None]):
+    def __init__(
+        self, sequences: str, folder: str, options: dict[str, Any], say: Callable[[str], None]
+    ):
         self._sequences, self._folder, self._options = sequences, folder, dict(options)
         self._say = say
         self._seconds: dict[str, list[float]] = {}
@@ -54,8 +55,9 @@ class Trials:
         with open(os.path.join(self.path(trial), METRICS), encoding="utf-8") as file:
             return json.load(file)
 
-    def run(self, rows: Sequence[Row], rates: Sequence[float], seeds: Sequence[int]
-            ) -> dict[Row, float]:
+    def run(
+        self, rows: Sequence[Row], rates: Sequence[float], seeds: Sequence[int]
+    ) -> dict[Row, float]:
         """Trains all that is missing, first seed first.
 
         With several rates the first seed of each row is trained with each of them, and the best
@@ -79,8 +81,9 @@ class Trials:
         known = [rate for rate in rates if values[rate] is not None]
         return max(known, key=lambda rate: values[rate], default=None)
 
-    def validation_by_rate(self, row: Row, rates: Sequence[float], seed: int
-                           ) -> dict[float, float | None]:
+    def validation_by_rate(
+        self, row: Row, rates: Sequence[float], seed: int
+    ) -> dict[float, float | None]:
         """Validation AUC of one seed by rate; None where it diverged."""
         found = {rate: self.metrics(Trial(row, rate, seed)) for rate in rates}
         return {rate: m and m["validation"]["auc"] for rate, m in found.items()}
@@ -123,9 +126,15 @@ class Trials:
         row = trial.row
         try:
             return train(
-                self._sequences, self.path(trial), row.model, seed=trial.seed,
-                attention_dim=row.attention_dim, representation_dim=row.representation_dim,
-                learning_rate=trial.learning_rate, verbose=0, **self._options,
+                self._sequences,
+                self.path(trial),
+                row.model,
+                seed=trial.seed,
+                attention_dim=row.attention_dim,
+                representation_dim=row.representation_dim,
+                learning_rate=trial.learning_rate,
+                verbose=0,
+                **self._options,
             )
         finally:  # graphs of one training must not weigh on the next
             tf.keras.backend.clear_session()

@@ -34,8 +34,7 @@ class ScaledDotAttention(tf.keras.layers.Layer):
         - [DARE](https://arxiv.org/abs/2410.02604), section 4.1
     """
 
-    def call(self, query, key, position_score=None, target=None, history=None,
-             history_length=None):
+    def call(self, query, key, position_score=None, target=None, history=None, history_length=None):
         queries, keys = in_parts(query), in_parts(key)
         scale = float(sum(part.shape[-1] for part in queries)) ** -0.5
         scores = sum(
@@ -96,6 +95,7 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     Returns:
         float ``[..., N]``; rows sum to 1, or to 0 where the mask keeps nothing.
     """
+
     @tf.custom_gradient
     def softmax(scores):
         lowest = tf.constant(float(scores.dtype.min), scores.dtype)

@@ -43,8 +43,14 @@ class Blocks:
     """
 
     def __init__(
-        self, behaviors, queries, top_k: int, size: int = SIZE, longest: int | None = None,
-        short: int = SHORT, few: int = FEW,
+        self,
+        behaviors,
+        queries,
+        top_k: int,
+        size: int = SIZE,
+        longest: int | None = None,
+        short: int = SHORT,
+        few: int = FEW,
     ):
         self.behaviors = behaviors
         if longest is not None and longest < short:
@@ -108,8 +114,8 @@ def top_k_of_product(
             lambda: _of_tiles(query, key, top_k, blocks, rows),
         )
 
-    value, place = straight() if blocks.needed is False else tf.cond(
-        blocks.needed, in_blocks, straight
+    value, place = (
+        straight() if blocks.needed is False else tf.cond(blocks.needed, in_blocks, straight)
     )
     for found in (value, place):
         found.set_shape([query.shape[0], query.shape[1], top_k])
@@ -118,6 +124,7 @@ def top_k_of_product(
 
 def _product(query, key):
     """Scores ``[U, C, N]``. A plain product spares one request what a batch costs to set up."""
+
     def plain():
         return tf.matmul(query[0], key[0], transpose_b=True)[tf.newaxis]
 
@@ -153,13 +160,17 @@ def _of_tiles(query, key, top_k, blocks, rows):
     def one(number, values, places):
         user, candidate = number // tiles_across * down, number % tiles_across * across
         value, place = _of_tile(
-            query[user : user + down, candidate : candidate + across], key[user : user + down],
-            top_k, blocks,
+            query[user : user + down, candidate : candidate + across],
+            key[user : user + down],
+            top_k,
+            blocks,
         )
         return number + 1, values.write(number, value), places.write(number, place)
 
     _, values, places = tf.while_loop(
-        lambda number, *_: number < tiles, one, (0, results(query.dtype), results(tf.int32)),
+        lambda number, *_: number < tiles,
+        one,
+        (0, results(query.dtype), results(tf.int32)),
         parallel_iterations=2,
     )
     # A tile of several requests holds all candidates of each: the rows come in order.

@@ -49,8 +49,7 @@ class ClusterAttention(tf.keras.layers.Layer):
         self.attention.build(input_shape)
         self.built = True
 
-    def call(self, query, key, position_score=None, target=None, history=None,
-             history_length=None):
+    def call(self, query, key, position_score=None, target=None, history=None, history_length=None):
         if history is None or self.feature not in history:
             raise ValueError(
                 f"Clusters need the feature {self.feature!r}. Received: {sorted(history or ())}"
@@ -82,7 +81,8 @@ class ClusterAttention(tf.keras.layers.Layer):
         users = tf.shape(value)[0]
         segment = tf.range(users)[:, tf.newaxis] * behaviors + run
         first = tf.math.unsorted_segment_min(
-            tf.reshape(tf.broadcast_to(place, tf.shape(run)), [-1]), tf.reshape(segment, [-1]),
+            tf.reshape(tf.broadcast_to(place, tf.shape(run)), [-1]),
+            tf.reshape(segment, [-1]),
             users * behaviors,
         )
         start = tf.gather(first, segment)

@@ -75,7 +75,9 @@ class Cross(tf.keras.layers.Layer):
 
     def get_config(self):
         return {
-            **super().get_config(), "projection_dim": self.projection_dim, "layers": self.layers,
+            **super().get_config(),
+            "projection_dim": self.projection_dim,
+            "layers": self.layers,
         }
 
     def _kernel(self, name, rows, columns):

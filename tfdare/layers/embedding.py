@@ -203,9 +203,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
         Returns:
             float ``[...]``, or None where the schema gives position no attention columns.
         """
-        return self._distance_score(
-            POSITION, self.attention_position_table, self.bucket(position)
-        )
+        return self._distance_score(POSITION, self.attention_position_table, self.bucket(position))
 
     def time_gap_score(self, time_gap: tf.Tensor) -> tf.Tensor | None:
         """The same for the time between a behavior and the request.
@@ -259,7 +257,8 @@ class RoleEmbedding(tf.keras.layers.Layer):
         shape = tf.shape(parts[0])[:-1]
         return tf.concat(
             [
-                part if part.shape.rank == parts[0].shape.rank
+                part
+                if part.shape.rank == parts[0].shape.rank
                 else tf.broadcast_to(part, tf.concat([shape, tf.shape(part)[-1:]], axis=0))
                 for part in parts
             ],
@@ -336,6 +335,4 @@ class RoleEmbedding(tf.keras.layers.Layer):
 def mean_of_values(rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     """Mean of the rows ``[..., L, D]`` whose id ``[..., L]`` is not padding; 0 without any."""
     real = tf.cast(ids > 0, rows.dtype)[..., tf.newaxis]
-    return tf.math.divide_no_nan(
-        tf.reduce_sum(rows * real, axis=-2), tf.reduce_sum(real, axis=-2)
-    )
+    return tf.math.divide_no_nan(tf.reduce_sum(rows * real, axis=-2), tf.reduce_sum(real, axis=-2))

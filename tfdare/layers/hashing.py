@@ -105,8 +105,7 @@ class CollisionAttention(tf.keras.layers.Layer):
                 raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
         self.groups, self.width, self.seed = int(groups), int(width), int(seed)
 
-    def call(self, query, key, position_score=None, target=None, history=None,
-             history_length=None):
+    def call(self, query, key, position_score=None, target=None, history=None, history_length=None):
         of_query, of_key = self._buckets(in_one(query)), self._buckets(in_one(key))
         counts = tf.matmul(of_query, of_key, transpose_b=True)
         lowest = tf.constant(float(counts.dtype.min), counts.dtype)
@@ -119,9 +118,7 @@ class CollisionAttention(tf.keras.layers.Layer):
         powers = tf.constant([2**i for i in range(self.width)], tf.int32)
         bucket = tf.reduce_sum(tf.cast(tf.reshape(bits, shape) > 0, tf.int32) * powers, axis=-1)
         one_hot = tf.one_hot(bucket, 2**self.width, dtype=vectors.dtype)
-        return tf.reshape(
-            one_hot, tf.concat([shape[:-2], [self.groups * 2**self.width]], axis=0)
-        )
+        return tf.reshape(one_hot, tf.concat([shape[:-2], [self.groups * 2**self.width]], axis=0))
 
     def get_config(self):
         config = {"groups": self.groups, "width": self.width, "seed": self.seed}

@@ -43,8 +43,12 @@ class Head(tf.keras.layers.Layer):
     """
 
     def __init__(
-        self, units: Sequence[int] = (200, 80), batch_norm: bool = True, dropout: float = 0.0,
-        cross=None, **kwargs
+        self,
+        units: Sequence[int] = (200, 80),
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        cross=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if not 0 <= dropout < 1:
@@ -60,9 +64,7 @@ class Head(tf.keras.layers.Layer):
         self.hidden = [layers.Dense(n, name=f"dense_{i}") for i, n in enumerate(self.units)]
         # One slope a unit, shared by the candidates of a request.
         self.slopes = [
-            layers.PReLU(
-                shared_axes=[1], alpha_initializer=_quarter(), name=f"prelu_{i}"
-            )
+            layers.PReLU(shared_axes=[1], alpha_initializer=_quarter(), name=f"prelu_{i}")
             for i in range(len(self.units))
         ]
         self.drops = [layers.Dropout(dropout) for _ in self.units] if dropout else []
@@ -98,8 +100,11 @@ class Head(tf.keras.layers.Layer):
 
     def get_config(self):
         return {
-            **super().get_config(), "units": self.units, "batch_norm": self.batch_norm,
-            "dropout": self.dropout, "cross": self.cross and serialize(self.cross),
+            **super().get_config(),
+            "units": self.units,
+            "batch_norm": self.batch_norm,
+            "dropout": self.dropout,
+            "cross": self.cross and serialize(self.cross),
         }
 
 

@@ -57,8 +57,7 @@ class MLPAttention(tf.keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, query, key, position_score=None, target=None, history=None,
-             history_length=None):
+    def call(self, query, key, position_score=None, target=None, history=None, history_length=None):
         query, key = in_one(query), in_one(key)
         kernel = tf.cast(raw(self.kernel), query.dtype)
         of_query, of_key, of_gap, of_product = tf.split(kernel, 4, axis=0)

@@ -37,8 +37,12 @@ class MultiHeadPooling(tf.keras.layers.Layer):
     """
 
     def __init__(
-        self, heads: int = 2, head_dim: int = 64, target_aware: bool = True,
-        recent: bool = False, **kwargs
+        self,
+        heads: int = 2,
+        head_dim: int = 64,
+        target_aware: bool = True,
+        recent: bool = False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         for name, value in (("heads", heads), ("head_dim", head_dim)):
@@ -98,6 +102,9 @@ class MultiHeadPooling(tf.keras.layers.Layer):
 
     def get_config(self):
         return {
-            **super().get_config(), "heads": self.heads, "head_dim": self.head_dim,
-            "target_aware": self.target_aware, "recent": self.recent,
+            **super().get_config(),
+            "heads": self.heads,
+            "head_dim": self.head_dim,
+            "target_aware": self.target_aware,
+            "recent": self.recent,
         }

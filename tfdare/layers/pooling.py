@@ -76,10 +76,14 @@ def pool_shared(weights: tf.Tensor, behaviors) -> tf.Tensor:
     Returns:
         float ``[U, Q, sum of D_i]``.
     """
-    return in_one([
-        tf.matmul(weights, part) if part.shape.rank == 3 else tf.tensordot(weights, part, axes=1)
-        for part in in_parts(behaviors)
-    ])
+    return in_one(
+        [
+            tf.matmul(weights, part)
+            if part.shape.rank == 3
+            else tf.tensordot(weights, part, axes=1)
+            for part in in_parts(behaviors)
+        ]
+    )
 
 
 def pool_and_compare(
@@ -97,11 +101,14 @@ def pool_and_compare(
     """
     parts = in_parts(behaviors)
     targets = tf.split(target, [part.shape[-1] for part in parts], axis=-1)
-    sums, products = zip(*(
-        _both_products(weights, one, part) if part.shape.rank == 3
-        else (tf.tensordot(weights, part, axes=1), tf.tensordot(one, part, axes=[[-1], [-1]]))
-        for one, part in zip(targets, parts)
-    ))
+    sums, products = zip(
+        *(
+            _both_products(weights, one, part)
+            if part.shape.rank == 3
+            else (tf.tensordot(weights, part, axes=1), tf.tensordot(one, part, axes=[[-1], [-1]]))
+            for one, part in zip(targets, parts)
+        )
+    )
     return in_one(sums), tf.add_n(products)
 
 
@@ -111,7 +118,8 @@ def _both_products(weights, target, behaviors):
 
     def gradient(of_sums, of_products):
         of_behaviors = tf.matmul(
-            tf.concat([weights, of_products], axis=1), tf.concat([of_sums, target], axis=1),
+            tf.concat([weights, of_products], axis=1),
+            tf.concat([of_sums, target], axis=1),
             transpose_a=True,
         )
         of_weights = tf.matmul(of_sums, behaviors, transpose_b=True)

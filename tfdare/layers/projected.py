@@ -24,8 +24,11 @@ class ProjectedEmbedding(SharedEmbedding):
 
     def make_tables(self):
         super().make_tables()
-        sizes = {"query": self.attention_dim, "key": self.attention_dim,
-                 "value": self.representation_dim}
+        sizes = {
+            "query": self.attention_dim,
+            "key": self.attention_dim,
+            "value": self.representation_dim,
+        }
         self.projections = {
             name: self.add_weight(name=name, shape=(size, size), initializer="glorot_uniform")
             for name, size in sizes.items()
@@ -41,9 +44,10 @@ class ProjectedEmbedding(SharedEmbedding):
         weight = tf.cast(raw(self.projections["value"]), self.compute_dtype)
         rows = tf.split(weight, [part.shape[-1] for part in parts], axis=0)
         mapped = [tf.tensordot(part, row, axes=1) for part, row in zip(parts, rows)]
-        return [tf.add_n([m for m in mapped if m.shape.rank == mapped[0].shape.rank]) + sum(
-            m for m in mapped if m.shape.rank != mapped[0].shape.rank
-        )]
+        return [
+            tf.add_n([m for m in mapped if m.shape.rank == mapped[0].shape.rank])
+            + sum(m for m in mapped if m.shape.rank != mapped[0].shape.rank)
+        ]
 
     def _project(self, values, name):
         return tf.tensordot(values, tf.cast(raw(self.projections[name]), values.dtype), axes=1)

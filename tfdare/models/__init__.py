@@ -8,6 +8,12 @@ from tfdare.models.request_model import RequestModel
 from tfdare.models.two_stage import TwoStageModel
 
 __all__ = [
-    "DARE", "MODELS", "OneStageModel", "Recipe", "RequestModel", "TWIN", "TwoStageModel",
+    "DARE",
+    "MODELS",
+    "OneStageModel",
+    "Recipe",
+    "RequestModel",
+    "TWIN",
+    "TwoStageModel",
     "build_model",
 ]

@@ -74,9 +74,7 @@ class Recipe:
             **kwargs: further arguments of the model, in the place of the recipe's.
         """
         if not self.position:
-            position = dataclasses.replace(
-                schema.position, attention_dim=0, representation_dim=0
-            )
+            position = dataclasses.replace(schema.position, attention_dim=0, representation_dim=0)
             schema = dataclasses.replace(schema, position=position)
         made = {name: make() for name, make in self.parts.items() if name not in kwargs}
         for name, make in (("attention", self.attention), ("pooling", self.pooling)):
@@ -109,40 +107,64 @@ _SIM = {
 
 MODELS: dict[str, Recipe] = {
     "DIN": Recipe(
-        "DIN", "https://arxiv.org/abs/1706.06978",
-        SharedEmbedding, attention=MLPAttention, position=False,
+        "DIN",
+        "https://arxiv.org/abs/1706.06978",
+        SharedEmbedding,
+        attention=MLPAttention,
+        position=False,
     ),
     "SIM-hard": Recipe(
-        "SIM (hard)", "https://arxiv.org/abs/2006.05639",
-        SharedEmbedding, search=MatchSearch, **_SIM,
+        "SIM (hard)",
+        "https://arxiv.org/abs/2006.05639",
+        SharedEmbedding,
+        search=MatchSearch,
+        **_SIM,
     ),
     "SIM-soft": Recipe(
-        "SIM (soft)", "https://arxiv.org/abs/2006.05639", SharedEmbedding, **_SIM,
+        "SIM (soft)",
+        "https://arxiv.org/abs/2006.05639",
+        SharedEmbedding,
+        **_SIM,
     ),
     "ETA": Recipe(
-        "ETA", "https://arxiv.org/abs/2108.04468", SharedEmbedding, search=HashSearch,
+        "ETA",
+        "https://arxiv.org/abs/2108.04468",
+        SharedEmbedding,
+        search=HashSearch,
     ),
     "SDIM": Recipe(
-        "SDIM", "https://arxiv.org/abs/2205.10249",
-        SharedEmbedding, attention=CollisionAttention, search=None,
+        "SDIM",
+        "https://arxiv.org/abs/2205.10249",
+        SharedEmbedding,
+        attention=CollisionAttention,
+        search=None,
     ),
     "TWIN": Recipe("TWIN", "https://arxiv.org/abs/2302.02352", SharedEmbedding),
     "TWIN-hard": Recipe("TWIN (hard)", _DARE, SharedEmbedding, search=MatchSearch),
     "TWIN-proj": Recipe("TWIN (w/ proj.)", _DARE, ProjectedEmbedding),
     "TWIN-noTR": Recipe(
-        "TWIN (w/o TR)", _DARE, SharedEmbedding, pooling=PlainPooling,
+        "TWIN (w/o TR)",
+        _DARE,
+        SharedEmbedding,
+        pooling=PlainPooling,
         parts={"auxiliary_pooling": lambda: PlainPooling(name="auxiliary_pooling")},
     ),
     "TWIN-V2": Recipe(
-        "TWIN-V2", "https://arxiv.org/abs/2407.16357", SharedEmbedding,
-        attention=lambda: ClusterAttention(CLUSTER_SIZE), clusters=CLUSTER_SIZE,
+        "TWIN-V2",
+        "https://arxiv.org/abs/2407.16357",
+        SharedEmbedding,
+        attention=lambda: ClusterAttention(CLUSTER_SIZE),
+        clusters=CLUSTER_SIZE,
     ),
     "TWIN-4E": Recipe("TWIN-4E", _DARE, PerRoleEmbedding),
     "DARE": Recipe(
-        "DARE", _DARE, DecoupledEmbedding,
+        "DARE",
+        _DARE,
+        DecoupledEmbedding,
         parts={
             "evidence": lambda: [
-                MatchCounts(name="matches"), ScoreFacts(name="scores"),
+                MatchCounts(name="matches"),
+                ScoreFacts(name="scores"),
                 AffinityFacts(name="affinity"),
             ]
         },

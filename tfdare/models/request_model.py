@@ -162,8 +162,12 @@ class RequestModel(tf.keras.Model):
         offset = self._offset(_positions(history), history)
         ids = {name: history[name] for name in self.schema.names}
         return self.attention_layer(
-            look_up(target, TARGET), look_up(ids, HISTORY), offset,
-            target=target, history=ids, history_length=length,
+            look_up(target, TARGET),
+            look_up(ids, HISTORY),
+            offset,
+            target=target,
+            history=ids,
+            history_length=length,
         )
 
     def _offset(self, position, history):

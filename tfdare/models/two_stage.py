@@ -189,10 +189,8 @@ class TwoStageModel(RequestModel):
             logits = self._score(
                 requests, target, behaviors, found["behavior_position"], kept, real, training
             )
-        aside = self.auxiliary_pooling.combine(target, sums[len(weights):])
-        auxiliary = self.auxiliary_head(
-            aside, real=self._real_targets(requests), training=training
-        )
+        aside = self.auxiliary_pooling.combine(target, sums[len(weights) :])
+        auxiliary = self.auxiliary_head(aside, real=self._real_targets(requests), training=training)
         return Outputs(tf.sigmoid(logits), tf.sigmoid(tf.cast(auxiliary, tf.float32)))
 
     def call(self, requests, training=None):
@@ -234,7 +232,8 @@ class TwoStageModel(RequestModel):
         offset = tf.where(there, offset, tf.constant(-float("inf"), offset.dtype))
         query, key = self.attention_layer.as_product(
             self.embedding.attention_parts(target, TARGET),
-            self.embedding.attention_parts(history, HISTORY), offset,
+            self.embedding.attention_parts(history, HISTORY),
+            offset,
         )
         return self.search_layer.find(query, key, blocks, length)
 

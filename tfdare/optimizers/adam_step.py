@@ -40,11 +40,15 @@ def adam_step(first, second, weights, gradient, *, rate, step, beta_1, beta_2, e
     before = (first, second, weights)
     held = [_hold(tf.cast(value, kind)) for value in before]
     tf.raw_ops.ResourceApplyAdam(
-        m=held[0], v=held[1], var=held[2], grad=tf.cast(gradient, kind),
+        m=held[0],
+        v=held[1],
+        var=held[2],
+        grad=tf.cast(gradient, kind),
         beta1_power=tf.pow(tf.cast(beta_1, kind), power),
         beta2_power=tf.pow(tf.cast(beta_2, kind), power),
         lr=tf.cast(rate, kind) * tf.cast(scale, kind),
-        beta1=tf.cast(beta_1, kind), beta2=tf.cast(beta_2, kind),
+        beta1=tf.cast(beta_1, kind),
+        beta2=tf.cast(beta_2, kind),
         epsilon=tf.cast(epsilon * scale, kind),
     )
     after = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=kind) for handle in held]

@@ -14,9 +14,7 @@ _NARROW = 32
 """Columns from which the kernel of the product leaves its fast loop."""
 
 
-def sum_duplicates(
-    gradient: tf.IndexedSlices, table_rows: int | None = None
-) -> tf.IndexedSlices:
+def sum_duplicates(gradient: tf.IndexedSlices, table_rows: int | None = None) -> tf.IndexedSlices:
     """The same gradient with every row named once, in the order of first appearance.
 
     Rows of a table of at most 16,384 are not hashed and come in rising order: between the passes

@@ -118,7 +118,9 @@ class RowSparse:
             )
         with tf.init_scope():
             return tf.Variable(
-                float(rate), dtype=tf.keras.backend.floatx(), trainable=False,
+                float(rate),
+                dtype=tf.keras.backend.floatx(),
+                trainable=False,
                 name="table_learning_rate",
             )
 

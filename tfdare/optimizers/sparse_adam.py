@@ -78,8 +78,15 @@ class SparseAdam(RowSparse, tf.keras.optimizers.Adam):
         first, second, now = (tf.gather(table, rows) for table in tables)
         now = self._decayed(now, variable, rate)
         stepped = adam_step(
-            first, second, now, values, rate=rate, step=self.iterations + 1,
-            beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon,
+            first,
+            second,
+            now,
+            values,
+            rate=rate,
+            step=self.iterations + 1,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
         )
         # Rows are named once here, so they can be written as a whole: `scatter_sub` adds row by
         # row and takes several times as long as a gather and a `scatter_update` together.

@@ -11,6 +11,12 @@ from tfdare.recommenders.retrieve_then_rank import Recommendations, RetrieveThen
 from tfdare.recommenders.towers import CandidateTower, UserTower
 
 __all__ = [
-    "CandidateTower", "Catalog", "Ranking", "Recommendations", "Retrieval", "RetrieveThenRank",
-    "UserTower", "read_catalog",
+    "CandidateTower",
+    "Catalog",
+    "Ranking",
+    "Recommendations",
+    "Retrieval",
+    "RetrieveThenRank",
+    "UserTower",
+    "read_catalog",
 ]

@@ -155,8 +155,14 @@ def train_both(
         UsageError: an argument is not usable.
         SchemaError: the sequences are not.
     """
-    given = {"epochs": epochs, "batch_size": batch_size, "dim": dim, "behaviors": behaviors,
-             "requests": requests, "learning_rate": learning_rate}
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "dim": dim,
+        "behaviors": behaviors,
+        "requests": requests,
+        "learning_rate": learning_rate,
+    }
     for name, value in given.items():
         if not value > 0:
             raise UsageError(f"--{name} must be positive. Received: {value}")
@@ -180,12 +186,11 @@ def train_both(
         before = time.perf_counter()
         fitted.fit(
             read_requests(opened, "train", batch_size, shuffle=True, seed=seed),
-            epochs=epochs, verbose=verbose,
+            epochs=epochs,
+            verbose=verbose,
         )
         seconds[name] = round(time.perf_counter() - before, 2)
-    recommender = RetrieveThenRank(
-        retrieval.index(min(RECALL, len(catalog))), ranking, catalog
-    )
+    recommender = RetrieveThenRank(retrieval.index(min(RECALL, len(catalog))), ranking, catalog)
     numbers = compare(opened, retrieval, recommender, requests)
     test = read_requests(opened, "test", EVALUATION_BATCH)
     numbers["auc"] = ranking.evaluate(test, return_dict=True, verbose=0)["auc"]
@@ -197,8 +202,10 @@ def train_both(
 def summary(numbers: dict[str, Any], model: str) -> str:
     """The numbers as a person reads them."""
     rows = {
-        "popularity": "popularity", "own_history": "the user's own newest items",
-        "retrieval": "retrieval", "retrieve_then_rank": f"retrieval, then {model}",
+        "popularity": "popularity",
+        "own_history": "the user's own newest items",
+        "retrieval": "retrieval",
+        "retrieve_then_rank": f"retrieval, then {model}",
     }
     lines = [f"  {'test split':<28}{f'recall@{RECALL}':>12}{f'hit rate@{HITS}':>13}"]
     for name, words in rows.items():

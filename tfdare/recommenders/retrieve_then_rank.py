@@ -76,7 +76,8 @@ class RetrieveThenRank:
                 f"Received: k={k}, candidates={candidates}"
             )
         given = {
-            name: tf.convert_to_tensor(value) for name, value in history.items()
+            name: tf.convert_to_tensor(value)
+            for name, value in history.items()
             if name.startswith(("history_", "context_"))
         }
         return self._compiled(given, k, candidates)

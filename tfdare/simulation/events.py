@@ -94,9 +94,7 @@ def cohort_causes(world: World, number: int) -> Causes:
     starts = np.flatnonzero(np.diff(views.user, prepend=-1))
     position = np.arange(views.user.size)
     position -= np.repeat(starts, np.diff(np.append(starts, views.user.size)))
-    return Causes(
-        world.user_ids(views.user), position, views.cause, views.distance, views.favorite
-    )
+    return Causes(world.user_ids(views.user), position, views.cause, views.distance, views.favorite)
 
 
 def blocks(options: SimulatorOptions, block_users: int | None) -> Iterator[Events]:

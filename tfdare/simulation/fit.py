@@ -98,8 +98,9 @@ def fit(
         for free, curves in _blocks(real, options):
             options = _searched(options, free, real, curves, 0.1 / (1 + sweep), say)
     found = measure(views_of(blocks(options, None)))
-    error = {name: _rms(_residuals([curve(real)], [curve(found)]), 1)
-             for name, curve in CURVES.items()}
+    error = {
+        name: _rms(_residuals([curve(real)], [curve(found)]), 1) for name, curve in CURVES.items()
+    }
     return Fit(dataclasses.replace(options, users=users or options.users), real, found, error)
 
 
@@ -127,8 +128,9 @@ def _read_off(views: Views, real: dict[str, Any], other_behaviors: float) -> Sim
     if real["repeat_rate"][0] is not None and real["repeat_rate"][1]:
         low = 1 if real["repeat_rate"][0] > 0.5 * real["repeat_rate"][1] else 2
     fresh = np.log(np.maximum(1 - np.array(_known(real["seen_before"])), 0.01))
-    slope, level = np.polyfit(np.log(POSITIONS[: fresh.size]), fresh, 1) if fresh.size > 1 else (
-        0.0, fresh[0])
+    slope, level = (
+        np.polyfit(np.log(POSITIONS[: fresh.size]), fresh, 1) if fresh.size > 1 else (0.0, fresh[0])
+    )
     returns, growth = max(1 - math.exp(level), 0.0), min(max(-slope, 0.0), 1.0)
     return SimulatorOptions(
         users=real["users"],
@@ -201,30 +203,39 @@ def _blocks(real, options) -> Iterator[tuple[list[_Free], tuple[str, ...]]]:
     if not 2 < categories < items:
         popularity = popularity[:2]
     yield popularity, ("item_share", "category_share", "sizes")
-    yield [
-        _Free("returns", 0.001, 1),
-        _Free("return_growth", 0.001, 1),
-        _Free("return_spread", 0, 2),
-        _Free("return_decay", 0.01, 2.5),
-    ], ("repeat_rate", "seen_before")
-    yield [
-        _Free("lifelong_categories", 1, 16, log=True),
-        _Free("lifelong", 0.02, 1),
-        _Free("drift", 0.02, 1),
-        _Free("era_events", 2, 500, log=True),
-        _Free("session_events", 1, 40, log=True),
-        _Free("noise", 0.001, 0.6),
-        _Free("relation", 0.001, 0.9),
-        _Free("kinship", 0.001, 0.9),
-    ], ("category_rate", "partner_lift", "category_share")
-    yield [
-        _Free("pause", 1, max(VISIT_GAP, options.resolution), log=True),
-        _Free("pause_spread", 0.01, 3),
-        _Free("visit_events", 1, 50, log=True),
-        _Free("break_power", 0.3, 5),
-        _Free("stay", 0, 4),
-        _Free("daily", 0, 1),
-    ], ("gap", "hour")
+    yield (
+        [
+            _Free("returns", 0.001, 1),
+            _Free("return_growth", 0.001, 1),
+            _Free("return_spread", 0, 2),
+            _Free("return_decay", 0.01, 2.5),
+        ],
+        ("repeat_rate", "seen_before"),
+    )
+    yield (
+        [
+            _Free("lifelong_categories", 1, 16, log=True),
+            _Free("lifelong", 0.02, 1),
+            _Free("drift", 0.02, 1),
+            _Free("era_events", 2, 500, log=True),
+            _Free("session_events", 1, 40, log=True),
+            _Free("noise", 0.001, 0.6),
+            _Free("relation", 0.001, 0.9),
+            _Free("kinship", 0.001, 0.9),
+        ],
+        ("category_rate", "partner_lift", "category_share"),
+    )
+    yield (
+        [
+            _Free("pause", 1, max(VISIT_GAP, options.resolution), log=True),
+            _Free("pause_spread", 0.01, 3),
+            _Free("visit_events", 1, 50, log=True),
+            _Free("break_power", 0.3, 5),
+            _Free("stay", 0, 4),
+            _Free("daily", 0, 1),
+        ],
+        ("gap", "hour"),
+    )
 
 
 def _searched(options, free, real, names, step, say) -> SimulatorOptions:
@@ -275,8 +286,17 @@ def _curve(name: str) -> Callable[[dict[str, Any]], np.ndarray]:
 
 
 CURVES: dict[str, Callable[[dict[str, Any]], np.ndarray]] = {
-    **{name: _curve(name) for name in ("repeat_rate", "seen_before", "category_rate",
-                                       "partner_lift", "item_share", "category_share")},
+    **{
+        name: _curve(name)
+        for name in (
+            "repeat_rate",
+            "seen_before",
+            "category_rate",
+            "partner_lift",
+            "item_share",
+            "category_share",
+        )
+    },
     "sizes": lambda found: np.array([found["items"] / found["page_views"], found["categories"]]),
     "gap": lambda found: np.array(found["gap"] or []) + 60,
     "hour": lambda found: np.array(found["hour"]) + 0.01,

@@ -65,8 +65,13 @@ def read_sample(
     """
     kept: list[list[np.ndarray]] = []
     rows = unreadable = others = views = doublings = 0
-    with tqdm(unit="row", unit_scale=True, desc="read", file=sys.stderr,
-              disable=None if progress else True) as bar:
+    with tqdm(
+        unit="row",
+        unit_scale=True,
+        desc="read",
+        file=sys.stderr,
+        disable=None if progress else True,
+    ) as bar:
         for path in paths:
             for table, bad in _blocks(path, columns):
                 rows, unreadable = rows + table.num_rows, unreadable + bad
@@ -98,9 +103,11 @@ def _blocks(path: str, columns) -> Iterator[tuple[pa.Table, int]]:
         short += 1
         return "skip"
 
-    wanted = dict(zip(_TAOBAO, _TAOBAO)) if columns is None else {
-        name: columns.get(name, name) for name in NAMES
-    }
+    wanted = (
+        dict(zip(_TAOBAO, _TAOBAO))
+        if columns is None
+        else {name: columns.get(name, name) for name in NAMES}
+    )
     names = _TAOBAO if columns is None else None
     try:
         reader = csv.open_csv(

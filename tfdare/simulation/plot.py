@@ -31,10 +31,22 @@ def plot_beside(
     panels = (
         ("repeat rate: same item again", "repeat_rate", LAGS, lags, "share", "loglog"),
         ("items seen before", "seen_before", POSITIONS, "page views before, from", "share", "logx"),
-        ("category lift: same category again", "category_lift", LAGS, lags, "times chance",
-         "loglog"),
-        ("partner lift: the category that follows", "partner_lift", PARTNER_LAGS, lags,
-         "times chance", "logx"),
+        (
+            "category lift: same category again",
+            "category_lift",
+            LAGS,
+            lags,
+            "times chance",
+            "loglog",
+        ),
+        (
+            "partner lift: the category that follows",
+            "partner_lift",
+            PARTNER_LAGS,
+            lags,
+            "times chance",
+            "logx",
+        ),
         ("item frequency", "item_share", None, "rank", "share of page views", "loglog"),
         ("category frequency", "category_share", None, "rank", "share of page views", "loglog"),
     )
@@ -55,10 +67,16 @@ def plot_beside(
         length.plot(log["length"], QUANTILES, color=color, marker=marker, markersize=4)
         if log["gap"]:
             gap.plot(np.array(log["gap"]) + 1, QUANTILES, color=color, marker=marker, markersize=4)
-    length.set(title="length of histories", xlabel="page views of a user", ylabel="share of users",
-               xscale="log", ylim=(0, 1))
-    gap.set(title="time between page views", xlabel="seconds", ylabel="share", xscale="log",
-            ylim=(0, 1))
+    length.set(
+        title="length of histories",
+        xlabel="page views of a user",
+        ylabel="share of users",
+        xscale="log",
+        ylim=(0, 1),
+    )
+    gap.set(
+        title="time between page views", xlabel="seconds", ylabel="share", xscale="log", ylim=(0, 1)
+    )
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.title.set_fontsize(10)

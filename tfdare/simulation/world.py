@@ -76,9 +76,7 @@ class World:
         first = number * options.cohort_users
         users = np.arange(first, min(first + options.cohort_users, options.users))
         rng = np.random.default_rng([options.seed, INTERESTS, number])
-        lifelong = self.popular_categories(
-            rng.random((users.size, options.lifelong_categories))
-        )
+        lifelong = self.popular_categories(rng.random((users.size, options.lifelong_categories)))
         if options.kinship:
             rng = np.random.default_rng([options.seed, KINSHIP, number])
             follows = rng.random(lifelong.shape) < options.kinship

@@ -75,22 +75,28 @@ class _Maker:
         if first < last:
             data = _with_bad_rows(data, starts[self.victims[first:last] - done], int(first))
         return _Part(
-            self._packed(data), events.user.size, int(views.sum()), starts.size,
+            self._packed(data),
+            events.user.size,
+            int(views.sum()),
+            starts.size,
             int((views >= LONG).sum()),
         )
 
     def causes(self, number: int) -> _Part:
         causes = cohort_causes(self.world, number)
-        table = pa.table({
-            "user": causes.user,
-            "position": causes.position,
-            "cause": pa.array(CAUSES).take(pa.array(causes.cause)),
-            "distance": causes.distance,
-            "favorite": causes.favorite.astype(np.int8),
-        })
+        table = pa.table(
+            {
+                "user": causes.user,
+                "position": causes.position,
+                "cause": pa.array(CAUSES).take(pa.array(causes.cause)),
+                "distance": causes.distance,
+                "favorite": causes.favorite.astype(np.int8),
+            }
+        )
         users = int((causes.position == 0).sum())
-        return _Part(self._packed(_lines(table, number == 0)), causes.user.size,
-                     causes.user.size, users, 0)
+        return _Part(
+            self._packed(_lines(table, number == 0)), causes.user.size, causes.user.size, users, 0
+        )
 
     def _packed(self, data: bytes) -> bytes:
         # One gzip member a part, with no name and no time inside: equal bytes, made in parallel.
@@ -172,10 +178,15 @@ def _write(path, options, kind, bad_rows, workers, progress) -> LogCounts:
         raise ValueError(f"`workers` must be positive. Received: workers={workers!r}")
     totals = np.zeros(4, np.int64)
     with atomic(path) as file, contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(
-            total=options.users, unit="user", desc="simulate" if kind == "log" else kind,
-            file=sys.stderr, disable=None if progress else True,
-        ))
+        bar = stack.enter_context(
+            tqdm(
+                total=options.users,
+                unit="user",
+                desc="simulate" if kind == "log" else kind,
+                file=sys.stderr,
+                disable=None if progress else True,
+            )
+        )
         maker = (options, bad_rows, os.fspath(path).endswith(".gz"))
         for part in _parts(maker, kind, workers, stack):
             file.write(part.data)
@@ -204,13 +215,18 @@ def _parts(maker, kind: str, workers: int, stack: contextlib.ExitStack) -> Itera
 
 
 def _csv(events: Events) -> bytes:
-    return _lines(pa.table({
-        "user": events.user,
-        "item": events.item,
-        "category": events.category,
-        "behavior": pa.array(BEHAVIORS).take(pa.array(events.behavior)),
-        "time": events.time,
-    }), header=False)
+    return _lines(
+        pa.table(
+            {
+                "user": events.user,
+                "item": events.item,
+                "category": events.category,
+                "behavior": pa.array(BEHAVIORS).take(pa.array(events.behavior)),
+                "time": events.time,
+            }
+        ),
+        header=False,
+    )
 
 
 def _lines(table: pa.Table, header: bool) -> bytes:
