@@ -15,15 +15,19 @@ KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,analysis_gradients attent
 
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: demo test test-keras2 bench install clean
+.PHONY: demo test lint bench install clean
 
 demo: install
 	$(BIN)/tfdare demo --output $(OUTPUT) --epochs $(EPOCHS) \
 		$(if $(LOG),--log $(LOG) --format $(FORMAT)) $(if $(PREPARE),-- $(PREPARE))
 
-test: install
+test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(KERAS_TESTS)
+
+lint: install
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
@@ -35,7 +39,6 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[test]'
 	touch $@
-
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -54,6 +54,7 @@ TEST = [
     "ipykernel>=6.29",
     "cryptography>=42",
     "pyyaml>=6",
+    "ruff>=0.9",
 ]
 
 setup(

@@ -7,7 +7,8 @@ what they hold, so that reruns agree.
 from __future__ import annotations
 
 import json
-from typing import Any, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import apache_beam as beam
 import numpy as np

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from beam_jobs.quiet import quiet
 
@@ -22,8 +23,8 @@ from beam_jobs import inputs, manifest
 from beam_jobs.bigquery import BIGQUERY, ReadTable, as_files
 from beam_jobs.errors import exit_code
 from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
-from beam_jobs.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.finishing import FOUND, REFUSED, Finish, Publish
+from beam_jobs.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.keeping import Earlier, open_earlier
 from beam_jobs.options import Options, parse
 from beam_jobs.progress import Progress

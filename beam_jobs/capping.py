@@ -6,8 +6,8 @@ while it gathers never holds them all, on any worker.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Iterable, Mapping
 
 import apache_beam as beam
 import numpy as np

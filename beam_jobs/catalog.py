@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import BinaryIO, Mapping
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa

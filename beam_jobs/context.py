@@ -8,9 +8,9 @@ order of the log nor the runner changes them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Iterable, Mapping
 
 import numpy as np
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Callable
+from collections.abc import Callable
 
 from tfdare.schema import SchemaError
 

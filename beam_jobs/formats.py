@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Mapping, Sequence
 
 from beam_jobs.errors import InputError
 from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaError

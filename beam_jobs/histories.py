@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +72,7 @@ def sort_events(
     names = (*names, "order")
     if not parts:
         nothing = np.zeros(0, np.int64)
-        columns = {name: nothing for name in names}
+        columns = dict.fromkeys(names, nothing)
         for name, width in (several or {}).items():
             columns[name] = np.zeros((0, width), np.int64)
         return Histories(bucket, [], nothing, columns)

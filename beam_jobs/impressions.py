@@ -7,7 +7,8 @@ one time (and one request id, where the log has one) are the candidates of one r
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np

@@ -14,7 +14,6 @@ import numpy as np
 from beam_jobs.catalog import Catalog
 from beam_jobs.hashing import combine, unit_interval
 
-
 CATALOG, CATEGORY, SESSION = ORIGINS = ("catalog", "category", "session")
 """Where negatives come from: all items, those of the target's category, or the other items of the
 target's session."""

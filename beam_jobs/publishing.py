@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Iterator, Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.errors import InputError
 from beam_jobs.storage import UNFINISHED, is_local, read_file
 from tfdare.sequences import SUCCESS
-
 
 _MOVING = "_MOVING"
 

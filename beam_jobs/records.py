@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
-from typing import Any, BinaryIO, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa

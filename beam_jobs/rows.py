@@ -6,8 +6,8 @@ the same rule, so that what a row is does not depend on its neighbors.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -142,7 +142,7 @@ def _by_behavior(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, 
     if form.behaviors is not None:
         accepted = pa.array([name.encode() for name in form.behaviors], pa.binary())
         kept = pc.is_in(text, value_set=accepted).to_numpy(zero_copy_only=False)
-    odd = {row: "behavior is empty" for row in np.flatnonzero(lengths_of(text) == 0).tolist()}
+    odd = dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "behavior is empty")
     if form.known_behaviors is not None and not kept.all():
         known = pa.array([name.encode() for name in form.known_behaviors], pa.binary())
         strange = ~pc.is_in(text, value_set=known).to_numpy(zero_copy_only=False)
@@ -155,7 +155,7 @@ def _by_behavior(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, 
 
 def _users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     text = as_bytes(column)
-    odd = {row: "user is empty" for row in np.flatnonzero(lengths_of(text) == 0).tolist()}
+    odd = dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "user is empty")
     try:
         return text.cast(pa.string()), odd
     except pa.ArrowInvalid:

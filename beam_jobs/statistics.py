@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-from typing import Any, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from beam_jobs.quiet import quiet
 

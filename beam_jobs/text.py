@@ -7,8 +7,8 @@ carriage returns are split one by one, all others by the columnar parser.
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa

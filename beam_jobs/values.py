@@ -89,7 +89,7 @@ def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
         numbers = text.cast(pa.string()).cast(pa.float64()).to_numpy() + 0.0  # and -0 as 0
         numbers[empty] = np.nan
         strange = np.flatnonzero(~fine & ~empty)
-        reasons = {row: f"{name} is not a number" for row in strange.tolist()}
+        reasons = dict.fromkeys(strange.tolist(), f"{name} is not a number")
     large = np.abs(numbers) > _LARGEST_FLOAT  # false of NaN
     for row in np.flatnonzero(large).tolist():
         reasons[row] = f"{name} is larger than {_LARGEST_FLOAT:.3g}"

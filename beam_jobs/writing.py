@@ -6,7 +6,8 @@ import contextlib
 import gzip
 import hashlib
 import json
-from typing import Any, BinaryIO, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import numpy as np

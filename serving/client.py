@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent import futures
-from typing import Iterable, Mapping, Sequence
 
 import grpc
 import numpy as np

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generator, Iterable, Mapping, Sequence, TypeVar
+from typing import TypeVar
 
 import grpc
 import numpy as np

@@ -16,7 +16,7 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import sys
-from typing import Iterator
+from collections.abc import Iterator
 
 _ROOT = "tensorflow"
 

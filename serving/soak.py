@@ -18,8 +18,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Iterator, Sequence
 
 import grpc
 import numpy as np
@@ -114,7 +114,7 @@ def publish(source: str, base: str, version: int, broken: bool = False) -> None:
 
 
 class _Beside:
-    """What runs in a thread inside a ``with`` block; :meth:`_run` ends soon after `_stop` is set."""
+    """Runs a thread inside a ``with`` block; :meth:`_run` ends soon after `_stop` is set."""
 
     def __init__(self):
         self._stop = threading.Event()
@@ -387,8 +387,8 @@ def _text(report) -> str:
     )
     return "\n".join(
         [
-            f"{report['calls']:,} calls in {report['seconds']:.0f} s at {report['rate']:.1f} a second, "
-            f"{report['share']:.0%} of {report['capacity_qps']:.1f}",
+            f"{report['calls']:,} calls in {report['seconds']:.0f} s at {report['rate']:.1f} a "
+            f"second, {report['share']:.0%} of {report['capacity_qps']:.1f}",
             f"failed: {failed}; wrong answers: {report['wrong_answers']}",
             f"answers by version: {by_version}; published: {published}",
             "milliseconds since due: "

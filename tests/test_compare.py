@@ -185,7 +185,7 @@ def test_tuning_picks_by_validation(folder, tmp_path, stand_in):
 def test_nothing_is_repeated_and_a_comparison_grows(folder, tmp_path, stand_in):
     output = str(tmp_path / "c")
     trainer = stand_in(Trainer(lambda *_: 0.7))
-    common = dict(resamples=20, say=lambda line: None)
+    common = {"resamples": 20, "say": lambda line: None}
     compare(folder.path, output, ["DARE"], [1, 2], **common)
     assert len(trainer.calls) == 2
     said = []

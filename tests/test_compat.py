@@ -16,7 +16,7 @@ from tfdare.optimizers import SparseAdam
 
 def test_generation_is_the_one_asked_for():
     legacy = os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true")
-    assert KERAS_3 != legacy
+    assert legacy != KERAS_3
     assert hasattr(tf.keras, "ops") == KERAS_3
 
 

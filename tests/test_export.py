@@ -161,7 +161,7 @@ def test_raw_ids_answer_as_the_model_does(by_raw_id, users, behaviors, candidate
 
 
 def test_search_then_score_is_the_default(by_raw_id):
-    rows, ids = raw_requests(by_raw_id.model, users=3, behaviors=9, lengths=[9, 2, 0])
+    _rows, ids = raw_requests(by_raw_id.model, users=3, behaviors=9, lengths=[9, 2, 0])
     found = by_raw_id.run("search", ids)
     index = found["behavior_index"]
     score = {k: v for k, v in ids.items() if k.startswith("target_")}
@@ -193,7 +193,7 @@ def test_ids_never_seen_share_the_row_out_of_vocabulary(by_raw_id):
 
 
 def test_padding_of_any_id_changes_nothing(by_raw_id):
-    rows, ids = raw_requests(by_raw_id.model, users=2, behaviors=9, lengths=[4, 0])
+    _rows, ids = raw_requests(by_raw_id.model, users=2, behaviors=9, lengths=[4, 0])
     wanted = by_raw_id.run("serving_default", ids)
     for padding in (0, ids["history_item"].flat[0], NEVER_SEEN):
         for name in RAW:
@@ -262,7 +262,7 @@ def test_every_variable_is_stored_once(which, request):
     weights = exported.model.get_weights()
     assert len(shapes) == len(weights)
     assert sorted(map(tuple, shapes.values())) == sorted(weight.shape for weight in weights)
-    saved = sorted((stored.get_tensor(name).tobytes() for name in shapes))
+    saved = sorted(stored.get_tensor(name).tobytes() for name in shapes)
     assert saved == sorted(weight.tobytes() for weight in weights)
     handles = [
         op

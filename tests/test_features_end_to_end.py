@@ -13,7 +13,7 @@ from tfdare import evaluation, export, training
 from tfdare.sequences import open_sequences
 from tfdare.session import SavedModelSession
 
-NAMES = "user,item,category,brand,tag_ids,city,price,timestamp".split(",")
+NAMES = ["user", "item", "category", "brand", "tag_ids", "city", "price", "timestamp"]
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def of_package(names, package):
 def parts_of_tfdare(path):
     """Second part of every ``tfdare.x`` import; a name of tfdare itself counts as none."""
     own = {"__version__"}
-    parts = {(name.split(".") + [""])[1] for name in of_package(imports_of(path), "tfdare")}
+    parts = {([*name.split("."), ""])[1] for name in of_package(imports_of(path), "tfdare")}
     return parts - own - {""}
 
 

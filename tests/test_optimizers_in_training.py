@@ -56,7 +56,7 @@ def test_golden_numbers(kind):
 @pytest.mark.parametrize(
     "given",
     [
-        lambda: {},
+        dict,
         lambda: {"learning_rate": decay_rate()[0], "table_learning_rate": decay_rate(1.0)[0]},
         lambda: {"table_learning_rate": 0.3},
     ],

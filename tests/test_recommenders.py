@@ -23,7 +23,7 @@ if KERAS_3:
         "tensorflow-recommenders asks for Keras 2: TF_USE_LEGACY_KERAS=1", allow_module_level=True
     )
 
-from tfdare.recommenders import (  # noqa: E402
+from tfdare.recommenders import (
     Catalog,
     Ranking,
     Retrieval,
@@ -31,7 +31,7 @@ from tfdare.recommenders import (  # noqa: E402
     example,
     read_catalog,
 )
-from tfdare.recommenders.library import tfrs  # noqa: E402
+from tfdare.recommenders.library import tfrs
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 import dataclasses
+import functools
 import gzip
 import hashlib
 import json
+import operator
 import os
 import re
 import subprocess
@@ -254,7 +256,7 @@ def test_truth_fits_the_log(log, planted):
         mine = log.user == int(raw)
         lived = np.isin(log.category[mine], user["lifelong_categories"])
         lifelong.append(lived.mean())
-        items = sum(user["favorite_items"].values(), [])
+        items = functools.reduce(operator.iadd, user["favorite_items"].values(), [])
         favorite.append(np.isin(log.item[mine][lived], items).mean())
         for category, items in user["favorite_items"].items():
             assert {category_of.get(item, int(category)) for item in items} == {int(category)}

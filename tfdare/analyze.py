@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -84,7 +85,7 @@ def analyze(
     named = {run_name(one, opened): one for one in opened}
     if len(named) < len(opened):
         raise UsageError(f"Runs must have different names. Received: {', '.join(runs)}")
-    folder = [open_matching(sequences, one.schema) for one in opened][0]
+    folder = next(open_matching(sequences, one.schema) for one in opened)
     if not folder.requests(split):
         raise UsageError(f"The {split} split of {sequences!r} holds no requests")
 

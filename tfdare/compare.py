@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tfdare.command import Parser, UsageError, run
 from tfdare.comparison import Trial, Trials, markdown, measure, plot, report, rows_of

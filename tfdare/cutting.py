@@ -214,7 +214,8 @@ class Cutter:
             target_length = _joined(parsed["target_length"], tf.int32)
         falling = (position[1:] < position[:-1]) & (user[1:] == user[:-1])
         total = tf.math.unsorted_segment_sum(target_length, user, tf.size(length))
-        return checks + [
+        return [
+            *checks,
             tf.debugging.assert_less_equal(
                 target_length,
                 self._schema.max_candidates,

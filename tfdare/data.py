@@ -87,7 +87,7 @@ def read_requests(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    several = dict(num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    several = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     if schema.encoding == LISTS:
         records = records.map(cutter.from_lists, **several)
     users = records.batch(_PARSED).map(cutter.parse, **several)

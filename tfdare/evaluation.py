@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from tfdare.command import Parser, UsageError, run
 from tfdare.calibration import expected_calibration_error, normalized_entropy
+from tfdare.command import Parser, UsageError, run
 from tfdare.compat import tf
 from tfdare.data import read_requests
 from tfdare.differences import open_matching

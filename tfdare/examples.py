@@ -39,7 +39,7 @@ def example_requests(
             drawn = raw_ids[row] if raw_ids.size else row.astype(np.int64)
             made = np.where(rng.random(shape) < 0.05, np.int64(2**62) + row, drawn)
         if part.max_values > 1:
-            values = rng.integers(0, part.max_values + 1, shape[:-1] + (1,))
+            values = rng.integers(0, part.max_values + 1, (*shape[:-1], 1))
             values.flat[:1], values.flat[-1:] = 0, part.max_values
             nothing = PADDING_ID if vocabularies is None else NO_VALUE
             made = np.where(np.arange(part.max_values) < values, made, nothing)

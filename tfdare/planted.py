@@ -16,7 +16,8 @@ Example:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,11 +27,11 @@ from tfdare.simulation.world import World
 
 __all__ = [
     "CAUSES",
-    "Causes",
     "PULLS",
-    "Relations",
     "SAME_CATEGORY",
     "SAME_ITEM",
+    "Causes",
+    "Relations",
     "causes",
     "relations",
     "relevance",

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-from typing import Iterator
+from collections.abc import Iterator
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _SILENT = "3"  # errors of TensorFlow reach Python as exceptions

@@ -11,8 +11,9 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Iterable, Iterator, Mapping
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np

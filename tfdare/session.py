@@ -8,7 +8,7 @@ SavedModel may be given, each with its two files.
 from __future__ import annotations
 
 import sys
-from typing import Mapping
+from collections.abc import Mapping
 
 import numpy as np
 

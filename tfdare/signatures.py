@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 from tfdare.command import UsageError
 from tfdare.compat import raw, tf
@@ -98,7 +98,7 @@ def check_apart(model: RequestModel) -> None:
 
 def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
     """Every signature input that holds ids, and the feature whose ids they are."""
-    kinds = {name: ("history", "target", "behavior") for name in schema.names}
+    kinds = dict.fromkeys(schema.names, ("history", "target", "behavior"))
     return {
         f"{kind}_{part.name}": part
         for part in schema.categorical

@@ -27,7 +27,8 @@ import io
 import json
 import os
 import sys
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from tfdare.command import Parser, UsageError, run
 from tfdare.planted import user_truth, world_truth

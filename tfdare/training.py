@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import time
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from tfdare.checkpoints import Backup, KeepBest, keep_epochs
 from tfdare.command import Parser, UsageError, run

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Mapping
 
 from serving.protos import model_server_config_pb2
 from serving.server.errors import RequestError, StartError, invalid

@@ -7,8 +7,8 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Callable, Iterable, Iterator, Mapping
 
 import grpc
 

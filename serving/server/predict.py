@@ -5,7 +5,7 @@ Messages and codes are those of TensorFlow Serving, so that a client tested here
 
 from __future__ import annotations
 
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf

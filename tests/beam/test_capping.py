@@ -81,7 +81,7 @@ def test_a_row_and_its_repeats_count_once(seed):
         gathered = combiner.add_input(gathered, make_events(part))
     found = rows_of(combiner.extract_output(gathered).parts)
     first = {}
-    for user, time, line in sorted(((u, int(t), int(n)) for u, t, n in rows), key=lambda r: r[2]):
+    for _user, time, line in sorted(((u, int(t), int(n)) for u, t, n in rows), key=lambda r: r[2]):
         first.setdefault((time, line % 7), line)
     newest_times = sorted(first)[-9:]
     kept = {}

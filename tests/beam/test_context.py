@@ -108,7 +108,7 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     found = read_back(outcome.sequences)
     assert len(found) > 15
     unknown = 0
-    for (user, split), record in found.items():
+    for (user, _split), record in found.items():
         events = users[user]
         seen, targets = events[: record.position[-1]], [events[p] for p in record.position]
         assert record.history["tags"].reshape(-1, 3).tolist() == [padded(row) for row in seen]

@@ -1,5 +1,8 @@
 """How records are written: packed or as lists, in files of a size, by ids or by hashes of ids."""
 
+import functools
+import operator
+
 import numpy as np
 import pytest
 
@@ -87,7 +90,7 @@ def test_files_of_a_size(prepare, log):
     assert parts.manifest["counts"] == whole.manifest["counts"]
     files = {split: parts.sequences.files(split) for split in SPLITS}
     assert len(files["train"]) > len(whole.sequences.files("train"))
-    for path in sum(files.values(), []):
+    for path in functools.reduce(operator.iadd, files.values(), []):
         with open(path, "rb") as file:
             size = len(file.read())
         one_record = len(list(tf.data.TFRecordDataset(path))) <= 1

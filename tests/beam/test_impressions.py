@@ -1,6 +1,8 @@
 """Labelled impressions beside histories: what was known when they were shown, and no more."""
 
+import functools
 import json
+import operator
 
 import numpy as np
 import pytest
@@ -218,7 +220,7 @@ def test_a_wide_request_becomes_several(prepare, tmp_path):
                 [position] * -(-size // 2)
                 for position, size in zip(one.position.tolist(), one.target_length.tolist())
             ]
-            assert other.position.tolist() == sum(again, [])
+            assert other.position.tolist() == functools.reduce(operator.iadd, again, [])
 
 
 def test_bad_rows_are_kept_with_file_and_line(prepare, tmp_path):
@@ -255,7 +257,7 @@ def test_bad_rows_are_kept_with_file_and_line(prepare, tmp_path):
 
 
 def test_lines_of_json_with_features_of_their_own(prepare, tmp_path):
-    log, shown, _, impressions = make_logs(tmp_path)
+    log, _shown, _, impressions = make_logs(tmp_path)
     records = [
         {"user": user, "item": item, "label": label, "time": time, "page": page, "kind": item % 4}
         for user, item, label, _, _, time, page in impressions
@@ -304,7 +306,7 @@ def test_what_does_not_fit(prepare, tmp_path, more, words):
 
 
 def test_by_time_without_impressions(prepare, tmp_path):
-    log, _, behaviors, _ = make_logs(tmp_path)
+    log, _, _behaviors, _ = make_logs(tmp_path)
     outcome = prepare(log, *OPTIONS)
     assert outcome.code == 0, outcome.err
     for number, split in enumerate(SPLITS):

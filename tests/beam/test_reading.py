@@ -25,7 +25,7 @@ def read(path, form, chunk_bytes):
         lines = 0
         for block in blocks(chunk, form, chunk_bytes):
             lines += block.lines
-            events, odd, tally = to_events(block.columns, block.line, block.text_of, form)
+            events, odd, _tally = to_events(block.columns, block.line, block.text_of, form)
             odd += [row for row in block.rejected if row.row.strip()]
             rows += len(events.line) + len(odd)
             columns = [events.columns[name].tolist() for name in ("item", "category", "time")]

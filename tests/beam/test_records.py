@@ -119,7 +119,7 @@ def test_every_format_gives_the_same_sequences(prepare, tmp_path):
         made = prepare(tmp_path / name, *OPTIONS, *more, form=form, output=f"s{len(digests)}")
         assert made.code == 0, made.err
         assert made.manifest["counts"]["rows"]["rejected"] == 0
-        digests[name, *more] = json.dumps(made.manifest["digests"], sort_keys=True)
+        digests[(name, *more)] = json.dumps(made.manifest["digests"], sort_keys=True)
     assert len(set(digests.values())) == 1, digests
 
 

@@ -58,7 +58,7 @@ def long_histories(random: np.random.Generator, users: int = 4_000):
 def epoch(dataset) -> tuple[float, list]:
     """Seconds of one pass, and its batches."""
     started = time.perf_counter()
-    batches = [batch for batch in dataset]
+    batches = list(dataset)
     return time.perf_counter() - started, batches
 
 

@@ -9,7 +9,7 @@ TensorFlow's own terms: a look-up wherever one is needed, ``tf.unique`` and
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 from tests.benchmarks.bench_optimizers import summed_by_segments, write
 from tfdare.compat import raw, tf

@@ -8,6 +8,12 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import (  # after serving.protos: needs no TensorFlow then
+    classification_pb2,
+    inference_pb2,
+    model_management_pb2,
+    regression_pb2,
+)
 
 from serving.protos import (
     get_model_metadata_pb2,
@@ -17,12 +23,6 @@ from serving.protos import (
     prediction_service_pb2_grpc,
 )
 from serving.tensors import from_proto, to_proto
-from tensorflow_serving.apis import (  # after serving.protos: needs no TensorFlow then
-    classification_pb2,
-    inference_pb2,
-    model_management_pb2,
-    regression_pb2,
-)
 
 Code = grpc.StatusCode
 FLOAT, INT32, INT64 = 1, 3, 9

@@ -49,7 +49,7 @@ def served(folder, tmp_path_factory, start_server):
             f'config {{ name: "{name}" base_path: "{base / name}" model_platform: "tensorflow" }}'
         )
     config = base / "models.config"
-    config.write_text("model_config_list {\n%s\n}\n" % "\n".join(blocks))
+    config.write_text("model_config_list {{\n{}\n}}\n".format("\n".join(blocks)))
     with start_server("--model_config_file", config, "--port", 0) as server:
         yield models, server.address
 
@@ -246,7 +246,7 @@ def requests_of(folder, *users):
 
 
 def test_split_equals_whole_equals_the_model(folder, served):
-    models, address = served
+    _models, address = served
     users = [r.user for r in folder.records("test") if len(r.position)]
     requests = requests_of(folder, *users)
     together = stack(requests)
@@ -284,7 +284,17 @@ def test_query_shows_time_gaps_context_and_values(folder, served, capsys):
     said = capsys.readouterr().out
     assert "and whole agree" in said and "\nContext: hour " in said
     header = said.split("newest:\n")[1].splitlines()[0].split()
-    assert header == "position item category tags time gap attention score weight".split()
+    assert header == [
+        "position",
+        "item",
+        "category",
+        "tags",
+        "time",
+        "gap",
+        "attention",
+        "score",
+        "weight",
+    ]
     assert ask(folder, address, "--user", user, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     asked = newest_request(folder, "test", user, RawIds(folder))

@@ -273,7 +273,7 @@ server.stop()
 
 
 def test_calls_that_wait_while_the_server_is_held_up_are_answered():
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HELD_UP], **pipes) as server:
         with grpc.insecure_channel(f"localhost:{int(server.stdout.readline())}") as channel:
             call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")

@@ -38,7 +38,7 @@ def test_help_starts_with_a_line_to_paste(capsys):
 
 
 def test_newest_request_in_raw_ids(sequences, ids):
-    items, categories, category_of = ids
+    items, _categories, category_of = ids
     opened = open_sequences(str(sequences))
     (record,) = [r for r in opened.records("test") if r.user == "101"]
     asked = newest_request(opened, "test", "101", RawIds(opened))

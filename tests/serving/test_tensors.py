@@ -6,7 +6,7 @@ import pytest
 from serving.protos import tensor_pb2, types_pb2
 from serving.tensors import from_proto, to_proto, type_name
 
-DTYPES = "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
+DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

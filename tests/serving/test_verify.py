@@ -77,7 +77,8 @@ def server(trained, start_server):
     config.write_text(
         "model_config_list {"
         + "".join(
-            f' config {{ name: "{name}" base_path: "{trained / path}" model_platform: "tensorflow" }}'
+            f' config {{ name: "{name}" base_path: "{trained / path}"'
+            f' model_platform: "tensorflow" }}'
             for name, path in models.items()
         )
         + "}"

@@ -39,7 +39,7 @@ def broken(base, version):
 
 
 def states(client):
-    return {version: state for version, state in client.versions().items()}
+    return dict(client.versions().items())
 
 
 @contextlib.contextmanager

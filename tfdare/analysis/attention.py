@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -211,7 +213,8 @@ def _learned(sums: np.ndarray, information: np.ndarray) -> dict[str, Any]:
 
 def _titles(edges: Sequence[int]) -> list[str]:
     return [
-        str(low) if high == low + 1 else f"{low}–{high - 1}" for low, high in zip(edges, edges[1:])
+        str(low) if high == low + 1 else f"{low}–{high - 1}"
+        for low, high in itertools.pairwise(edges)
     ]
 
 

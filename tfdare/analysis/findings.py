@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 HOLDS, FAILS, UNSETTLED = "holds", "does not hold", "not separable"
 SMALL_LOSS = 0.001
@@ -175,8 +176,8 @@ def _of_efficiency(one):
                 small = loss["low"] is not None and loss["low"] > -SMALL_LOSS
                 found.append(
                     Finding(
-                        f"{model}: half the attention columns ({wide} to {row['attention_dim']}) cost "
-                        f"less than {SMALL_LOSS} AUC",
+                        f"{model}: half the attention columns ({wide} to {row['attention_dim']}) "
+                        f"cost less than {SMALL_LOSS} AUC",
                         "no loss from 128 to 64",
                         _shown(loss, "+.4f"),
                         HOLDS if small else _verdict(loss, -SMALL_LOSS),

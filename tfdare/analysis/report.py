@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 from tfdare.analysis.findings import FAILS, HOLDS, Finding
 

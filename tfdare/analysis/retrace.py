@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from tfdare.analysis.convergence import AUCProbe
 from tfdare.analysis.gradients import GradientProbe

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from tfdare.analysis.accuracy import plot_calibration, plot_slices
 from tfdare.analysis.attention import plot_attention

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from tfdare.models import MODELS
 from tfdare.schema import Feature, Schema, SchemaError
@@ -53,7 +53,7 @@ class Trial:
         return f"{self.row.model} {self.row.columns}, lr {self.learning_rate:g}, seed {self.seed}"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def shares_tables(model: str) -> bool:
     """Whether the model's one table must serve both sides, so that it has one dimension."""
     unequal = Schema((Feature("item", 3),), window=1).with_dims(1, 2)

@@ -195,7 +195,7 @@ def _name_points(axes, rows) -> None:
                 va="center",
                 fontsize=8,
                 color=_color(row),
-                arrowprops=dict(arrowstyle="-", color=_FAINT, linewidth=0.6) if move else None,
+                arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.6} if move else None,
             )
             box = _text_box(text, figure)
             if move == moves[-1] or not any(box.overlaps(other) for other in taken):

@@ -149,8 +149,8 @@ def _orderings(found, columns) -> str:
         ""
         if DARE in models
         else (
-            f"The paper's DARE, `{DARE}`, is not among the models compared here: what it says of DARE "
-            "is left open."
+            f"The paper's DARE, `{DARE}`, is not among the models compared here: what it says of "
+            "DARE is left open."
         )
     )
     if not orderings:
@@ -177,8 +177,8 @@ def _orderings(found, columns) -> str:
     return (
         _table(heads, lines)
         + (
-            "\n\n*Holds* or *reversed*: the whole interval lies on one side of zero; otherwise *not "
-            "separable*."
+            "\n\n*Holds* or *reversed*: the whole interval lies on one side of zero; otherwise "
+            "*not separable*."
         )
         + (f"\n\n{missing}" if missing else "")
     )

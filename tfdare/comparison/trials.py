@@ -6,7 +6,8 @@ import gc
 import json
 import os
 import time
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tfdare.comparison.plan import Row, Trial
 from tfdare.compat import tf

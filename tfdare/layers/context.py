@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from tfdare.compat import raw, register, tf
 from tfdare.layers.embedding import mean_of_values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 from tfdare.compat import register, tf
 from tfdare.layers.blocks import Blocks, top_k_of_product

@@ -1,6 +1,6 @@
 """Models composed from layers, and a table of the published ones."""
 
-import tfdare.metrics  # noqa: F401  a saved model names its metrics and optimizer: register them
+import tfdare.metrics
 import tfdare.optimizers  # noqa: F401
 from tfdare.models.one_stage import OneStageModel
 from tfdare.models.published import DARE, MODELS, TWIN, Recipe, build_model
@@ -10,10 +10,10 @@ from tfdare.models.two_stage import TwoStageModel
 __all__ = [
     "DARE",
     "MODELS",
+    "TWIN",
     "OneStageModel",
     "Recipe",
     "RequestModel",
-    "TWIN",
     "TwoStageModel",
     "build_model",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 from tfdare.compat import raw, tf
 from tfdare.layers import newest_first

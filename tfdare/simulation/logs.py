@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def plot_beside(
             axes.set_ylim(bottom=0)
         axes.set(title=name, xlabel=across, ylabel=up)
     length, gap = grid.flat[6], grid.flat[7]
-    for label, log, color, marker in logs:
+    for _, log, color, marker in logs:
         length.plot(log["length"], QUANTILES, color=color, marker=marker, markersize=4)
         if log["gap"]:
             gap.plot(np.array(log["gap"]) + 1, QUANTILES, color=color, marker=marker, markersize=4)
