@@ -11,7 +11,7 @@ PREPARE ?=
 KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,analysis_gradients attention blocks compat \
 	cross duplicates embeddings export export_features export_split features gradients head losses \
 	model_life models optimizers optimizers_in_training pooling published recommenders search \
-	search_metrics))
+	search_metrics upgrade))
 
 export PYTHONDONTWRITEBYTECODE ?= 1
 
