@@ -12,8 +12,8 @@ from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaErr
 
 FILES = ("csv", "parquet", "avro", "jsonl")
 OWN_NAMES = (*FILES, "bigquery")
-FORMATS = ("taobao", "tmall", *OWN_NAMES)
 """Formats whose columns are named by the log; the others have fixed ones."""
+FORMATS = ("taobao", "tmall", *OWN_NAMES)
 MISSING = -1
 """Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
 HOUR, DAY = "hour_of_day", "day_of_week"

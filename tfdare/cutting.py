@@ -52,11 +52,14 @@ class Cutter:
         }
 
     def parse(self, data):
-        """Serialized records, string ``[B]``, or what :meth:`from_lists` made of them, in batches
-        -> bytes of their arrays by name, string ``[B]``.
+        """Parses serialized records into the bytes of their arrays.
 
-        ``behaviors_cut``, int32 ``[B]``, is how many of the oldest behaviors no window shows;
-        they are gone from the histories.
+        Args:
+            data: string ``[B]``, or what :meth:`from_lists` gives for them.
+
+        Returns:
+            Bytes of the arrays by name, string ``[B]`` each, and int32 ``[B]``: how many of the
+            oldest behaviors were left out of the histories, because no window shows them.
 
         Raises (when run):
             InvalidArgumentError: arrays of a record do not fit together.

@@ -14,7 +14,6 @@ from tfdare.metrics import auc_by_group
 from tfdare.sequences import Sequences
 
 METRICS = ("auc", "gauc", "logloss", "normalized_entropy", "ece")
-LOWER_IS_BETTER = ("logloss", "normalized_entropy", "ece")
 ALL = "all"
 _TINY = 1e-7
 

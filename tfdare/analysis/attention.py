@@ -18,8 +18,6 @@ from tfdare.mutual_information import TOP_CATEGORIES, InterestCounts, InterestTa
 from tfdare.schema import Schema
 from tfdare.sequences import Sequences
 
-MIN_COUNT = 20
-
 
 def category_of(schema: Schema) -> str:
     """The feature that tells kinds of items apart: ``category``, else the last of one value."""
