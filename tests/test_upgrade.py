@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote is read by this one: sequences, runs of both Keras generations, servable.
+"""What version 0.1.0 wrote is read by this one: sequences, runs, models and a servable.
 
 ``tests/upgrade/version_0_1_0`` was written by version 0.1.0 itself: a log of 12 users with two
 features, a time gap and the hour as context; a DARE trained on it for one epoch under Keras 3 and
