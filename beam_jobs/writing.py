@@ -17,7 +17,7 @@ from beam_jobs.inputs import Chunk
 from beam_jobs.requests import Shard
 from beam_jobs.storage import new_file, write_file
 from beam_jobs.tallies import AddTallies
-from tfdare.record import PACKED_NAME, write_framed
+from tfdare.record import GZIP_SUFFIX, write_framed
 
 REJECTED_FOLDER = "rejected"
 TALLY_FILE = "tally.json"
@@ -41,7 +41,7 @@ class _WriteShard(beam.DoFn):
         for number, records in enumerate(self._parts(shard.records)):
             part = f"{shard.number:05d}" + (f"-{number:04d}" if self._most else "")
             name = f"part-{part}-of-{self._shards:05d}.tfrecord"
-            name += PACKED_NAME if self._packed else ""
+            name += GZIP_SUFFIX if self._packed else ""
             with new_file(f"{self._folder}/{shard.split}/{name}") as file:
                 with self._packing(file) as target:
                     for data in records:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tfdare.compat import tf
 from tfdare.record import (
-    PACKED,
+    ARRAY_DTYPES,
     UserRecord,
     context_dtypes,
     decode,
@@ -55,7 +55,7 @@ def arrays_of(record):
     found = {f"history_{name}": values for name, values in record.history.items()}
     found.update({f"target_{name}": values for name, values in record.target.items()})
     found.update({f"context_{name}": values for name, values in record.context.items()})
-    found.update({name: getattr(record, name) for name in PACKED})
+    found.update({name: getattr(record, name) for name in ARRAY_DTYPES})
     if record.request_time is not None:
         found["request_time"] = record.request_time
     return found

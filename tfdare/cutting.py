@@ -8,7 +8,7 @@ batch of windows is one gather.
 from __future__ import annotations
 
 from tfdare.compat import tf
-from tfdare.record import PACKED, REQUEST_TIME, context_dtypes
+from tfdare.record import ARRAY_DTYPES, REQUEST_TIME, context_dtypes
 from tfdare.schema import MAX_GAP, OOV_ID, Schema
 
 _DTYPES = {"<i8": tf.int64, "<i4": tf.int32, "u1": tf.uint8, "<f4": tf.float32}
@@ -181,9 +181,9 @@ class Cutter:
         """Names of what is read of a record, and the type of its arrays; the user has none."""
         schema = self._schema
         kinds = {f"{side}_{name}": "<i4" for side in ("history", "target") for name in schema.names}
-        kinds |= {name: kind for name, kind in PACKED.items() if name != "history_time"}
+        kinds |= {name: kind for name, kind in ARRAY_DTYPES.items() if name != "history_time"}
         if schema.time_gap is not None:
-            kinds |= {"history_time": PACKED["history_time"], "request_time": REQUEST_TIME}
+            kinds |= {"history_time": ARRAY_DTYPES["history_time"], "request_time": REQUEST_TIME}
         kinds |= {f"context_{name}": kind for name, kind in self._context.items()}
         kinds = {name: _DTYPES[kind] for name, kind in kinds.items()}
         return {**kinds, "user": None} if self._facts else kinds
@@ -193,7 +193,7 @@ class Cutter:
         for name, width in self._width.items():
             yield f"history_{name}", 4 * width
         if self._schema.time_gap is not None:
-            yield "history_time", _DTYPES[PACKED["history_time"]].size
+            yield "history_time", _DTYPES[ARRAY_DTYPES["history_time"]].size
 
     def _checks(self, parsed, length, positions, candidates, position, user, newest, oldest):
         """Joined arrays of one user must not run into the next user's."""

@@ -6,7 +6,7 @@ import os
 
 from tfdare.compat import tf
 from tfdare.cutting import Cutter
-from tfdare.record import PACKED_NAME
+from tfdare.record import GZIP_SUFFIX
 from tfdare.schema import LISTS, SchemaError
 from tfdare.sequences import Sequences, open_sequences
 
@@ -76,7 +76,7 @@ def read_requests(
         shuffle = _requests_that_fit(sequences, split)
     cutter = Cutter(schema, window, with_history_facts)
     names = sequences.files(split)
-    packed = "GZIP" if names[0].endswith(PACKED_NAME) else ""
+    packed = "GZIP" if names[0].endswith(GZIP_SUFFIX) else ""
     files = tf.data.Dataset.from_tensor_slices(names)
     if shuffle:
         files = files.shuffle(1024, seed=seed)

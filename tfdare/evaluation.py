@@ -16,7 +16,7 @@ from tfdare.compat import tf
 from tfdare.data import read_requests
 from tfdare.differences import open_matching
 from tfdare.metrics import auc, gauc, logloss
-from tfdare.runs import METRICS, Run, load_run, update_metrics, write_json
+from tfdare.runs import METRICS_FILE, Run, load_run, update_metrics, write_json
 from tfdare.schema import SchemaError
 from tfdare.sequences import SPLITS, Sequences
 
@@ -257,8 +257,7 @@ def summary(numbers: dict[str, Any]) -> str:
 
 def _in_full(runs, sequences, options) -> None:
     from tfdare.analysis.numbers import as_json
-    from tfdare.slices import METRICS as COMPARED
-    from tfdare.slices import evaluate_in_full, slices_of, slices_table
+    from tfdare.slices import METRICS, evaluate_in_full, slices_of, slices_table
 
     found = {
         run_name(one, runs): predict(one.model(), sequences, options.split, options.batch_size)
@@ -266,7 +265,7 @@ def _in_full(runs, sequences, options) -> None:
     }
     slices = slices_of(next(iter(found.values())), sequences, options.split)
     numbers = evaluate_in_full(found, slices, options.resamples)
-    for metric in COMPARED:
+    for metric in METRICS:
         print(f"\n{slices_table(numbers, metric)}")
     path = os.path.join(options.run, EVALUATION)
     write_json(path, as_json({"split": options.split, "slices": numbers}))
@@ -315,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
         update_metrics(options.run, options.split, numbers)
         print(f"{options.split} split of {options.sequences}")
         print(summary(numbers))
-        print(f"  written to {os.path.join(options.run, METRICS)}")
+        print(f"  written to {os.path.join(options.run, METRICS_FILE)}")
         if options.slices or options.against:
             runs = [opened] + ([load_run(options.against)] if options.against else [])
             _in_full(runs, sequences, options)

@@ -19,8 +19,7 @@ import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from tfdare.schema import PACKED as PACKED_ARRAYS
-from tfdare.schema import CategoricalContext, NumericContext
+from tfdare.schema import PACKED, CategoricalContext, NumericContext
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ class UserRecord:
 
 
 # name in the Example -> dtype of its packed bytes; history_<f> and target_<f> are "<i4".
-PACKED = {"history_time": "<i8", "position": "<i4", "target_length": "<i4", "label": "u1"}
+ARRAY_DTYPES = {"history_time": "<i8", "position": "<i4", "target_length": "<i4", "label": "u1"}
 REQUEST_TIME = "<i8"
 """Dtype of ``request_time``, which a record need not have."""
 
 
-PACKED_NAME = ".gz"
+GZIP_SUFFIX = ".gz"
 """Ending of the names of files that are packed by gzip."""
 
 
@@ -123,7 +122,7 @@ def _example_class():
 Example = _example_class()
 
 
-def encode(record: UserRecord, encoding: str = PACKED_ARRAYS) -> bytes:
+def encode(record: UserRecord, encoding: str = PACKED) -> bytes:
     """The record as a serialized ``Example``; equal records give equal bytes.
 
     Args:
@@ -134,7 +133,7 @@ def encode(record: UserRecord, encoding: str = PACKED_ARRAYS) -> bytes:
     feature = example.features.feature
 
     def put(name, dtype, values):
-        if encoding == PACKED_ARRAYS:
+        if encoding == PACKED:
             feature[name].bytes_list.value.append(np.ascontiguousarray(values, dtype).tobytes())
         elif dtype == "<f4":
             feature[name].float_list.value.extend(np.asarray(values).tolist())
@@ -146,7 +145,7 @@ def encode(record: UserRecord, encoding: str = PACKED_ARRAYS) -> bytes:
         put(f"history_{name}", "<i4", values)
     for name, values in record.target.items():
         put(f"target_{name}", "<i4", values)
-    for name, dtype in PACKED.items():
+    for name, dtype in ARRAY_DTYPES.items():
         put(name, dtype, getattr(record, name))
     if record.request_time is not None:
         put("request_time", REQUEST_TIME, record.request_time)
@@ -187,7 +186,7 @@ def decode(
         user=get("user", "u1").tobytes().decode(),
         history={name: get(f"history_{name}", "<i4") for name in names},
         target={name: get(f"target_{name}", "<i4") for name in names},
-        **{name: get(name, dtype) for name, dtype in PACKED.items()},
+        **{name: get(name, dtype) for name, dtype in ARRAY_DTYPES.items()},
         request_time=get("request_time", REQUEST_TIME) if "request_time" in feature else None,
         context={name: get(f"context_{name}", kind) for name, kind in (context or {}).items()},
     )
@@ -228,7 +227,7 @@ def read_records(path: str) -> Iterator[bytes]:
     Raises:
         ValueError: the file is damaged.
     """
-    with gzip.open(path, "rb") if path.endswith(PACKED_NAME) else open(path, "rb") as file:
+    with gzip.open(path, "rb") if path.endswith(GZIP_SUFFIX) else open(path, "rb") as file:
         try:
             yield from read_framed(file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:

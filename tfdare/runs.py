@@ -18,7 +18,7 @@ from tfdare.differences import differences
 from tfdare.schema import Schema
 from tfdare.sequences import Sequences
 
-MODEL, OPTIONS, METRICS = "model.keras", "run.json", "metrics.json"
+MODEL, OPTIONS, METRICS_FILE = "model.keras", "run.json", "metrics.json"
 PREDICTIONS = "predictions.npz"
 
 
@@ -100,7 +100,7 @@ def start_run(
     if resumed:
         if not os.path.exists(os.path.join(path, OPTIONS)):
             raise UsageError(f"{path!r} exists and is not a training run; choose another --output")
-        if os.path.exists(os.path.join(path, METRICS)):
+        if os.path.exists(os.path.join(path, METRICS_FILE)):
             raise UsageError(
                 f"{path!r} holds a finished run; choose another --output or pass --overwrite"
             )
@@ -145,7 +145,7 @@ def write_json(path: str, data: Any) -> None:
 
 def update_metrics(path: str, split: str, numbers: dict[str, Any]) -> None:
     """Puts one split's numbers into the run's ``metrics.json``."""
-    target = os.path.join(path, METRICS)
+    target = os.path.join(path, METRICS_FILE)
     metrics = {}
     if os.path.exists(target):
         with open(target, encoding="utf-8") as file:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.record import PACKED_NAME, UserRecord, context_dtypes, decode, read_records
+from tfdare.record import GZIP_SUFFIX, UserRecord, context_dtypes, decode, read_records
 from tfdare.schema import Schema, SchemaError
 
 SPLITS = ("train", "validation", "test")
@@ -53,7 +53,7 @@ class Sequences:
         if split not in SPLITS:
             raise SchemaError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
         names = os.path.join(glob.escape(self.path), split, "part-*.tfrecord")
-        found = sorted([*glob.glob(names), *glob.glob(names + PACKED_NAME)])
+        found = sorted([*glob.glob(names), *glob.glob(names + GZIP_SUFFIX)])
         if not found:
             raise SchemaError(f"No TFRecord files under {os.path.join(self.path, split)!r}")
         return found

@@ -20,7 +20,7 @@ from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC
 from tfdare.models import MODELS, build_model
 from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam
-from tfdare.runs import METRICS, MODEL, PREDICTIONS, load_run, start_run, write_json
+from tfdare.runs import METRICS_FILE, MODEL, PREDICTIONS, load_run, start_run, write_json
 from tfdare.schema import SchemaError
 from tfdare.sequences import SPLITS, open_sequences
 from tfdare.stopping import Diverged, Pace, Patience, StopWhenNotFinite, check_finite, standing
@@ -240,7 +240,7 @@ def train(
         "seconds": round(seconds, 2),
         "examples_per_s": pace.examples_per_s(opened.candidates("train") / steps),
     }
-    write_json(os.path.join(output, METRICS), metrics)
+    write_json(os.path.join(output, METRICS_FILE), metrics)
     if os.path.exists(best):
         os.remove(best)
     shutil.rmtree(os.path.join(output, "backup"), ignore_errors=True)

@@ -41,7 +41,7 @@ from tfdare.layers import (
 )
 from tfdare.models import MODELS
 from tfdare.models.published import Recipe
-from tfdare.runs import METRICS, PREDICTIONS, write_json
+from tfdare.runs import METRICS_FILE, PREDICTIONS, write_json
 from tfdare.training import train
 
 TRAINING = {"epochs": 4, "patience": 1}
@@ -156,7 +156,7 @@ def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> d
         (name, seed)
         for seed in seeds
         for name in chosen
-        if not os.path.exists(os.path.join(_path(output, name, seed), METRICS))
+        if not os.path.exists(os.path.join(_path(output, name, seed), METRICS_FILE))
     ]
     for place, (name, seed) in enumerate(todo, 1):
         started = time.perf_counter()
@@ -182,7 +182,9 @@ def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> d
     for name, one in chosen.items():
         tests = []
         for seed in seeds:
-            with open(os.path.join(_path(output, name, seed), METRICS), encoding="utf-8") as file:
+            with open(
+                os.path.join(_path(output, name, seed), METRICS_FILE), encoding="utf-8"
+            ) as file:
                 tests.append(json.load(file)["test"])
         rows.append(
             {

@@ -11,7 +11,7 @@ from typing import Any
 
 from tfdare.comparison.plan import Row, Trial
 from tfdare.compat import tf
-from tfdare.runs import METRICS, MODEL, PREDICTIONS, write_json
+from tfdare.runs import METRICS_FILE, MODEL, PREDICTIONS, write_json
 from tfdare.stopping import Diverged
 from tfdare.training import train
 
@@ -46,14 +46,14 @@ class Trials:
     def finished(self, trial: Trial) -> bool:
         """Whether nothing is left to train for it."""
         at = self.path(trial)
-        whole = all(os.path.exists(os.path.join(at, n)) for n in (METRICS, MODEL, PREDICTIONS))
+        whole = all(os.path.exists(os.path.join(at, n)) for n in (METRICS_FILE, MODEL, PREDICTIONS))
         return whole or self.diverged(trial)
 
     def metrics(self, trial: Trial) -> dict[str, Any] | None:
         """The trial's ``metrics.json``; None if it diverged."""
         if self.diverged(trial):
             return None
-        with open(os.path.join(self.path(trial), METRICS), encoding="utf-8") as file:
+        with open(os.path.join(self.path(trial), METRICS_FILE), encoding="utf-8") as file:
             return json.load(file)
 
     def run(
