@@ -8,10 +8,6 @@ EPOCHS ?= 2
 LOG ?=
 FORMAT ?= taobao
 PREPARE ?=
-KERAS_TESTS := $(addprefix tests/test_,$(addsuffix .py,analysis_gradients attention blocks compat \
-	cross duplicates embeddings export export_features export_split features gradients head losses \
-	model_life models optimizers optimizers_in_training pooling published recommenders search \
-	search_metrics upgrade))
 
 export PYTHONDONTWRITEBYTECODE ?= 1
 
@@ -23,7 +19,7 @@ demo: install
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
-	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(KERAS_TESTS)
+	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m keras tests
 
 lint: install
 	$(BIN)/ruff check --quiet .

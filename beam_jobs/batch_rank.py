@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from beam_jobs.quiet import quiet
+from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
@@ -20,18 +20,18 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.commands import JobParser, parse_job
-from beam_jobs.errors import InputError, exit_code
-from beam_jobs.inputs import find_paths
-from beam_jobs.progress import Progress
-from beam_jobs.publishing import staged
-from beam_jobs.ranking import Asked, from_json, from_record, laid_out
-from beam_jobs.storage import read_file, write_file
-from beam_jobs.tallies import TALLY, AddTallies, tagged
-from tfdare.raw_ids import RawIds
-from tfdare.record import context_dtypes, decode, read_records
+from beam_jobs.output.publish import staged
+from beam_jobs.reading.inputs import find_paths
+from beam_jobs.requests.ranked import Asked, from_json, from_record, laid_out
+from beam_jobs.shared.errors import InputError, exit_code
+from beam_jobs.shared.parser import JobParser, parse_job
+from beam_jobs.shared.progress import Progress
+from beam_jobs.shared.storage import read_file, write_file
+from beam_jobs.shared.tallies import TALLY, AddTallies, tagged
 from tfdare.schema import Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
+from tfdare.sequences.raw_ids import RawIds
+from tfdare.sequences.record import context_dtypes, decode, read_records
 
 _EXAMPLE = (
     "python -m beam_jobs.batch_rank --sequences build/sequences --split test "

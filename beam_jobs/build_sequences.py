@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from beam_jobs.quiet import quiet
+from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
@@ -19,22 +19,22 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
         StandardOptions,
     )
 
-from beam_jobs import inputs, manifest
-from beam_jobs.bigquery import BIGQUERY, ReadTable, as_files
-from beam_jobs.errors import exit_code
-from beam_jobs.events import EVENTS, LINES, REJECTED, ReadEvents
-from beam_jobs.finishing import FOUND, REFUSED, Finish, Publish
-from beam_jobs.impressions import IMPRESSIONS, JOINED, JoinImpressions
-from beam_jobs.keeping import Earlier, open_earlier
+from beam_jobs.histories.earlier_run import Earlier, open_earlier
+from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
+from beam_jobs.histories.sort import HISTORIES, SortHistories
 from beam_jobs.options import Options, parse
-from beam_jobs.progress import Progress
-from beam_jobs.publishing import Staging
-from beam_jobs.requests import RECORDS, BuildRequests
-from beam_jobs.sorting import HISTORIES, SortHistories
-from beam_jobs.storage import read_file
-from beam_jobs.tallies import TALLY
-from beam_jobs.vocabulary import LearnVocabularies
-from beam_jobs.writing import TALLY_FILE, WriteRejected, WriteSequences, WriteTally
+from beam_jobs.output import manifest
+from beam_jobs.output.publish import FOUND, REFUSED, Finish, Publish, Staging
+from beam_jobs.output.write import TALLY_FILE, WriteRejected, WriteSequences, WriteTally
+from beam_jobs.reading import inputs
+from beam_jobs.reading.bigquery import BIGQUERY, ReadTable, as_files
+from beam_jobs.reading.events import EVENTS, LINES, REJECTED, ReadEvents
+from beam_jobs.requests.build import RECORDS, BuildRequests
+from beam_jobs.shared.errors import exit_code
+from beam_jobs.shared.progress import Progress
+from beam_jobs.shared.storage import read_file
+from beam_jobs.shared.tallies import TALLY
+from beam_jobs.vocabulary.learn import LearnVocabularies
 
 _BUCKET_BYTES = 32 << 20
 _OF_A_TABLE = 256  # whose size is not known here

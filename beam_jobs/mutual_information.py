@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from beam_jobs.quiet import quiet
+from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
@@ -15,15 +15,15 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
 
 import numpy as np
 
-from beam_jobs.commands import JobParser, parse_job
-from beam_jobs.errors import InputError, exit_code
-from beam_jobs.plots import heat_maps
-from beam_jobs.progress import Progress
-from beam_jobs.publishing import staged
-from beam_jobs.storage import read_file, write_file
-from tfdare.mutual_information import InterestCounts, InterestTable, top_categories
-from tfdare.record import UserRecord, decode, read_records
+from beam_jobs.output.publish import staged
+from beam_jobs.reports.heat_maps import heat_maps
+from beam_jobs.shared.errors import InputError, exit_code
+from beam_jobs.shared.parser import JobParser, parse_job
+from beam_jobs.shared.progress import Progress
+from beam_jobs.shared.storage import read_file, write_file
 from tfdare.sequences import SPLITS, Sequences, open_sequences
+from tfdare.sequences.mutual_information import InterestCounts, InterestTable, top_categories
+from tfdare.sequences.record import UserRecord, decode, read_records
 
 _EXAMPLE = (
     "python -m beam_jobs.mutual_information --sequences build/sequences "
@@ -99,7 +99,7 @@ class _AddCounts(beam.CombineFn):
 
 
 class CountInterests(beam.PTransform):
-    """Files of sequences -> one :class:`~tfdare.mutual_information.InterestCounts`.
+    """Files of sequences -> one :class:`~tfdare.sequences.mutual_information.InterestCounts`.
 
     Args:
         names: tuple of str. Features of the records.

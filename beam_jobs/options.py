@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beam_jobs import splits
-from beam_jobs.commands import check_beam, with_runner
-from beam_jobs.errors import InputError
-from beam_jobs.formats import (
+from beam_jobs.histories import splits
+from beam_jobs.reading.formats import (
     DAY,
     FILES,
     FORMATS,
@@ -24,8 +22,10 @@ from beam_jobs.formats import (
     pairs,
     with_context,
 )
-from beam_jobs.inputs import CHUNK_BYTES
-from beam_jobs.negatives import CATALOG, CATEGORY, ORIGINS, SESSION, Sampling
+from beam_jobs.reading.inputs import CHUNK_BYTES
+from beam_jobs.requests.negatives import CATALOG, CATEGORY, ORIGINS, SESSION, Sampling
+from beam_jobs.shared.errors import InputError
+from beam_jobs.shared.parser import check_beam, with_runner
 from tfdare.schema import ENCODINGS, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000

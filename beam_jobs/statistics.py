@@ -8,23 +8,23 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.quiet import quiet
+from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam_jobs.commands import JobParser, parse_job
-from beam_jobs.errors import exit_code
-from beam_jobs.facts import describe, drift, plain
-from beam_jobs.measures import Measures, measure
-from beam_jobs.pages import charts, page, table
-from beam_jobs.progress import Progress
-from beam_jobs.publishing import staged
-from beam_jobs.storage import read_file, write_file
-from tfdare.record import context_dtypes, decode, read_records
+from beam_jobs.output.publish import staged
+from beam_jobs.reports.counts import Measures, measure
+from beam_jobs.reports.describe import describe, drift, plain
+from beam_jobs.reports.html import charts, page, table
+from beam_jobs.shared.errors import exit_code
+from beam_jobs.shared.parser import JobParser, parse_job
+from beam_jobs.shared.progress import Progress
+from beam_jobs.shared.storage import read_file, write_file
 from tfdare.schema import Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
+from tfdare.sequences.record import context_dtypes, decode, read_records
 
 _EXAMPLE = "python -m beam_jobs.statistics --sequences build/sequences --output build/statistics"
 _HELP = """\
@@ -121,7 +121,7 @@ def summarize(
     folders: Mapping[str, Sequences], measures: Mapping[tuple[str, str], Measures]
 ) -> dict[str, Any]:
     """The content of ``statistics.json``: by ``now`` and ``before`` the facts of every split
-    (:func:`beam_jobs.facts.describe`), and ``drift`` between the two."""
+    (:func:`beam_jobs.reports.describe.describe`), and ``drift`` between the two."""
     found: dict[str, Any] = {
         name: {
             split: describe(measures[name, split], one)

@@ -7,9 +7,10 @@ import os
 import numpy as np
 
 import tfdare
-from tfdare.record import UserRecord, encode, write_framed
 from tfdare.schema import CategoricalContext, Feature, NumericContext, Position, Schema, TimeGap
-from tfdare.sequences import SPLITS, SUCCESS, file_digest, open_sequences
+from tfdare.sequences import SPLITS, SUCCESS, open_sequences
+from tfdare.sequences.folder import file_digest
+from tfdare.sequences.record import UserRecord, encode, write_framed
 
 SIZES = {"item": 30, "category": 7}
 WINDOW = 12

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from beam_jobs.build_sequences import main as prepare
-from serving.lookup import RawIds, newest_request
-from serving.requests import one_request, search_inputs
-from tfdare import evaluation, export, training
+from serving.client import one_request
+from serving.client.lookup import newest_request
+from serving.client.requests import search_inputs
+from tfdare.commands import evaluate, export, train
 from tfdare.sequences import open_sequences
+from tfdare.sequences.raw_ids import RawIds
 from tfdare.session import SavedModelSession
 
 NAMES = ["user", "item", "category", "brand", "tag_ids", "city", "price", "timestamp"]
@@ -78,7 +80,7 @@ def test_all_of_it_reaches_the_signatures(log, tmp_path, capsys):
         == 0
     )
     assert (
-        training.main(
+        train.main(
             [
                 "--sequences",
                 sequences,
@@ -95,7 +97,7 @@ def test_all_of_it_reaches_the_signatures(log, tmp_path, capsys):
         == 0
     )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
-    assert evaluation.main(["--run", run, "--sequences", sequences, "--split", "test"]) == 0
+    assert evaluate.main(["--run", run, "--sequences", sequences, "--split", "test"]) == 0
     assert f"{metrics['auc']:.4f}" in capsys.readouterr().out
     assert metrics["baselines"]["repeat_counts"] is not None
     assert export.main(["--run", run, "--output", base, "--name", "rich"]) == 0

@@ -17,9 +17,9 @@ import pytest
 import tfdare.models  # noqa: F401  registers the classes
 from tfdare.compat import KERAS_3, deserialize, serialize
 from tfdare.data import read_requests
-from tfdare.runs import load_run
 from tfdare.sequences import SPLITS, open_sequences
 from tfdare.session import SavedModelSession
+from tfdare.training import load_run
 
 pytestmark = pytest.mark.keras
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import grpc
 
-from serving.protos import (
+from serving.client.protos import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_management_pb2,

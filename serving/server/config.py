@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serving.protos import model_server_config_pb2
+from serving.client.protos import model_server_config_pb2
 from serving.server.errors import RequestError, StartError, invalid
 from serving.server.text_protos import read_text_proto
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.protos import meta_graph_pb2, predict_pb2, types_pb2
+from serving.client.protos import meta_graph_pb2, predict_pb2, types_pb2
+from serving.client.tensors import from_proto, to_proto, type_name
 from serving.server.errors import RequestError, code_of, invalid
-from serving.tensors import from_proto, to_proto, type_name
 
 _UNIMPLEMENTED = 12
 _SHOWN = 200

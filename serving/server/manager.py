@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 
-from serving.protos import get_model_status_pb2, model_pb2
+from serving.client.protos import get_model_status_pb2, model_pb2
 from serving.server.config import ModelConfig
 from serving.server.errors import LoadError, RequestError, StartError, invalid
 from serving.server.servable import Servable

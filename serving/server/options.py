@@ -7,11 +7,10 @@ import os
 
 import grpc
 
-from serving.arguments import non_negative_int, positive_int
 from serving.server.errors import StartError
 from serving.server.metrics import DEFAULT_PATH
 from serving.server.text_protos import monitoring_config, read_text_proto, ssl_config
-from tfdare.command import Parser
+from tfdare.commands.parser import Parser, non_negative_int, positive_int
 
 MAX_PORT = 65535
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from serving.protos import meta_graph_pb2, model_pb2, predict_pb2
+from serving.client.protos import meta_graph_pb2, model_pb2, predict_pb2
+from serving.client.tensors import from_proto, to_proto, type_name
 from serving.server.errors import RequestError, code_of, invalid
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
-from serving.tensors import from_proto, to_proto, type_name
 
 _METHODS = (
     tf.saved_model.PREDICT_METHOD_NAME,

@@ -19,7 +19,12 @@ import grpc
 from aiohttp import web
 from google.protobuf import json_format
 
-from serving.protos import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+from serving.client.protos import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+)
 from serving.server import json_tensors
 from serving.server.api import METADATA_FIELD, Api
 from serving.server.errors import RequestError, invalid, shortened

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from serving.protos import meta_graph_pb2
+from serving.client.protos import meta_graph_pb2
 from serving.server.batching import Batcher
 from serving.server.errors import LoadError, RequestError, code_of, shortened
 from serving.server.session_run import SessionRun

@@ -14,7 +14,7 @@ from concurrent import futures
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from serving.protos import (
+from serving.client.protos import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_management_pb2,

@@ -6,11 +6,11 @@ import os
 
 from google.protobuf.message import DecodeError
 
-from serving.protos import prediction_log_pb2
+from serving.client.protos import prediction_log_pb2
 from serving.server.errors import LoadError, RequestError, invalid
 from serving.server.predict import predict
 from serving.server.servable import Servable
-from tfdare.record import read_framed
+from tfdare.sequences.record import read_framed
 
 MAX_RECORDS = 1000
 

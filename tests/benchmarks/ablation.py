@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.bootstrap import UserBootstrap
 from tfdare.compat import tf
+from tfdare.files import write_json
 from tfdare.layers import (
     AffinityFacts,
     Average,
@@ -39,10 +39,11 @@ from tfdare.layers import (
     Sum,
     TargetAwarePooling,
 )
+from tfdare.metrics import UserBootstrap
 from tfdare.models import MODELS
 from tfdare.models.published import Recipe
-from tfdare.runs import METRICS_FILE, PREDICTIONS, write_json
 from tfdare.training import train
+from tfdare.training.run_folder import METRICS_FILE, PREDICTIONS
 
 TRAINING = {"epochs": 4, "patience": 1}
 PUBLISHED, EVIDENCE = "DARE-paper", "DARE"

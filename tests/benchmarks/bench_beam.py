@@ -133,10 +133,10 @@ def sort(log: str, folder: str) -> None:
     """Reading, grouping and sorting alone."""
     import apache_beam as beam
 
-    from beam_jobs import inputs
     from beam_jobs.build_sequences import default_buckets
-    from beam_jobs.events import EVENTS, ReadEvents
-    from beam_jobs.sorting import HISTORIES, SortHistories
+    from beam_jobs.histories.sort import HISTORIES, SortHistories
+    from beam_jobs.reading import inputs
+    from beam_jobs.reading.events import EVENTS, ReadEvents
 
     asked = _options(log, folder)
     files = inputs.find_files(asked.input, asked.form)
@@ -154,11 +154,11 @@ def polars(log: str, folder: str) -> str:
     """The same records: Polars reads, filters, drops repeats, and sorts; the rest is the job's."""
     import polars as pl
 
-    from beam_jobs.histories import Histories
-    from beam_jobs.requests import Learned, build_requests
-    from beam_jobs.vocabulary import count_items, make_catalog
-    from beam_jobs.writing import records_digest
-    from tfdare.record import encode, write_framed
+    from beam_jobs.histories.histories import Histories
+    from beam_jobs.output.write import records_digest
+    from beam_jobs.requests.build import Learned, build_requests
+    from beam_jobs.vocabulary.learn import count_items, make_catalog
+    from tfdare.sequences.record import encode, write_framed
 
     asked = _options(log, folder)
     names = ["user", "item", "category", "behavior", "time"]
@@ -197,7 +197,7 @@ def naive(log: str, folder: str) -> None:
     """Beam as one would first write it: a dictionary a row, a list a user."""
     import apache_beam as beam
 
-    from tfdare.record import UserRecord, encode
+    from tfdare.sequences.record import UserRecord, encode
 
     names = ["user", "item", "category", "behavior", "time"]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from tests.folders import write_folder
 from tfdare.data import read_requests
-from tfdare.record import UserRecord
+from tfdare.sequences.record import UserRecord
 
 SIZES = {"item": 100_000, "category": 1_000}
 WINDOW, CANDIDATES, BATCH, SHARDS = 200, 3, 683, 8

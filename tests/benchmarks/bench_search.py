@@ -24,10 +24,10 @@ import numpy as np
 from serving.server.servable import Servable
 from tests.harness import StraightSearch
 from tfdare.compat import tf
+from tfdare.export.signatures import ServingModule
 from tfdare.layers import TopKSearch
 from tfdare.models import DARE
 from tfdare.schema import Feature, Schema
-from tfdare.signatures import ServingModule
 
 SIZES = ((200, 3), (1_000, 100), (2_000, 200), (10_000, 500), (50_000, 500))
 COPIED = (2_000, 200)

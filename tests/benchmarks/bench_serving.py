@@ -17,11 +17,11 @@ import time
 
 import numpy as np
 
-from serving.arrivals import Caller, schedule
-from serving.client import Client, SearchResult
-from serving.load import write_report
-from serving.requests import score_inputs, search_inputs
-from serving.soak import serving
+from serving.client import Client, SearchResult, score_inputs
+from serving.client.requests import search_inputs
+from serving.tools.arrivals import Caller, schedule
+from serving.tools.load import write_report
+from serving.tools.soak import serving
 from tfdare.export import export_model
 from tfdare.models import DARE
 from tfdare.schema import Feature, Schema

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from serving.client import Client
-from tfdare.record import UserRecord, encode, write_framed
 from tfdare.schema import Feature, Schema
-from tfdare.sequences import file_digest
+from tfdare.sequences.folder import file_digest
+from tfdare.sequences.record import UserRecord, encode, write_framed
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -15,9 +15,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import numpy as np
 import tensorflow as tf
 
-from serving.protos import prediction_log_pb2
-from serving.requests import one_request, score_inputs
-from serving.tensors import to_proto
+from serving.client import one_request, score_inputs
+from serving.client.protos import prediction_log_pb2
+from serving.client.tensors import to_proto
 
 FEATURES = ("item", "category")
 K, DIM, POSITIONS = 4, 8, 64

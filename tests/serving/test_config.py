@@ -10,7 +10,7 @@ import yaml
 from google.protobuf import text_format
 
 import serving
-from serving.protos import model_pb2, model_server_config_pb2
+from serving.client.protos import model_pb2, model_server_config_pb2
 from serving.server.batching import read_batching_options
 from serving.server.config import models_of, read_config
 from serving.server.metrics import Metrics

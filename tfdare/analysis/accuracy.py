@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.analysis.numbers import as_json
-from tfdare.calibration import calibration_curve
-from tfdare.evaluation import Predictions, predict
+from tfdare.evaluation import Predictions, evaluate_in_full, predict, slices_of
+from tfdare.files import as_json
+from tfdare.metrics import calibration_curve
 from tfdare.sequences import Sequences
-from tfdare.slices import evaluate_in_full, slices_of
 
 
 def accuracy(
@@ -35,7 +34,7 @@ def accuracy(
         progress: function that passes models' names on, to show progress.
 
     Returns:
-        ``slices`` of :func:`tfdare.slices.evaluate_in_full`, and ``calibration`` by model:
+        ``slices`` of :func:`tfdare.evaluation.evaluate_in_full`, and ``calibration`` by model:
         ``predicted``, ``clicked`` and ``targets`` of each bin.
     """
     found: dict[str, Predictions] = {
@@ -101,7 +100,7 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
 
     Args:
         numbers: mapping. What :func:`accuracy` returns.
-        metric: str. One of :data:`tfdare.slices.METRICS`.
+        metric: str. One of :data:`tfdare.evaluation.slices.METRICS`.
 
     Returns:
         matplotlib Figure.

@@ -11,12 +11,17 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from tfdare.analysis.batches import UserBatches, kept_and_attention
-from tfdare.analysis.numbers import as_json
 from tfdare.data import read_requests
 from tfdare.evaluation import Predictor
-from tfdare.mutual_information import TOP_CATEGORIES, InterestCounts, InterestTable, place_of
+from tfdare.files import as_json
 from tfdare.schema import Schema
 from tfdare.sequences import Sequences
+from tfdare.sequences.mutual_information import (
+    TOP_CATEGORIES,
+    InterestCounts,
+    InterestTable,
+    place_of,
+)
 
 
 def category_of(schema: Schema) -> str:

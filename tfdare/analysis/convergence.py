@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.analysis.numbers import as_json
-from tfdare.bootstrap import UserBootstrap, interval
-from tfdare.command import UsageError
 from tfdare.comparison.plan import Row, Trial
 from tfdare.compat import tf
+from tfdare.errors import UsageError
 from tfdare.evaluation import Predictor
-from tfdare.runs import PREDICTIONS
+from tfdare.files import as_json
+from tfdare.metrics import UserBootstrap
+from tfdare.metrics.bootstrap import interval
+from tfdare.training.run_folder import PREDICTIONS
 
 
 class AUCProbe(tf.keras.callbacks.Callback):

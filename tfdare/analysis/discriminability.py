@@ -11,10 +11,10 @@ from sklearn.metrics import mutual_info_score
 from threadpoolctl import threadpool_limits
 
 from tfdare.analysis.batches import UserBatches
-from tfdare.analysis.numbers import as_json
-from tfdare.bootstrap import interval, resamples_of
-from tfdare.calibration import entropy
 from tfdare.evaluation import Predictor
+from tfdare.files import as_json
+from tfdare.metrics.bootstrap import interval, resamples_of
+from tfdare.metrics.calibration import entropy
 from tfdare.sequences import Sequences
 
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128, 256)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfdare.analysis.numbers import as_json
-from tfdare.bootstrap import ratio_interval
 from tfdare.compat import raw, tf
+from tfdare.files import as_json
 from tfdare.layers.embedding import POSITION, TIME_GAP
 from tfdare.losses import CandidateCrossentropy
+from tfdare.metrics.bootstrap import ratio_interval
 
 BINS = 20
 _SIDES = ("attention", "representation")

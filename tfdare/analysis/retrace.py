@@ -8,9 +8,8 @@ from tfdare.analysis.convergence import AUCProbe
 from tfdare.analysis.gradients import GradientProbe
 from tfdare.compat import tf
 from tfdare.data import read_requests
-from tfdare.runs import Run
 from tfdare.sequences import Sequences
-from tfdare.training import make_network
+from tfdare.training import Run, make_network
 
 
 def retrace(

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from tfdare.analysis.batches import UserBatches, kept_and_attention
-from tfdare.analysis.numbers import as_json
-from tfdare.bootstrap import interval, ratio_interval, resampled_ratios
 from tfdare.compat import tf
 from tfdare.evaluation import Predictor
-from tfdare.mutual_information import InterestTable
-from tfdare.planted import PULLS, relations, relevance
-from tfdare.search_metrics import search_ndcg, search_recall
+from tfdare.evaluation.slices import by_edges, item_frequency
+from tfdare.files import as_json
+from tfdare.metrics import search_ndcg, search_recall
+from tfdare.metrics.bootstrap import interval, ratio_interval, resampled_ratios
 from tfdare.sequences import Sequences
-from tfdare.slices import by_edges, item_frequency
+from tfdare.sequences.mutual_information import InterestTable
+from tfdare.simulation.planted import PULLS, relations, relevance
 
 MEASURES = {"ndcg": search_ndcg, "recall": search_recall}
 TRUTHS = {

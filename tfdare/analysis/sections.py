@@ -12,7 +12,7 @@ from tfdare.analysis.discriminability import plot_discriminability
 from tfdare.analysis.gradients import plot_gradients
 from tfdare.analysis.report import Section
 from tfdare.analysis.search_quality import TRUTHS, plot_search_quality
-from tfdare.slices import METRICS
+from tfdare.evaluation.slices import METRICS
 
 
 def sections_of(numbers: Mapping[str, Any]) -> list[Section]:

@@ -17,7 +17,7 @@ def plot(found: dict[str, Any], path: str) -> None:
     search.
 
     Args:
-        found: dict. What :func:`tfdare.compare.compare` returns.
+        found: dict. What :func:`tfdare.comparison.runner.compare` returns.
         path: str. Of the image; put in place in one step.
     """
     import matplotlib

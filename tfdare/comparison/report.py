@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.bootstrap import UserBootstrap
-from tfdare.command import UsageError
 from tfdare.comparison import paper
 from tfdare.comparison.measure import Measurement
 from tfdare.comparison.plan import Row, Trial, shares_tables
 from tfdare.comparison.trials import Trials
+from tfdare.errors import UsageError
+from tfdare.metrics import UserBootstrap
 from tfdare.models import MODELS
-from tfdare.runs import PREDICTIONS
+from tfdare.training.run_folder import PREDICTIONS
 
 REFERENCE = "DARE"
 _TEST = ("auc", "auc_seen", "auc_new", "gauc", "logloss")

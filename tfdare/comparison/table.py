@@ -12,7 +12,7 @@ def markdown(found: dict[str, Any]) -> str:
     """The content of ``comparison.json`` as tables with a line under them that says what they are.
 
     Args:
-        found: dict. What :func:`tfdare.compare.compare` returns.
+        found: dict. What :func:`tfdare.comparison.runner.compare` returns.
     """
     rows = found["rows"]
     columns = len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1

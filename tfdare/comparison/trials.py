@@ -11,9 +11,10 @@ from typing import Any
 
 from tfdare.comparison.plan import Row, Trial
 from tfdare.compat import tf
-from tfdare.runs import METRICS_FILE, MODEL, PREDICTIONS, write_json
-from tfdare.stopping import Diverged
+from tfdare.files import write_json
 from tfdare.training import train
+from tfdare.training.callbacks import Diverged
+from tfdare.training.run_folder import METRICS_FILE, MODEL, PREDICTIONS
 
 DIVERGED = "diverged.json"
 

@@ -314,7 +314,8 @@ class RoleEmbedding(tf.keras.layers.Layer):
         return self._heard(tf.cast(rows, self.compute_dtype), ids, side, name)
 
     def _compact(self, table):
-        """What stands for a table while an export is traced, see :mod:`tfdare.compact`, or None."""
+        """What stands for a table while an export is traced, or None; see
+        :mod:`tfdare.export.compact_tables`."""
         return self.compact.get(id(raw(table))) if self.compact else None
 
     def _distance_score(self, name, table, row):

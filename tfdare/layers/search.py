@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tfdare.compat import register, tf
-from tfdare.layers.blocks import Blocks, top_k_of_product
-from tfdare.layers.select import select
+from tfdare.layers.top_k import Blocks, select, top_k_of_product
 
 
 class Search(tf.keras.layers.Layer):

@@ -1,6 +1,6 @@
 """Models composed from layers, and a table of the published ones."""
 
-import tfdare.metrics
+import tfdare.metrics.ranking
 import tfdare.optimizers  # noqa: F401
 from tfdare.models.one_stage import OneStageModel
 from tfdare.models.published import DARE, MODELS, TWIN, Recipe, build_model

@@ -15,11 +15,10 @@ from tfdare.layers import (
     TopKSearch,
     gather_behaviors,
 )
-from tfdare.layers.blocks import Blocks
 from tfdare.layers.embedding import HISTORY, TARGET
 from tfdare.layers.pooling import pool_and_compare, pool_shared
 from tfdare.layers.search import spread, take
-from tfdare.layers.select import select
+from tfdare.layers.top_k import Blocks, select
 from tfdare.models.request_model import Outputs, RequestModel, _positions
 
 

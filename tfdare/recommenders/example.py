@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.command import Parser, UsageError, run
+from tfdare.commands.parser import Parser, run
 from tfdare.compat import tf
 from tfdare.data import read_requests
+from tfdare.errors import UsageError
 from tfdare.models import MODELS, build_model
 from tfdare.optimizers import SparseAdam
 from tfdare.recommenders.catalog import read_catalog

@@ -1,1 +1,18 @@
-"""The parts of :mod:`tfdare.simulate`: options, what is planted, events, times, and the fit."""
+"""Event logs whose interests are planted, and therefore known.
+
+Free of TensorFlow.
+"""
+
+from tfdare.simulation.options import SimulatorOptions
+from tfdare.simulation.simulator import like, simulate, truth, write_truth
+from tfdare.simulation.writing import write_causes, write_log
+
+__all__ = [
+    "SimulatorOptions",
+    "like",
+    "simulate",
+    "truth",
+    "write_causes",
+    "write_log",
+    "write_truth",
+]

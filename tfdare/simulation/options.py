@@ -1,4 +1,4 @@
-"""What to simulate: the options of :mod:`tfdare.simulate` and their ranges."""
+"""What to simulate: the options of :mod:`tfdare.simulation.simulator` and their ranges."""
 
 from __future__ import annotations
 

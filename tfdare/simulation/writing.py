@@ -145,7 +145,7 @@ def write_log(
 def write_causes(
     path: str | os.PathLike, options: SimulatorOptions, *, workers: int = 1, progress: bool = True
 ) -> None:
-    """Writes :func:`tfdare.planted.causes` as CSV: a row a page view, in the order of the log.
+    """Writes :func:`tfdare.simulation.planted.causes` as CSV: a row a page view, in its order.
 
     Columns: ``user``; ``position``, its place among the user's page views from 0; ``cause``, a
     name of :data:`tfdare.planted.CAUSES`; ``distance``, how many page views before lies the one

@@ -1,0 +1,1 @@
+"""From events to each user's sorted history, and where its splits are."""

@@ -1,0 +1,118 @@
+"""Events kept beside the sequences, so that a later run adds to them without the earlier log.
+
+Every bucket of users has one file with all its events, sorted, also those of users who are too
+short yet: what the log held after bad and repeated rows were left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs.histories.histories import Histories
+from beam_jobs.reading.rows import Events
+from beam_jobs.shared.errors import InputError
+from beam_jobs.shared.storage import open_file, read_file, to_arrow, to_numpy, write_file
+from beam_jobs.shared.vocabulary_file import Vocabulary
+from tfdare.sequences import SUCCESS
+
+EVENTS_FOLDER = "events"
+KEPT = "events_kept"
+"""Key of the manifest that says what the kept events are."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run takes over from an earlier folder of sequences.
+
+    Attributes:
+        folder: str.
+        manifest: mapping. Its ``manifest.json``.
+    """
+
+    folder: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def buckets(self) -> int:
+        """Buckets of users; a run that goes on has as many."""
+        return self.manifest[KEPT]["buckets"]
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of the log that were read so far; what is read now comes after them."""
+        return self.manifest[KEPT]["chunks"]
+
+    def vocabulary(self, name: str) -> Vocabulary:
+        """Vocabulary of a (context) feature."""
+        return Vocabulary.load(read_file(f"{self.folder}/vocabulary/{name}.tsv"))
+
+    def events(self, bucket: int) -> Events:
+        """All events of a bucket; the line of an event is its place in the log."""
+        with open_file(_path(self.folder, bucket, self.buckets)) as file:
+            table = pa.ipc.open_stream(file.read()).read_all()
+        columns = {name: to_numpy(table[name]) for name in table.column_names if name != "user"}
+        user = pa.chunked_array(table["user"].chunks, table["user"].type).cast(pa.string())
+        return Events(user.combine_chunks(), columns, columns.pop("order"))
+
+
+def save_events(histories: Histories, folder: str, buckets: int) -> None:
+    """Writes the events of a bucket."""
+    index = np.repeat(np.arange(len(histories.users), dtype=np.int32), histories.length)
+    user = pa.DictionaryArray.from_arrays(index, pa.array(histories.users, pa.string()))
+    arrays = {name: to_arrow(column) for name, column in histories.columns.items()}
+    table = pa.table({"user": user, **arrays})
+
+    def write(file):
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.ipc.new_stream(file, table.schema, options=options) as writer:
+            writer.write_table(table)
+
+    write_file(_path(folder, histories.bucket, buckets), write)
+
+
+def open_earlier(
+    folder: str, option: str, settings: Mapping[str, Any], names: Sequence[str], events: bool
+) -> Earlier:
+    """A finished folder that a run may build on.
+
+    Args:
+        folder: str.
+        option: str. The option that names it, for messages.
+        settings: mapping. Options of this run that must be the same, None where not given.
+        names: sequence of str. Features and context whose vocabularies are needed.
+        events: bool. Whether its events are needed.
+
+    Raises:
+        InputError: there is none, it kept no events, lacks a vocabulary, or was made with other
+            options.
+    """
+    try:
+        if not FileSystems.exists(f"{folder}/{SUCCESS}"):
+            raise InputError(f"--{option} {folder!r} is no finished folder of sequences")
+        manifest = json.loads(read_file(f"{folder}/manifest.json"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--{option} {folder!r} cannot be read: {error}") from error
+    if events and KEPT not in manifest:
+        raise InputError(f"--{option} {folder!r} kept no events: it was made without --keep_events")
+    if missing := [name for name in names if name not in manifest["vocabularies"]]:
+        raise InputError(f"--{option} {folder!r} has no vocabulary of {', '.join(missing)}")
+    before = manifest["options"]
+    differ = [
+        f"{name} {before.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if before.get(name) != value
+    ]
+    if differ:
+        raise InputError(f"--{option} {folder!r} was made with other options: {'; '.join(differ)}")
+    return Earlier(folder, manifest)
+
+
+def _path(folder: str, bucket: int, buckets: int) -> str:
+    return f"{folder}/{EVENTS_FOLDER}/part-{bucket:05d}-of-{buckets:05d}.arrow"

@@ -1,0 +1,143 @@
+"""JoinImpressions: what users were shown, and what they clicked, beside what they had done before.
+
+A row is one candidate: user, time, item, label (1 clicked, 0 not), context. Rows of one user with
+one time (and one request id, where the log has one) are the candidates of one request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from beam_jobs.histories.histories import Histories, Shown
+from beam_jobs.histories.newest_events import NewestEvents
+from beam_jobs.reading.formats import Format
+from beam_jobs.reading.rows import Events
+from beam_jobs.shared.tallies import TALLY, tagged
+from beam_jobs.shared.vocabulary_file import MISSING
+
+JOINED = "joined"
+IMPRESSIONS = "impressions/"
+"""Tallies of rows of impressions start so."""
+
+
+def join(
+    histories: Histories, parts: list[Events], features: tuple[str, ...], several: dict[str, int]
+) -> tuple[Shown, int]:
+    """The impressions of the users of a bucket, and how many rows are of other users.
+
+    Args:
+        histories: Histories.
+        parts: list of Events. Impressions of the bucket, in any order.
+        features: tuple of str. Features that candidates need; those that the rows lack are
+            ``MISSING``.
+        several: mapping of feature to how many values it has, where that is more than one.
+    """
+    number = {user: place for place, user in enumerate(histories.users)}
+    found: dict[str, list[np.ndarray]] = {}
+    owners, strangers = [], 0
+    for part in parts:
+        user = part.user.dictionary_encode()
+        index = np.array([number.get(name, -1) for name in user.dictionary.to_pylist()], np.int64)
+        owner = index[user.indices.to_numpy(zero_copy_only=False)]
+        known = owner >= 0
+        strangers += int((~known).sum())
+        owners.append(owner[known])
+        for name, column in (*part.columns.items(), ("order", part.line)):
+            found.setdefault(name, []).append(column[known])
+    owner = np.concatenate([np.zeros(0, np.int64), *owners])
+    columns = {name: np.concatenate(some) for name, some in found.items()}
+    for name in ("label", "request", "time", "order"):
+        columns.setdefault(name, np.zeros(len(owner), np.int64))
+    for name in features:
+        shape = (len(owner), several[name]) if name in several else len(owner)
+        columns.setdefault(name, np.full(shape, MISSING))
+    order = np.lexsort((columns["order"], columns["request"], columns["time"], owner))
+    return Shown(owner[order], {name: column[order] for name, column in columns.items()}), strangers
+
+
+def request_starts(shown: Shown) -> np.ndarray:
+    """Index of every request's first candidate."""
+    fresh = np.ones(len(shown.user), bool)
+    fresh[1:] = shown.user[1:] != shown.user[:-1]
+    for name in ("time", "request"):
+        fresh[1:] |= shown.columns[name][1:] != shown.columns[name][:-1]
+    return np.flatnonzero(fresh)
+
+
+def behaviors_before(
+    histories: Histories, user: np.ndarray, time: np.ndarray, coarse_clock: bool
+) -> np.ndarray:
+    """How many behaviors of users happened before times, int64.
+
+    Args:
+        histories: Histories.
+        user, time: int64 ``[R]``.
+        coarse_clock: bool. Whether behaviors of the same time count, too: the log has no order
+            between behaviors and impressions, and behaviors are taken to come first.
+    """
+    every = np.unique(np.concatenate([histories.columns["time"], time]))
+    stride = len(every) + 1
+    owner = np.repeat(np.arange(len(histories.users)), histories.length)
+    keys = owner * stride + np.searchsorted(every, histories.columns["time"])
+    asked = user * stride + np.searchsorted(every, time)
+    side = "right" if coarse_clock else "left"
+    return np.searchsorted(keys, asked, side=side) - histories.start[user]
+
+
+class _Join(beam.DoFn):
+    def __init__(self, form: Format, log: Format):
+        self._context = [name for name in (*form.context, *form.numeric) if name in form.columns]
+        self._features, self._several = log.features, dict(log.multi_hot)
+
+    def process(self, element) -> Iterator[Any]:
+        _, groups = element
+        (histories,) = groups["histories"]
+        gathered = list(groups["impressions"])
+        parts = [part for one in gathered for part in one.parts]
+        shown, strangers = join(histories, parts, self._features, self._several)
+        for name in self._context:  # nothing was shown to these users
+            shown.columns.setdefault(name, np.full(len(shown.user), MISSING))
+        yield tagged(
+            {
+                f"{IMPRESSIONS}rows_cut": sum(one.cut for one in gathered),
+                f"{IMPRESSIONS}rows_of_other_users": strangers,
+                f"{IMPRESSIONS}rows_joined": len(shown.user),
+            }
+        )
+        yield dataclasses.replace(histories, shown=shown)
+
+
+class JoinImpressions(beam.PTransform):
+    """(Histories, (bucket, Events) of impressions) -> ``joined`` Histories, ``tally``.
+
+    Args:
+        form: Format. Of the impressions.
+        log: Format. Of the log.
+        most: int. Candidates of a user that are kept, the newest: bots are shown millions.
+    """
+
+    def __init__(self, form: Format, log: Format, most: int):
+        super().__init__()
+        self._join, self._newest = _Join(form, log), NewestEvents(most, repeats=True)
+
+    def expand(self, both):
+        histories, impressions = both
+        by_bucket = histories | "KeyByBucket" >> beam.Map(
+            lambda one: (one.bucket, one)
+        ).with_output_types(tuple[int, Any])
+        gathered = (
+            impressions
+            | "KeyImpressions" >> beam.Map(lambda pair: pair).with_output_types(tuple[int, Any])
+            | "GatherImpressions" >> beam.CombinePerKey(self._newest)
+        )
+        return (
+            {"histories": by_bucket, "impressions": gathered}
+            | "Together" >> beam.CoGroupByKey()
+            | "Join"
+            >> beam.ParDo(self._join).with_outputs(TALLY, main=JOINED).with_output_types(Any)
+        )

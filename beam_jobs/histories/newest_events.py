@@ -1,0 +1,144 @@
+"""NewestEvents: the events of a bucket gathered by a combiner that keeps each user's newest.
+
+Bots and shared accounts may have millions of events. A combiner that lets go of what is too old
+while it gathers never holds them all, on any worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.reading.rows import Events
+from tfdare.schema.id_hash import mix
+
+_ROWS = 1 << 20  # gathered before the first look; then whenever twice as many are there
+
+
+@dataclass
+class Gathered:
+    """Events of a bucket so far.
+
+    Attributes:
+        parts: list of Events.
+        rows: int. Their rows.
+        look_at: int. Rows at which they are looked through.
+        cut: int. Rows let go of.
+    """
+
+    parts: list[Events] = field(default_factory=list)
+    rows: int = 0
+    look_at: int = _ROWS
+    cut: int = 0
+
+
+class NewestEvents(beam.CombineFn):
+    """Events -> :class:`Gathered`, with few of each user besides the ``most`` newest.
+
+    Whatever the order in which they come, the same newest ones are kept: by (time, place in the
+    log), or, where repeated rows are to be dropped later, by (time, content), so that a row and
+    its repeats count once. Of the repeats ``most`` are kept too, to be told as such.
+
+    Args:
+        most: int. Events of a user that are kept.
+        repeats: bool. Whether repeated rows are events of their own.
+        rows: int. Rows that may gather before they are looked through.
+    """
+
+    def __init__(self, most: int, repeats: bool, rows: int = _ROWS):
+        self._most, self._repeats, self._rows = most, repeats, rows
+
+    def create_accumulator(self) -> Gathered:
+        return Gathered(look_at=self._rows)
+
+    def add_input(self, gathered: Gathered, events: Events) -> Gathered:
+        if len(events.line):
+            gathered.parts.append(events)
+            gathered.rows += len(events.line)
+        return self._compacted(gathered) if gathered.rows >= gathered.look_at else gathered
+
+    def merge_accumulators(self, several: Iterable[Gathered]) -> Gathered:
+        merged = self.create_accumulator()
+        for gathered in several:
+            merged.parts += gathered.parts
+            merged.rows += gathered.rows
+            merged.cut += gathered.cut
+            if merged.rows >= merged.look_at:
+                merged = self._compacted(merged)
+        return merged
+
+    def extract_output(self, gathered: Gathered) -> Gathered:
+        # Fewer rows than a user may have: no one can have too many.
+        return self._compacted(gathered) if gathered.rows > self._most else gathered
+
+    def _compacted(self, gathered: Gathered) -> Gathered:
+        parts, cut = keep_newest(gathered.parts, self._most, self._repeats)
+        rows = gathered.rows - cut
+        return Gathered(parts, rows, max(self._rows, 2 * rows), gathered.cut + cut)
+
+
+def keep_newest(parts: list[Events], most: int, repeats: bool) -> tuple[list[Events], int]:
+    """Parts without the events of a user that ``most`` newer ones follow, and how many those were.
+
+    Args:
+        parts: list of Events, not empty ones.
+        most: int.
+        repeats: bool. As of :class:`NewestEvents`.
+    """
+    user = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
+    code = user.indices.to_numpy(zero_copy_only=False)
+    many = np.bincount(code, minlength=len(user.dictionary)) > most
+    if not many.any():
+        return parts, 0
+    rows = np.flatnonzero(many[code])
+    columns = {
+        name: np.concatenate([part.columns[name] for part in parts])[rows]
+        for name in (parts[0].columns if not repeats else ["time"])
+    }
+    order = np.concatenate([part.line for part in parts])[rows]
+    content = -order if repeats else _content(columns)
+    keep = np.ones(len(code), bool)
+    keep[rows] = _newest(code[rows], columns["time"], content, order, most)
+    ends = np.cumsum([len(part.line) for part in parts])
+    kept = []
+    for part, some in zip(parts, np.split(keep, ends[:-1])):
+        if some.all():
+            kept.append(part)
+        elif some.any():
+            columns = {name: column[some] for name, column in part.columns.items()}
+            kept.append(Events(part.user.filter(pa.array(some)), columns, part.line[some]))
+    return kept, int((~keep).sum())
+
+
+def _newest(user, time, content, order, most) -> np.ndarray:
+    """Bool ``[E]``: the first of each of the user's ``most`` newest, and as many of the others."""
+    newest_first = np.lexsort((order, content, -time, user))
+    user, time, content = (column[newest_first] for column in (user, time, content))
+    fresh = np.ones(len(user), bool)
+    fresh[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1]) | (content[1:] != content[:-1])
+    start = np.searchsorted(user, user)  # where the user begins
+    number = np.cumsum(fresh)
+    near = number - number[start] < most
+    again = np.flatnonzero(near & ~fresh)
+    again = again[np.lexsort((order[newest_first[again]], user[again]))]
+    place = np.arange(len(again)) - np.searchsorted(user[again], user[again])
+    near[again[place >= most]] = False
+    keep = np.empty(len(user), bool)
+    keep[newest_first] = near
+    return keep
+
+
+def _content(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A hash of every row's values, equal where they are; int64."""
+    found = np.zeros(len(columns["time"]), np.uint64)
+    for name in sorted(columns):
+        column = columns[name]
+        if column.dtype.kind == "f":
+            column = np.where(np.isnan(column), np.nan, column).view(np.int64)
+        for values in column.reshape(len(column), -1).T:
+            found = mix(found ^ values.astype(np.uint64))
+    return found.view(np.int64)

@@ -1,0 +1,151 @@
+"""SortHistories: the events of a bucket of users -> every user's events, oldest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.histories.earlier_run import Earlier, save_events
+from beam_jobs.histories.histories import Histories, find_duplicates, keep_events, sort_events
+from beam_jobs.histories.newest_events import Gathered, NewestEvents, keep_newest
+from beam_jobs.reading.events import REJECTED, RejectedRows, unpack_order
+from beam_jobs.reading.formats import Format
+from beam_jobs.reading.rows import Events, Rejected
+from beam_jobs.shared.tallies import TALLY, tagged
+from beam_jobs.shared.vocabulary_file import MISSING
+
+HISTORIES = "histories"
+DUPLICATE = "duplicate of an earlier row"
+
+
+class _SortBucket(beam.DoFn):
+    def __init__(
+        self,
+        form: Format,
+        buckets: int,
+        min_events: int,
+        max_events: int,
+        drop_duplicates: bool,
+        earlier: Earlier | None,
+        keep: str | None,
+    ):
+        self._names = (*form.features, "time", *form.values[len(form.features) :])
+        self._several = form.multi_hot
+        self._buckets = buckets
+        self._min_events, self._max_events = min_events, max_events
+        self._drop = drop_duplicates
+        self._earlier, self._keep = earlier, keep
+
+    def process(self, element) -> Iterator[Any]:
+        bucket, gathered = element
+        tally = {}
+        if self._earlier is not None:
+            gathered, tally["rows_carried"] = self._with_earlier(bucket, gathered)
+        histories = sort_events(bucket, gathered.parts, self._names, self._several)
+        tally["rows_cut"] = gathered.cut
+        if self._drop:
+            repeated = find_duplicates(histories)
+            if len(repeated):
+                yield from self._reject(histories, repeated)
+                tally[f"rows_rejected/{DUPLICATE}"] = len(repeated)
+                keep = np.ones(len(histories.columns["order"]), bool)
+                keep[repeated] = False
+                histories = keep_events(histories, keep)
+        if self._keep is not None:
+            save_events(histories, self._keep, self._buckets)
+        histories.columns.pop("behavior", None)
+        long = histories.length >= self._min_events
+        tally |= {
+            "rows_kept": histories.length.sum(),
+            "users_seen": len(long),
+            "users_kept": long.sum(),
+            "users_too_short": (~long).sum(),
+            "events_kept": histories.length[long].sum(),
+            "events_too_short": histories.length[~long].sum(),
+            "longest_history": histories.length.max(initial=0),
+        }
+        yield tagged(tally)
+        yield keep_events(histories, np.repeat(long, histories.length))
+
+    def _with_earlier(self, bucket: int, gathered: Gathered) -> tuple[Gathered, int]:
+        earlier = self._earlier.events(bucket)
+        rows = len(earlier.line)
+        if not rows:
+            return gathered, 0
+        parts, cut = keep_newest(
+            [earlier, *gathered.parts], self._max_events, repeats=not self._drop
+        )
+        return Gathered(parts, cut=gathered.cut + cut), rows
+
+    def _reject(self, histories: Histories, repeated: np.ndarray) -> Iterator[Any]:
+        # Kept events come first in the log: what repeats one of them was read by this run.
+        chunk, line = unpack_order(histories.columns["order"][repeated])
+        chunk = chunk - (self._earlier.chunks if self._earlier is not None else 0)
+        user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
+        values = [_as_text(histories.columns[name][repeated]) for name in self._names]
+        rows = np.array(
+            [
+                Rejected(place, DUPLICATE, ",".join((histories.users[u], *row)))
+                for u, place, *row in zip(user.tolist(), line.tolist(), *values)
+            ],
+            object,
+        )
+        for number in np.unique(chunk).tolist():
+            some = tuple(rows[chunk == number])
+            yield beam.pvalue.TaggedOutput(REJECTED, RejectedRows(number, some))
+
+
+def _as_text(column: np.ndarray) -> list[str]:
+    """Values as a row of text has them."""
+    if column.ndim > 1:
+        return ["|".join(str(one) for one in row if one != MISSING) for row in column.tolist()]
+    return ["" if one != one or one == MISSING else str(one) for one in column.tolist()]
+
+
+class SortHistories(beam.PTransform):
+    """(bucket, Events) -> ``histories`` of users that are long enough, ``rejected``, ``tally``.
+
+    Every bucket gives exactly one element, also where no user falls into it. The events of an
+    ``earlier`` run come before those that were read; all of them are kept in the folder ``keep``.
+    """
+
+    def __init__(
+        self,
+        form: Format,
+        buckets: int,
+        min_events: int,
+        max_events: int,
+        drop_duplicates: bool,
+        earlier: Earlier | None = None,
+        keep: str | None = None,
+    ):
+        super().__init__()
+        self._buckets, self._newest = buckets, NewestEvents(max_events, repeats=not drop_duplicates)
+        self._sort = _SortBucket(
+            form, buckets, min_events, max_events, drop_duplicates, earlier, keep
+        )
+
+    def expand(self, events):
+        nothing = Events(pa.array([], pa.string()), {}, np.zeros(0, np.int64))
+        every = (
+            events.pipeline
+            | "EveryBucket" >> beam.Create(range(self._buckets))
+            | "NoEvents"
+            >> beam.Map(lambda bucket: (bucket, nothing)).with_output_types(tuple[int, Any])
+        )
+        keyed = events | "KeyByBucket" >> beam.Map(lambda pair: pair).with_output_types(
+            tuple[int, Any]
+        )
+        return (
+            (keyed, every)
+            | beam.Flatten()
+            | "GatherByBucket" >> beam.CombinePerKey(self._newest)
+            | "SortBucket"
+            >> beam.ParDo(self._sort)
+            .with_outputs(REJECTED, TALLY, main=HISTORIES)
+            .with_output_types(Any)
+        )

@@ -1,0 +1,1 @@
+"""Files of a folder of sequences: written aside, described, and published whole."""

@@ -1,0 +1,1 @@
+"""From the files or tables of a log to columns of events."""

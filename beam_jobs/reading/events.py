@@ -1,0 +1,114 @@
+"""ReadEvents: files -> blocks of events by hash of user, with the bad rows set apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.reading.formats import Format
+from beam_jobs.reading.inputs import Chunk, blocks
+from beam_jobs.reading.rows import Events, Rejected, to_events
+from beam_jobs.shared.errors import InputError
+from beam_jobs.shared.hashing import hash_strings
+from beam_jobs.shared.tallies import DAMAGED, TALLY, tagged
+
+EVENTS, REJECTED, LINES = "events", "rejected", "lines"
+_LINE_BITS = 32
+
+
+@dataclass(frozen=True)
+class RejectedRows:
+    """Rejected rows of one chunk, lines within the chunk."""
+
+    chunk: int
+    rows: tuple[Rejected, ...]
+
+
+def pack_order(chunk: int, line: np.ndarray) -> np.ndarray:
+    """Place of a row in the log, as one int64 that sorts like (file, line)."""
+    return (np.int64(chunk) << np.int64(_LINE_BITS)) | line.astype(np.int64)
+
+
+def unpack_order(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Chunk and line within the chunk."""
+    return order >> _LINE_BITS, order & ((1 << _LINE_BITS) - 1)
+
+
+class _ReadChunk(beam.DoFn):
+    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int, counted_as: str):
+        self._form, self._counted_as = form, counted_as
+        self._buckets = buckets
+        self._chunk_bytes = chunk_bytes
+        self._before = before
+
+    def process(self, chunk: Chunk) -> Iterator[Any]:
+        try:
+            yield from self._read(chunk)
+        except InputError as error:
+            # Raised here, it would be tried again and drown in the tracebacks of the workers:
+            # the message goes to the driver with the tally, and the run fails there.
+            yield tagged({f"{DAMAGED}{error.message}": 1})
+
+    def _read(self, chunk: Chunk) -> Iterator[Any]:
+        lines = 0
+        for block in blocks(chunk, self._form, self._chunk_bytes):
+            lines += block.lines
+            events, odd, tally = to_events(block.columns, block.line, block.text_of, self._form)
+            rejected = [row for row in block.rejected if row.row.strip()] + odd
+            tally["rows_read"] += len(rejected) - len(odd)
+            for row in rejected:
+                name = f"rows_rejected/{row.reason}"
+                tally[name] = tally.get(name, 0) + 1
+            if rejected:
+                rejected.sort(key=lambda row: row.line)
+                rows = RejectedRows(chunk.number, tuple(rejected))
+                yield beam.pvalue.TaggedOutput(REJECTED, rows)
+            order = pack_order(self._before + chunk.number, events.line)
+            yield from by_bucket(events, order, self._buckets)
+            yield tagged({f"{self._counted_as}{name}": count for name, count in tally.items()})
+        yield beam.pvalue.TaggedOutput(LINES, (chunk.number, lines))
+
+
+def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple[int, Events]]:
+    """Events by the bucket of their user, with their places in the log as lines."""
+    if not len(events.line):
+        return
+    user = events.user.dictionary_encode()
+    code = user.indices.to_numpy(zero_copy_only=False)
+    bucket = (hash_strings(user.dictionary) % np.uint64(buckets)).astype(np.int32)[code]
+    rows = np.argsort(bucket, kind="stable")
+    edges = np.searchsorted(bucket[rows], np.arange(buckets + 1))
+    for number in range(buckets):
+        some = rows[edges[number] : edges[number + 1]]
+        if len(some):
+            columns = {name: column[some] for name, column in events.columns.items()}
+            yield number, Events(events.user.take(pa.array(some)), columns, order[some])
+
+
+class ReadEvents(beam.PTransform):
+    """Chunks -> ``events`` by (bucket, Events), ``rejected``, ``lines`` of each chunk, ``tally``.
+
+    The line of an event is its place in the whole log (:func:`pack_order`), after the ``before``
+    chunks that earlier runs read. Names of the tally start with ``counted_as``.
+    """
+
+    def __init__(
+        self, form: Format, buckets: int, chunk_bytes: int, before: int = 0, counted_as: str = ""
+    ):
+        super().__init__()
+        self._read = _ReadChunk(form, buckets, chunk_bytes, before, counted_as)
+
+    def expand(self, chunks):
+        return (
+            chunks
+            | "SpreadChunks" >> beam.Reshuffle()
+            | "ReadChunk"
+            >> beam.ParDo(self._read)
+            .with_outputs(REJECTED, LINES, TALLY, main=EVENTS)
+            .with_output_types(Any)
+        )

@@ -1,0 +1,283 @@
+"""Which column of a log means what: the published formats, and a mapping for any other table."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from beam_jobs.shared.errors import InputError
+from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaError
+
+FILES = ("csv", "parquet", "avro", "jsonl")
+OWN_NAMES = (*FILES, "bigquery")
+"""Formats whose columns are named by the log; the others have fixed ones."""
+FORMATS = ("taobao", "tmall", *OWN_NAMES)
+HOUR, DAY = "hour_of_day", "day_of_week"
+"""Sources of context that are derived from the time of the request, in seconds, UTC."""
+
+_TAOBAO = ("user", "item", "category", "behavior", "time")
+_TMALL = {
+    "user": "user_id",
+    "item": "item_id",
+    "category": "cat_id",
+    "seller": "seller_id",
+    "brand": "brand_id",
+    "time": "time_stamp",
+    "behavior": "action_type",
+}
+_OWN = {
+    "user": ("user",),
+    "item": ("item",),
+    "category": ("category",),
+    "time": ("time", "timestamp"),
+}
+_ROLES = ("user", "time", "behavior", "label", "request")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the rows of a log are to be read.
+
+    Attributes:
+        kind: str. One of ``FORMATS``.
+        columns: mapping. ``user``, ``time``, ``behavior`` (may be missing), every feature, in
+            the order of the schema, and every column of context, to the accepted names of its
+            column, best first. Of impressions also ``label`` and ``request`` (may be missing).
+        header: bool. Whether a text file starts with a line of names.
+        optional: frozenset. Features that a row may leave empty.
+        behaviors: tuple or None. Behaviors to keep; None keeps every row.
+        known_behaviors: tuple or None. All that the format defines; others are bad rows.
+        multi_hot: mapping of feature to the values that are kept of a row at most.
+        context: mapping of categorical context feature to its source: a column, ``HOUR``, ``DAY``.
+        numeric: mapping of numeric context feature to its column.
+    """
+
+    kind: str
+    columns: Mapping[str, tuple[str, ...]]
+    header: bool
+    optional: frozenset = frozenset()
+    behaviors: tuple[str, ...] | None = None
+    known_behaviors: tuple[str, ...] | None = None
+    multi_hot: Mapping[str, int] = field(default_factory=dict)
+    context: Mapping[str, str] = field(default_factory=dict)
+    numeric: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, the item first."""
+        others = (*_ROLES, *self.context, *self.numeric)
+        return tuple(name for name in self.columns if name not in others)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the columns that hold features or context, the item first."""
+        return tuple(name for name in self.columns if name not in _ROLES)
+
+    @property
+    def keeps_behavior(self) -> bool:
+        """Whether rows of several behaviors are kept side by side."""
+        return "behavior" in self.columns and (self.behaviors is None or len(self.behaviors) > 1)
+
+    def find(self, header: Sequence[str], path: str) -> dict[str, int]:
+        """Place of every column among the names ``header`` found in ``path``.
+
+        Raises:
+            InputError: a column is missing, or there twice.
+        """
+        places, missing = {}, []
+        for name, accepted in self.columns.items():
+            found = [column for column in accepted if column in header]
+            if not found:
+                missing.append(" or ".join(accepted))
+                continue
+            if list(header).count(found[0]) > 1:
+                raise InputError(f"{path}: column {found[0]!r} is there twice: {list(header)}")
+            places[name] = list(header).index(found[0])
+        if missing:
+            hint = (
+                "Name yours with --columns, for example --columns user=uid,item=iid,time=ts."
+                if self.kind in OWN_NAMES
+                else f"Is this --format {self.kind}?"
+            )
+            raise InputError(
+                f"{path}: missing columns: {', '.join(missing)}. Found: {', '.join(header)}. {hint}"
+            )
+        return places
+
+
+def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
+    """The format from its command-line options.
+
+    Raises:
+        InputError: an option does not fit the format.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"--format must be one of {', '.join(FORMATS)}. Received: {kind!r}")
+    behaviors = tuple(part.strip() for part in behavior.split(",")) if behavior else None
+    if behaviors and not all(behaviors):
+        raise InputError(f"--behavior must be names with commas between. Received: {behavior!r}")
+    if kind in OWN_NAMES:
+        mapping = _mapping(columns)
+        if behaviors is None:
+            mapping.pop("behavior", None)
+        elif "behavior" not in mapping:
+            mapping["behavior"] = ("behavior",)
+        return Format(kind, mapping, header=kind == "csv", behaviors=behaviors)
+    if columns:
+        raise InputError(
+            f"--columns is for {', '.join(OWN_NAMES)}; --format {kind} has fixed columns"
+        )
+    if kind == "taobao":
+        mapping = {name: (name,) for name in _TAOBAO}
+        known, default = ("pv", "buy", "cart", "fav"), "pv"
+    else:
+        mapping = {name: (column,) for name, column in _TMALL.items()}
+        known, default = ("0", "1", "2", "3"), "0"
+    unknown = sorted(set(behaviors or ()) - set(known))
+    if unknown:
+        raise InputError(
+            f"--behavior of --format {kind} must be among {', '.join(known)}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    return Format(
+        kind,
+        mapping,
+        header=kind == "tmall",
+        optional=frozenset(("seller", "brand")) if kind == "tmall" else frozenset(),
+        behaviors=behaviors or (default,),
+        known_behaviors=known,
+    )
+
+
+def make_impressions_format(kind: str, columns: str | None, log: Format) -> Format:
+    """The format of labelled impressions from its command-line options.
+
+    Raises:
+        InputError: an option does not fit.
+    """
+    if kind not in FILES:
+        raise InputError(
+            f"--impressions_format must be one of {', '.join(FILES)}. Received: {kind!r}"
+        )
+    own = {"user": ("user",), "item": ("item",), "time": ("time", "timestamp"), "label": ("label",)}
+    mapping = _mapping(columns, own)
+    item = log.features[0]
+    strange = [name for name in mapping if name not in (*_ROLES, *log.features)]
+    if strange or "behavior" in mapping or item not in mapping:
+        raise InputError(
+            f"--impressions_columns names user, {item}, time, label, request, and other features "
+            f"of the log ({', '.join(log.features[1:])}). Received: {columns!r}"
+        )
+    several = {name: size for name, size in log.multi_hot.items() if name in mapping}
+    others = frozenset(mapping) - {item, *_ROLES}
+    return Format(kind, mapping, header=kind == "csv", optional=others, multi_hot=several)
+
+
+def with_context(
+    form: Format,
+    multi_hot: Sequence[str] = (),
+    context: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+) -> Format:
+    """The format with features of several values, and with context, from ``name=what`` options.
+
+    Raises:
+        InputError: an option is malformed, repeats a name, or does not fit the format.
+    """
+    several = {}
+    for name, size in pairs("multi_hot", multi_hot).items():
+        if name not in form.features[1:]:
+            raise InputError(
+                f"--multi_hot: {name!r} is no feature beside the item. Name its column with "
+                f"--columns {name}=...; features: {', '.join(form.features)}"
+            )
+        if not (size.isascii() and size.isdigit() and 2 <= int(size) < 2**15):
+            raise InputError(f"--multi_hot must be name=values, 2 or more. Received: {name}={size}")
+        several[name] = int(size)
+    sources, numbers = pairs("context", context), pairs("numeric", numeric)
+    columns = dict(form.columns)
+    for option, given, kind in (
+        ("context", sources, lambda name: CategoricalContext(name, 2)),
+        ("numeric", numbers, NumericContext),
+    ):
+        for name, source in given.items():
+            try:
+                kind(name)
+            except SchemaError as error:
+                raise InputError(f"--{option}: {error}") from error
+            if name in columns or name in _ROLES or (option == "numeric" and name in sources):
+                raise InputError(f"--{option}: the name {name!r} is taken by another column")
+            if option == "numeric" or source not in (HOUR, DAY):
+                columns[name] = (source,)
+    derived = sorted(name for name, source in sources.items() if source in (HOUR, DAY))
+    if form.kind not in OWN_NAMES and (several or len(columns) > len(form.columns)):
+        raise InputError(
+            f"--multi_hot, --numeric and columns of --context are for {', '.join(OWN_NAMES)}; "
+            f"--format {form.kind} has fixed columns"
+        )
+    if form.kind == "tmall" and derived:
+        raise InputError(
+            f"--context: the days of --format tmall have no {HOUR} or {DAY}. "
+            f"Received: {', '.join(derived)}"
+        )
+    return dataclasses.replace(
+        form,
+        columns=columns,
+        optional=form.optional | (set(sources) & set(columns)),
+        multi_hot=several,
+        context=sources,
+        numeric=numbers,
+    )
+
+
+def taobao_places() -> dict[str, int]:
+    """Places of the columns in a Taobao log, which has no header."""
+    return {name: place for place, name in enumerate(_TAOBAO)}
+
+
+def header_names(line: str) -> list[str]:
+    """Names in the first line of a csv file."""
+    return [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
+
+
+def _mapping(
+    columns: str | None, default: Mapping[str, tuple[str, ...]] = _OWN
+) -> dict[str, tuple[str, ...]]:
+    mapping = dict(default)
+    for part in (columns or "").split(","):
+        if not part.strip():
+            continue
+        name, equals, column = (piece.strip() for piece in part.partition("="))
+        if not equals or not name:
+            raise InputError(f"--columns must be name=column pairs. Received: {part!r}")
+        if not column:
+            if name != "category":
+                raise InputError(f"--columns: {name!r} needs a column. Received: {part!r}")
+            mapping.pop(name, None)
+            continue
+        if name not in _ROLES:
+            try:
+                Feature(name, 2)
+            except SchemaError as error:
+                raise InputError(f"--columns: {error}") from error
+        mapping[name] = (column,)
+    return mapping
+
+
+def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """``name=value`` parts of an option.
+
+    Raises:
+        InputError: one is malformed, or a name repeats.
+    """
+    found: dict[str, str] = {}
+    for part in given:
+        name, _, what = (piece.strip() for piece in part.partition("="))
+        if not name or not what:
+            raise InputError(f"--{option} must be name=value pairs. Received: {part!r}")
+        if name in found:
+            raise InputError(f"--{option}: {name!r} is there twice. Received: {' '.join(given)}")
+        found[name] = what
+    return found

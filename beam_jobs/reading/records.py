@@ -1,0 +1,182 @@
+"""JSON lines and Avro: records with names -> columns of raw values, each row with its number.
+
+JSON lines whose values have the types that a log should have are split by the columnar parser;
+where one line of a block does not, all its lines are split one by one and judged as text.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as pa_json
+
+from beam_jobs.reading.formats import Format
+from beam_jobs.reading.rows import Rejected
+from beam_jobs.reading.text import NEWLINE, Block, is_utf8
+
+AVRO_ROWS = 1 << 16
+
+
+def field_names(head: bytes) -> list[str]:
+    """Names in the first lines of JSON, in the order in which they come."""
+    names: dict[str, None] = {}
+    for line in head.splitlines():
+        record, _ = _parsed(line)
+        names.update(dict.fromkeys(record or ()))
+    return list(names)
+
+
+def split_json(data: bytes, fields: Mapping[str, str], first_line: int, form: Format) -> Block:
+    """Splits whole lines of JSON into columns.
+
+    Args:
+        data: bytes. Whole lines; the last one may lack its line end.
+        fields: mapping of column name to the name in a record.
+        first_line: int. Line of the first row, from 1.
+        form: Format. Which columns hold several values, which numbers.
+    """
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
+    lines = len(ends) + (not data.endswith(b"\n") and len(data) > 0)
+    starts = np.concatenate([[0], ends + 1])[:lines]
+    stops = np.concatenate([ends, [len(data)]])[:lines]
+
+    def text_of(row: int) -> str:
+        return data[starts[row] : stops[row]].decode("utf-8", "replace")
+
+    every = np.arange(first_line, first_line + lines)
+    if columns := _typed(data, fields, form, lines):
+        return Block(columns, every, [], lines, text_of)
+    records, places, rejected = [], [], []
+    for row in range(lines):
+        record, reason = _parsed(data[starts[row] : stops[row]])
+        if reason:
+            rejected.append(Rejected(row + first_line, reason, text_of(row)))
+        elif record is not None:
+            records.append(record)
+            places.append(row)
+    return Block(
+        as_text(records, fields),
+        every[places],
+        rejected,
+        lines,
+        lambda row: text_of(places[row]),
+    )
+
+
+def avro_names(file: BinaryIO) -> list[str]:
+    """Names of the fields of an Avro file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    import fastavro
+
+    return [field["name"] for field in fastavro.reader(file).writer_schema.get("fields", ())]
+
+
+def avro_blocks(file: BinaryIO, fields: Mapping[str, str]) -> Iterator[Block]:
+    """Records of an Avro file, a bounded block at a time; a line is a record's number, from 1.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    import fastavro
+
+    line, records = 1, []
+
+    def block() -> Block:
+        held = list(records)
+        return Block(
+            as_text(held, fields),
+            np.arange(line, line + len(held)),
+            [],
+            len(held),
+            lambda row: json.dumps(held[row], default=str, ensure_ascii=False),
+        )
+
+    reader = fastavro.reader(file)
+    try:
+        while True:
+            records.extend(itertools.islice(reader, AVRO_ROWS))
+            if not records:
+                return
+            yield block()
+            line += len(records)
+            records.clear()
+    except EOFError as error:
+        raise ValueError("its data end too early") from error
+
+
+def _parsed(line: bytes) -> tuple[dict | None, str | None]:
+    """The record of a line, and why it is none; neither for a blank line."""
+    try:
+        text = line.decode()
+        if not text.strip():
+            return None, None
+        record = json.loads(text)
+    except UnicodeDecodeError:
+        return None, "not UTF-8"
+    except ValueError as error:
+        return None, f"not JSON: {error}"
+    except RecursionError:
+        return None, "not JSON: too deep"
+    if not isinstance(record, dict):
+        return None, "not a JSON object"
+    return record, None
+
+
+def _typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.Array] | None:
+    """Columns by the columnar parser, None where any line needs a closer look."""
+    first, _ = _parsed(data[: data.find(b"\n") + 1 or len(data)])
+    if first is None or not is_utf8(data):
+        return None
+    kinds = {}
+    for name, field in fields.items():
+        if name in form.multi_hot:
+            kinds[field] = pa.list_(pa.int64())
+        elif name in form.numeric:
+            kinds[field] = pa.float64()
+        else:
+            kinds[field] = pa.string() if isinstance(first.get(field), str) else pa.int64()
+    try:
+        table = pa_json.read_json(
+            pa.BufferReader(data),
+            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            parse_options=pa_json.ParseOptions(
+                explicit_schema=pa.schema(kinds.items()), unexpected_field_behavior="ignore"
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != lines:  # blank lines, or several objects in one
+        return None
+    return {name: table[field].combine_chunks() for name, field in fields.items()}
+
+
+def as_text(records: list[dict], fields: Mapping[str, str]) -> dict[str, pa.Array]:
+    """Columns of records, each value as a csv file would have it."""
+    return {
+        name: pa.array([_text(record.get(field)) for record in records], pa.binary())
+        for name, field in fields.items()
+    }
+
+
+def _text(value: Any) -> bytes:
+    """A value as a csv file would have it."""
+    if value is None:
+        return b""
+    if isinstance(value, (list, tuple)):
+        return b"|".join(_text(one) for one in value)
+    if isinstance(value, datetime.datetime):
+        return str(int(value.timestamp())).encode()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, (bool, dict)):
+        value = json.dumps(value)
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")

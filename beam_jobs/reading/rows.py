@@ -1,0 +1,169 @@
+"""Columns of raw values -> numpy columns of events, and the rows that are none, with the reason.
+
+Whole columns are checked and cast at once. Only rows that look odd are judged one by one, and by
+the same rule, so that what a row is does not depend on its neighbors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_jobs.reading.formats import Format
+from beam_jobs.reading.values import as_bytes, floats, integers, lengths_of, several
+from beam_jobs.shared.hashing import hash_strings
+
+VALUES_CUT = "values_cut/"
+"""Tallies of values of a multi-hot feature that a row had beyond those kept start so."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that was left out: where it is (line within its chunk, from 1), why, and its text."""
+
+    line: int
+    reason: str
+    row: str
+
+
+@dataclass
+class Events:
+    """Events of a chunk in its order: users as strings, lines as int64, columns as int64 (``[E]``
+    or, with several values, ``[E, V]``) or float64."""
+
+    user: pa.Array
+    columns: dict[str, np.ndarray]
+    line: np.ndarray
+
+    def __getstate__(self):
+        columns = {name: pack(column) for name, column in self.columns.items()}
+        return self.user, columns, pack(self.line)
+
+    def __setstate__(self, state):
+        self.user, columns, line = state
+        self.columns = {name: unpack(column) for name, column in columns.items()}
+        self.line = unpack(line)
+
+
+def pack(column: np.ndarray) -> tuple[int, np.ndarray]:
+    """An int64 column as its least value and what comes on top, in 32 bits where that does; other
+    columns as they are."""
+    if column.dtype != np.int64:
+        return 0, column
+    least = int(column.min(initial=np.iinfo(np.int64).max))
+    if not len(column) or int(column.max()) - least >= 2**32:
+        return 0, column
+    return least, (column - least).astype(np.uint32)
+
+
+def unpack(packed: tuple[int, np.ndarray]) -> np.ndarray:
+    """Inverse of :func:`pack`."""
+    least, column = packed
+    return column if column.dtype.kind == "f" else column.astype(np.int64) + least
+
+
+def to_events(
+    columns: Mapping[str, pa.Array],
+    line: np.ndarray,
+    text_of: Callable[[int], str],
+    form: Format,
+) -> tuple[Events, list[Rejected], dict[str, int]]:
+    """Checks and casts the rows of one block.
+
+    Args:
+        columns: mapping of column name (as in ``form.columns``) to values, text or typed.
+        line: int64. Line of every row within its chunk.
+        text_of: callable. The text of row ``i`` of this block; an empty text is no row at all.
+        form: Format. What the columns mean.
+
+    Returns:
+        The events, the rejected rows, and the tally of rows read and filtered, and of values that
+        a row had too many of.
+    """
+    size = len(line)
+    good, other = np.ones(size, bool), np.zeros(size, bool)
+    odd: dict[int, str | None] = {}
+    if "behavior" in form.columns:
+        other, odd = _by_behavior(columns["behavior"], form)
+    values: dict[str, np.ndarray] = {}
+    too_many: dict[str, np.ndarray] = {}
+    for name in (*form.features, "time", *form.values[len(form.features) :]):
+        if name in form.multi_hot:
+            values[name], reasons, too_many[name] = several(
+                columns[name], name, form.multi_hot[name]
+            )
+        elif name in form.numeric:
+            values[name], reasons = floats(columns[name], name)
+        else:
+            values[name], reasons = integers(columns[name], name, name in form.optional, ~other)
+        for row, reason in reasons.items():
+            if not other[row]:
+                odd.setdefault(row, reason)
+    if "label" in form.columns:
+        values["label"], reasons = integers(columns["label"], "label", False, ~other)
+        for row in np.flatnonzero(values["label"] > 1).tolist():
+            reasons.setdefault(row, "label is neither 0 nor 1")
+        for row, reason in reasons.items():
+            odd.setdefault(row, reason)
+    if "request" in form.columns:
+        values["request"] = hash_strings(as_bytes(columns["request"])).view(np.int64)
+    user, bad_users = _users(columns["user"])
+    for row, reason in bad_users.items():
+        if not other[row]:
+            odd[row] = reason  # the first column speaks first
+    rejected, blank = [], 0
+    for row in sorted(odd):
+        good[row] = False
+        text = text_of(row)
+        if text.strip():
+            rejected.append(Rejected(int(line[row]), odd[row], text))
+        else:
+            blank += 1
+    keep = good & ~other
+    if "behavior" in form.columns and form.keeps_behavior:
+        values["behavior"] = hash_strings(as_bytes(columns["behavior"])).view(np.int64)
+    if not keep.all():
+        user = user.filter(pa.array(keep))
+        values = {name: column[keep] for name, column in values.items()}
+        too_many = {name: column[keep] for name, column in too_many.items()}
+        line = line[keep]
+    tally = {"rows_read": size - blank, "rows_filtered": int(other.sum())}
+    tally |= {f"{VALUES_CUT}{name}": int(column.sum()) for name, column in too_many.items()}
+    return Events(user, values, line), rejected, tally
+
+
+def _by_behavior(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, str]]:
+    text = as_bytes(column)
+    kept = np.ones(len(text), bool)
+    if form.behaviors is not None:
+        accepted = pa.array([name.encode() for name in form.behaviors], pa.binary())
+        kept = pc.is_in(text, value_set=accepted).to_numpy(zero_copy_only=False)
+    odd = dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "behavior is empty")
+    if form.known_behaviors is not None and not kept.all():
+        known = pa.array([name.encode() for name in form.known_behaviors], pa.binary())
+        strange = ~pc.is_in(text, value_set=known).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(strange).tolist():
+            odd.setdefault(row, f"behavior is none of {', '.join(form.known_behaviors)}")
+    other = ~kept
+    other[list(odd)] = False
+    return other, odd
+
+
+def _users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    text = as_bytes(column)
+    odd = dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "user is empty")
+    try:
+        return text.cast(pa.string()), odd
+    except pa.ArrowInvalid:
+        safe = []
+        for row, value in enumerate(text.to_pylist()):
+            try:
+                safe.append(value.decode())
+            except UnicodeDecodeError:
+                odd[row] = "user is not UTF-8"
+                safe.append("")
+        return pa.array(safe, pa.string()), odd

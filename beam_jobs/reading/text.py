@@ -1,0 +1,168 @@
+"""Bytes of a text log -> columns of raw values, each row with its exact line.
+
+A line is a row: values in quotes may hold commas, but not line ends. Lines with quotes or stray
+carriage returns are split one by one, all others by the columnar parser.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from beam_jobs.reading.rows import Rejected
+
+NEWLINE = 10
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a block of text: raw columns, line of every row, the rows that did not split."""
+
+    columns: dict[str, pa.Array]
+    line: np.ndarray
+    rejected: list[Rejected]
+    lines: int
+    text_of: Callable[[int], str]
+
+
+def split_block(
+    data: bytes, places: Mapping[str, int], width: int, first_line: int, quoted: bool
+) -> Block:
+    """Splits whole lines into columns.
+
+    Args:
+        data: bytes. Whole lines; the last one may lack its line end.
+        places: mapping of column name to its place in a row.
+        width: int. Columns that a row must have.
+        first_line: int. Line of the first row, from 1.
+        quoted: bool. Whether quotes mean anything (csv) or are bytes like any other.
+    """
+    if b"\r\n" in data:
+        data = data.replace(b"\r\n", b"\n")
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
+    lines = len(ends) + (not data.endswith(b"\n") and len(data) > 0)
+    starts = np.concatenate([[0], ends + 1])[:lines]
+    stops = np.concatenate([ends, [len(data)]])[:lines]
+
+    def line_text(index: int) -> bytes:
+        return data[starts[index] : stops[index]]
+
+    special = _lines_with(data, b"\r", ends)
+    if quoted:
+        special = np.union1d(special, _lines_with(data, b'"', ends))
+    if not is_utf8(data):  # the columnar parser cannot hand such rows on
+        wide = np.flatnonzero(np.frombuffer(data, np.uint8) >= 128)
+        special = np.union1d(special, np.searchsorted(ends, wide))
+    rest, index = data, np.arange(lines)
+    if len(special):
+        plain = np.ones(lines, bool)
+        plain[special] = False
+        rest = b"".join(data[a:b] for a, b in _runs(plain, starts, stops, len(data)))
+        index = index[plain]
+    columns, bad = _parse(rest, places, width)
+    rejected = [
+        Rejected(int(index[row]) + first_line, f"{found} columns instead of {width}", text)
+        for row, found, text in bad
+    ]
+    if bad:
+        index = np.delete(index, [row for row, _, _ in bad])
+    if len(special):
+        more, kept = [], []
+        for number in special.tolist():
+            text = line_text(number).decode("utf-8", "replace")
+            fields, reason = _split_line(line_text(number), width, quoted)
+            if reason:
+                rejected.append(Rejected(number + first_line, reason, text))
+            else:
+                more.append(fields)
+                kept.append(number)
+        index = np.concatenate([index, np.array(kept, index.dtype)])
+        order = np.argsort(index, kind="stable")
+        index = index[order]
+        for name, place in places.items():
+            extra = pa.array([fields[place] for fields in more], pa.binary())
+            columns[name] = pa.concat_arrays([columns[name], extra]).take(pa.array(order))
+    return Block(
+        columns,
+        index.astype(np.int64) + first_line,
+        rejected,
+        lines,
+        lambda row: line_text(int(index[row])).decode("utf-8", "replace"),
+    )
+
+
+def _parse(data: bytes, places: Mapping[str, int], width: int):
+    bad: list[tuple[int, int, str]] = []
+
+    def skip(row):
+        bad.append((row.number - 1, row.actual_columns, row.text))
+        return "skip"
+
+    names = [str(place) for place in range(width)]
+    wanted = {name: str(place) for name, place in places.items()}
+    if not data:
+        return {name: pa.array([], pa.binary()) for name in places}, bad
+    table = pa_csv.read_csv(
+        pa.BufferReader(data),
+        read_options=pa_csv.ReadOptions(
+            use_threads=False, block_size=len(data) + 1, column_names=names
+        ),
+        parse_options=pa_csv.ParseOptions(
+            quote_char=False, ignore_empty_lines=False, invalid_row_handler=skip
+        ),
+        convert_options=pa_csv.ConvertOptions(
+            column_types={name: pa.binary() for name in wanted.values()},
+            include_columns=list(dict.fromkeys(wanted.values())),
+            strings_can_be_null=False,
+        ),
+    )
+    return {name: _one(table.column(place)) for name, place in wanted.items()}, bad
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _split_line(line: bytes, width: int, quoted: bool) -> tuple[list[bytes], str | None]:
+    if not quoted:
+        fields = line.rstrip(b"\r").split(b",")
+    else:
+        try:
+            # latin-1 keeps every byte as it is; the user is checked to be UTF-8 later
+            (row,) = csv.reader([line.decode("latin-1")], strict=True)
+        except (csv.Error, ValueError) as error:
+            return [], f"not a csv row: {error}"
+        fields = [field.encode("latin-1") for field in row]
+    if len(fields) != width:
+        return [], f"{len(fields)} columns instead of {width}"
+    return fields, None
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether the bytes are text."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _lines_with(data: bytes, mark: bytes, ends: np.ndarray) -> np.ndarray:
+    if mark not in data:
+        return np.zeros(0, np.int64)
+    places = np.flatnonzero(np.frombuffer(data, np.uint8) == mark[0])
+    return np.unique(np.searchsorted(ends, places))
+
+
+def _runs(plain, starts, stops, size):
+    """Byte ranges of the runs of plain lines, line ends included."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], plain.astype(np.int8), [0]])))
+    for first, after in edges.reshape(-1, 2).tolist():
+        yield int(starts[first]), min(int(stops[after - 1]) + 1, size)

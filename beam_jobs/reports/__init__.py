@@ -1,0 +1,1 @@
+"""Statistics of sequences, as numbers and as pages."""

@@ -1,0 +1,129 @@
+"""What a folder of sequences holds, counted record by record; counts of parts add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfdare.schema import OOV_ID, PADDING_ID, Schema
+from tfdare.sequences.record import UserRecord
+
+_GAP_BINS = 64
+
+
+@dataclass
+class Measures:
+    """Counts of some users of one split.
+
+    Attributes:
+        totals: mapping of name to int: ``users``, ``behaviors``, ``requests``, ``candidates``,
+            ``positives``.
+        history_length: int64. How many requests see a history of so many behaviors.
+        user_requests: int64. How many users have so many requests.
+        gap: int64 ``[64]``. Time from behavior to behavior: how many are 0, 1, 2 to 3, 4 to 7, ...
+        behaviors: mapping of feature to int64 ``[rows]``: how often each row comes in histories.
+        positives: the same of clicked candidates.
+        repeats: mapping of feature of one value to int: clicked candidates whose value the
+            history before them holds.
+    """
+
+    totals: dict[str, int] = field(default_factory=dict)
+    history_length: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    user_requests: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    gap: np.ndarray = field(default_factory=lambda: np.zeros(_GAP_BINS, np.int64))
+    behaviors: dict[str, np.ndarray] = field(default_factory=dict)
+    positives: dict[str, np.ndarray] = field(default_factory=dict)
+    repeats: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Measures) -> Measures:
+        return Measures(
+            _added(self.totals, other.totals),
+            _longer(self.history_length, other.history_length),
+            _longer(self.user_requests, other.user_requests),
+            self.gap + other.gap,
+            _added(self.behaviors, other.behaviors),
+            _added(self.positives, other.positives),
+            _added(self.repeats, other.repeats),
+        )
+
+
+def measure(records: Iterable[UserRecord], schema: Schema, batch: int = 512) -> Measures:
+    """Counts of records.
+
+    Args:
+        records: iterable of UserRecord.
+        schema: Schema.
+        batch: int. Records that are counted at once.
+    """
+    total, some = Measures(), []
+    for record in records:
+        some.append(record)
+        if len(some) == batch:
+            total += _measure(some, schema)
+            some = []
+    return total + _measure(some, schema) if some else total
+
+
+def _measure(records: list[UserRecord], schema: Schema) -> Measures:
+    label = np.concatenate([record.label for record in records])
+    position = np.concatenate([record.position for record in records])
+    requests = np.array([record.position.size for record in records])
+    behaviors, positives, repeats = {}, {}, {}
+    for feature in schema.features:
+        rows = np.concatenate([record.history[feature.name] for record in records])
+        clicked = np.concatenate([record.target[feature.name] for record in records])
+        clicked = clicked.reshape(label.size, feature.max_values)[label > 0]
+        size = feature.vocabulary_size
+        behaviors[feature.name] = np.bincount(rows, minlength=size)
+        positives[feature.name] = np.bincount(clicked.reshape(-1), minlength=size)
+        for counts in (behaviors[feature.name], positives[feature.name]):
+            counts[PADDING_ID] = 0
+        if feature.max_values == 1:
+            repeats[feature.name] = sum(_repeats(one, feature.name) for one in records)
+    gap = np.zeros(_GAP_BINS, np.int64)
+    for record in records:
+        between = np.maximum(np.diff(record.history_time), 0)
+        # 0, then the bits that a gap takes: 1; 2 to 3; 4 to 7
+        gap += np.bincount(np.frexp(between.astype(np.float64))[1], minlength=_GAP_BINS)
+    return Measures(
+        {
+            "users": len(records),
+            "behaviors": sum(record.history_time.size for record in records),
+            "requests": int(requests.sum()),
+            "candidates": int(label.size),
+            "positives": int((label > 0).sum()),
+        },
+        np.bincount(position),
+        np.bincount(requests),
+        gap,
+        behaviors,
+        positives,
+        repeats,
+    )
+
+
+def _repeats(record: UserRecord, name: str) -> int:
+    """Clicked candidates of a record whose value an earlier behavior of the user has."""
+    request = np.repeat(np.arange(record.position.size), record.target_length)
+    clicked = record.label > 0
+    values, before = record.target[name][clicked], record.position[request[clicked]]
+    seen, first = np.unique(record.history[name], return_index=True)
+    if not seen.size:
+        return 0
+    place = np.minimum(np.searchsorted(seen, values), seen.size - 1)
+    known = (seen[place] == values) & (values > OOV_ID)
+    return int((known & (first[place] < before)).sum())
+
+
+def _added(one: dict, other: dict) -> dict:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def _longer(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    if len(one) < len(other):
+        one, other = other, one
+    total = one.astype(np.int64)
+    total[: len(other)] += other
+    return total

@@ -1,0 +1,292 @@
+"""BuildRequests: histories and the catalog -> one record per user and split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.utils.shared import Shared
+
+from beam_jobs.histories.histories import Histories, seen_before
+from beam_jobs.histories.impressions import behaviors_before, request_starts
+from beam_jobs.histories.splits import ByTime, Protocol, cuts
+from beam_jobs.reading.formats import Format
+from beam_jobs.requests.negatives import (
+    CATEGORY,
+    SESSION,
+    Negatives,
+    Sampling,
+    draw_from_sessions,
+    sessions,
+)
+from beam_jobs.shared.hashing import combine, hash_strings
+from beam_jobs.shared.storage import open_file, read_file
+from beam_jobs.shared.tallies import TALLY, tagged
+from beam_jobs.shared.vocabulary_file import Vocabulary
+from beam_jobs.vocabulary.catalog import Catalog, Hashed
+from beam_jobs.vocabulary.context import context_of
+from tfdare.schema import PACKED
+from tfdare.sequences import SPLITS
+from tfdare.sequences.record import UserRecord, encode
+
+RECORDS = "records"
+LONGEST_REQUEST = "longest_request"
+"""Tally of the most candidates that a request of impressions has."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Records of one file, sorted by user."""
+
+    split: str
+    number: int
+    records: list[bytes]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the training period taught: items, and the vocabularies of the context."""
+
+    catalog: Catalog
+    context: Mapping[str, Vocabulary | Hashed] = field(default_factory=dict)
+
+
+def build_requests(
+    histories: Histories,
+    learned: Learned,
+    form: Format,
+    protocol: Protocol,
+    sampling: Sampling,
+) -> Iterator[tuple[str, list[UserRecord], dict[str, int]]]:
+    """For every split its name, the records of a bucket, and their tally.
+
+    Args:
+        histories: Histories. With the impressions of their users, these are the requests; without,
+            the protocol chooses events, and negatives are drawn.
+        learned: Learned.
+        form: Format. Of what carries the context: the log, or the impressions.
+        protocol: Protocol.
+        sampling: Sampling.
+    """
+    index, rows = learned.catalog.rows(
+        {name: histories.columns[name] for name in learned.catalog.features}
+    )
+    if histories.shown is not None:
+        found = _shown(histories, learned, form, protocol, sampling)
+    else:
+        found = _sampled(histories, learned, form, protocol, sampling, index, rows)
+    for split, ranked, more in found:
+        records, tally = make_records(histories, rows, ranked)
+        tally |= more
+        yield split, records, {f"{split}/{name}": value for name, value in tally.items()}
+
+
+def _sampled(
+    histories: Histories, learned: Learned, form, protocol, sampling: Sampling, index, rows
+) -> Iterator[tuple[str, Ranked, dict[str, int]]]:
+    """Requests for events of the log, each with negatives drawn."""
+    catalog, columns, count = learned.catalog, histories.columns, sampling.negatives
+    event_user = np.repeat(np.arange(len(histories.users)), histories.length)
+    user_hash = hash_strings(pa.array(histories.users, pa.string()))
+    group = None
+    if sampling.origin == CATEGORY:
+        group = catalog.others[catalog.features[1]]
+    sampler = Negatives(catalog, user_hash, event_user, index, sampling.seed, sampling.alpha, group)
+    if sampling.origin == SESSION:
+        session = sessions(event_user, columns["time"], sampling.session_gap)
+    sight = seen_before(histories, sampling.coarse_clock)
+    for split, found in cuts(protocol, histories.length, columns["time"]).items():
+        event = histories.start[found.user] + found.position
+        blind = sight[event] == 0
+        user, position, event = found.user[~blind], found.position[~blind], event[~blind]
+        drawn = sampler.draw(user, position, count, None if group is None else index[event])
+        if sampling.origin == SESSION:
+            key = combine(user_hash[user], position, sampling.seed)
+            near = draw_from_sessions(session, index, event, key, count)
+            drawn = np.where(near >= 0, near, drawn)
+        short = int((drawn < 0).any(axis=1).sum()) if count else 0
+        more = {"requests_short_of_negatives": short, "requests_without_history": int(blind.sum())}
+        exists = np.concatenate([np.ones((len(drawn), 1), bool), drawn >= 0], axis=1)
+        target = {}
+        for name in catalog.features:
+            positive = rows[name][event][:, None]
+            some = (
+                catalog.item_rows[name][drawn]
+                if len(catalog)
+                else np.zeros((*drawn.shape, *positive.shape[2:]), np.int32)
+            )
+            target[name] = np.concatenate([positive, some], axis=1)[exists].astype(np.int32)
+        label = np.zeros(exists.shape, np.uint8)
+        label[:, 0] = 1
+        context = context_of(form, learned.context, columns, event)
+        size = exists.sum(axis=1, dtype=np.int32)
+        yield (
+            split,
+            Ranked(
+                user, sight[event], columns["time"][event], size, target, label[exists], context
+            ),
+            more,
+        )
+
+
+def _shown(
+    histories: Histories, learned: Learned, form, protocol: ByTime, sampling: Sampling
+) -> Iterator[tuple[str, Ranked, dict[str, int]]]:
+    """Requests as users were shown them, joined with what had happened until then."""
+    shown, most = histories.shown, sampling.max_candidates
+    user, columns = shown.user, shown.columns
+    begins = request_starts(shown)
+    place = np.arange(len(user)) - np.repeat(begins, np.diff(begins, append=len(user)))
+    begins = np.flatnonzero(place % most == 0)  # one of very many candidates becomes several
+    size = np.diff(begins, append=len(user)).astype(np.int32)
+    seen = behaviors_before(
+        histories, shown.user[begins], columns["time"][begins], sampling.coarse_clock
+    )
+    splits = np.where(seen > 0, protocol.split_of(columns["time"][begins]), -1)
+    _, rows = learned.catalog.rows({name: columns[name] for name in learned.catalog.features})
+    for number, split in enumerate(SPLITS):
+        some = np.flatnonzero(splits == number)
+        candidates = np.repeat(splits == number, size)
+        blind = (seen == 0) & (protocol.split_of(columns["time"][begins]) == number)
+        more = {
+            "requests_short_of_negatives": 0,
+            "requests_without_history": int(blind.sum()),
+            "candidates_without_history": int(size[blind].sum()),
+            LONGEST_REQUEST: int(size[some].max(initial=0)),
+        }
+        event = begins[some]
+        yield (
+            split,
+            Ranked(
+                user[event],
+                seen[some],
+                columns["time"][event],
+                size[some],
+                {name: values[candidates].astype(np.int32) for name, values in rows.items()},
+                columns["label"][candidates].astype(np.uint8),
+                context_of(form, learned.context, columns, event),
+            ),
+            more,
+        )
+
+
+def _vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
+    return {name: Vocabulary.load(read_file(path)) for name, path in paths.items()}
+
+
+class _BuildBucket(beam.DoFn):
+    def __init__(self, form: Format, protocol: Protocol, sampling: Sampling, encoding: str):
+        self._form, self._protocol, self._sampling = form, protocol, sampling
+        self._encoding = encoding
+        self._shared = Shared()
+
+    def process(self, histories: Histories, learned: dict[str, Any]) -> Iterator[Any]:
+        path = learned["catalog"]
+
+        def load() -> Learned:
+            with open_file(path) as file:
+                catalog = Catalog.load(file)
+            if learned["given"]:
+                catalog.given = _vocabularies(learned["given"])
+            hashed = {name: Hashed(buckets) for name, buckets in learned["hashed"].items()}
+            return Learned(catalog, {**_vocabularies(learned["context"]), **hashed})
+
+        for split, records, tally in build_requests(
+            histories,
+            self._shared.acquire(load, tag=path),  # once per worker
+            self._form,
+            self._protocol,
+            self._sampling,
+        ):
+            longest = tally.pop(f"{split}/{LONGEST_REQUEST}", 0)
+            yield tagged({**tally, LONGEST_REQUEST: longest})
+            data = [encode(record, self._encoding) for record in records]
+            yield Shard(split, histories.bucket, data)
+
+
+class BuildRequests(beam.PTransform):
+    """Histories, with what LearnVocabularies gave -> ``records`` by shard and split, ``tally``."""
+
+    def __init__(
+        self, learned, form: Format, protocol: Protocol, sampling: Sampling, encoding: str = PACKED
+    ):
+        super().__init__()
+        self._learned = learned
+        self._build = _BuildBucket(form, protocol, sampling, encoding)
+
+    def expand(self, histories):
+        return histories | "BuildBucket" >> beam.ParDo(
+            self._build, beam.pvalue.AsSingleton(self._learned)
+        ).with_outputs(TALLY, main=RECORDS).with_output_types(Any)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Requests of one split, sorted by user and time.
+
+    Attributes:
+        user: int64 ``[R]``. Index into the users of the bucket.
+        seen: int64 ``[R]``. Behaviors that the request sees, never falling within a user.
+        time: int64 ``[R]``.
+        size: int32 ``[R]``. Candidates of each.
+        target: mapping of feature to int32 ``[T]``, or ``[T, V]``. Rows of all candidates.
+        label: uint8 ``[T]``.
+        context: mapping of context feature to ``[R]``.
+    """
+
+    user: np.ndarray
+    seen: np.ndarray
+    time: np.ndarray
+    size: np.ndarray
+    target: Mapping[str, np.ndarray]
+    label: np.ndarray
+    context: Mapping[str, np.ndarray]
+
+
+def make_records(
+    histories: Histories, rows: Mapping[str, np.ndarray], ranked: Ranked
+) -> tuple[list[UserRecord], dict[str, int]]:
+    """The records, sorted by user, and their tally.
+
+    Args:
+        histories: Histories.
+        rows: mapping of feature to int32 ``[E]``, or ``[E, V]``. Rows of all behaviors.
+        ranked: Ranked.
+    """
+    users, first = np.unique(ranked.user, return_index=True)
+    last = np.append(first[1:], len(ranked.user))
+    ends = np.concatenate([[0], np.cumsum(ranked.size)])
+    start, time = histories.start.tolist(), histories.columns["time"]
+    seen = ranked.seen.astype(np.int32)
+    records = []
+    for user, a, b in zip(users.tolist(), first.tolist(), last.tolist()):
+        begin, low, high = start[user], ends[a], ends[b]
+        known = slice(begin, begin + int(seen[b - 1]))
+        records.append(
+            UserRecord(
+                user=histories.users[user],
+                history={name: values[known].reshape(-1) for name, values in rows.items()},
+                history_time=time[known],
+                position=seen[a:b],
+                target_length=ranked.size[a:b],
+                target={
+                    name: values[low:high].reshape(-1) for name, values in ranked.target.items()
+                },
+                label=ranked.label[low:high],
+                request_time=ranked.time[a:b],
+                context={name: values[a:b] for name, values in ranked.context.items()},
+            )
+        )
+    positives = int(ranked.label.sum())
+    tally = {
+        "users": len(users),
+        "requests": len(ranked.user),
+        "candidates": len(ranked.label),
+        "positives": positives,
+        "negatives": len(ranked.label) - positives,
+    }
+    return records, tally

@@ -1,0 +1,228 @@
+"""Negatives: items the user never touched, drawn by how often items came, or all alike.
+
+Every draw is a hash of (user, position, slot, seed), so the runner, the buckets and the order of
+work change nothing. Nothing is drawn and thrown away: a draw is a place on the line of all events
+of the training period, laid out item by item, from which the user's own items are cut out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from beam_jobs.shared.hashing import combine, unit_interval
+from beam_jobs.vocabulary.catalog import Catalog
+
+CATALOG, CATEGORY, SESSION = ORIGINS = ("catalog", "category", "session")
+"""Where negatives come from: all items, those of the target's category, or the other items of the
+target's session."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How requests get their negatives, and what they see.
+
+    Attributes:
+        negatives: int. For each request.
+        seed: int.
+        alpha: float. Items are drawn in proportion to their counts to this power.
+        origin: str. One of ``ORIGINS``.
+        session_gap: int. A pause longer than this ends a session, by the clock of the log.
+        coarse_clock: bool. Whether the log's order tells what came first at the same time.
+        max_candidates: int. Of impressions: a request with more of them becomes several.
+    """
+
+    negatives: int
+    seed: int
+    alpha: float = 1.0
+    origin: str = CATALOG
+    session_gap: int = 1800
+    coarse_clock: bool = False
+    max_candidates: int = 100
+
+
+class Negatives:
+    """Draws negatives for the users of a bucket.
+
+    Args:
+        catalog: Catalog. Items and how often each came in the training period.
+        user_hash: uint64 ``[U]``. A stable hash of every user.
+        event_user, event_item: int64 ``[E]``. User, and catalog index (-1: unknown), of every
+            event of the whole log of these users; none of a user's items is drawn for it.
+        seed: int.
+        alpha: float. Items are drawn in proportion to their counts to this power. Defaults to 1.
+        group: int64 ``[I]`` or None. A group of every item, to draw from (:meth:`draw`).
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        user_hash: np.ndarray,
+        event_user: np.ndarray,
+        event_item: np.ndarray,
+        seed: int,
+        alpha: float = 1.0,
+        group: np.ndarray | None = None,
+    ):
+        self._counts, self._order = catalog.weights(alpha), None
+        if group is not None:  # a group's items lie side by side on the line
+            self._order = np.argsort(group, kind="stable")
+            self._place = np.empty_like(self._order)
+            self._place[self._order] = np.arange(len(group))
+            self._group = group[self._order]
+            self._counts = self._counts[self._order]
+            event_item = np.where(event_item >= 0, self._place[event_item], -1)
+        self._cumulative = np.cumsum(self._counts)
+        self._user_hash, self._seed = user_hash, seed
+        items, total = len(catalog), int(self._counts.sum())
+        known = event_item >= 0
+        touched = _distinct(event_user[known] * items + event_item[known])
+        self._touched = touched
+        owner, item = (touched // items, touched % items) if items else (touched, touched)
+        width = self._counts[item]
+        self._cut = np.concatenate([[0], np.cumsum(width)])
+        self._first = np.searchsorted(owner, np.arange(len(user_hash)))  # of each user's cuts
+        after = np.append(self._first[1:], len(owner))[: len(self._first)]
+        self._left = total - (self._cut[after] - self._cut[self._first])
+        # where each cut lies once those before it are taken out; rises within a user
+        before = self._cut[:-1] - self._cut[self._first][owner]
+        self._stride = total + 1
+        self._keys = owner * self._stride + self._cumulative[item] - width - before
+
+    def draw(
+        self, user: np.ndarray, position: np.ndarray, count: int, like: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Negatives of the requests at ``position`` of ``user``.
+
+        Args:
+            user, position: int64 ``[R]``.
+            count: int. For each request.
+            like: int64 ``[R]`` or None. Catalog index of an item whose group is drawn from, as
+                long as it has items that the user never touched; -1: from all items.
+
+        Returns:
+            int64 ``[R, count]`` catalog indices, -1 where the user has touched every item. The
+            negatives of a request differ, unless fewer items than ``count`` are left for the user.
+        """
+        drawn = np.full((len(user), count), -1, np.int64)
+        if not drawn.size or not len(self._counts):
+            return drawn
+        key = combine(self._user_hash[user], position, self._seed)
+        left = self._left[user]
+        low, high = self._stretch(user, like)
+        # the stretches of the line that this request's earlier negatives cover
+        start, width = np.zeros(drawn.shape, np.int64), np.zeros(drawn.shape, np.int64)
+        for slot in range(count):
+            before, wide = start[:, :slot], width[:, :slot]
+            near = (before >= low[:, None]) & (before < high[:, None])
+            fresh = high - low - np.where(near, wide, 0).sum(axis=1)
+            all_items = fresh <= 0
+            least = np.where(all_items, 0, low)
+            fresh = np.where(all_items, left - wide.sum(axis=1), fresh)
+            repeat = fresh <= 0  # nothing new is left: any item left for the user will do
+            size = np.where(repeat, left, fresh)
+            place = least + (unit_interval(combine(key, slot)) * size).astype(np.int64)
+            place = np.minimum(place, np.maximum(least + size - 1, 0))
+            order = np.argsort(before, axis=1, kind="stable")
+            for rank in range(slot):
+                chosen = order[:, rank, None]
+                first = np.take_along_axis(start, chosen, axis=1)[:, 0]
+                skip = np.take_along_axis(width, chosen, axis=1)[:, 0]
+                jump = ~repeat & (first >= least) & (place >= first)
+                place = np.where(jump, place + skip, place)
+            item, start[:, slot] = self._find(user, place)
+            drawn[:, slot] = np.where(left > 0, item, -1)
+            width[:, slot] = np.where(repeat, 0, self._counts[item])
+        return drawn if self._order is None else np.where(drawn >= 0, self._order[drawn], -1)
+
+    def _stretch(self, user: np.ndarray, like: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Where the group of ``like`` begins and ends on each user's line; 0 and 0 of none."""
+        nothing = np.zeros(len(user), np.int64)
+        if like is None:
+            return nothing, nothing
+        items, group = len(self._counts), self._group[self._place[like]]
+        line = np.concatenate([[0], self._cumulative])
+        ends = []
+        for side in ("left", "right"):
+            item = np.searchsorted(self._group, group, side=side)
+            cuts = np.searchsorted(self._touched, user * items + item)
+            ends.append(line[item] - (self._cut[cuts] - self._cut[self._first[user]]))
+        return tuple(np.where(like >= 0, end, 0) for end in ends)
+
+    def _find(self, user: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Item at a place of each user's line, and where the item begins on it."""
+        cuts = np.searchsorted(self._keys, user * self._stride + place, side="right")
+        shift = self._cut[cuts] - self._cut[self._first[user]]
+        item = np.searchsorted(self._cumulative, place + shift, side="right")
+        item = np.minimum(item, len(self._counts) - 1)
+        return item, self._cumulative[item] - self._counts[item] - shift
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Sorted and without repeats; ``numpy.unique`` hashes, which is far slower here."""
+    values = np.sort(values)
+    if len(values):
+        values = values[np.concatenate([[True], values[1:] != values[:-1]])]
+    return values
+
+
+_PAIRS = 1 << 22  # (request, event of its session) looked at together
+
+
+def draw_from_sessions(
+    session: np.ndarray, item: np.ndarray, event: np.ndarray, key: np.ndarray, count: int
+) -> np.ndarray:
+    """Different items of each target's session, all alike, other than the target.
+
+    Args:
+        session: int64 ``[E]``. Session of every event, never falling.
+        item: int64 ``[E]``. Catalog index of every event's item, -1: unknown.
+        event: int64 ``[R]``. The targets.
+        key: uint64 ``[R]``. A hash of every request.
+        count: int. For each request.
+
+    Returns:
+        int64 ``[R, count]`` catalog indices, -1 after the last one that the session has.
+    """
+    drawn = np.full((len(event), count), -1, np.int64)
+    first = np.searchsorted(session, session[event])
+    size = np.searchsorted(session, session[event], side="right") - first
+    start = 0
+    while start < len(event):
+        within = np.searchsorted(np.cumsum(size[start:]), _PAIRS, side="right")
+        stop = start + max(int(within), 1)
+        _draw(
+            drawn[start:stop],
+            first[start:stop],
+            size[start:stop],
+            item,
+            item[event[start:stop]],
+            key[start:stop],
+        )
+        start = stop
+    return drawn
+
+
+def sessions(user: np.ndarray, time: np.ndarray, gap: int) -> np.ndarray:
+    """Session of every event of users, int64 ``[E]``, rising from 0: a pause longer than ``gap``
+    ends one."""
+    fresh = np.zeros(len(user), bool)
+    fresh[1:] = (user[1:] != user[:-1]) | (time[1:] - time[:-1] > gap)
+    return np.cumsum(fresh)
+
+
+def _draw(drawn, first, size, item, target, key) -> None:
+    request = np.repeat(np.arange(len(size)), size)
+    place = np.arange(len(request)) - np.repeat(np.cumsum(size) - size, size)
+    found = item[first[request] + place]
+    fine = (found >= 0) & (found != target[request])
+    request, found = request[fine], found[fine]
+    order = np.lexsort((found, combine(key[request], found), request))
+    request, found = request[order], found[order]
+    again = np.zeros(len(found), bool)  # one item has one hash: repeats are neighbors
+    again[1:] = (request[1:] == request[:-1]) & (found[1:] == found[:-1])
+    request, found = request[~again], found[~again]
+    rank = np.arange(len(request)) - np.searchsorted(request, request)
+    kept = rank < drawn.shape[1]
+    drawn[request[kept], rank[kept]] = found[kept]

@@ -1,0 +1,1 @@
+"""What the jobs share: options of runners, errors, storage, progress, counts."""

@@ -1,0 +1,106 @@
+"""Vocabularies: raw ids with their counts, as arrays and as the file that holds them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdare.schema import (
+    FIRST_ID,
+    OOV_ID,
+    PADDING_ID,
+)
+
+MISSING = -1
+"""Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
+
+
+def sum_counts(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values, rising, and the sum of each one's weights."""
+    ids, code = np.unique(values, return_inverse=True)
+    counts = np.zeros(len(ids), np.int64)
+    np.add.at(counts, code, weights)
+    return ids, counts
+
+
+class Vocabulary:
+    """Raw ids by falling count, then by rising id; the ``i``-th of them is row ``i + 2``.
+
+    One that goes on from an earlier one (:meth:`after`) has that one's ids first, in its order.
+    """
+
+    def __init__(self, ids: np.ndarray, counts: np.ndarray):
+        self.ids, self.counts = ids, counts
+        self._by_id = np.argsort(ids, kind="stable")
+        self._sorted = ids[self._by_id]
+
+    @classmethod
+    def of(cls, values: np.ndarray, weights: np.ndarray, min_count: int) -> Vocabulary:
+        """Sums ``weights`` per value and keeps the values that reach ``min_count``.
+
+        ``values`` may be ``[E]``, or ``[E, V]``: then each of the V counts with the row's weight.
+        """
+        known = values != MISSING
+        if values.ndim > 1:
+            weights = np.broadcast_to(weights[:, None], values.shape)
+        ids, counts = sum_counts(values[known], weights[known])
+        ids, counts = ids[counts >= min_count], counts[counts >= min_count]
+        order = np.lexsort((ids, -counts))
+        return cls(ids[order], counts[order])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def index(self, values: np.ndarray) -> np.ndarray:
+        """Place of every value, -1 where the vocabulary lacks it."""
+        if not len(self.ids):
+            return np.full(values.shape, -1, np.int64)
+        place = np.minimum(np.searchsorted(self._sorted, values), len(self.ids) - 1)
+        return np.where(self._sorted[place] == values, self._by_id[place], -1)
+
+    def rows(self, values: np.ndarray) -> np.ndarray:
+        """Row ids of raw values, int32; where one of several values (``[E, V]``) is not there,
+        padding."""
+        index = self.index(values)
+        rows = np.where(index >= 0, index + FIRST_ID, OOV_ID).astype(np.int32)
+        if values.ndim > 1:
+            rows[values == MISSING] = PADDING_ID
+        return rows
+
+    def most_frequent(self, most: int | None) -> Vocabulary:
+        """Its first ids, at most so many; None keeps all."""
+        if most is None or len(self) <= most:
+            return self
+        return Vocabulary(self.ids[:most], self.counts[:most])
+
+    def after(
+        self, earlier: Vocabulary, min_count: int, frozen: bool, most: int | None = None
+    ) -> Vocabulary:
+        """The counts at hand over the rows of an earlier vocabulary.
+
+        Its ids keep their rows, seen again or not; ids that are new and reach ``min_count`` come
+        after them, up to ``most`` ids in all, none if it is ``frozen``.
+        """
+        place = self.index(earlier.ids)
+        counts = np.zeros(len(earlier), np.int64)
+        counts[place >= 0] = self.counts[place[place >= 0]]
+        fresh = np.ones(len(self), bool)
+        fresh[place[place >= 0]] = False
+        fresh = np.flatnonzero(fresh & (self.counts >= min_count) & (not frozen))
+        if most is not None:
+            fresh = fresh[: max(most - len(earlier), 0)]
+        return Vocabulary(
+            np.concatenate([earlier.ids, self.ids[fresh]]),
+            np.concatenate([counts, self.counts[fresh]]),
+        )
+
+    @classmethod
+    def load(cls, text: bytes) -> Vocabulary:
+        """Inverse of :meth:`text`."""
+        pairs = [line.split(b"\t") for line in text.splitlines()]
+        ids, counts = np.array(pairs, np.int64).reshape(-1, 2).T
+        return cls(ids, counts)
+
+    def text(self) -> bytes:
+        """The vocabulary file."""
+        pairs = zip(self.ids.tolist(), self.counts.tolist())
+        return "".join(f"{raw}\t{count}\n" for raw, count in pairs).encode()

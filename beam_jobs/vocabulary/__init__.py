@@ -1,0 +1,1 @@
+"""Vocabularies of features and context, and the catalog of items, from histories."""

@@ -1,0 +1,313 @@
+"""LearnVocabularies: what the training period holds -> the catalog of items and its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from beam_jobs.histories.earlier_run import Earlier
+from beam_jobs.histories.histories import Histories
+from beam_jobs.histories.splits import Protocol, training_period
+from beam_jobs.reading.formats import Format
+from beam_jobs.shared.storage import write_file
+from beam_jobs.shared.vocabulary_file import MISSING, Vocabulary
+from beam_jobs.vocabulary.catalog import Catalog
+from beam_jobs.vocabulary.context import ContextCounts, count_context, merge_context
+from tfdare.schema.id_hash import collisions, expected_collisions, mix
+
+CATALOG_FILE = "catalog.arrow"
+VOCABULARY_FOLDER = "vocabulary"
+_PARTS = 16
+
+
+@dataclass
+class ItemCounts:
+    """Items, how often each came, and the earliest value of its other features.
+
+    ``first[name]`` holds (value, time, order): the value that came first, ``MISSING`` if none.
+    ``context`` counts what does not belong to items, if there is any.
+    """
+
+    items: np.ndarray
+    counts: np.ndarray
+    first: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    context: ContextCounts | None = None
+
+    def take(self, rows: np.ndarray) -> ItemCounts:
+        """The items ``rows``, without the context."""
+        first = {name: tuple(part[rows] for part in parts) for name, parts in self.first.items()}
+        return ItemCounts(self.items[rows], self.counts[rows], first)
+
+
+def count_items(
+    histories: Histories, protocol: Protocol, form: Format, features: tuple[str, ...]
+) -> ItemCounts:
+    """Counts the events of the training period of one bucket.
+
+    Args:
+        histories: Histories.
+        protocol: Protocol.
+        form: Format. Of what carries the context: the log, or the impressions.
+        features: tuple of str. The item first.
+    """
+    period = training_period(protocol, histories.length, histories.columns["time"])
+    place = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
+    early = place < np.repeat(period, histories.length)
+    columns = _take(histories.columns, early)
+    if histories.shown is not None:  # what is shown counts, too, and brings the context
+        shown = histories.shown.columns
+        shown = _take(shown, protocol.split_of(shown["time"]) == 0)
+        counts = _count([columns, shown], features)
+        context = shown
+    else:
+        counts, context = _count([columns], features), columns
+    if form.context or form.numeric:
+        counts.context = count_context(form, context)
+    return counts
+
+
+def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _count(parts: list[Mapping[str, np.ndarray]], features: tuple[str, ...]) -> ItemCounts:
+    def joined(name):
+        return np.concatenate([part[name] for part in parts]) if len(parts) > 1 else parts[0][name]
+
+    item, time, order = joined(features[0]), joined("time"), joined("order")
+    first = {name: (joined(name), time, order) for name in features[1:]}
+    return _combine(item, np.ones(len(item), np.int64), first)
+
+
+def merge_counts(parts: Iterable[ItemCounts]) -> ItemCounts:
+    """Adds up counts of the same items."""
+    parts = list(parts)
+    context = [part.context for part in parts if part.context is not None]
+    counts = _combine(
+        np.concatenate([part.items for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+        {
+            name: tuple(np.concatenate(some) for some in zip(*(part.first[name] for part in parts)))
+            for name in parts[0].first
+        },
+    )
+    counts.context = merge_context(context) if context else None
+    return counts
+
+
+def make_catalog(
+    counts: ItemCounts,
+    features: tuple[str, ...],
+    min_count: int,
+    max_size: Mapping[str, int] | None = None,
+    hashed: Mapping[str, int] | None = None,
+) -> Catalog:
+    """Items of the training period, most frequent first, equal counts by rising id."""
+    counts = counts.take(np.lexsort((counts.items, -counts.counts)))
+    others = {name: counts.first[name][0] for name in features[1:]}
+    return Catalog(
+        features,
+        counts.items,
+        counts.counts,
+        others,
+        min_count,
+        max_size or {},
+        hashed=hashed or {},
+    )
+
+
+def _combine(items, weights, first) -> ItemCounts:
+    ids, code = np.unique(items, return_inverse=True)
+    counts = np.zeros(len(ids), np.int64)
+    np.add.at(counts, code, weights)
+    found = {name: _earliest(code, len(ids), *parts) for name, parts in first.items()}
+    return ItemCounts(ids, counts, found)
+
+
+def _earliest(code, size, value, time, order):
+    """Per code the (value, time, order) that is earliest among the values that are there."""
+    last = np.iinfo(np.int64).max
+    if (missing := (value if value.ndim == 1 else value[:, 0]) == MISSING).any():
+        code, value, time, order = (part[~missing] for part in (code, value, time, order))
+    best_time, best_order = np.full(size, last), np.full(size, last)
+    best_value = np.full((size, *value.shape[1:]), MISSING)
+    np.minimum.at(best_time, code, time)
+    near = time == best_time[code]
+    code, value, order = code[near], value[near], order[near]
+    np.minimum.at(best_order, code, order)
+    chosen = order == best_order[code]
+    best_value[code[chosen]] = value[chosen]
+    return best_value, best_time, best_order
+
+
+class _CountItems(beam.DoFn):
+    def __init__(self, protocol: Protocol, form: Format, features: tuple[str, ...], parts: int):
+        self._protocol, self._form, self._parts = protocol, form, parts
+        self._features = features
+
+    def process(self, histories: Histories) -> Iterator[tuple[int, ItemCounts]]:
+        counts = count_items(histories, self._protocol, self._form, self._features)
+        part = mix(counts.items) % np.uint64(self._parts)
+        for number in range(self._parts):
+            some = counts.take(np.flatnonzero(part == number))
+            if number == 0:
+                some.context = counts.context
+            yield number, some
+
+
+class _WriteCatalog(beam.DoFn):
+    def __init__(
+        self,
+        features: tuple[str, ...],
+        min_count: int,
+        max_size: Mapping[str, int],
+        folder: str,
+        earlier: Earlier | None,
+        frozen: bool,
+        hashed: Mapping[str, int],
+    ):
+        self._features, self._folder, self._hashed = features, folder, hashed
+        self._min_count, self._max_size = min_count, max_size
+        self._earlier, self._frozen = earlier, frozen
+
+    def process(self, element) -> Iterator[dict[str, Any]]:
+        _, parts = element
+        counts = merge_counts(parts)
+        catalog = make_catalog(
+            counts, self._features, self._min_count, self._max_size, self._hashed
+        )
+        every = catalog.count_ids(1)
+        if self._earlier is not None:
+            catalog.given = self._after(every)
+        learned = {
+            name: self._share(name, every[name]) if name in self._hashed else self._learn(name, one)
+            for name, one in catalog.vocabularies.items()
+        }
+        context: dict[str, str] = {}
+        numeric: dict[str, dict[str, float]] = {}
+        if counts.context is not None:
+            found = (
+                counts.context.vocabularies(self._min_count, self._max_size)
+                if self._earlier is None
+                else self._after(counts.context.vocabularies(1))
+            )
+            for name, vocabulary in found.items():
+                if name not in self._hashed:
+                    learned[name] = self._learn(name, vocabulary)
+                    context[name] = self._path(name)
+            for name, vocabulary in counts.context.vocabularies(1).items():
+                if name in self._hashed:
+                    learned[name] = self._share(name, vocabulary)
+            for name, moments in counts.context.moments.items():
+                numeric[name] = {
+                    "mean": moments.mean,
+                    "deviation": moments.deviation,
+                    "events": moments.count,
+                }
+        if self._earlier is not None:  # a trained model's numbers keep their meaning
+            for name, found in numeric.items():
+                before = self._earlier.manifest["numeric"][name]
+                found |= {"mean": before["mean"], "deviation": before["deviation"]}
+        path = f"{self._folder}/{CATALOG_FILE}"
+        write_file(path, catalog.save)
+        yield {
+            "vocabularies": learned,
+            "catalog": path,
+            "given": {name: self._path(name) for name in catalog.given or ()},
+            "context": context,
+            "hashed": {name: self._hashed[name] for name in learned if name in self._hashed},
+            "numeric": numeric,
+            "items": len(catalog),
+            "events": int(catalog.counts.sum()),
+        }
+
+    def _after(self, found: dict[str, Vocabulary]) -> dict[str, Vocabulary]:
+        return {
+            name: one.after(
+                self._earlier.vocabulary(name),
+                self._min_count,
+                self._frozen,
+                self._max_size.get(name),
+            )
+            for name, one in found.items()
+            if name not in self._hashed
+        }
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{VOCABULARY_FOLDER}/{name}.tsv"
+
+    def _learn(self, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
+        text = vocabulary.text()
+        write_file(self._path(name), text)
+        return {
+            "size": len(vocabulary) + 2,
+            "sha256": hashlib.sha256(text).hexdigest(),
+            "events": int(vocabulary.counts.sum()),
+        }
+
+    def _share(self, name: str, every: Vocabulary) -> dict[str, Any]:
+        """What a hashed feature has in the place of a vocabulary."""
+        buckets = self._hashed[name]
+        return {
+            "size": buckets + 2,
+            "sha256": None,
+            "events": int(every.counts.sum()),
+            "hash_buckets": buckets,
+            "ids": len(every),
+            "ids_sharing_a_row": collisions(every.ids, buckets),
+            "ids_expected_to": expected_collisions(len(every), buckets),
+        }
+
+
+class LearnVocabularies(beam.PTransform):
+    """Histories -> one dict: the vocabularies written, their digests, the path of the catalog,
+    the files of context vocabularies, mean and deviation of numbers.
+
+    Only events before a user's first held-out event count. Other features of an item are the ones
+    it came with first, in the order of (time, place in the log). With an earlier folder its ids
+    keep their rows, and its numbers their mean and deviation; if it is ``frozen``, no id is added.
+    ``form`` is that of what carries the context, the log or the impressions; ``features`` are the
+    log's, if not its own. ``merge_ram`` is a hint to the runner for the worker that merges.
+    """
+
+    def __init__(
+        self,
+        form: Format,
+        protocol: Protocol,
+        min_count: int,
+        buckets: int,
+        folder: str,
+        earlier: Earlier | None = None,
+        frozen: bool = False,
+        max_size: Mapping[str, int] | None = None,
+        features: tuple[str, ...] | None = None,
+        hashed: Mapping[str, int] | None = None,
+        merge_ram: str | None = None,
+    ):
+        super().__init__()
+        self._merge_ram = merge_ram
+        features = features or form.features
+        self._count = _CountItems(protocol, form, features, min(buckets, _PARTS))
+        self._write = _WriteCatalog(
+            features, min_count, max_size or {}, folder, earlier, frozen, hashed or {}
+        )
+
+    def expand(self, histories):
+        merge = beam.Map(lambda pair: (0, merge_counts(pair[1])))
+        merge, write = merge.with_output_types(tuple[int, Any]), beam.ParDo(self._write)
+        if self._merge_ram:  # all ids of the log meet here
+            merge = merge.with_resource_hints(min_ram=self._merge_ram)
+            write = write.with_resource_hints(min_ram=self._merge_ram)
+        return (
+            histories
+            | "CountItems" >> beam.ParDo(self._count).with_output_types(tuple[int, Any])
+            | "GroupByPart" >> beam.GroupByKey()
+            | "MergeCounts" >> merge
+            | "GroupParts" >> beam.GroupByKey()
+            | "WriteCatalog" >> write.with_output_types(Any)
+        )

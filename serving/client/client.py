@@ -1,0 +1,224 @@
+"""A gRPC client of an exported model: numpy in, numpy out, without TensorFlow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent import futures
+
+import grpc
+import numpy as np
+
+from serving.client.plans import CHANNEL_OPTIONS, Call, Plan, Plans, prediction, version_states
+from serving.client.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
+from serving.client.results import Prediction, RankResult, ScoreResult, SearchResult, ServingError
+
+_AT_ONCE = 8
+
+
+class Client(Plans):
+    """Ranks candidates with a served model, in one call or as search and score.
+
+    Safe to share between threads; connections are kept and shared. Every method takes requests as
+    a mapping of arrays: ``history_<feature>`` int64 ``[U, N]``, ``history_length`` int32 ``[U]``,
+    ``target_<feature>`` int64 ``[U, C]``, all with raw ids, and ``history_time_gap`` and
+    ``context_<name>`` where the model takes them (see :mod:`serving.client.requests`).
+    :func:`one_request` makes one from a user's lists. :class:`serving.client.AsyncClient`
+    is the same for coroutines.
+
+    Args:
+        address: str. ``host:port`` of the model server, or ``dns:///host:port`` for all servers
+            behind a name, asked in turn.
+        model: str. Name of the model, or of the score half. Defaults to "dare".
+        search_address: str or None. Server of the search half, where it is another one.
+        search_model: str or None. Name of the search half, where it is exported apart, such as
+            "dare_search" beside a model "dare_score".
+        timeout: float. Seconds that a call may take, retries included. Defaults to 10.
+        retries: int. Times a call is sent again while the server cannot be reached or its queue
+            is full (UNAVAILABLE), after a random pause that doubles. Every call only reads, so
+            sending it again changes nothing. Defaults to 5.
+        hedge_after: float or None. Seconds without an answer after which a call is sent a second
+            time; the first answer counts. Against a server that is slow now and then, not against
+            one that is full. Defaults to None: never.
+        max_candidates: int or None. Candidates in one call at most; longer lists are sent in
+            parts at the same time. Defaults to None: no limit.
+        id_dtype: dtype. Of the ids as the signatures take them: int64 for raw ids, int32 where
+            the model was exported over row ids. Defaults to int64.
+        credentials: grpc.ChannelCredentials or None. For TLS, such as
+            ``grpc.ssl_channel_credentials(ca)``, with the client's key and certificate for mutual
+            TLS. Defaults to None: in the clear.
+
+    Raises:
+        ServingError: (from every call) the call failed; carries the code and the message.
+
+    Example:
+        with Client("localhost:8500") as client:
+            request = one_request({"item": [11, 12]}, {"item": [13, 14]})
+            probability = client.rank(request).probability[0]
+    """
+
+    def __init__(self, address: str, model: str = "dare", **settings):
+        super().__init__(address, model, **settings)
+        self._channels = {name: self._channel(name) for name in self.addresses}
+        self._pool: futures.ThreadPoolExecutor | None = None
+        self._making = threading.Lock()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; the client cannot be used afterwards."""
+        for channel in self._channels.values():
+            channel.close()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def search(
+        self,
+        requests: Mapping[str, np.ndarray],
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> SearchResult:
+        """The K behaviors of each history that matter most to each candidate."""
+        return self._carried_out(self.search_plan(requests, version, label), timeout)
+
+    def score(
+        self,
+        requests: Mapping[str, np.ndarray],
+        found: SearchResult,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> ScoreResult:
+        """Click probabilities of the candidates, given what search found for them."""
+        return self._carried_out(self.score_plan(requests, found, version, label), timeout)
+
+    def rank(
+        self,
+        requests: Mapping[str, np.ndarray],
+        split: bool = False,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> RankResult:
+        """Click probabilities of the candidates, and the behaviors they rest on.
+
+        Args:
+            requests: mapping of name to array.
+            split: bool. Two calls, search then score, instead of ``serving_default``. Score asks
+                for the version that search had; where the two are being rolled out one after the
+                other, both for the newest that score has. Defaults to False.
+            version: int or None. Version to ask for. Defaults to the newest.
+            label: str or None. Label of the version to ask for, instead.
+            timeout: float or None. Seconds for the whole, instead of the client's.
+        """
+        return self._carried_out(self.rank_plan(requests, split, version, label), timeout)
+
+    def predict(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        output_filter: Iterable[str] = (),
+        version: int | None = None,
+        label: str | None = None,
+        model: str | None = None,
+        address: str | None = None,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Any signature of any model, the arrays sent as they are."""
+        call = self.call(
+            signature,
+            inputs,
+            output_filter=output_filter,
+            version=version,
+            label=label,
+            model=model,
+            address=address,
+        )
+        return self._made(call, self.until(timeout))
+
+    def versions(self, model: str | None = None, timeout: float | None = None) -> dict[int, str]:
+        """Every version that the server knows, and its state, such as "AVAILABLE"."""
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channels[self.address])
+        request = self.status_request(model)
+        return version_states(
+            self._sent_until(stub.GetModelStatus, request, self.address, self.until(timeout))
+        )
+
+    def _channel(self, address: str) -> grpc.Channel:
+        if self.credentials is None:
+            return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.secure_channel(address, self.credentials, options=CHANNEL_OPTIONS)
+
+    def _carried_out(self, plan: Plan, timeout: float | None):
+        until = self.until(timeout)
+        try:
+            calls = next(plan)
+            while True:
+                try:
+                    answers = self._all(calls, until)
+                except ServingError as error:
+                    calls = plan.throw(error)
+                else:
+                    calls = plan.send(answers)
+        except StopIteration as end:
+            return end.value
+
+    def _all(self, calls: Sequence[Call], until: float) -> list[Prediction]:
+        if len(calls) == 1:
+            return [self._made(calls[0], until)]
+        with self._making:
+            if self._pool is None:
+                self._pool = futures.ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="client")
+        return list(self._pool.map(lambda call: self._made(call, until), calls))
+
+    def _made(self, call: Call, until: float) -> Prediction:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channels[call.address])
+        return prediction(self._sent_until(stub.Predict, call.request, call.address, until))
+
+    def _sent_until(self, method, request, address: str, until: float):
+        attempt = 0
+        while True:
+            try:
+                left = max(until - time.monotonic(), 0.001)
+                if self.hedge_after is None or self.hedge_after >= left:
+                    return method(request, timeout=left)
+                return _hedged(method, request, left, self.hedge_after)
+            except grpc.RpcError as error:
+                pause, left = self.pause(attempt), until - time.monotonic()
+                if not self.again(error.code(), attempt, pause, left):
+                    raise ServingError(error.code(), error.details() or "", address) from error
+                attempt += 1
+                time.sleep(pause)
+
+
+def _hedged(method, request, timeout: float, after: float):
+    """The first answer of up to two calls, the second sent after a pause; the other is given up.
+
+    An error counts only where no other call is under way.
+    """
+    until, done = time.monotonic() + timeout, threading.Semaphore(0)
+    calls = [method.future(request, timeout=timeout)]
+    calls[0].add_done_callback(lambda _: done.release())
+    if not done.acquire(timeout=after):
+        calls.append(method.future(request, timeout=max(until - time.monotonic(), 0.001)))
+        calls[1].add_done_callback(lambda _: done.release())
+        done.acquire()
+    if all(call.code() is not grpc.StatusCode.OK for call in calls if call.done()):
+        if not all(call.done() for call in calls):
+            done.acquire()
+    ended = [call for call in calls if call.done()]
+    best = next((call for call in ended if call.code() is grpc.StatusCode.OK), ended[0])
+    for call in calls:
+        if call is not best:
+            call.cancel()
+    return best.result()

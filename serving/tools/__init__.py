@@ -1,0 +1,1 @@
+"""Tools around a model server: query, verify, load and soak."""

@@ -1,0 +1,181 @@
+"""Reading text: any bytes, cut anywhere, give the same rows, the same faults, the same lines."""
+
+import csv
+import gzip
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from beam_jobs.reading.formats import make_format
+from beam_jobs.reading.inputs import blocks, find_files, plan
+from beam_jobs.reading.rows import Events, to_events
+from beam_jobs.reading.values import LARGEST
+
+FORM = make_format("csv", None, None)
+HEADER = b"user,item,category,time\n"
+
+
+def read(path, form, chunk_bytes):
+    """Events and rejected rows of a file, with lines in the file, and how many rows there were."""
+    good, bad, rows, before = [], [], 0, 0
+    for chunk in plan(find_files([str(path)], form), form, chunk_bytes):
+        lines = 0
+        for block in blocks(chunk, form, chunk_bytes):
+            lines += block.lines
+            events, odd, _tally = to_events(block.columns, block.line, block.text_of, form)
+            odd += [row for row in block.rejected if row.row.strip()]
+            rows += len(events.line) + len(odd)
+            columns = [events.columns[name].tolist() for name in ("item", "category", "time")]
+            line = (events.line + before).tolist()
+            good += zip(line, events.user.to_pylist(), *columns)
+            bad += [(row.line + before, row.reason) for row in odd]
+        before += lines
+    return sorted(good), sorted(bad), rows
+
+
+def number(text, name):
+    """The rule for a number, by itself."""
+    if text == "":
+        raise ValueError(f"{name} is empty")
+    digits = text.removeprefix("-")
+    if not digits or set(digits) - set("0123456789"):
+        raise ValueError(f"{name} is not an integer")
+    if abs(int(text)) > LARGEST:
+        raise ValueError(f"{name} is larger than {LARGEST}")
+    if int(text) < 0:
+        raise ValueError(f"{name} is negative")
+    return int(text)
+
+
+def judge(data):
+    """The same as :func:`read`, line by line in plain Python."""
+    good, bad = [], []
+    for place, line in enumerate(data.replace(b"\r\n", b"\n").split(b"\n"), start=2):
+        if not line.decode("utf-8", "replace").strip():
+            continue
+        try:
+            (fields,) = csv.reader([line.decode("latin-1")], strict=True)
+        except csv.Error as error:
+            bad.append((place, f"not a csv row: {error}"))
+            continue
+        if len(fields) != 4:
+            bad.append((place, f"{len(fields)} columns instead of 4"))
+            continue
+        fields = [field.encode("latin-1").decode("utf-8", "surrogateescape") for field in fields]
+        try:
+            if not fields[0]:
+                raise ValueError("user is empty")
+            if not fields[0].isascii() and any("\udc80" <= c <= "\udcff" for c in fields[0]):
+                raise ValueError("user is not UTF-8")
+            pairs = zip(("item", "category", "time"), fields[1:])
+            numbers = [number(text, name) for name, text in pairs]
+            good.append((place, fields[0], *numbers))
+        except ValueError as error:
+            bad.append((place, str(error)))
+    return good, bad, len(good) + len(bad)
+
+
+field = st.sampled_from(
+    [
+        b"1",
+        b"23",
+        b"007",
+        b"",
+        b"-4",
+        b"-0",
+        b"x",
+        b"1.0",
+        b" 5",
+        b"0x1",
+        b"+1",
+        b"u\xc3\xa9",
+        b"\xff",
+        b'"7"',
+        b'"a,b"',
+        b'"',
+        b'a"b',
+        b"9223372036854775807",
+        b"9223372036854775808",
+        b"00000000000000000000012",
+        b"1" * 30,
+    ]
+)
+row = st.one_of(
+    st.tuples(*[st.sampled_from([b"1", b"2", b"345"])] * 4).map(b",".join),
+    st.lists(field, min_size=4, max_size=4).map(b",".join),
+    st.lists(field, min_size=0, max_size=6).map(b",".join),
+)
+text = st.lists(
+    st.tuples(row, st.sampled_from([b"\n", b"\n", b"\n", b"\r\n"])).map(b"".join), max_size=12
+).map(b"".join)
+
+
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(text, st.integers(1, 60), st.booleans())
+@example(b"1,2,3,4", 1, False)
+@example(b"\n\n1,2,3,4\n\n", 3, True)
+@example(b'"1,2,3,4\n5,6,7,8\n"', 7, False)
+def test_rows_do_not_depend_on_how_the_file_is_cut(tmp_path, data, chunk_bytes, packed):
+    path = tmp_path / "log"
+    path.write_bytes(gzip.compress(HEADER + data) if packed else HEADER + data)
+    expected = judge(data)
+    assert read(path, FORM, 1 << 20) == expected
+    assert read(path, FORM, chunk_bytes) == expected
+
+
+def test_stray_carriage_returns_are_no_line_ends(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(HEADER + b"1,2,3,4\n1,2\r,3,4\n1,2,3,5\n")
+    good, bad, rows = read(path, FORM, 1 << 20)
+    assert [row[0] for row in good] == [2, 4]
+    assert [line for line, _ in bad] == [3]
+    assert rows == 3
+
+
+def test_quotes_are_plain_bytes_where_the_format_knows_none(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b'"1,2,3,pv,4\n"1,2,3,pv,5\n')
+    good, bad, _ = read(path, make_format("taobao", None, None), 1 << 20)
+    assert [row[1] for row in good] == ['"1', '"1']
+    assert not bad
+
+
+@pytest.mark.parametrize(
+    "values, good",
+    [
+        (pa.array([1, 2, None, -3], pa.int16()), [1, 2]),
+        (pa.array([1, 2**63, 2**64 - 1], pa.uint64()), [1]),
+        (pa.array([1.0, 2.5, float("nan"), None, 1e300, -1.0]), [1]),
+        (pa.array(["1", None, "x", "12"]), [1, 12]),
+        (pa.array(["5", "6", "5"]).dictionary_encode(), [5, 6, 5]),
+        (pa.array([1_500, 2_000], pa.timestamp("ms")), [1, 2]),
+        (pa.array([1], pa.date32()), [86_400]),
+    ],
+)
+def test_typed_columns_follow_the_same_rule(values, good):
+    ones = pa.array([1] * len(values))
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(pa.string())
+    columns = {"user": ones, "item": ones, "category": ones, "time": values}
+    line = np.arange(1, len(values) + 1)
+    events, rejected, tally = to_events(columns, line, lambda row: f"row {row}", FORM)
+    assert events.columns["time"].tolist() == good
+    assert len(rejected) == len(values) - len(good)
+    assert tally == {"rows_read": len(values), "rows_filtered": 0}
+
+
+@given(st.lists(st.integers(-1, LARGEST), max_size=5))
+def test_events_travel_as_they_are(values):
+    import pickle
+
+    column = np.array(values, np.int64)
+    events = Events(pa.array(["u"] * len(values), pa.string()), {"item": column}, column)
+    found = pickle.loads(pickle.dumps(events))
+    np.testing.assert_array_equal(found.columns["item"], column)
+    assert found.columns["item"].dtype == np.int64
+    assert found.user.equals(events.user)

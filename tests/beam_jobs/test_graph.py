@@ -1,0 +1,42 @@
+"""The job as a cloud runner gets it: names that a person reads, and no file touched."""
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_jobs.build_sequences import BuildSequences, default_buckets
+from beam_jobs.options import parse
+from beam_jobs.reading.inputs import Chunk
+
+COMMAND = ["--input", "gs://b/log.csv", "--format", "taobao", "--output", "gs://b/sequences"]
+
+
+def test_the_graph_reads_like_the_story():
+    asked = parse(COMMAND, "prog")
+    chunk = Chunk(0, 0, "gs://b/log.csv", "text", 0, 10, (("user", 0),), 5)
+    pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
+    chunks = pipeline | "Chunks" >> beam.Create([chunk])
+    chunks | "BuildSequences" >> BuildSequences(asked, 64, [chunk], "gs://b/sequences.tmp-1")
+    proto = pipeline.to_runner_api()
+    names = {transform.unique_name for transform in proto.components.transforms.values()}
+    for stage in (
+        "ReadEvents",
+        "SortHistories",
+        "LearnVocabularies",
+        "BuildRequests",
+        "WriteSequences",
+        "WriteRejected",
+        "WriteTally",
+    ):
+        assert f"BuildSequences/{stage}" in names
+
+
+def test_beams_own_options_pass_through():
+    asked = parse([*COMMAND, "--runner", "DataflowRunner", "--project=p", "--region=r"], "prog")
+    assert asked.beam == ("--runner", "DataflowRunner", "--project=p", "--region=r")
+    assert parse(COMMAND, "prog").beam == ("--runner=FnApiRunner",)
+
+
+def test_buckets_grow_with_the_log():
+    assert default_buckets(10) == 4
+    assert default_buckets(3_500_000_000) == 105
+    assert default_buckets(10**15) == 4096

@@ -1,0 +1,316 @@
+"""Time gaps, context and features of several values, from lists of a caller to a served model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from serving.client import Client, ServingError, one_request, score_inputs, stack
+from serving.client.lookup import candidates, newest_request
+from serving.client.requests import NO_VALUE, search_inputs
+from serving.tools.query import main
+from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_record, make_splits, write_folder
+from tfdare.schema import MAX_GAP
+from tfdare.sequences.raw_ids import UNSEEN_VALUE, RawIds
+
+PARTS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
+SEVERAL = {"tags": 3, "interests": 2}
+K = 4  # three searched for, and the newest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    splits = make_splits(seed=5, users=6, **PARTS)
+    random = np.random.default_rng(0)
+    splits["test"].append(make_record(random, "idle", length=9, requests=0, **PARTS))
+    return write_folder(tmp_path_factory.mktemp("rich"), splits, time_gap=TIME_GAP, **PARTS)
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory, start_server):
+    """A DARE and an SDIM of this folder, exported, and the address of a server of both."""
+    from tests.harness import randomize
+    from tfdare.compat import tf
+    from tfdare.export.signatures import ServingModule
+    from tfdare.layers import Head, TopKSearch
+    from tfdare.models import build_model
+
+    base, schema = tmp_path_factory.mktemp("servables"), folder.schema.with_dims(4, 4)
+    models = {
+        "dare": build_model("DARE", schema, search=TopKSearch(3, recent=1), head=Head((4,))),
+        "sdim": build_model("SDIM", schema, head=Head((4,))),
+    }
+    blocks = []
+    for name, model in models.items():
+        module = ServingModule(randomize(model), folder)
+        path = str(base / name / "1")
+        tf.saved_model.save(module, path, signatures=module.signatures_by_name)
+        blocks.append(
+            f'config {{ name: "{name}" base_path: "{base / name}" model_platform: "tensorflow" }}'
+        )
+    config = base / "models.config"
+    config.write_text("model_config_list {{\n{}\n}}\n".format("\n".join(blocks)))
+    with start_server("--model_config_file", config, "--port", 0) as server:
+        yield models, server.address
+
+
+# Lists of a caller
+
+
+def test_one_request_by_hand():
+    one = one_request(
+        {"item": [7, 8], "tags": [[1, 2], []]},
+        {"item": [9], "tags": [[3]]},
+        time_gap=[60, 2**40],
+        context={"hour": 5, "interests": [4], "price": 2.5},
+        values=SEVERAL,
+    )
+    assert {name: (array.dtype.name, array.tolist()) for name, array in one.items()} == {
+        "history_item": ("int64", [[7, 8]]),
+        "history_tags": ("int64", [[[1, 2, -1], [-1, -1, -1]]]),
+        "history_length": ("int32", [2]),
+        "history_time_gap": ("int32", [[60, MAX_GAP]]),
+        "target_item": ("int64", [[9]]),
+        "target_tags": ("int64", [[[3, -1, -1]]]),
+        "context_hour": ("int64", [5]),
+        "context_interests": ("int64", [[4, -1]]),
+        "context_price": ("float32", [2.5]),
+    }
+    assert set(search_inputs(one)) == {n for n in one if not n.startswith("context_")}
+
+
+def test_an_empty_history_has_a_column_of_everything():
+    one = one_request(
+        {"item": [], "tags": []}, {"item": [9], "tags": [[]]}, time_gap=[], values={"tags": 3}
+    )
+    assert {name: array.shape for name, array in one.items()} == {
+        "history_item": (1, 1),
+        "history_tags": (1, 1, 3),
+        "history_length": (1,),
+        "history_time_gap": (1, 1),
+        "target_item": (1, 1),
+        "target_tags": (1, 1, 3),
+    }
+    assert (one["history_tags"] == NO_VALUE).all()
+
+
+def test_stack_pads_everything_to_the_longest():
+    def request(length, price):
+        return one_request(
+            {"item": [5] * length, "tags": [[1]] * length},
+            {"item": [9], "tags": [[3]]},
+            time_gap=[7] * length,
+            context={"price": price},
+            values={"tags": 2},
+        )
+
+    both = stack([request(1, 1.0), request(3, float("nan"))])
+    assert both["history_time_gap"].tolist() == [[7, 0, 0], [7, 7, 7]]
+    assert both["history_tags"].shape == (2, 3, 2)
+    assert (both["history_tags"][0, 1:] == NO_VALUE).all()
+    np.testing.assert_array_equal(both["context_price"], [1, np.nan])
+    with pytest.raises(ValueError, match="same features"):
+        stack([request(1, 1.0), one_request({"item": [1]}, {"item": [1]})])
+    wider = one_request(
+        {"item": [5], "tags": [[1]]},
+        {"item": [9], "tags": [[3]]},
+        time_gap=[7],
+        context={"price": 1.0},
+        values={"tags": 3},
+    )
+    with pytest.raises(ValueError, match="equally many values .* history_tags of shapes"):
+        stack([request(1, 1.0), wider])
+
+
+def test_score_inputs_by_hand():
+    request = one_request(
+        {"item": [10, 20], "tags": [[1], [2, 3]]},
+        {"item": [7], "tags": [[4]]},
+        time_gap=[90, 30],
+        context={"hour": 5},
+        values={"tags": 2},
+    )
+    inputs = score_inputs(request, [[[1, 0, -1]]], [[[0.5, 0.25, 0.0]]])
+    assert inputs["behavior_tags"].tolist() == [[[[2, 3], [1, -1], [-1, -1]]]]
+    assert inputs["behavior_time_gap"].tolist() == [[[30, 90, 0]]]
+    assert inputs["behavior_time_gap"].dtype == np.int32
+    assert inputs["context_hour"].tolist() == [5]
+    assert set(inputs) == {
+        "target_item",
+        "target_tags",
+        "behavior_item",
+        "behavior_tags",
+        "behavior_time_gap",
+        "behavior_position",
+        "attention_score",
+        "context_hour",
+    }
+
+
+GOOD = ({"item": [1], "tags": [[1]]}, {"item": [2], "tags": [[3]]})
+
+
+@pytest.mark.parametrize(
+    "how,message",
+    [
+        ({"values": {"tags": 0}}, r"'tags' must have lists of up to 0 ids. Received: \[1\]"),
+        ({"values": {"tags": 2, "shop": 2}}, r"not there. Received: \['shop'\]"),
+        ({"values": {"item": 2, "tags": 2}}, "'item' must have lists of up to 2 ids. Received: 1"),
+        ({"time_gap": [1, 2]}, r"equally long. Received: .*'time_gap': 2"),
+        ({"time_gap": [1.5]}, "`history_time_gap` must hold integers. Received: dtype=float64"),
+        ({"context": {"hour": "noon"}}, "`context_hour` must hold integers or floats"),
+        ({"context": {"hour": [1.0, 2.0]}}, r"`context_hour` must have shape \[1\]"),
+    ],
+)
+def test_lists_that_do_not_fit(how, message):
+    with pytest.raises(ValueError, match=message):
+        one_request(*GOOD, **{"values": {"tags": 2}, **how})
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"history_time_gap": np.zeros([1, 2], int)}, r"must have shape \[1, N\]"),
+        ({"history_time_gap": np.zeros([1, 1, 1], int)}, r"must have shape \[1, N\]"),
+        ({"history_tags": np.zeros([1, 1, 3], int)}, "'tags' must have as many values"),
+        ({"history_tags": np.zeros([1, 1], int)}, "'tags' must have as many values"),
+        ({"context_hour": np.zeros([2], int)}, r"must have shape \[1\], or \[1, L\]"),
+        ({"context_price": np.zeros([1, 2])}, r"must have shape \[1\]"),
+        ({"hour": np.zeros([1], int)}, "Requests must hold .* Received: .*'hour'"),
+    ],
+)
+def test_requests_that_cannot_be_sent(change, message):
+    request = one_request(*GOOD, values={"tags": 2})
+    with Client("localhost:1") as client, pytest.raises(ValueError, match=message):
+        client.rank({**request, **change})
+
+
+# Users of a folder
+
+
+def test_newest_request_carries_everything(folder):
+    ids, schema = RawIds(folder), folder.schema
+    (record,) = [r for r in folder.records("test") if r.user == "user-1"]
+    assert len(record.position)
+    asked = newest_request(folder, "test", "user-1", ids)
+    request = int(np.flatnonzero(record.position == record.position.max())[-1])
+    end = int(record.position[request])
+    start = max(0, end - schema.window)
+    assert len(asked.history["item"]) == end - start == len(asked.time_gap)
+    gap = record.request_time[request] - record.history_time[start:end]
+    np.testing.assert_array_equal(asked.time_gap, gap)
+    rows = record.history["tags"].reshape(-1, 3)[start:end]
+    raw = folder.vocabulary("tags")
+    wanted = np.select([rows == 0, rows == 1], [NO_VALUE, UNSEEN_VALUE], raw[rows - 2])
+    np.testing.assert_array_equal(asked.history["tags"], wanted)
+    assert asked.target["tags"].shape == (len(asked.target["item"]), 3)
+    hour = record.context["hour"][request]
+    assert asked.context["hour"] == (-1 if hour == 1 else folder.vocabulary("hour")[hour - 2])
+    np.testing.assert_array_equal(asked.context["price"], record.context["price"][request])
+    assert asked.context["interests"].shape == (2,)
+
+
+def test_an_unknown_value_is_not_no_value(folder):
+    ids, known = RawIds(folder), int(folder.vocabulary("tags")[1])
+    wanted = [[known, UNSEEN_VALUE, NO_VALUE], [NO_VALUE] * 3]
+    assert ids.raw("tags", [3, 1, 0, 0, 0, 0]).tolist() == wanted
+    assert ids.raw("hour", [3, 1, 0]).tolist() == [folder.vocabulary("hour")[1], -1, -1]
+
+
+def test_a_user_without_request_has_no_context(folder):
+    asked = newest_request(folder, "test", "idle", RawIds(folder))
+    assert asked.time_gap[-1] == 0 and (np.diff(asked.time_gap) <= 0).all()
+    assert asked.context["hour"] == -1 and asked.context["interests"].tolist() == [-1, -1]
+    assert np.isnan(asked.context["price"])
+
+
+def test_candidates_find_all_values_of_an_item(folder):
+    ids = RawIds(folder)
+    record = next(r for r in folder.records("train") if len(r.history["item"]) > 3)
+    item = int(ids.raw("item", record.history["item"])[3])
+    found = candidates(folder, "train", [item, 5], ids)
+    np.testing.assert_array_equal(found["tags"][0], ids.raw("tags", record.history["tags"])[3])
+    assert found["tags"][1].tolist() == [NO_VALUE] * 3 and found["category"][1] == -1
+
+
+# A served model
+
+
+def requests_of(folder, *users):
+    ids, made = RawIds(folder), []
+    for user in users:
+        asked = newest_request(folder, "test", user, ids)
+        target = {name: values[:2] for name, values in asked.target.items()}
+        made.append(one_request(asked.history, target, asked.time_gap, asked.context, SEVERAL))
+    return made
+
+
+def test_split_equals_whole_equals_the_model(folder, served):
+    _models, address = served
+    users = [r.user for r in folder.records("test") if len(r.position)]
+    requests = requests_of(folder, *users)
+    together = stack(requests)
+    with Client(address, timeout=60) as client:
+        whole, split = client.rank(together), client.rank(together, split=True)
+        alone = client.rank(requests[1])
+        assert whole.behavior_index.shape == (*whole.probability.shape, K)
+        np.testing.assert_allclose(whole.probability, split.probability, atol=1e-6)
+        np.testing.assert_array_equal(whole.behavior_index, split.behavior_index)
+        np.testing.assert_allclose(alone.probability[0], whole.probability[1], atol=1e-6)
+        moved = {**together, "context_hour": np.full_like(together["context_hour"], 1007)}
+        assert np.abs(client.rank(moved).probability - whole.probability).max() > 1e-4
+        without = {k: v for k, v in together.items() if k != "context_price"}
+        with pytest.raises(ServingError, match="Missing but required: {context_price}"):
+            client.rank(without)
+        extra = {**together, "context_city": together["context_hour"]}
+        with pytest.raises(ServingError, match="Sent extra: {context_city}"):
+            client.rank(extra)
+    with Client(address, model="sdim", timeout=60) as client:
+        whole = client.rank(together)
+        assert whole.behavior_index is None and whole.attention_score is None
+        assert np.isfinite(whole.probability).all()
+        with pytest.raises(ServingError, match='"search" not found'):
+            client.rank(together, split=True)
+
+
+def ask(folder, address, *arguments):
+    return main(["--address", address, "--sequences", folder.path, "--timeout", "60", *arguments])
+
+
+def test_query_shows_time_gaps_context_and_values(folder, served, capsys):
+    _, address = served
+    user = max(folder.records("test"), key=lambda r: max(r.position, default=0)).user
+    assert ask(folder, address, "--user", user) == 0
+    said = capsys.readouterr().out
+    assert "and whole agree" in said and "\nContext: hour " in said
+    header = said.split("newest:\n")[1].splitlines()[0].split()
+    assert header == [
+        "position",
+        "item",
+        "category",
+        "tags",
+        "time",
+        "gap",
+        "attention",
+        "score",
+        "weight",
+    ]
+    assert ask(folder, address, "--user", user, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    asked = newest_request(folder, "test", user, RawIds(folder))
+    assert set(answer["context"]) == {"hour", "interests", "price"}
+    first = answer["behaviors"][0]
+    place = len(asked.history["item"]) - first["position"]
+    assert first["time_gap"] == asked.time_gap[place]
+    assert len(first["tags"]) == (asked.history["tags"][place] != NO_VALUE).sum()
+
+
+def test_query_of_a_model_that_does_not_search(folder, served, capsys):
+    _, address = served
+    item = str(folder.vocabulary("item")[0])
+    arguments = ["--user", "idle", "--candidates", item, "--model", "sdim"]
+    assert ask(folder, address, *arguments) == 0
+    said = capsys.readouterr().out
+    assert "does not search: nothing to split" in said
+    assert "Context: hour -1, interests none, price unknown." in said
+    assert "Behaviors that search found" not in said

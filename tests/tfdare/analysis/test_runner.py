@@ -1,0 +1,544 @@
+"""Measurements against plain loops, and `tfdare analyze` from a simulated log to the report."""
+
+import base64
+import json
+import math
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from sklearn.metrics import mutual_info_score
+
+import tfdare.analysis as analysis_package
+from tests.folders import WINDOW, make_splits, plain_requests, write_folder
+from tfdare.analysis import (
+    AUCProbe,
+    PlantedTruth,
+    UserBatches,
+    attention_accuracy,
+    category_of,
+    convergence_numbers,
+    discriminability,
+    efficiency,
+    findings,
+    interest_counts,
+    plot_attention,
+    plot_efficiency,
+    position_edges,
+    search_quality,
+    speaking_for,
+)
+from tfdare.analysis.convergence import examples_to
+from tfdare.analysis.discriminability import _information
+from tfdare.analysis.measure_all import Measured
+from tfdare.cli import main as tfdare
+from tfdare.commands.analyze import main
+from tfdare.compat import tf
+from tfdare.data import read_requests
+from tfdare.errors import UsageError
+from tfdare.evaluation.slices import METRICS
+from tfdare.metrics import auc
+from tfdare.models import build_model
+from tfdare.sequences import open_sequences
+from tfdare.sequences.mutual_information import InterestCounts
+from tfdare.training import compile_model, load_run, train
+
+USERS = 120
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return make_splits(seed=8, users=25)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, splits):
+    return write_folder(tmp_path_factory.mktemp("analysis") / "s", splits)
+
+
+@pytest.fixture(scope="module")
+def models(folder):
+    tf.keras.utils.set_random_seed(2)
+    schema = folder.schema.with_dims(4, 4)
+    return {name: build_model(name, schema, top_k=3) for name in ("DARE-paper", "TWIN")}
+
+
+def test_user_batches(folder, splits):
+    expected = plain_requests(splits["test"])
+    found = [user.decode() for *_, users in UserBatches(folder, "test", 7) for user in users]
+    assert found == [one["user"] for one in expected]
+    few = UserBatches(folder, "test", 7, limit=10)
+    assert len(few) == len(list(few)) == 2
+
+
+def test_positions_are_exact_and_then_coarser():
+    assert position_edges(5) == [1, 2, 3, 4, 5, 6]
+    edges = position_edges(200)
+    assert edges[:8] == list(range(1, 9)) and edges[-1] == 201
+    widths = np.diff(edges)
+    assert (widths[:7] == 1).all() and 1.1 < edges[-2] / edges[-4] < 1.8
+
+
+def test_search_quality_against_plain_loops(folder, splits, models):
+    from tests.tfdare.metrics.test_search import plain_ndcg, plain_recall
+
+    def newest_matter(arrays):
+        """Relevance that a person can compute: place in the history, if the category is even."""
+        history = arrays["history_category"]
+        value = np.where(history % 2 == 0, 1.0 + np.arange(history.shape[1]), 0.0)
+        value = np.where(np.arange(history.shape[1]) < arrays["history_length"][:, None], value, 0)
+        return np.repeat(value[:, None], arrays["target_item"].shape[1], axis=1)
+
+    found = search_quality(
+        models, folder, {"made up": newest_matter}, limit=None, top_k=3, resamples=20, batch_size=8
+    )
+    expected = plain_requests(splits["test"])
+    model, values = models["TWIN"], {"ndcg": [], "recall": []}
+    for one in expected:
+        given = {
+            name: tf.constant([value])
+            for name, value in one.items()
+            if name.startswith(("history_", "target_")) and "repeats" not in name
+        }
+        index = model.search(given)["behavior_index"].numpy()[0]
+        length = one["history_length"]
+        relevance = [
+            1.0 + i if i < length and c % 2 == 0 else 0.0
+            for i, c in enumerate(one["history_category"])
+        ]
+        for candidate in range(one["target_length"]):
+            kept = index[candidate].tolist()
+            values["ndcg"].append(plain_ndcg(relevance, kept, 3))
+            values["recall"].append(plain_recall(relevance, kept, 3))
+    numbers = found["truths"]["made up"]["models"]["TWIN"]
+    for measure, of_targets in values.items():
+        known = [value for value in of_targets if not math.isnan(value)]
+        assert numbers[measure]["estimate"] == pytest.approx(np.mean(known), rel=1e-4)
+        assert sum(numbers["by_length"]["targets"]) == len(known)
+    assert found["targets"] == sum(one["target_length"] for one in expected)
+    exact = found["truths"]["attention"]["models"]["TWIN"]
+    assert exact["ndcg"]["estimate"] == pytest.approx(1) == exact["recall"]["estimate"]
+    difference = found["truths"]["made up"]["differences"]["DARE-paper - TWIN"]["ndcg"]
+    first = found["truths"]["made up"]["models"]["DARE-paper"]["ndcg"]["estimate"]
+    assert difference["estimate"] == pytest.approx(first - numbers["ndcg"]["estimate"])
+
+
+def test_attention_maps_against_plain_loops(folder, splits, models):
+    counts = interest_counts(folder)
+    by_hand = InterestCounts(range(2, 7), position_edges(WINDOW))
+    for requests, label, weight in read_requests(folder, "train", 1000):
+        by_hand.add(
+            *(
+                part.numpy()
+                for part in (
+                    requests["history_category"],
+                    requests["history_length"],
+                    requests["target_category"],
+                    label,
+                    weight,
+                )
+            )
+        )
+    assert counts.to_dict() == by_hand.to_dict()
+    table = counts.table(min_count=1)
+    found = attention_accuracy(models, folder, table, target_categories=1, batch_size=9)
+    target = found["targets"][0]
+    expected = plain_requests(splits["test"])
+    frequency = {}
+    for one in expected:
+        for category in one["target_category"][: one["target_length"]]:
+            frequency[category] = frequency.get(category, 0) + 1
+    assert frequency[target["row"]] == max(frequency.values())
+    raw = np.concatenate([[0, 0], folder.vocabulary("category")])
+    sums, edges = {}, table.edges
+    for one in expected:
+        given = {
+            name: tf.constant([value])
+            for name, value in one.items()
+            if name.startswith(("history_", "target_")) and "repeats" not in name
+        }
+        scores = models["TWIN"].attend(given).numpy()[0]
+        length = one["history_length"]
+        for candidate in range(one["target_length"]):
+            if one["target_category"][candidate] != target["row"] or not length:
+                continue
+            weights = np.exp(scores[candidate][:length])
+            weights = weights / weights.sum()  # newest first
+            for position in range(1, length + 1):
+                category = raw[one["history_category"][length - position]]
+                bucket = max(b for b in range(len(edges) - 1) if edges[b] <= position)
+                total = sums.setdefault((category, bucket), [0.0, 0])
+                total[0] += weights[position - 1]
+                total[1] += 1
+    learned = target["models"]["TWIN"]
+    for row, category in enumerate(target["categories"]):
+        for bucket in range(len(edges) - 1):
+            total, count = sums.get((category, bucket), (0.0, 0))
+            assert learned["behaviors"][row][bucket] == count
+            weight = learned["weight"][row][bucket]
+            assert weight == pytest.approx(total / count, rel=1e-4) if count else weight is None
+    truth = table.information[target["row"] - 2]
+    rows = [int(np.flatnonzero(raw == category)[0]) - 2 for category in target["categories"]]
+    np.testing.assert_allclose(target["information"], truth[rows])
+    image = plot_attention(found).axes[0].images[0].get_array()
+    np.testing.assert_allclose(image, target["information"])
+    speaks = speaking_for(table)
+    assert (speaks.information[table.lift < 1] == 0).all()
+    kept = table.lift > 1
+    np.testing.assert_array_equal(speaks.information[kept], table.information[kept])
+
+
+def test_discriminability(folder, models):
+    found = discriminability(models, folder, clusters=(2, 5), limit=None, resamples=20)
+    assert found["clusters"] == [2, 5]
+    for one in found["models"].values():
+        for value in one["information"]:
+            assert 0 <= value["estimate"] <= found["entropy"] + 1e-9
+            assert value["low"] <= value["high"]
+    pair = found["differences"]["DARE-paper - TWIN"][1]
+    both = [found["models"][name]["information"][1]["estimate"] for name in models]
+    assert pair["estimate"] == pytest.approx(both[0] - both[1])
+
+
+def test_information_of_a_table_is_scikit_learns():
+    random = np.random.default_rng(0)
+    cluster, label = random.integers(0, 4, 200), random.integers(0, 2, 200)
+    counts = np.zeros((1, 4, 2))
+    np.add.at(counts[0], (cluster, label), 1)
+    assert _information(counts)[0] == pytest.approx(mutual_info_score(cluster, label))
+
+
+def test_representation_is_what_the_head_gets(folder, models):
+    requests, *_ = next(iter(read_requests(folder, "test", 8)))
+    for name in ("TWIN", "SDIM"):
+        model = models.get(name) or build_model(name, folder.schema.with_dims(4, 4), top_k=3)
+        inputs = model.represent(requests)
+        probability = tf.sigmoid(model.head(inputs))
+        np.testing.assert_allclose(probability, model(requests), rtol=1e-5)
+
+
+def test_auc_by_examples(folder, models):
+    held_out = list(UserBatches(folder, "validation", 16))
+    probes = {}
+    for name in models:
+        model = build_model(name, folder.schema.with_dims(4, 4), top_k=3)
+        compile_model(model)
+        probes[name] = AUCProbe(held_out, every=2, examples_a_step=10)
+        model.fit(
+            read_requests(folder, "train", 8).take(5), epochs=1, verbose=0, callbacks=[probes[name]]
+        )
+    assert probes["TWIN"].steps == [0, 2, 4, 5]
+    found = convergence_numbers(probes, resamples=20)
+    one = found["models"]["TWIN"]
+    assert one["examples"] == [0, 20, 40, 50]
+    label = probes["TWIN"].label
+    expected = [auc(label, p) for p in probes["TWIN"].probabilities]
+    assert [value["estimate"] for value in one["auc"]] == pytest.approx(expected)
+    # the last look is the trained model itself
+    last = np.concatenate(
+        [model(requests).numpy()[weight.numpy() > 0] for requests, _, weight, _ in held_out]
+    )
+    np.testing.assert_allclose(probes["TWIN"].probabilities[-1], last, rtol=1e-5)
+    assert found["speed"]["TWIN"]["auc"] == pytest.approx(max(expected))
+
+
+def test_examples_to_an_auc():
+    assert examples_to(0.5, [0, 10], [0.5, 0.6]) == 0
+    assert examples_to(0.55, [0, 10, 20], [0.5, 0.4, 0.6]) == pytest.approx(17.5)
+    assert math.isnan(examples_to(0.9, [0, 10], [0.5, 0.6]))
+
+
+def test_findings_follow_the_intervals():
+    def interval(estimate, low, high):
+        return {"estimate": estimate, "low": low, "high": high}
+
+    def verdicts(conflict, difference):
+        feature = {"shared": True, "ratio": interval(5, 4, 6), "conflict": conflict}
+        numbers = {
+            "gradients": {"TWIN": {"features": {"item": feature}}},
+            "accuracy": {
+                "split": "test",
+                "slices": {
+                    "all": {
+                        "parts": [
+                            {
+                                "differences": {
+                                    "DARE - TWIN": {"auc": difference},
+                                    "DARE - DARE-paper": {"auc": difference},
+                                }
+                            }
+                        ]
+                    }
+                },
+            },
+        }
+        return [one.verdict for one in findings(numbers)]
+
+    assert verdicts(interval(0.64, 0.6, 0.7), interval(0.01, 0.005, 0.02)) == ["holds"] * 3
+    assert verdicts(interval(0.4, 0.3, 0.45), interval(-0.01, -0.02, -0.001)) == [
+        "holds",
+        "does not hold",
+        "does not hold",
+    ]
+    assert verdicts(interval(0.5, 0.4, 0.6), interval(0.0, -0.01, 0.01)) == [
+        "holds",
+        "not separable",
+        "not separable",
+    ]
+
+
+# From a simulated log to the report
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    at = tmp_path_factory.mktemp("simulated")
+    log = at / "log.csv"
+    assert (
+        tfdare(
+            [
+                "simulate",
+                "--output",
+                str(log),
+                "--users",
+                str(USERS),
+                "--quiet",
+                "--items",
+                "300",
+                "--categories",
+                "12",
+            ]
+        )
+        == 0
+    )
+    assert (
+        tfdare(
+            [
+                "prepare",
+                "--input",
+                str(log),
+                "--format",
+                "taobao",
+                "--output",
+                str(at / "sequences"),
+                "--window",
+                "60",
+            ]
+        )
+        == 0
+    )
+    for model in ("DARE-paper", "TWIN"):
+        train(
+            str(at / "sequences"),
+            str(at / model),
+            model,
+            epochs=1,
+            batch_size=128,
+            top_k=10,
+            verbose=0,
+            attention_dim=8,
+            representation_dim=8,
+        )
+    return at
+
+
+def test_planted_truth_is_what_was_planted(simulated):
+    """Partner and lag from the truth file, on raw ids of the log, event by event."""
+    sequences = open_sequences(str(simulated / "sequences"))
+    path = str(simulated / "log.csv.truth.json")
+    planted = json.load(open(path, encoding="utf-8"))["categories"]
+    raw = np.concatenate([[0, 0], sequences.vocabulary("category")]).tolist()
+    requests, *_ = next(iter(read_requests(sequences, "test", 20)))
+    arrays = {name: value.numpy() for name, value in requests.items()}
+    found = PlantedTruth(path, sequences)(arrays)
+    relevant = 0
+    for user, candidate, place in np.ndindex(found.shape):
+        length = arrays["history_length"][user]
+        here = raw[arrays["history_category"][user, place]]
+        target = raw[arrays["target_category"][user, candidate]]
+        rule = planted.get(str(here))
+        expected = (
+            place < length
+            and rule is not None
+            and rule["partner"] == target
+            and rule["lag"] == length - place
+        )
+        assert found[user, candidate, place] == expected
+        relevant += expected
+    assert relevant
+
+
+def test_evaluate_command_compares_two_runs(simulated, capsys):
+    argv = [
+        "evaluate",
+        "--run",
+        str(simulated / "TWIN"),
+        "--sequences",
+        str(simulated / "sequences"),
+        "--resamples",
+        "10",
+    ]
+    assert tfdare([*argv, "--against", str(simulated / "DARE-paper")]) == 0
+    out = capsys.readouterr().out
+    assert "TWIN - DARE-paper" in out and "events of the user" in out
+    written = json.loads((simulated / "TWIN" / "evaluation.json").read_text())
+    whole = written["slices"]["all"]["parts"][0]
+    metrics = json.loads((simulated / "TWIN" / "metrics.json").read_text())["test"]
+    for metric in METRICS:
+        assert whole["models"]["TWIN"][metric]["estimate"] == pytest.approx(metrics[metric])
+    assert tfdare([*argv[:-1], "0"]) == 2
+    assert "--resamples must be positive" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def analysis(simulated):
+    argv = [
+        "--run",
+        str(simulated / "DARE-paper"),
+        "--against",
+        str(simulated / "TWIN"),
+        "--sequences",
+        str(simulated / "sequences"),
+        "--output",
+        str(simulated / "analysis"),
+        "--truth",
+        str(simulated / "log.csv.truth.json"),
+        "--steps",
+        "6",
+        "--every",
+        "3",
+        "--limit",
+        "200",
+        "--resamples",
+        "20",
+    ]
+    assert main(argv) == 0
+    return simulated / "analysis", argv
+
+
+def test_report_stands_alone(analysis):
+    page = (analysis[0] / "report.html").read_text()
+    numbers = json.loads((analysis[0] / "analysis.json").read_text())
+    assert set(numbers) >= {
+        "gradients",
+        "attention",
+        "search",
+        "discriminability",
+        "convergence",
+        "accuracy",
+        "findings",
+        "options",
+        "models",
+        "data",
+    }
+    figures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
+    assert len(figures) == 9
+    assert all(base64.b64decode(one).startswith(b"\x89PNG") for one in figures)
+    assert not re.search(r"(src|href)='(?!data:|https://arxiv)", page)
+    for one in numbers["findings"]:
+        assert one["verdict"] in ("holds", "does not hold", "not separable")
+    assert page.count("class='verdict") == len(numbers["findings"]) >= 9
+
+
+def test_numbers_are_the_runs_own(analysis, simulated):
+    numbers = json.loads((analysis[0] / "analysis.json").read_text())
+    for name in ("DARE-paper", "TWIN"):
+        metrics = json.loads((simulated / name / "metrics.json").read_text())["test"]
+        whole = numbers["accuracy"]["slices"]["all"]["parts"][0]["models"][name]
+        assert whole["auc"]["estimate"] == pytest.approx(metrics["auc"])
+        assert numbers["models"][name]["model"] == name
+    twin, dare = (numbers["gradients"][n]["features"]["category"] for n in ("TWIN", "DARE-paper"))
+    assert twin["shared"] and not dare["shared"] and "conflict" not in dare
+    assert numbers["gradients"]["TWIN"]["steps"] == [0, 3, 6]
+    assert numbers["search"]["truths"]["planted"]["models"]["TWIN"]["targets_with_truth"] > 0
+    assert numbers["data"]["category"] == category_of(load_run(str(simulated / "TWIN")).schema)
+
+
+def test_a_failed_analysis_leaves_the_last_report(analysis, capsys):
+    folder, argv = analysis
+    before = (folder / "report.html").read_bytes()
+    for change, told in (
+        (["--resamples", "0"], "--resamples must be at least 1"),
+        (["--truth", "nowhere.json"], "No planted truth at 'nowhere.json'"),
+        (["--comparison", "nowhere"], "No finished comparison at 'nowhere'"),
+        (["--against", argv[1]], "different names"),
+        (["--run", "nowhere"], "No training run at 'nowhere'"),
+    ):
+        assert main([*argv, *change]) == 2
+        assert told in capsys.readouterr().err
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_without_tracing_gradients_are_those_of_the_trained_model(simulated):
+    runs = {"TWIN": load_run(str(simulated / "TWIN"))}
+    measured = Measured(
+        runs,
+        open_sequences(str(simulated / "sequences")),
+        "test",
+        100,
+        20,
+        shown=lambda title: iter,
+    )
+    found = measured.training(steps=0, every=1)
+    assert set(found) == {"gradients"} and found["gradients"]["TWIN"]["steps"] == [0]
+    before = measured.models["TWIN"].get_weights()
+    again = measured.training(steps=0, every=1)
+    assert again == found
+    after = measured.models["TWIN"].get_weights()
+    assert all(np.array_equal(one, other) for one, other in zip(before, after))
+
+
+def test_the_readme_names_what_is_there():
+    readme = pathlib.Path(analysis_package.__file__).with_name("README.md").read_text("utf-8")
+    for block in re.findall(r"^```python no-run\n(.*?)^```", readme, re.MULTILINE | re.DOTALL):
+        compile(block, "README.md", "exec")
+        for line in re.findall(r"^from tfdare.*", block, re.MULTILINE):
+            exec(line, {})
+    for name in re.findall(r"^\| \w+ \|(.*)\|$", readme, re.MULTILINE):
+        for called in re.findall(r"`([\w]+)`", name):
+            assert called in analysis_package.__all__, called
+
+
+def test_efficiency_reads_a_comparison(tmp_path, folder):
+    argv = [
+        "compare",
+        "--sequences",
+        folder.path,
+        "--output",
+        str(tmp_path / "c"),
+        "--models",
+        "DARE-paper",
+        "--attention_dims",
+        "2",
+        "4",
+        "--representation_dims",
+        "4",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "32",
+        "--top_k",
+        "3",
+    ]
+    assert tfdare(argv) == 0
+    found = efficiency(str(tmp_path / "c"), resamples=20)
+    rows = json.loads((tmp_path / "c" / "comparison.json").read_text())["rows"]
+    for row in rows:
+        one = next(
+            one
+            for one in found["models"][row["model"]]
+            if one["attention_dim"] == row["attention_dim"]
+        )
+        assert one["auc"] == pytest.approx(row["test"]["auc"]["mean"])
+        assert one["search_ms"] == row["search_ms"]
+    narrow, wide = found["models"]["DARE-paper"]
+    assert narrow["to_widest"]["estimate"] == pytest.approx(narrow["auc"] - wide["auc"])
+    assert wide["to_widest"]["estimate"] == 0
+    assert any("half the attention columns" in one.claim for one in findings({"efficiency": found}))
+    lines = plot_efficiency(found).axes[0].lines
+    assert lines[0].get_ydata().tolist() == [narrow["auc"], wide["auc"]]
+    with pytest.raises(UsageError, match="No finished comparison"):
+        efficiency(str(tmp_path))

@@ -1,0 +1,487 @@
+"""``tfdare compare``: what is trained and what is not, who wins, how it is told."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.folders import make_splits, write_folder
+from tfdare.commands.compare import main
+from tfdare.comparison import (
+    Measurement,
+    Row,
+    Trial,
+    Trials,
+    markdown,
+    measure,
+    report,
+    rows_of,
+    shares_tables,
+    trials,
+)
+from tfdare.comparison import runner as compare_module
+from tfdare.comparison.measure import one_user, search_bytes
+from tfdare.comparison.paper import AUC, ORDERINGS, holds_in
+from tfdare.comparison.runner import compare
+from tfdare.errors import UsageError
+from tfdare.files import write_json
+from tfdare.models import MODELS, build_model
+from tfdare.training.callbacks import Diverged
+
+ROOT = pathlib.Path(__file__).parents[3]
+USERS, EACH = 40, 6
+LABEL = np.tile([1, 0, 0], USERS * EACH // 3)
+USER = np.repeat(np.arange(USERS), EACH)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(
+        tmp_path_factory.mktemp("compare") / "sequences", make_splits(seed=7, users=20)
+    )
+
+
+class Trainer:
+    """Stands in for `train`: leaves the files of a run with the AUCs that it is told.
+
+    `validation` and `test` are functions of (model, rate, seed); a validation AUC of None is a
+    training that diverges.
+    """
+
+    def __init__(self, validation, test=lambda model, rate, seed: 0.7, noise=0.0):
+        self.validation, self.test, self.noise, self.calls = validation, test, noise, []
+
+    def __call__(
+        self,
+        sequences,
+        output,
+        model,
+        *,
+        seed,
+        attention_dim,
+        representation_dim,
+        learning_rate,
+        verbose,
+        **options,
+    ):
+        assert verbose == 0
+        self.calls.append((model, attention_dim, representation_dim, learning_rate, seed))
+        os.makedirs(output)
+        known = self.validation(model, learning_rate, seed)
+        if known is None:
+            raise Diverged("The loss became nan at epoch 1, step 2 of 3")
+        random = np.random.default_rng(seed)
+        better = self.test(model, learning_rate, seed)
+        score = (
+            better * LABEL
+            + 0.3 * random.random(LABEL.size)
+            + self.noise * random.normal(size=USERS)[USER]
+        )
+        np.savez(os.path.join(output, "predictions.npz"), label=LABEL, user=USER, probability=score)
+        pathlib.Path(output, "model.keras").touch()
+        numbers = {
+            "auc": better,
+            "auc_seen": better,
+            "auc_new": None,
+            "gauc": better,
+            "logloss": 0.5,
+            "baselines": {"seen": 0.6, "repeat_counts": 0.65},
+        }
+        metrics = {
+            "validation": {**numbers, "auc": known},
+            "test": numbers,
+            "training": {"best_epoch": 1, "epochs_run": 2, "examples_per_s": 1000 * seed},
+        }
+        write_json(os.path.join(output, "metrics.json"), metrics)
+        return metrics
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Puts a Trainer in the place of training, and fixed figures in that of measuring."""
+
+    def use(trainer):
+        monkeypatch.setattr(trials, "train", trainer)
+        monkeypatch.setattr(
+            compare_module,
+            "load_run",
+            lambda path: type("Loaded", (), {"model": lambda self: None})(),
+        )
+        monkeypatch.setattr(
+            compare_module,
+            "measure",
+            lambda models, opened: {
+                row: Measurement(1000, 4000 * row.attention_dim, 2.0, row.model == "SDIM")
+                for row in models
+            },
+        )
+        return trainer
+
+    return use
+
+
+def test_which_models_have_one_table():
+    several = {model for model in MODELS if not shares_tables(model)}
+    assert {"DARE", "DARE-whole", "TWIN-4E"} <= several
+    assert not several & {"TWIN", "DIN", "SDIM", "TWIN-proj", "ETA", "SIM-hard", "TWIN-V2"}
+
+
+def test_rows():
+    assert rows_of(["DARE", "TWIN"], [2, 4], [4, 8]) == [
+        Row("DARE", 2, 4),
+        Row("DARE", 2, 8),
+        Row("DARE", 4, 4),
+        Row("DARE", 4, 8),
+        Row("TWIN", 2, 2),
+        Row("TWIN", 4, 4),
+    ]
+    assert Row("DARE", 2, 4).columns == "2 + 4" and Row("TWIN", 2, 2).columns == "2"
+    names = {Trial(Row("DARE", 2, 4), rate, seed).name for rate in (0.1, 0.01) for seed in (1, 2)}
+    assert len(names) == 4 and "DARE-2-4-lr0.01-seed2" in names
+
+
+def test_tuning_picks_by_validation(folder, tmp_path, stand_in):
+    best = {"DARE": 0.03, "TWIN": 0.1}
+    trainer = stand_in(
+        Trainer(
+            lambda model, rate, seed: 0.8 if rate == best[model] else 0.7,
+            test=lambda model, rate, seed: 0.6 if rate == best[model] else 0.9,  # a lure
+        )
+    )
+    said = []
+    found = compare(
+        folder.path,
+        str(tmp_path / "c"),
+        ["DARE", "TWIN"],
+        seeds=[3, 1, 2],
+        learning_rates=[0.01, 0.03, 0.1],
+        resamples=20,
+        say=said.append,
+    )
+    assert trainer.calls == [
+        *(("DARE", 16, 16, rate, 3) for rate in (0.01, 0.03, 0.1)),
+        *(("TWIN", 16, 16, rate, 3) for rate in (0.01, 0.03, 0.1)),
+        ("DARE", 16, 16, 0.03, 1),
+        ("TWIN", 16, 16, 0.1, 1),
+        ("DARE", 16, 16, 0.03, 2),
+        ("TWIN", 16, 16, 0.1, 2),
+    ]
+    rows = {row["model"]: row for row in found["rows"]}
+    assert {model: row["learning_rate"] for model, row in rows.items()} == best
+    assert rows["DARE"]["seeds"] == [3, 1, 2] and rows["DARE"]["test"]["auc"]["mean"] == 0.6
+    assert rows["DARE"]["examples_per_s"] == 2000
+    assert found["tuning"][0]["validation_auc"] == {"0.01": 0.7, "0.03": 0.8, "0.1": 0.7}
+    lines = [line for line in said if line.startswith("[")]
+    assert [line.split("]")[0] for line in lines] == [f"[{n}/10" for n in range(1, 11)]
+    assert "DARE 16 + 16, lr 0.01, seed 3: validation AUC 0.7000, test 0.9000" in lines[0]
+    assert "; 9 left, about " in lines[0] and "left" not in lines[-1]
+
+
+def test_nothing_is_repeated_and_a_comparison_grows(folder, tmp_path, stand_in):
+    output = str(tmp_path / "c")
+    trainer = stand_in(Trainer(lambda *_: 0.7))
+    common = {"resamples": 20, "say": lambda line: None}
+    compare(folder.path, output, ["DARE"], [1, 2], **common)
+    assert len(trainer.calls) == 2
+    said = []
+    compare(folder.path, output, ["DARE"], [1, 2], resamples=20, say=said.append)
+    assert len(trainer.calls) == 2 and "1 of 1 runs were finished before" in said
+    found = compare(
+        folder.path, output, ["DARE", "TWIN", "DIN"], [1, 2, 3], attention_dims=[16, 8], **common
+    )
+    assert len(trainer.calls) == 2 + 6 * 3 - 2
+    assert len(set(trainer.calls)) == len(trainer.calls) and len(found["rows"]) == 6
+    text = (tmp_path / "c" / "comparison.md").read_text()
+    assert "| model | columns | test AUC |" in text
+    assert "TWIN > DIN (8 against 8)" in text and "is not among the models" in text
+    assert (tmp_path / "c" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_diverged(folder, tmp_path, stand_in):
+    trainer = stand_in(
+        Trainer(
+            lambda model, rate, seed: None if rate == 9.0 or (model, seed) == ("TWIN", 2) else 0.7
+        )
+    )
+    found = compare(
+        folder.path,
+        str(tmp_path / "c"),
+        ["DARE", "TWIN"],
+        [1, 2],
+        learning_rates=[9.0, 0.01],
+        resamples=20,
+        say=lambda line: None,
+    )
+    rows = {row["model"]: row for row in found["rows"]}
+    assert rows["DARE"]["learning_rate"] == 0.01 and rows["TWIN"]["diverged"] == [2]
+    assert "Diverged, and left out: TWIN (16), seeds 2." in markdown(found)
+    calls = len(trainer.calls)
+    compare(
+        folder.path,
+        str(tmp_path / "c"),
+        ["DARE", "TWIN"],
+        [1, 2],
+        learning_rates=[9.0, 0.01],
+        resamples=20,
+        say=lambda line: None,
+    )
+    assert len(trainer.calls) == calls
+    with pytest.raises(UsageError, match="Every run diverged"):
+        compare(
+            folder.path,
+            str(tmp_path / "d"),
+            ["DARE"],
+            [1],
+            learning_rates=[9.0],
+            say=lambda line: None,
+        )
+
+
+def test_other_options_are_refused_by_name(folder, tmp_path, stand_in, capsys):
+    trainer = stand_in(Trainer(lambda *_: 0.7))
+    given = [
+        "--sequences",
+        folder.path,
+        "--output",
+        str(tmp_path / "c"),
+        "--models",
+        "DARE",
+        "--seeds",
+        "1",
+        "--resamples",
+        "5",
+    ]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert "[1/1] DARE 16 + 16" in out and "| **DARE** |" in out and "comparison.md" in out
+    assert main([*given, "--epochs", "7", "--dropout", "0.1"]) == 2
+    err = capsys.readouterr().err
+    assert "dropout: 0.0, now 0.1" in err and "epochs: 4, now 7" in err and "top_k" not in err
+    other = write_folder(tmp_path / "sequences", make_splits(users=3), window=13)
+    assert main(["--sequences", other.path, *given[2:]]) == 2
+    assert "schema_digest" in capsys.readouterr().err
+    assert len(trainer.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--seeds", "-1"], "--seeds must not be negative. Received: -1"),
+        (["--attention_dims", "0"], "--attention_dims must be positive. Received: 0"),
+        (["--learning_rates", "nan"], "--learning_rates must be positive. Received: nan"),
+        (["--resamples", "0"], "--resamples must be positive. Received: 0"),
+    ],
+)
+def test_bad_options(folder, tmp_path, capsys, more, words):
+    output = tmp_path / "c"
+    assert main(["--sequences", folder.path, "--output", str(output), *more]) == 2
+    assert words in capsys.readouterr().err and not output.exists()
+
+
+def test_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match="--models must be of .*DARE.*Received: DIEN"):
+        compare(folder.path, str(tmp_path / "c"), ["DIEN"])
+    with pytest.raises(UsageError, match="--seeds must name at least one"):
+        compare(folder.path, str(tmp_path / "c"), seeds=[])
+    with pytest.raises(TypeError, match="learning_rate"):
+        compare(folder.path, str(tmp_path / "c"), learning_rate=0.1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="is no comparison"):
+        compare(folder.path, str(tmp_path / "mine"))
+
+
+def test_predictions_of_other_targets(folder, tmp_path, stand_in):
+    stand_in(Trainer(lambda *_: 0.7))
+    compare(folder.path, str(tmp_path / "c"), ["DARE"], [1, 2], resamples=5, say=lambda line: None)
+    path = tmp_path / "c" / "runs" / "DARE-16-16-lr0.01-seed2" / "predictions.npz"
+    np.savez(path, label=1 - LABEL, user=USER, probability=LABEL * 1.0)
+    with pytest.raises(UsageError, match="seed2.*other targets"):
+        compare(folder.path, str(tmp_path / "c"), ["DARE"], [1, 2], say=lambda line: None)
+
+
+def test_verdicts_and_markdown(folder, tmp_path, stand_in):
+    """The paper's DARE above all; TWIN above DIN, below SDIM, level with ETA."""
+    strength = {"DARE-paper": 0.8, "SDIM": 0.25, "TWIN": 0.12, "ETA": 0.12, "DIN": 0.0, "DARE": 0.9}
+    stand_in(Trainer(lambda *_: 0.7, test=lambda model, *_: strength[model], noise=0.02))
+    found = compare(
+        folder.path,
+        str(tmp_path / "c"),
+        list(strength),
+        [1, 2],
+        resamples=200,
+        say=lambda line: None,
+    )
+    verdicts = {(one["better"], one["worse"]): one for one in found["orderings"]}
+    assert {pair: one["verdict"] for pair, one in verdicts.items()} == {
+        ("DARE-paper", "TWIN"): "holds",
+        ("TWIN", "DIN"): "holds",
+        ("TWIN", "SDIM"): "reversed",
+        ("TWIN", "ETA"): "not separable",
+        ("DARE-paper", "all"): "holds",
+    }
+    above = verdicts["DARE-paper", "all"]
+    assert (above["above"], above["of"], above["closest"]) == (4, 4, "SDIM")
+    assert (above["paper_holds"], above["paper_settings"]) == (6, 6)
+    assert [row["model"] for row in found["rows"]][:3] == ["DARE", "DARE-paper", "SDIM"]
+    twin = next(row for row in found["rows"] if row["model"] == "TWIN")
+    assert twin["difference"]["to"] == {"model": "DARE", "columns": "16 + 16"}
+    assert twin["difference"]["estimate"] <= -verdicts["DARE-paper", "TWIN"]["estimate"] < 0
+    assert twin["paper"] == {"Taobao": 0.91688, "Tmall": 0.95812}
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text()) == found
+
+    text = (tmp_path / "c" / "comparison.md").read_text()
+    assert text == markdown(found)
+    lines = text.splitlines()
+    assert lines[0] == "# Comparison" and lines[2] == (
+        "| model | test AUC | difference to DARE [95%] | AUC, item seen before | AUC, new item "
+        "| GAUC | log loss | paper, Taobao | paper, Tmall |"
+    )
+    dare = next(line for line in lines if line.startswith("| **DARE** | 0.9000"))
+    assert dare == "| **DARE** | 0.9000 ± 0.0000 |  | 0.9000 |  | 0.9000 | 0.5000 |  |  |"
+    published = next(line for line in lines if line.startswith("| DARE, as published | 0.8000"))
+    assert published.endswith("| 0.8000 |  | 0.8000 | 0.5000 | 0.9257 | 0.9680 |")
+    assert "| SDIM | 0.7000 ± 0.0000 | 1.0 | 0.01 | 1,500 | 1,000 | 0.06 | 2.0 * |" in lines
+    tables = [line for line in lines if line.startswith("|")]
+    assert len(tables) == 2 * (2 + 6) + 2 + 5
+    assert any(line.startswith("| TWIN > SDIM | reversed | -") for line in tables)
+    above_all = "| DARE, as published > all | holds: above 4 of 4 | +"
+    assert any(line.startswith(above_all) for line in tables)
+    assert f"20 users, {folder.candidates('train')} targets" in text
+    assert "Seeds 1, 2; at most 4 epochs, stopped after 1" in text
+    assert "--models DARE-paper SDIM TWIN ETA DIN DARE --seeds 1 2" in text
+    assert str(tmp_path) not in text
+
+
+def test_the_papers_own_orderings():
+    assert holds_in("DARE-paper", "TWIN") == (6, 6) and holds_in("TWIN", "TWIN-proj") == (5, 6)
+    assert all(set(pair) <= set(MODELS) & set(AUC[16]) for pair in ORDERINGS)
+
+
+def test_measured(folder):
+    schema = folder.schema
+    models = {
+        "DARE": build_model("DARE", schema.with_dims(2, 4), top_k=4),
+        "TWIN": build_model("TWIN", schema.with_dims(4, 4), top_k=4),
+        "SDIM": build_model("SDIM", schema.with_dims(4, 4), top_k=4),
+        "TWIN-4E": build_model("TWIN-4E", schema.with_dims(2, 4), top_k=4),
+        "DARE-whole": build_model("DARE-whole", schema.with_dims(2, 4)),  # one call: all tables
+    }
+    rows = sum(feature.vocabulary_size for feature in schema.features)
+    positions = schema.position.size(schema.window)
+    assert {name: search_bytes(model) for name, model in models.items()} == {
+        "DARE": 4 * 2 * (rows + positions),
+        "TWIN": 4 * 4 * (rows + positions),
+        "SDIM": 4 * 4 * (rows + positions),
+        "TWIN-4E": 4 * 2 * (2 * rows + positions),
+        "DARE-whole": 4 * (2 + 4) * (rows + positions),
+    }
+    found = measure(
+        {name: models[name] for name in ("DARE", "SDIM")},
+        folder,
+        behaviors=700,
+        candidates=9,
+        turns=3,
+    )
+    assert found["DARE"].parameters == models["DARE"].count_params()
+    assert found["DARE"].search_ms > 0 and not found["DARE"].whole_call
+    assert found["SDIM"].whole_call
+
+
+def test_one_user_is_made_of_real_ones(folder):
+    requests = {name: value.numpy() for name, value in one_user(folder, 700, 9).items()}
+    assert {name: value.shape for name, value in requests.items()} == {
+        "history_item": (1, 700),
+        "history_category": (1, 700),
+        "history_length": (1,),
+        "target_item": (1, 9),
+        "target_category": (1, 9),
+        "target_length": (1,),
+    }
+    for kind in ("history", "target"):
+        item, category = requests[f"{kind}_item"], requests[f"{kind}_category"]
+        assert (item >= 2).all() and ((item - 2) % 5 + 2 == category).all()
+
+
+def test_killed_and_called_again(folder, tmp_path, capsys):
+    """A real comparison: killed in the middle, it repeats nothing that was finished."""
+    output = tmp_path / "c"
+    given = [
+        "--sequences",
+        folder.path,
+        "--output",
+        str(output),
+        "--models",
+        "DARE-paper",
+        "TWIN",
+        "--seeds",
+        "1",
+        "2",
+        "--epochs",
+        "1",
+        "--attention_dims",
+        "4",
+        "--representation_dims",
+        "4",
+        "--top_k",
+        "4",
+        "--batch_size",
+        "32",
+    ]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from tfdare.commands.compare import main; sys.exit(main(sys.argv[1:]))",
+            *given,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    second = output / "runs" / "TWIN-4-4-lr0.01-seed1"
+    until = time.monotonic() + 300
+    while not (second / "run.json").exists():
+        assert process.poll() is None and time.monotonic() < until, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    first = output / "runs" / "DARE-paper-4-4-lr0.01-seed1" / "model.keras"
+    written = first.stat().st_mtime_ns
+    assert not (second / "metrics.json").exists()
+
+    assert main(given) == 0
+    captured = capsys.readouterr()
+    assert first.stat().st_mtime_ns == written
+    assert f"Resuming the training that was cut off at {second}" in captured.err
+    assert "1 of 2 runs were finished before" in captured.out
+    assert [line.split()[0] for line in captured.out.splitlines() if line.startswith("[")] == [
+        "[2/4]",
+        "[3/4]",
+        "[4/4]",
+    ]
+    assert "Epoch" not in captured.out and "step" not in captured.out
+    found = json.loads((output / "comparison.json").read_text())
+    assert sorted(row["model"] for row in found["rows"]) == ["DARE-paper", "TWIN"]
+    for row in found["rows"]:
+        assert len(row["test"]["auc"]["values"]) == 2 and row["search_ms"] > 0
+        assert row["auc_interval"]["estimate"] == pytest.approx(row["test"]["auc"]["mean"])
+    assert found["orderings"][0]["verdict"] in ("holds", "reversed", "not separable")
+    assert found["orderings"][0]["better"] == "DARE-paper"
+    assert {"comparison.md", "comparison.png", "comparison.json"} <= set(os.listdir(output))
+
+
+def test_a_report_needs_no_costs(folder, tmp_path, stand_in):
+    stand_in(Trainer(lambda *_: 0.7))
+    row = Row("DARE", 4, 4)
+    work = Trials(folder.path, str(tmp_path), {}, lambda line: None)
+    assert work.run([row], [0.01], [1]) == {row: 0.01}
+    found = report(work, {row: 0.01}, [1], {}, resamples=5)
+    assert "search_ms" not in found["rows"][0] and found["orderings"] == []
+    assert found["rows"][0]["test"]["auc"]["deviation"] is None

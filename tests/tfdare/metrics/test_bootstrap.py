@@ -1,0 +1,122 @@
+"""Intervals over users, against plain loops and against what is known of made-up data."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tfdare.metrics.test_ranking import plain_auc
+from tfdare.metrics import Interval, UserBootstrap, auc
+from tfdare.metrics.bootstrap import WeightedAUC
+
+TARGETS = st.lists(
+    st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 3)),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TARGETS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
+def test_weights_are_repetitions(targets, weights):
+    label, score, user = map(np.array, zip(*targets))
+    found = WeightedAUC(label, score, user)(np.array([weights]))[0]
+    expected = plain_auc([(y, s) for y, s, u in targets for _ in range(weights[u])])
+    assert np.isnan(found) if expected is None else found == pytest.approx(expected)
+
+
+def made_up(random, users=40, each=6, noise=1.0):
+    """Targets whose score has a part that all targets of a user share."""
+    user = np.repeat(np.arange(users), each)
+    label = (np.arange(user.size) % 3 == 0).astype(int)
+    shared = random.normal(size=users)[user]
+    return label, user, label + shared + noise * random.normal(size=user.size)
+
+
+def test_resamples_are_of_whole_users():
+    label, user, score = made_up(np.random.default_rng(0), users=9)
+    names = np.array([f"user {u}" for u in user])
+    found = UserBootstrap(label, names, {"a": [score, -score], "b": [score]}, resamples=37, seed=5)
+    random = np.random.default_rng(5)
+    expected = {"a": [], "b": []}
+    for _ in range(37):
+        rows = np.concatenate([np.flatnonzero(user == u) for u in random.integers(0, 9, 9)])
+        one, other = auc(label[rows], score[rows]), auc(label[rows], -score[rows])
+        expected["a"].append((one + other) / 2)
+        expected["b"].append(one)
+    for name in "ab":
+        got = found.auc(name, level=0.9)
+        low, high = np.quantile(expected[name], [0.05, 0.95])
+        assert (got.low, got.high) == (pytest.approx(low), pytest.approx(high))
+    difference = found.difference("b", "a")
+    apart = np.array(expected["b"]) - expected["a"]
+    assert difference.estimate == pytest.approx(auc(label, score) - 0.5)
+    assert difference.low == pytest.approx(np.quantile(apart, 0.025))
+    assert difference.high == pytest.approx(np.quantile(apart, 0.975))
+
+
+def test_a_users_targets_say_no_more_for_being_copied():
+    label, user, score = made_up(np.random.default_rng(1))
+    once = UserBootstrap(label, user, {"a": [score]}, resamples=200).auc("a")
+    copied = UserBootstrap(
+        *(np.tile(x, 5) for x in (label, user)), {"a": [np.tile(score, 5)]}, resamples=200
+    ).auc("a")
+    assert copied.low == pytest.approx(once.low) and copied.high == pytest.approx(once.high)
+
+
+def test_coverage():
+    """The 95% interval of a difference holds the true one in about 95 of 100 worlds."""
+    random, hits, widths, found = np.random.default_rng(2), 0, [], []
+    worlds = 200
+    for _ in range(worlds):
+        label, user, score = made_up(random, users=50)
+        other = score + random.normal(size=50)[user]  # worse, by noise that users share
+        between = UserBootstrap(
+            label, user, {"a": [score], "b": [other]}, resamples=150
+        ).difference("a", "b")
+        found.append(between)
+        widths.append(between.high - between.low)
+    # label + N(0, 2) against label + N(0, 3), clicks 1 above: Phi(1/2) - Phi(1/sqrt(6))
+    truth = 0.691462 - 0.658454
+    hits = sum(one.low <= truth <= one.high for one in found)
+    estimates = [one.estimate for one in found]
+    assert np.mean(estimates) == pytest.approx(truth, abs=0.006)
+    assert 0.87 <= hits / worlds <= 0.99
+    # The interval is as wide as the estimates scatter from world to world.
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(estimates), rel=0.2)
+
+
+def test_the_same_model_twice_differs_by_nothing():
+    label, user, score = made_up(np.random.default_rng(3))
+    found = UserBootstrap(label, user, {"a": [score], "b": [score * 2 + 1]}, resamples=50)
+    assert found.difference("a", "b") == Interval(0.0, 0.0, 0.0)
+    assert found.difference("a", "b").sign == 0
+    assert found.auc("a").low < found.auc("a").estimate < found.auc("a").high
+
+
+@pytest.mark.parametrize("low, high, sign", [(0.1, 0.2, 1), (-0.2, -0.1, -1), (-0.1, 0.1, 0)])
+def test_sign(low, high, sign):
+    assert Interval(0.0, low, high).sign == sign
+
+
+def test_refused():
+    with pytest.raises(ValueError, match=r"one shape.*\(2,\), \(3,\)"):
+        WeightedAUC([0, 1], [1.0, 2.0, 3.0], [0, 0])
+    with pytest.raises(ValueError, match="finite.*nan"):
+        WeightedAUC([0, 1], [1.0, np.nan], [0, 0])
+    with pytest.raises(ValueError, match="resamples=0"):
+        UserBootstrap([0, 1], [0, 1], {"a": [[0.1, 0.2]]}, resamples=0)
+    with pytest.raises(ValueError, match="level=1.5"):
+        UserBootstrap([0, 1], [0, 1], {"a": [[0.1, 0.2]]}, resamples=1).auc("a", level=1.5)
+
+
+def test_a_resample_is_linear():
+    """A hundred resamples of 100,000 targets: milliseconds each, not a sort each."""
+    random = np.random.default_rng(4)
+    user, score = random.integers(0, 5000, 100_000), random.random(100_000)
+    label = random.random(100_000) < 1 / 3
+    started = time.process_time()
+    UserBootstrap(label, user, {"a": [score]}, resamples=100)
+    assert time.process_time() - started < 3

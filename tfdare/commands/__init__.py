@@ -1,0 +1,1 @@
+"""The commands of ``tfdare``: their options and what they print."""

@@ -1,0 +1,79 @@
+"""``tfdare compare``: published models side by side on one folder of sequences."""
+
+from __future__ import annotations
+
+import os
+
+from tfdare.commands.parser import Parser, run
+from tfdare.commands.train import add_options
+from tfdare.comparison import markdown
+from tfdare.comparison.runner import (
+    LIST_DEFAULTS,
+    TRAINING_DEFAULTS,
+    compare,
+)
+from tfdare.models import MODELS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``tfdare compare``."""
+    parser = Parser(
+        "compare",
+        "tfdare compare --sequences build/sequences --output build/comparison "
+        "--models DARE TWIN --seeds 1 2 3",
+        "Trains models with several seeds on the same sequences and sets them side by side: "
+        "accuracy with intervals, size, speed. Writes comparison.md, comparison.json and "
+        "comparison.png, and every run under runs/. Called again, it trains only what is missing.",
+    )
+    add = parser.add_argument
+    add("--sequences", required=True, help="folder that `tfdare prepare` wrote")
+    add("--output", required=True, help="folder for runs and results")
+    add(
+        "--models",
+        nargs="+",
+        default=list(LIST_DEFAULTS["models"]),
+        choices=list(MODELS),
+        metavar="MODEL",
+        help=f"any of {', '.join(MODELS)}; all of them if not given",
+    )
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=list(LIST_DEFAULTS["seeds"]),
+        metavar="SEED",
+        help="of initial weights and shuffling; one training each",
+    )
+    add(
+        "--attention_dims",
+        type=int,
+        nargs="+",
+        default=list(LIST_DEFAULTS["attention_dims"]),
+        metavar="DIM",
+        help="K_A; a model with one table gets a table of this width",
+    )
+    add(
+        "--representation_dims",
+        type=int,
+        nargs="+",
+        default=list(LIST_DEFAULTS["representation_dims"]),
+        metavar="DIM",
+        help="K_R",
+    )
+    add(
+        "--learning_rates",
+        type=float,
+        nargs="+",
+        default=list(LIST_DEFAULTS["learning_rates"]),
+        metavar="RATE",
+        help="if several, the first seed's validation AUC chooses, row by row",
+    )
+    add_options(parser, epochs=TRAINING_DEFAULTS["epochs"], patience=TRAINING_DEFAULTS["patience"])
+    add("--resamples", type=int, default=1000, help="of users, for the intervals")
+
+    def action(options):
+        found = compare(**vars(options), say=lambda line: print(line, flush=True))
+        print(f"\n{markdown(found)}")
+        print(f"Written to {os.path.join(options.output, 'comparison.md')}, .json and .png")
+
+    return run(parser, argv, action)

@@ -1,0 +1,76 @@
+"""``tfdare evaluate``: metrics of a trained model on one split."""
+
+from __future__ import annotations
+
+import os
+
+from tfdare.commands.parser import Parser, run
+from tfdare.errors import UsageError
+from tfdare.evaluation import evaluate, predict, summary
+from tfdare.files import write_json
+from tfdare.sequences import SPLITS, open_matching
+from tfdare.training import load_run
+from tfdare.training.run_folder import METRICS_FILE, run_name, update_metrics
+
+EVALUATION = "evaluation.json"
+
+
+def _in_full(runs, sequences, options) -> None:
+    from tfdare.evaluation import evaluate_in_full, slices_of, slices_table
+    from tfdare.evaluation.slices import METRICS
+    from tfdare.files import as_json
+
+    found = {
+        run_name(one, runs): predict(one.model(), sequences, options.split, options.batch_size)
+        for one in runs
+    }
+    slices = slices_of(next(iter(found.values())), sequences, options.split)
+    numbers = evaluate_in_full(found, slices, options.resamples)
+    for metric in METRICS:
+        print(f"\n{slices_table(numbers, metric)}")
+    path = os.path.join(options.run, EVALUATION)
+    write_json(path, as_json({"split": options.split, "slices": numbers}))
+    print(f"\n  written to {path}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``tfdare evaluate``."""
+    parser = Parser(
+        "evaluate",
+        "tfdare evaluate --run build/dare --sequences build/sequences --split test",
+        "Metrics of a trained model on one split, printed and kept in RUN/metrics.json. With "
+        "--slices or --against also by slices, with 95% intervals over users, printed and kept in "
+        "RUN/evaluation.json.",
+    )
+    parser.add_argument("--run", required=True, help="folder that `tfdare train` wrote")
+    parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="which part to rank")
+    parser.add_argument("--batch_size", type=int, default=512, help="requests at once")
+    parser.add_argument(
+        "--slices",
+        action="store_true",
+        help="also by history length, item seen before, item frequency and user activity",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="RUN",
+        help="second run on the same sequences: differences, slice by slice, in pairs",
+    )
+    parser.add_argument("--resamples", type=int, default=200, help="of users, for the intervals")
+
+    def action(options):
+        for name in ("batch_size", "resamples"):
+            if getattr(options, name) < 1:
+                raise UsageError(f"--{name} must be positive. Received: {getattr(options, name)}")
+        opened = load_run(options.run)
+        sequences = open_matching(options.sequences, opened.schema)
+        numbers = evaluate(opened.model(), sequences, options.split, options.batch_size)
+        update_metrics(options.run, options.split, numbers)
+        print(f"{options.split} split of {options.sequences}")
+        print(summary(numbers))
+        print(f"  written to {os.path.join(options.run, METRICS_FILE)}")
+        if options.slices or options.against:
+            runs = [opened] + ([load_run(options.against)] if options.against else [])
+            _in_full(runs, sequences, options)
+
+    return run(parser, argv, action)

@@ -1,0 +1,112 @@
+"""``tfdare export``: SavedModels that TensorFlow Serving loads, published only once they ran."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from tfdare.commands.parser import Parser, run
+from tfdare.compat import tf
+from tfdare.data import read_requests
+from tfdare.errors import UsageError
+from tfdare.export import ExportError, export_servables
+from tfdare.export.check import TOLERANCE
+from tfdare.export.compact_tables import DTYPES
+from tfdare.export.publish import (
+    REPORT,
+)
+from tfdare.export.signatures import signature_inputs
+from tfdare.sequences import Sequences, open_matching
+from tfdare.training import load_run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``tfdare export``."""
+    parser = Parser(
+        "export",
+        "tfdare export --run build/dare --output build/servables --name dare",
+        "Writes a SavedModel with signatures search, score and serving_default (only the last "
+        "where the model does not search), runs it the way a server does, and publishes it as "
+        "OUTPUT/NAME/VERSION.",
+    )
+    parser.add_argument("--run", required=True, help="folder that `tfdare train` wrote")
+    parser.add_argument("--output", required=True, help="folder that holds the servables")
+    parser.add_argument("--name", default="dare", help="of the servable")
+    parser.add_argument("--version", type=int, help="an integer; by default the next one free")
+    parser.add_argument(
+        "--row_ids", action="store_true", help="signatures over row ids, without look-up tables"
+    )
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="write NAME_search and NAME_score, too, each with its own tables only",
+    )
+    parser.add_argument(
+        "--attention_dtype",
+        choices=DTYPES,
+        default="float32",
+        help="type in which attention tables are stored",
+    )
+    parser.add_argument(
+        "--sequences",
+        help="folder on whose test requests is measured what "
+        "another --attention_dtype loses; made-up requests by default",
+    )
+
+    def action(options):
+        opened = load_run(options.run)
+        lookup = None if options.row_ids else opened.sequences_for_lookup()
+        recall_on = None
+        if options.sequences:
+            recall_on = _test_requests(open_matching(options.sequences, opened.schema))
+        model = opened.model()
+        try:
+            paths = export_servables(
+                model,
+                options.output,
+                lookup,
+                options.name,
+                options.version,
+                options.split,
+                options.attention_dtype,
+                recall_on,
+            )
+        except ExportError as error:
+            raise UsageError(str(error)) from error
+        for name, path in paths.items():
+            half = name.removeprefix(options.name).lstrip("_")
+            names = half or ", ".join(signature_inputs(model, tf.int64))
+            print(
+                f"{path}: {names} ran through the session loader and agree with the Keras model "
+                f"to {TOLERANCE:g}"
+            )
+        _say(os.path.join(paths[options.name], "assets.extra", REPORT), paths)
+
+    return run(parser, argv, action)
+
+
+def _test_requests(sequences: Sequences, most: int = 512):
+    for inputs, *_ in read_requests(sequences, "test", batch_size=most):
+        made = {name: value.numpy() for name, value in inputs.items()}
+        return made, f"test requests of {os.path.basename(os.path.abspath(sequences.path))}"
+    raise UsageError(f"{sequences.path!r} has no test requests. Received: --sequences")
+
+
+def _say(report_path: str, paths: Mapping[str, str]) -> None:
+    """What the halves hold, and what the type of the attention tables costs."""
+    if not os.path.exists(report_path):
+        return
+    with open(report_path, encoding="utf-8") as file:
+        report = json.load(file)
+    (recall,) = (key for key in report if key.startswith("recall@"))
+    print(
+        f"attention tables as {report['attention_dtype']}: {report['bytes']:,} bytes, "
+        f"{report['bytes'] / report['bytes_float32']:.2f} of float32's; {recall} "
+        f"{report[recall]:.4f} against float32 over {report['targets']:,} targets "
+        f"({report['measured_on']})"
+    )
+    for name, path in paths.items():
+        variables = os.path.join(path, "variables")
+        size = sum(entry.stat().st_size for entry in os.scandir(variables))
+        print(f"{name}: {size:,} bytes of variables")

@@ -1,0 +1,238 @@
+"""Trains published models side by side on one folder of sequences, and compares them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tfdare.comparison import Trial, Trials, markdown, measure, plot, report, rows_of
+from tfdare.compat import KERAS_VERSION, tf
+from tfdare.errors import UsageError
+from tfdare.files import write_json
+from tfdare.models import MODELS
+from tfdare.schema import SchemaError
+from tfdare.sequences import Sequences, open_sequences
+from tfdare.training import load_run
+
+STATE = "compare.json"
+TRAINING_DEFAULTS = {
+    "epochs": 4,
+    "patience": 1,
+    "batch_size": 683,
+    "top_k": 20,
+    "optimizer": "adam",
+    "schedule": "constant",
+    "table_learning_rate": None,
+    "clip_norm": 0.0,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+    "auxiliary_weight": 1.0,
+}
+LIST_DEFAULTS = {
+    "models": tuple(MODELS),
+    "seeds": (1, 2, 3),
+    "attention_dims": (16,),
+    "representation_dims": (16,),
+    "learning_rates": (0.01,),
+}
+
+
+def compare(
+    sequences: str,
+    output: str,
+    models: Sequence[str] = LIST_DEFAULTS["models"],
+    seeds: Sequence[int] = LIST_DEFAULTS["seeds"],
+    attention_dims: Sequence[int] = LIST_DEFAULTS["attention_dims"],
+    representation_dims: Sequence[int] = LIST_DEFAULTS["representation_dims"],
+    learning_rates: Sequence[float] = LIST_DEFAULTS["learning_rates"],
+    resamples: int = 1000,
+    say: Callable[[str], None] = print,
+    **training,
+) -> dict[str, Any]:
+    """Trains models with equal care, and says which is better and how surely.
+
+    Every model is trained with every seed and every pair of dimensions, each in a run of its own
+    under ``output/runs/``. A finished run is never repeated and one that was cut off resumes, so
+    that a comparison can be killed, called again, and grown by models, seeds, dimensions and
+    rates. What all runs share may not change within one `output`.
+
+    Args:
+        sequences: str. Finished folder of sequences.
+        output: str. Folder for runs and results.
+        models: sequence of str. Keys of :data:`tfdare.models.MODELS`. Defaults to all.
+        seeds: sequence of int.
+        attention_dims: sequence of int. K_A. Models with one table get one of this width.
+        representation_dims: sequence of int. K_R.
+        learning_rates: sequence of float. If several, the validation AUC of the first seed chooses
+            among them, for every row on its own.
+        resamples: int. Of users, for the intervals.
+        say: function of a line. Where progress goes.
+        **training: arguments of :func:`tfdare.training.train` that all runs share: `epochs` (here
+            4), `patience` (here 1), `batch_size`, `top_k`, `optimizer`, `schedule`,
+            `table_learning_rate`, `clip_norm`, `weight_decay`, `dropout`, `auxiliary_weight`.
+
+    Returns:
+        The content of ``comparison.json``: ``rows``, best first, ``orderings``, ``baselines``,
+        ``data``, ``options``, ``seeds``, ``learning_rates``, ``tuning``, ``command``.
+        ``comparison.md`` and ``comparison.png`` show the same.
+
+    Raises:
+        UsageError: an argument or the output folder is not usable, or every run diverged.
+        SchemaError: the sequences are not usable.
+    """
+    options = {**TRAINING_DEFAULTS, **training}
+    unknown = sorted(set(options) - set(TRAINING_DEFAULTS))
+    if unknown:
+        raise TypeError(f"`compare` has no arguments {unknown}. Known: {sorted(TRAINING_DEFAULTS)}")
+    lists = {
+        "models": models,
+        "seeds": seeds,
+        "attention_dims": attention_dims,
+        "representation_dims": representation_dims,
+        "learning_rates": learning_rates,
+    }
+    lists = {name: list(dict.fromkeys(values)) for name, values in lists.items()}
+    _check(lists, resamples)
+    opened = open_sequences(sequences)
+    for split in ("validation", "test"):
+        counts = opened.manifest["counts"]["splits"][split]
+        if not 0 < counts.get("positives", 1) < counts.get("candidates", 2):
+            raise SchemaError(
+                f"The {split} split of {sequences!r} lacks clicks or negatives: "
+                f"{counts}. No AUC can be told from it"
+            )
+    _keep_state(output, options, opened)
+    rows = rows_of(*(lists[n] for n in ("models", "attention_dims", "representation_dims")))
+    trials = Trials(sequences, os.path.join(output, "runs"), options, say)
+    rates, seeds = lists["learning_rates"], lists["seeds"]
+    chosen = trials.run(rows, rates, seeds)
+    first = {row: _first_finished(trials, row, chosen[row], seeds) for row in chosen}
+    first = {row: trial for row, trial in first.items() if trial is not None}
+    if not first:
+        raise UsageError("Every run diverged; lower --learning_rates or pass --clip_norm 1")
+    say("Measuring search")
+    costs = measure(
+        {row: load_run(trials.path(trial)).model() for row, trial in first.items()}, opened
+    )
+    tf.keras.backend.clear_session()
+    say(f"Resampling users {resamples:,} times")
+    found = {
+        **report(trials, {row: chosen[row] for row in first}, seeds, costs, resamples),
+        "data": _data(opened),
+        "options": options,
+        "seeds": seeds,
+        "learning_rates": rates,
+        "resamples": resamples,
+        "tuning": []
+        if len(rates) == 1
+        else [
+            {
+                "model": row.model,
+                "columns": row.columns,
+                "seed": seeds[0],
+                "validation_auc": {
+                    repr(rate): auc
+                    for rate, auc in trials.validation_by_rate(row, rates, seeds[0]).items()
+                },
+            }
+            for row in rows
+        ],
+        "without_result": [f"{row.model} ({row.columns})" for row in rows if row not in first],
+        "command": _command(sequences, output, lists, options, resamples),
+    }
+    write_json(os.path.join(output, "comparison.json"), found)
+    _write_text(os.path.join(output, "comparison.md"), markdown(found))
+    plot(found, os.path.join(output, "comparison.png"))
+    return found
+
+
+def _check(lists, resamples) -> None:
+    for name, values in lists.items():
+        if not values:
+            raise UsageError(f"--{name} must name at least one. Received none")
+    for model in lists["models"]:
+        if model not in MODELS:
+            raise UsageError(f"--models must be of {', '.join(MODELS)}. Received: {model}")
+    for name in ("attention_dims", "representation_dims", "learning_rates"):
+        for value in lists[name]:
+            if not 0 < value < float("inf"):
+                raise UsageError(f"--{name} must be positive. Received: {value}")
+    for seed in lists["seeds"]:
+        if seed < 0:
+            raise UsageError(f"--seeds must not be negative. Received: {seed}")
+    if resamples < 1:
+        raise UsageError(f"--resamples must be positive. Received: {resamples}")
+
+
+def _keep_state(output: str, options: dict[str, Any], opened: Sequences) -> None:
+    """Writes down what all runs share, or refuses another than was written before."""
+    state = {
+        **options,
+        "schema_digest": opened.schema.digest,
+        "sequences": os.path.basename(os.path.abspath(opened.path)),
+        "keras": KERAS_VERSION,
+        "tensorflow": tf.__version__,
+    }
+    path = os.path.join(output, STATE)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+        differ = sorted(k for k in {*before, *state} if before.get(k) != state.get(k))
+        if differ:
+            told = ", ".join(f"{k}: {before.get(k)}, now {state.get(k)}" for k in differ)
+            raise UsageError(
+                f"{output!r} holds a comparison with other options ({told}); repeat those, or "
+                "choose another --output"
+            )
+        return
+    if os.path.lexists(output) and (not os.path.isdir(output) or os.listdir(output)):
+        raise UsageError(f"{output!r} exists and is no comparison; choose another --output")
+    os.makedirs(output, exist_ok=True)
+    write_json(path, state)
+
+
+def _first_finished(trials, row, rate, seeds) -> Trial | None:
+    found = [Trial(row, rate, seed) for seed in seeds]
+    return next((trial for trial in found if not trials.diverged(trial)), None)
+
+
+def _data(opened: Sequences) -> dict[str, Any]:
+    inputs = opened.manifest.get("input", [])
+    return {
+        "sequences": os.path.basename(os.path.abspath(opened.path)),
+        "input": [os.path.basename(str(one["file"])) for one in inputs],
+        "schema_digest": opened.schema.digest,
+        "split": dict(opened.schema.split),
+        "window": opened.schema.window,
+        "features": {feature.name: feature.vocabulary_size for feature in opened.schema.features},
+        "users": opened.users("test"),
+        "train_targets": opened.candidates("train"),
+        "test_targets": opened.candidates("test"),
+    }
+
+
+def _command(sequences, output, lists, options, resamples) -> str:
+    """The line that does all of this again; folders given by absolute path by their name alone."""
+
+    def folder(path):
+        return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else path
+
+    words = ["tfdare", "compare", "--sequences", folder(sequences), "--output", folder(output)]
+    for name, values in lists.items():
+        if tuple(values) != LIST_DEFAULTS[name]:
+            words += [f"--{name}", *map(str, values)]
+    for name, value in options.items():
+        if value != TRAINING_DEFAULTS[name]:
+            words += [f"--{name}", str(value)]
+    if resamples != 1000:
+        words += ["--resamples", str(resamples)]
+    return shlex.join(words)
+
+
+def _write_text(path: str, text: str) -> None:
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.tmp", path)

@@ -1,0 +1,130 @@
+"""From a folder of sequences to batched requests for ``model.fit``."""
+
+from __future__ import annotations
+
+import os
+
+from tfdare.compat import tf
+from tfdare.data.windows import Cutter
+from tfdare.schema import LISTS, SchemaError
+from tfdare.sequences import Sequences, open_sequences
+from tfdare.sequences.record import GZIP_SUFFIX
+
+SHUFFLE_BYTES = 256 << 20
+_PARSED = 32  # users parsed at once
+_REQUEST_BYTES = 64  # of a request in memory, beside its user's history
+
+
+def read_requests(
+    sequences: str | os.PathLike | Sequences,
+    split: str,
+    batch_size: int,
+    *,
+    window: int | None = None,
+    digest: str | None = None,
+    shuffle: int | bool = 0,
+    seed: int = 0,
+    with_history_facts: bool = False,
+) -> tf.data.Dataset:
+    """Requests of one split, as ``model.fit`` takes them.
+
+    Args:
+        sequences: path or Sequences. A finished folder.
+        split: str. ``"train"``, ``"validation"`` or ``"test"``.
+        batch_size: int. U, requests a batch. Each brings its own candidates: 683 requests with one
+            positive and two negatives are 2,049 examples.
+        window: int or None. N, behaviors of history to keep. Defaults to the schema's.
+        digest: str or None. `Schema.digest` that the folder must have, a trained model's say.
+        shuffle: int or True. Requests that are mixed with each other, about: as many users are
+            read as bring so many, and their requests come in random order. Their histories are in
+            memory as far back as a window shows, twice over (the next users are read meanwhile).
+            True mixes as many as fit into 256 MiB: the last users of a pass weigh most in what was
+            learned, so that few at a time make a worse model. 0 keeps the order of the files.
+        seed: int. Of the shuffle; each epoch's order differs, each run's is the same.
+        with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature of one
+            value, ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value
+            occurs in the user's *whole* earlier history (0 where it is out of vocabulary), for
+            evaluation by slices. Whole histories are then in memory.
+
+    Returns:
+        Dataset of ``(requests, label, weight)``. ``requests`` holds int32 row ids
+        ``history_<feature>`` ``[U, N]`` and ``target_<feature>`` ``[U, C]``, padded with 0 at the
+        end (one axis more for features of several values), ``history_length`` and
+        ``target_length`` ``[U]``; if the schema has a time gap, int32 ``history_time_gap``
+        ``[U, N]``, request time minus behavior time in the clock of the log, cut to 0 .. 2^31 - 1,
+        0 where there is no behavior; for its context ``context_<name>``, int32 ``[U]`` (or
+        ``[U, max_values]``) or float32 ``[U]``, NaN where unknown. Label and weight are float32
+        ``[U, C]``, the weight 0 on padded candidates. Iteration raises ``InvalidArgumentError``
+        at a record whose parts do not fit together.
+
+    Raises:
+        SchemaError: the folder is unfinished or has another digest, no such split, or `window`
+            exceeds the schema's.
+    """
+    if not isinstance(sequences, Sequences):
+        sequences = open_sequences(os.fspath(sequences), digest)
+    elif digest not in (None, sequences.schema.digest):
+        raise SchemaError(f"Digest {digest[:12]} asked, {sequences.schema.digest[:12]} found.")
+    schema = sequences.schema
+    window = schema.window if window is None else window
+    if not 1 <= window <= schema.window:
+        raise SchemaError(f"`window` must be 1 to {schema.window}. Received: window={window}")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
+
+    if shuffle is True:
+        shuffle = _requests_that_fit(sequences, split)
+    cutter = Cutter(schema, window, with_history_facts)
+    names = sequences.files(split)
+    packed = "GZIP" if names[0].endswith(GZIP_SUFFIX) else ""
+    files = tf.data.Dataset.from_tensor_slices(names)
+    if shuffle:
+        files = files.shuffle(1024, seed=seed)
+    records = files.interleave(
+        lambda name: tf.data.TFRecordDataset(name, compression_type=packed),
+        cycle_length=8,
+        block_length=4,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    several = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    if schema.encoding == LISTS:
+        records = records.map(cutter.from_lists, **several)
+    users = records.batch(_PARSED).map(cutter.parse, **several)
+    pool = _users_a_pool(sequences, split, shuffle or 4 * batch_size)
+    if with_history_facts and not shuffle:
+        pool = min(pool, _PARSED)  # whole histories are sorted to count in them
+    users = users.rebatch(pool)
+    if shuffle:
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+        pools = tf.data.Dataset.zip((users, seeds)).map(lambda user, seed: cutter.join(*user, seed))
+    else:
+        pools = users.map(cutter.join)
+    parts = pools.prefetch(1).flat_map(lambda flat, request: _parts(flat, request, batch_size))
+    requests = parts.map(cutter.cut, **several).rebatch(batch_size)
+    # The manifest knows how many there are, so that progress bars and Keras do, too.
+    count = -(-sequences.requests(split) // batch_size)
+    batches = requests.apply(tf.data.experimental.assert_cardinality(count))
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _requests_that_fit(sequences: Sequences, split: str) -> int:
+    """Requests whose users fit twice into :data:`SHUFFLE_BYTES`, by the manifest's mean."""
+    mean = sequences.bytes(split) / max(sequences.requests(split), 1) + _REQUEST_BYTES
+    return max(1, int(SHUFFLE_BYTES / 2 / mean))
+
+
+def _users_a_pool(sequences: Sequences, split: str, requests: int) -> int:
+    """Users that bring about so many requests, by the manifest's mean."""
+    users = max(sequences.users(split), 1)
+    mean = max(sequences.requests(split) / users, 1e-9)
+    return int(min(max(-(-requests // mean), 1), users))
+
+
+def _parts(flat, request, size: int):
+    """The pool's requests, `size` at a time, each time beside the whole pool."""
+    count = tf.size(request["end"], tf.int64)
+    starts = tf.data.Dataset.range(0, count, size)
+    return starts.map(
+        lambda start: (flat, {n: values[start : start + size] for n, values in request.items()})
+    )

@@ -1,0 +1,18 @@
+"""How well a trained model ranks one split, in all and by slices."""
+
+from tfdare.evaluation.evaluator import evaluate, evaluate_splits, summary
+from tfdare.evaluation.predictions import Predictions, Predictor, predict
+from tfdare.evaluation.slices import Slices, evaluate_in_full, slices_of, slices_table
+
+__all__ = [
+    "Predictions",
+    "Predictor",
+    "Slices",
+    "evaluate",
+    "evaluate_in_full",
+    "evaluate_splits",
+    "predict",
+    "slices_of",
+    "slices_table",
+    "summary",
+]

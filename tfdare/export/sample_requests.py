@@ -1,0 +1,108 @@
+"""Made-up inputs of every signature, for the check of an export and for its warm-up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdare.compat import tf
+from tfdare.export.signatures import NO_VALUE, id_inputs, signature_inputs
+from tfdare.models import RequestModel
+from tfdare.schema import FIRST_ID, MAX_GAP, OOV_ID, PADDING_ID
+from tfdare.sequences import Sequences
+
+
+def example_requests(
+    model: RequestModel, vocabularies: Sequences | None, seed: int = 0
+) -> list[dict[str, dict[str, np.ndarray]]]:
+    """Inputs for every signature in a few shapes, ids drawn from the vocabularies.
+
+    Among them an empty history, one shorter than K, a full one, ids never seen, fewer values than
+    a feature may have, numbers that are not known, and one candidate as well as many.
+
+    Returns:
+        A list of ``{signature name: {input name: array}}``.
+    """
+    rng = np.random.default_rng(seed)
+    schema, known_ids = model.schema, raw_ids_of(model, vocabularies)
+    specs = signature_inputs(model, tf.int64 if known_ids else tf.int32)
+    search_layer = getattr(model, "search_layer", None)
+    slots = search_layer.slots if search_layer is not None else 2
+    parts = id_inputs(schema)
+
+    def ids(part, shape):
+        known = max(part.vocabulary_size - FIRST_ID, 1)
+        row = rng.integers(0, known, shape)
+        if vocabularies is None:
+            made = (row + OOV_ID).astype(np.int32)
+        else:
+            raw_ids = known_ids[part.name]
+            drawn = raw_ids[row] if raw_ids.size else row.astype(np.int64)
+            made = np.where(rng.random(shape) < 0.05, np.int64(2**62) + row, drawn)
+        if part.max_values > 1:
+            values = rng.integers(0, part.max_values + 1, (*shape[:-1], 1))
+            values.flat[:1], values.flat[-1:] = 0, part.max_values
+            nothing = PADDING_ID if vocabularies is None else NO_VALUE
+            made = np.where(np.arange(part.max_values) < values, made, nothing)
+        return made
+
+    def array(name, spec, shape, length):
+        shape = shape + tuple(spec.shape[len(shape) :])
+        if name in parts:
+            return ids(parts[name], shape)
+        if name == "history_length":
+            return length
+        if name == "behavior_position":
+            place = np.arange(1, shape[2] + 1, dtype=np.int32)
+            found = np.where(place <= length[:, None, None], place, 0)
+            return np.broadcast_to(found, shape).astype(np.int32)
+        if spec.dtype == tf.int32:  # a time gap
+            octave = rng.uniform(0, 31, shape)
+            return np.minimum(np.exp2(octave) - 1, MAX_GAP).astype(np.int32)
+        made = rng.normal(size=shape)
+        if name.startswith("context_"):
+            made = np.where(rng.random(shape) < 0.3, np.nan, made)
+        return made.astype(np.float32)
+
+    batches = []
+    for behaviors, lengths, candidates in (
+        (1, [0], 1),
+        (max(1, slots // 2), [max(1, slots // 2)], 3),
+        (schema.window, [schema.window], 100),
+        (schema.window, [schema.window, schema.window // 2], 3),
+    ):
+        users, length = len(lengths), np.array(lengths, np.int32)
+        shapes = {
+            "history": (users, behaviors),
+            "target": (users, candidates),
+            "context": (users,),
+            "behavior": (users, candidates, slots),
+            "attention": (users, candidates, slots),
+        }
+        made: dict[str, np.ndarray] = {}  # signatures share what has the same name
+        for inputs in specs.values():
+            for name, spec in inputs.items():
+                if name not in made:
+                    shape = shapes[name.partition("_")[0]][: spec.shape.rank]
+                    made[name] = array(name, spec, shape, length)
+        batches.append(
+            {
+                signature: {name: made[name] for name in inputs}
+                for signature, inputs in specs.items()
+            }
+        )
+    return batches
+
+
+def raw_ids_of(model, vocabularies) -> dict[str, np.ndarray]:
+    """Each feature's vocabulary, its file read once; empty where signatures take row ids.
+
+    A hashed feature takes any id: some are made up.
+    """
+    if vocabularies is None:
+        return {}
+    return {
+        part.name: np.arange(part.hash_buckets, dtype=np.int64) * 12_345_677
+        if part.hash_buckets
+        else vocabularies.vocabulary(part.name)
+        for part in model.schema.categorical
+    }

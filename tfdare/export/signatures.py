@@ -1,0 +1,246 @@
+"""The signatures of an exported model, over raw ids of the log or over row ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tfdare.compat import raw, tf
+from tfdare.errors import UsageError
+from tfdare.layers.embedding import TIME_GAP
+from tfdare.layers.top_k import select
+from tfdare.models import RequestModel, TwoStageModel
+from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
+from tfdare.schema.id_hash import GOLDEN, MULTIPLIERS, SHIFTS
+from tfdare.sequences import Sequences
+
+SEARCH, SCORE, DEFAULT = "search", "score", "serving_default"
+NO_VALUE = -1
+"""Raw id that fills the last axis of a feature of several values; over row ids it is 0."""
+
+
+class ServingModule(tf.Module):
+    """What goes into the SavedModel: raw variables, vocabularies, functions.
+
+    A model of two stages answers ``search``, ``score`` and ``serving_default``, one without search
+    only the last. The Keras model itself stays outside: tracked, Keras 3 would store its variables
+    twice, and the copy that the signatures read would never be restored by a server.
+
+    Args:
+        model: RequestModel.
+        vocabularies: Sequences or None. Where the vocabulary files lie; None makes signatures
+            over row ids.
+        only: str or None. A single signature; the module then holds what that one reads.
+
+    Attributes:
+        signatures_by_name: mapping of name to concrete function.
+
+    Raises:
+        SchemaError: a feature, or a categorical context feature, has no vocabulary file.
+    """
+
+    def __init__(
+        self, model: RequestModel, vocabularies: Sequences | None, only: str | None = None
+    ):
+        super().__init__(name="tfdare")
+        instead = model.embedding.compact or {}
+        weights = [] if only else [raw(weight) for weight in model.weights]
+        self.model_variables = [weight for weight in weights if id(weight) not in instead]
+        raw_ids = vocabularies is not None
+        specs = signature_inputs(model, tf.int64 if raw_ids else tf.int32)
+        if only:
+            specs = {only: specs[only]}
+        parts = id_inputs(model.schema)
+        names = {parts[key].name for inputs in specs.values() for key in inputs if key in parts}
+        self.lookups = {}
+        if raw_ids:
+            self.lookups = {
+                part.name: _lookup(vocabularies.vocabulary_path(part.name))
+                for part in model.schema.categorical
+                if part.name in names and not part.hash_buckets
+            }
+        functions = _functions(model, self.lookups, raw_ids)
+        self.signatures_by_name = {
+            name: tf.function(functions[name], autograph=False).get_concrete_function(**inputs)
+            for name, inputs in specs.items()
+        }
+        held = {id(variable) for variable in self.model_variables}
+        for function in self.signatures_by_name.values():
+            for variable in function.graph.variables:
+                if id(variable) not in held:
+                    held.add(id(variable))
+                    self.model_variables.append(variable)
+
+
+def check_apart(model: RequestModel) -> None:
+    """Refuses a model whose two stages could not be served without each other's tables.
+
+    Raises:
+        UsageError: the model does not search, or both stages read one variable.
+    """
+    if not isinstance(model, TwoStageModel):
+        raise UsageError(
+            f"{model.name!r} pools the whole history and never searches: its stages "
+            "cannot be served apart, nor its attention tables be stored otherwise"
+        )
+    read = {
+        name: {id(v): v.name for v in ServingModule(model, None, only=name).model_variables}
+        for name in (SEARCH, SCORE)
+    }
+    shared = sorted({read[SEARCH][v].split(":")[0] for v in set(read[SEARCH]) & set(read[SCORE])})
+    if shared:
+        raise UsageError(
+            f"{model.name!r} has tables that attention and representation share "
+            f"({', '.join(shared)}), so that neither stage can be served without the other's, nor "
+            "attention be stored otherwise than representation. Models with decoupled embeddings, "
+            "such as DARE, can."
+        )
+
+
+def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
+    """Every signature input that holds ids, and the feature whose ids they are."""
+    kinds = dict.fromkeys(schema.names, ("history", "target", "behavior"))
+    return {
+        f"{kind}_{part.name}": part
+        for part in schema.categorical
+        for kind in kinds.get(part.name, ("context",))
+    }
+
+
+def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.TensorSpec]]:
+    """Names, types and shapes of each signature's inputs.
+
+    U requests, N behaviors, C candidates, K slots of search. Ids have a last axis of `max_values`
+    where that is more than 1; what a behavior lacks of them is -1 among raw ids and 0 among row
+    ids. Raw ids that the vocabulary lacks share the row out of vocabulary, -1 of a single value
+    among them. The context is no input of ``search``, which does not use it.
+
+    Args:
+        model: RequestModel.
+        id_dtype: tf.DType. ``tf.int64`` for raw ids, ``tf.int32`` for row ids.
+
+    Returns:
+        Mapping of signature to mapping of input to TensorSpec.
+    """
+    schema = model.schema
+
+    def one(name, shape, dtype):
+        return {name: tf.TensorSpec(shape, dtype, name)}
+
+    def ids(kind, part, shape):
+        values = [part.max_values] if part.max_values > 1 else []
+        return one(f"{kind}_{part.name}", shape + values, id_dtype)
+
+    def features(kind, shape):
+        made = {}
+        for feature in schema.features:
+            made.update(ids(kind, feature, shape))
+        return made
+
+    def time_gap(kind, shape):
+        name = f"{kind}_{TIME_GAP}"
+        return one(name, shape, tf.int32) if schema.time_gap is not None else {}
+
+    context = {}
+    for part in schema.context:
+        if isinstance(part, CategoricalContext):
+            context.update(ids("context", part, [None]))
+        else:
+            context.update(one(f"context_{part.name}", [None], tf.float32))
+    targets = features("target", [None, None])
+    search = {
+        **features("history", [None, None]),
+        **time_gap("history", [None, None]),
+        **one("history_length", [None], tf.int32),
+        **targets,
+    }
+    if not isinstance(model, TwoStageModel):
+        return {DEFAULT: {**search, **context}}
+    found = [None, None, model.search_layer.slots]
+    score = {
+        **targets,
+        **features("behavior", found),
+        **time_gap("behavior", found),
+        **one("behavior_position", found, tf.int32),
+        **one("attention_score", found, tf.float32),
+        **context,
+    }
+    return {SEARCH: search, SCORE: score, DEFAULT: {**search, **context}}
+
+
+def _functions(model, lookups, raw_ids):
+    schema, parts = model.schema, id_inputs(model.schema)
+
+    def rows(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        converted = dict(inputs)
+        for key, ids in inputs.items():
+            if key in parts:
+                part = parts[key]
+                converted[key] = (
+                    _hashed(ids, part)
+                    if raw_ids and part.hash_buckets
+                    else _to_rows(ids, lookups.get(part.name), part)
+                )
+        if "history_length" in inputs:
+            behaviors = tf.shape(inputs[f"history_{schema.item.name}"])[1]
+            converted["history_length"] = tf.clip_by_value(inputs["history_length"], 0, behaviors)
+        return converted
+
+    def search(**inputs):
+        found = model.search(rows(inputs))
+        return {name: found[name] for name in ("behavior_index", "attention_score")}
+
+    def score(**inputs):
+        return {"probability": model.score(rows(inputs))}
+
+    def both(**inputs):
+        found = model.search(rows(inputs))
+        return {
+            "probability": model.score(found),
+            "behavior_index": found["behavior_index"],
+            "attention_score": found["attention_score"],
+        }
+
+    def whole(**inputs):
+        return {"probability": model(rows(inputs))}
+
+    if isinstance(model, TwoStageModel):
+        return {SEARCH: search, SCORE: score, DEFAULT: both}
+    return {DEFAULT: whole}
+
+
+def _to_rows(ids, lookup, part):
+    if lookup is not None:
+        found = tf.cast(lookup.lookup(ids), tf.int32)
+        return tf.where(ids == NO_VALUE, PADDING_ID, found) if part.max_values > 1 else found
+    # Gather would fail on any other row. Without a sign, those below 0 are above all others.
+    known = tf.bitcast(ids, tf.uint32) < tf.constant(part.vocabulary_size, tf.uint32)
+    return select(known, ids, tf.fill(tf.shape(ids), OOV_ID))
+
+
+def _hashed(ids, part):
+    """As :func:`tfdare.schema.id_hash.hash_rows`, in the graph, in int64: products wrap alike."""
+
+    def shifted(x, bits):  # zeros come in from the left
+        return tf.bitwise.bitwise_and(
+            tf.bitwise.right_shift(x, tf.constant(bits, tf.int64)),
+            tf.constant((1 << (64 - bits)) - 1, tf.int64),
+        )
+
+    def signed(number):
+        return tf.constant(number - (1 << 64) if number >= 1 << 63 else number, tf.int64)
+
+    x = ids + signed(GOLDEN)
+    for shift, multiplier in zip(SHIFTS, MULTIPLIERS):
+        x = tf.bitwise.bitwise_xor(x, shifted(x, shift)) * signed(multiplier)
+    x = tf.bitwise.bitwise_xor(x, shifted(x, SHIFTS[2]))
+    rows = tf.math.floormod(shifted(x, 1), tf.constant(part.hash_buckets, tf.int64)) + FIRST_ID
+    rows = tf.cast(tf.where(ids < 0, tf.constant(OOV_ID, tf.int64), rows), tf.int32)
+    return tf.where(ids == NO_VALUE, PADDING_ID, rows) if part.max_values > 1 else rows
+
+
+def _lookup(path):
+    index = tf.lookup.TextFileIndex
+    initializer = tf.lookup.TextFileInitializer(
+        path, tf.int64, 0, tf.int64, index.LINE_NUMBER, delimiter="\t", value_index_offset=FIRST_ID
+    )
+    return tf.lookup.StaticHashTable(initializer, default_value=OOV_ID)

@@ -1,0 +1,35 @@
+"""The description that the Beam jobs, the reader, the model, the export and the client share.
+
+Free of TensorFlow.
+"""
+
+from tfdare.schema.features import (
+    FIRST_ID,
+    MAX_GAP,
+    OOV_ID,
+    PADDING_ID,
+    CategoricalContext,
+    Feature,
+    NumericContext,
+    Position,
+    SchemaError,
+    TimeGap,
+)
+from tfdare.schema.schema import ENCODINGS, LISTS, PACKED, Schema
+
+__all__ = [
+    "ENCODINGS",
+    "FIRST_ID",
+    "LISTS",
+    "MAX_GAP",
+    "OOV_ID",
+    "PACKED",
+    "PADDING_ID",
+    "CategoricalContext",
+    "Feature",
+    "NumericContext",
+    "Position",
+    "Schema",
+    "SchemaError",
+    "TimeGap",
+]

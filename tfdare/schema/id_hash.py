@@ -1,0 +1,93 @@
+"""Rows by a hash of the raw id, for features without a vocabulary; the same in jobs and graphs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfdare.schema.features import FIRST_ID, OOV_ID
+
+GOLDEN = 0x9E3779B97F4A7C15
+MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+SHIFTS = (30, 27, 31)
+
+
+def mix(values) -> np.ndarray:
+    """The finalizer of SplitMix64: a bijection of uint64 that leaves no pattern behind."""
+    x = np.asarray(values).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(GOLDEN)
+        for shift, multiplier in zip(SHIFTS, MULTIPLIERS):
+            x = (x ^ (x >> np.uint64(shift))) * np.uint64(multiplier)
+    return x ^ (x >> np.uint64(SHIFTS[2]))
+
+
+def unmix(values) -> np.ndarray:
+    """Inverse of :func:`mix`, uint64."""
+    x = np.asarray(values).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        for shift, multiplier in zip(reversed(SHIFTS), (*reversed(MULTIPLIERS), 1)):
+            x = x ^ (x >> np.uint64(shift)) ^ (x >> np.uint64(2 * shift))  # 3 shifts leave nothing
+            x = x * np.uint64(pow(multiplier, -1, 2**64))
+        return x - np.uint64(GOLDEN)
+
+
+def hash_rows(ids: np.ndarray, buckets: int) -> np.ndarray:
+    """Rows of raw ids, int32: 2 and above; negative ids are out of vocabulary.
+
+    Args:
+        ids: int64, any shape.
+        buckets: int. Rows that ids share.
+
+    Example:
+        >>> hash_rows(np.array([7, 8, 7, -1]), 1000)
+        array([245, 813, 245,   1], dtype=int32)
+    """
+    ids = np.asarray(ids, np.int64)
+    rows = (mix(ids) >> np.uint64(1)) % np.uint64(buckets)
+    return np.where(ids < 0, OOV_ID, rows.astype(np.int64) + FIRST_ID).astype(np.int32)
+
+
+def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
+    """For each row an id, int64, that :func:`hash_rows` sends there: no one's, but as good.
+
+    Args:
+        rows: int, any shape. 2 and above.
+        buckets: int. Rows that ids share.
+
+    Example:
+        >>> hash_rows(ids_of_rows(np.array([245, 813]), 1000), 1000)
+        array([245, 813], dtype=int32)
+    """
+    rows = np.asarray(rows, np.int64)
+    ids = np.full(rows.shape, -1, np.int64)
+    turn = 0
+    while (missing := ids < 0).any():  # half of all uint64 are negative as int64: a few turns
+        place = (rows[missing] - FIRST_ID).astype(np.uint64) + np.uint64(turn * buckets)
+        ids[missing] = unmix(place << np.uint64(1)).astype(np.int64)
+        turn += 1
+    return ids
+
+
+def expected_collisions(ids: int, buckets: int) -> float:
+    """Share of ``ids`` different ids that meet another one in their bucket, as a good hash has it.
+
+    1 - (1 - 1 / buckets) ** (ids - 1): 1 in 10 ids with ten times as many buckets, two in three
+    with as many.
+
+    Example:
+        >>> round(expected_collisions(1000, 10_000), 3), round(expected_collisions(1000, 1000), 3)
+        (0.095, 0.632)
+    """
+    return (
+        float(-np.expm1((ids - 1) * np.log1p(-1 / buckets)))
+        if ids > 1 < buckets
+        else (float(ids > 1))
+    )
+
+
+def collisions(ids: np.ndarray, buckets: int) -> float:
+    """Share of different ids that do meet another one; 0 of no ids."""
+    if not len(ids):
+        return 0.0
+    _, place, count = np.unique(hash_rows(ids, buckets), return_inverse=True, return_counts=True)
+    return float((count[place] > 1).mean())

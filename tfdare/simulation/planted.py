@@ -1,0 +1,195 @@
+"""What was planted in a simulated log, as data: relations, causes, and relevance to a target.
+
+Search quality is measured against these: :func:`relevance` grades every behavior of a history for
+every candidate, from what was planted alone, and :func:`causes` says of every page view of the log
+why it happened. This module does not import TensorFlow.
+
+Example:
+    >>> from tfdare.simulation.simulator import SimulatorOptions, truth
+    >>> planted = relations(truth(SimulatorOptions(users=10)))  # or of OUTPUT.truth.json
+    >>> source, partner, lag = (column[0] for column in planted[:3])
+    >>> history = {"item": [[5, 6]], "category": [[source, source]]}  # oldest first
+    >>> relevance(planted, {"item": [[7]], "category": [[partner]]}, history, [2]).shape
+    (1, 1, 2)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfdare.simulation.events import CAUSES, Causes, cohort_causes
+from tfdare.simulation.options import SimulatorOptions
+from tfdare.simulation.world import World
+
+__all__ = [
+    "CAUSES",
+    "PULLS",
+    "SAME_CATEGORY",
+    "SAME_ITEM",
+    "Causes",
+    "Relations",
+    "causes",
+    "relations",
+    "relevance",
+    "user_truth",
+    "world_truth",
+]
+
+SAME_CATEGORY, SAME_ITEM, PULLS = 1, 2, 3
+"""Grades of :func:`relevance`."""
+
+_FIRST_ROW = 2  # of a vocabulary: 0 is padding, 1 unknown
+
+
+class Relations(NamedTuple):
+    """The planted relation: an event in ``category`` pulls one in ``partner``, ``lag`` later.
+
+    Attributes:
+        category: int64 ``[R]``. Rising.
+        partner: int64 ``[R]``.
+        lag: int64 ``[R]``. In page views.
+        first_id: int. Smallest id that names one item or category; smaller ones are padding and
+            unknown.
+    """
+
+    category: np.ndarray
+    partner: np.ndarray
+    lag: np.ndarray
+    first_id: int
+
+
+def relations(truth: Mapping[str, Any], vocabulary: Sequence | None = None) -> Relations:
+    """The relations of a log, in its raw ids or in rows of a vocabulary.
+
+    Args:
+        truth: mapping. What :func:`tfdare.simulation.truth` returns and ``OUTPUT.truth.json``
+            holds.
+        vocabulary: sequence or None. Raw category ids in the order of their rows, the first in row
+            2 (``sequences.vocabulary("category")``); relations of others are left out. None keeps
+            raw ids.
+    """
+    raw, partner, lag = (
+        np.array(column, np.int64)
+        for column in zip(
+            *((int(c), t["partner"], t["lag"]) for c, t in truth["categories"].items())
+        )
+    )
+    if vocabulary is not None:
+        row_of = {int(known): row for row, known in enumerate(vocabulary, _FIRST_ROW)}
+        raw, partner = (
+            np.array([row_of.get(c, -1) for c in ids.tolist()], np.int64) for ids in (raw, partner)
+        )
+        known = (raw >= 0) & (partner >= 0)
+        raw, partner, lag = raw[known], partner[known], lag[known]
+    order = np.argsort(raw)
+    first_id = 1 if vocabulary is None else _FIRST_ROW
+    return Relations(raw[order], partner[order], lag[order], first_id)
+
+
+def relevance(
+    planted: Relations,
+    target: Mapping[str, Any],
+    history: Mapping[str, Any],
+    history_length: Any,
+) -> np.ndarray:
+    """How relevant each behavior is to each candidate, by what was planted.
+
+    ====================  =================================================================
+    3 (``PULLS``)         its category's partner is the target's category, and it lies exactly
+                          its category's lag before the target
+    2 (``SAME_ITEM``)     it is the target's item, which favorites and returns bring back
+    1 (``SAME_CATEGORY``) it is of the target's category: the interest behind it
+    0                     nothing planted connects the two
+    ====================  =================================================================
+
+    The lag counts behaviors, the newest at distance 1, so that the history must end right before
+    the target: windows may cut its far end, never its near one.
+
+    Args:
+        planted: Relations. In the ids of `target` and `history`.
+        target: mapping with ``item`` and ``category``, int ``[U, C]`` each.
+        history: mapping with ``item`` and ``category``, int ``[U, N]`` each, oldest first, padded
+            at the end.
+        history_length: int ``[U]``. Behaviors that are real.
+
+    Returns:
+        int8 ``[U, C, N]``, aligned with the history: what search kept indexes its last axis.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    (target_item, target_category), (item, category) = (
+        (np.asarray(side["item"]), np.asarray(side["category"])) for side in (target, history)
+    )
+    length = np.asarray(history_length)
+    users = length.shape
+    if not (
+        target_item.shape == target_category.shape
+        and item.shape == category.shape
+        and target_item.ndim == item.ndim == 2
+        and users == item.shape[:1] == target_item.shape[:1]
+    ):
+        raise ValueError(
+            "`target` must be [U, C], `history` [U, N] and `history_length` [U]. Received shapes: "
+            f"target item {target_item.shape}, category {target_category.shape}; history item "
+            f"{item.shape}, category {category.shape}; history_length {users}"
+        )
+    distance = length[:, None] - np.arange(item.shape[1])  # 1 is the newest
+    real = distance > 0
+    if planted.category.size:
+        place = np.minimum(np.searchsorted(planted.category, category), planted.category.size - 1)
+        at_lag = real & (planted.category[place] == category) & (planted.lag[place] == distance)
+        pulled = np.where(at_lag, planted.partner[place], -1)
+    else:
+        pulled = np.full(category.shape, -1)
+
+    def equal(behind, candidate):
+        known = candidate >= planted.first_id
+        return (behind[:, None, :] == candidate[:, :, None]) & known[:, :, None] & real[:, None, :]
+
+    grades = np.zeros((*target_item.shape, item.shape[1]), np.int8)
+    grades[equal(category, target_category)] = SAME_CATEGORY
+    grades[equal(item, target_item)] = SAME_ITEM
+    grades[equal(pulled, target_category)] = PULLS
+    return grades
+
+
+def causes(options: SimulatorOptions) -> Iterator[Causes]:
+    """Why every page view of the log happened, in the order and the blocks of the log."""
+    world = World(options)
+    for number in range(options.cohorts):
+        yield cohort_causes(world, number)
+
+
+def world_truth(world: World) -> dict[str, Any]:
+    """Options, and each category's partner, lag and number of items, ready for JSON."""
+    ids = world.category_ids.tolist()
+    return {
+        "options": dataclasses.asdict(world.options),
+        "categories": {
+            str(ids[index]): {"partner": ids[partner], "lag": lag, "items": items}
+            for index, (partner, lag, items) in enumerate(
+                zip(world.partner.tolist(), world.lag.tolist(), np.diff(world.starts).tolist())
+            )
+        },
+    }
+
+
+def user_truth(world: World, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each user of a cohort with the lifelong categories and the favorite items in them."""
+    slots = np.arange(world.options.favorites)
+    users, lifelong = world.cohort(number)
+    items = world.favorites(users[:, None, None], lifelong[:, :, None], slots)
+    items = world.item_ids[items].tolist()
+    categories = world.category_ids[lifelong].tolist()
+    for row, user in enumerate(world.user_ids(users).tolist()):
+        favorites = {
+            str(category): sorted(set(found))
+            for category, found in zip(categories[row], items[row])
+        }
+        lived = sorted(set(categories[row]))
+        yield str(user), {"lifelong_categories": lived, "favorite_items": favorites}

@@ -1,0 +1,7 @@
+"""Training of the published models: compiling, fitting, and the folder that a run leaves."""
+
+from tfdare.training.compile import compile_model, make_network
+from tfdare.training.run_folder import Run, load_run
+from tfdare.training.trainer import train
+
+__all__ = ["Run", "compile_model", "load_run", "make_network", "train"]

@@ -1,0 +1,239 @@
+"""What training does after steps and epochs: keep its state, stop, measure its pace."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+
+import numpy as np
+
+from tfdare.compat import raw, tf
+from tfdare.data import read_requests
+from tfdare.errors import UsageError
+from tfdare.schema import SchemaError
+from tfdare.sequences import Sequences
+
+
+class Backup(tf.keras.callbacks.Callback):
+    """Keeps the state after the last finished epoch: weights, optimizer, number of epochs.
+
+    A new state takes the place of the old one in one step, under either Keras. (Keras's own
+    `BackupAndRestore` writes over its only copy: killed while it writes, it cannot be resumed.)
+
+    Args:
+        folder: str. Where the state is kept.
+        model: compiled model with all its weights made.
+    """
+
+    def __init__(self, folder: str, model: tf.keras.Model):
+        super().__init__()
+        model.optimizer.build(model.trainable_variables)
+        self._finished = tf.Variable(0, dtype=tf.int64, trainable=False)
+        state = tf.train.Checkpoint(
+            finished=self._finished,
+            weights=[raw(weight) for weight in model.weights],
+            optimizer=[raw(slot) for slot in model.optimizer.variables],
+        )
+        self._manager = tf.train.CheckpointManager(state, folder, max_to_keep=1)
+
+    def restore(self) -> int:
+        """Brings the kept state back, if there is one; returns the epochs it has finished."""
+        if self._manager.latest_checkpoint:
+            found = self._manager.checkpoint.restore(self._manager.latest_checkpoint)
+            found.assert_existing_objects_matched()
+        return int(self._finished)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._finished.assign(epoch + 1)
+        self._manager.save()
+
+
+class KeepBest(tf.keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the highest value of a metric, replaced in one step.
+
+    Args:
+        path: str. Ends in ``.weights.h5``.
+        monitor: str. Name in the logs. Defaults to ``"val_auc"``.
+        best: float or None. Value that must be exceeded.
+    """
+
+    def __init__(self, path: str, monitor: str = "val_auc", best: float | None = None):
+        super().__init__()
+        self._path, self._monitor = path, monitor
+        self._best = float("-inf") if best is None else best
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = float(logs[self._monitor])
+        if value > self._best:
+            folder, name = os.path.split(self._path)
+            unfinished = os.path.join(folder, f"saving-{name}")
+            self.model.save_weights(unfinished)
+            os.replace(unfinished, self._path)
+            self._best = value
+
+
+def keep_epochs(log: str, epochs: int, monitor: str = "val_auc") -> float | None:
+    """Cuts a `CSVLogger`'s file after its first `epochs` rows, those that will not be repeated.
+
+    Returns:
+        The highest `monitor` among the rows kept; None without rows.
+    """
+    if not os.path.exists(log):
+        return None
+    with open(log, newline="", encoding="utf-8") as file:
+        lines = file.read().splitlines(keepends=True)
+    kept = lines[: 1 + epochs] if epochs else []
+    with open(f"{log}.tmp", "w", newline="", encoding="utf-8") as file:
+        file.writelines(kept)
+    os.replace(f"{log}.tmp", log)
+    return max((float(row[monitor]) for row in csv.DictReader(kept)), default=None)
+
+
+class Diverged(UsageError):
+    """The loss left the finite numbers although the data are finite."""
+
+
+class Patience(tf.keras.callbacks.Callback):
+    """Ends training after so many epochs without a better value of a metric.
+
+    Args:
+        epochs: int. How many; 0 never ends it.
+        best: float or None. Value that must be exceeded, as :func:`standing` gives it.
+        waited: int. Epochs since then.
+        monitor: str. Name in the logs. Defaults to ``"val_auc"``.
+    """
+
+    def __init__(
+        self, epochs: int, best: float | None = None, waited: int = 0, monitor: str = "val_auc"
+    ):
+        super().__init__()
+        self._epochs, self._waited, self._monitor = epochs, waited, monitor
+        self._best = float("-inf") if best is None else best
+
+    @property
+    def ended(self) -> bool:
+        """Whether the patience is used up."""
+        return 0 < self._epochs <= self._waited
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = float(logs[self._monitor])
+        self._waited = 0 if value > self._best else self._waited + 1
+        self._best = max(self._best, value) if value == value else self._best
+        if self.ended:
+            self.model.stop_training = True
+
+
+def standing(log: str, monitor: str = "val_auc") -> tuple[int, float | None, int]:
+    """What a `CSVLogger`'s file tells of the training so far.
+
+    Returns:
+        Epochs in the file; their best value of `monitor`, None without any; the epoch that had it
+        first, counted from 1, 0 without any.
+    """
+    if not os.path.exists(log):
+        return 0, None, 0
+    with open(log, newline="", encoding="utf-8") as file:
+        values = [float(row[monitor]) for row in csv.DictReader(file)]
+    best, at = None, 0
+    for epoch, value in enumerate(values, 1):
+        if value == value and (best is None or value > best):
+            best, at = value, epoch
+    return len(values), best, at
+
+
+class StopWhenNotFinite(tf.keras.callbacks.Callback):
+    """Ends training with an error at the first step whose loss is not a finite number.
+
+    Args:
+        steps: int. Steps an epoch, for the message.
+
+    Raises:
+        Diverged: from the step, or from the validation that follows.
+    """
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+        self.epoch = self.step = 0
+
+    @property
+    def place(self) -> str:
+        """Where training is: ``"epoch 1, step 7 of 120"``."""
+        return f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}"
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.step = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Keras logs the mean of the epoch so far: once not finite, it stays so.
+        self._check(logs, f"at {self.place}")
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._check(logs, f"in the validation after epoch {self.epoch + 1}")
+
+    def _check(self, logs, where):
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"The loss became {loss} {where}, on finite data: training diverged. Lower "
+                "--learning_rate, or bound the step with --clip_norm 1"
+            )
+
+
+class Pace(tf.keras.callbacks.Callback):
+    """Measures training steps alone: without validation, files, and the first step's tracing."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds, self.steps, self._since = 0.0, 0, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._since = time.perf_counter() if self.steps else None
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        if self._since is not None:
+            self.seconds += now - self._since
+            self.steps += 1
+        elif not self.steps:
+            self.steps = 1  # the first of all: tracing
+        self._since = now
+
+    def examples_per_s(self, examples_a_step: float) -> int | None:
+        """The rate; None if fewer than two steps were made."""
+        if self.steps < 2 or not self.seconds:
+            return None
+        return round(examples_a_step * (self.steps - 1) / self.seconds)
+
+
+def check_finite(sequences: Sequences, splits=("train", "validation"), batch_size: int = 512):
+    """Looks for what no model can learn from, to explain a loss that is not a number.
+
+    Unknown numeric context is NaN by contract; infinite context is not.
+
+    Raises:
+        SchemaError: a label, a weight or numeric context is not finite; it names the first one,
+            its request and split.
+    """
+    for split in splits:
+        start = 0
+        for requests, label, weight in read_requests(sequences, split, batch_size):
+            columns = {"label": ~np.isfinite(label.numpy()), "weight": ~np.isfinite(weight.numpy())}
+            for name, value in requests.items():
+                if name.startswith("context_") and value.dtype.is_floating:
+                    columns[name] = np.isinf(value.numpy())
+            for name, bad in columns.items():
+                if bad.any():
+                    row = int(np.argwhere(bad)[0][0])
+                    raise SchemaError(
+                        f"`{name}` is not finite in request {start + row:,} (from 0, in file "
+                        f"order) of the {split} split of {sequences.path!r}; {int(bad.sum()):,} "
+                        "such values among its neighbors. Mend the log and run `tfdare prepare` "
+                        "again"
+                    )
+            start += int(label.shape[0])

@@ -1,0 +1,93 @@
+"""Models compiled with this package's optimizers, loss and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tfdare.compat import tf
+from tfdare.layers import Head
+from tfdare.losses import CandidateCrossentropy
+from tfdare.metrics import RequestGAUC
+from tfdare.models import MODELS, build_model
+from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam
+
+OPTIMIZERS = {"adam": SparseAdam, "adagrad": SparseAdagrad, "rowwise_adagrad": RowwiseAdagrad}
+SCHEDULES = ("constant", "cosine")
+
+
+def compile_model(
+    model,
+    learning_rate=0.01,
+    weight_decay: float | None = None,
+    optimizer: str = "adam",
+    table_learning_rate=None,
+    clip_norm: float | None = None,
+) -> None:
+    """Compiles with this package's defaults: SparseAdam, candidate cross-entropy, AUC and GAUC.
+
+    Args:
+        model: RequestModel.
+        learning_rate: float or schedule.
+        weight_decay: float or None. Decoupled.
+        optimizer: str. A key of :data:`OPTIMIZERS`.
+        table_learning_rate: float, schedule or None. Of tables; None: the `learning_rate`.
+        clip_norm: float or None. Bound of the norm of all gradients together.
+    """
+    made = OPTIMIZERS[optimizer](
+        learning_rate,
+        weight_decay=weight_decay,
+        table_learning_rate=table_learning_rate,
+        global_clipnorm=clip_norm,
+    )
+    model.compile(
+        optimizer=made,
+        loss=CandidateCrossentropy(),
+        weighted_metrics=[tf.keras.metrics.AUC(name="auc", num_thresholds=1000), RequestGAUC()],
+        jit_compile=False,
+    )
+
+
+def make_network(options: Mapping[str, Any], schema, steps: int):
+    """A fresh model, compiled, as a run's options describe it; weights and order by its seed.
+
+    Args:
+        options: mapping. What ``run.json`` holds.
+        schema: Schema. With the run's dimensions.
+        steps: int. Over which the rates' schedule runs.
+    """
+    tf.keras.utils.set_random_seed(options["seed"])
+    name, dropout = options["model"], options["dropout"]
+    network = build_model(
+        name,
+        schema,
+        top_k=options["top_k"],
+        auxiliary_weight=options["auxiliary_weight"],
+        **({"head": _head(name, dropout)} if dropout else {}),
+    )
+    rates = [
+        _rate(options[rate], options["schedule"], steps)
+        for rate in ("learning_rate", "table_learning_rate")
+    ]
+    compile_model(
+        network,
+        rates[0],
+        options["weight_decay"] or None,
+        options["optimizer"],
+        rates[1],
+        options["clip_norm"] or None,
+    )
+    return network
+
+
+def _rate(rate: float | None, schedule: str, steps: int):
+    """The rate as the optimizer takes it."""
+    if rate is None or schedule == "constant":
+        return rate
+    return tf.keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
+
+
+def _head(model: str, dropout: float) -> Head:
+    """The model's own head, with dropout."""
+    make = MODELS[model].parts.get("head", lambda: Head(name="head"))
+    return Head.from_config({**make().get_config(), "dropout": dropout})

@@ -1,0 +1,154 @@
+"""A run: the folder that training leaves and that evaluation and export start from.
+
+``run.json`` (options), ``schema.json`` and ``vocabulary/`` (copied, so that a run stands alone),
+``model.keras``, ``metrics.json``, ``predictions.npz`` (of the test split), ``history.csv``,
+``tensorboard/``; while training goes on, ``backup/`` holds the last finished epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfdare.compat import tf
+from tfdare.errors import UsageError
+from tfdare.files import write_json
+from tfdare.schema import Schema
+from tfdare.schema.differences import differences
+from tfdare.sequences import Sequences
+
+MODEL, OPTIONS, METRICS_FILE = "model.keras", "run.json", "metrics.json"
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: str. The folder.
+        schema: Schema. With the model's dimensions.
+        options: dict. What ``tfdare train`` was asked for.
+    """
+
+    path: str
+    schema: Schema
+    options: dict[str, Any]
+
+    def model(self):
+        """The trained Keras model.
+
+        Raises:
+            UsageError: it cannot be read, or was saved by the other generation of Keras.
+        """
+        import tfdare.models  # noqa: F401  registers the classes
+
+        try:
+            return tf.keras.models.load_model(os.path.join(self.path, MODEL))
+        except (ValueError, TypeError, ImportError, KeyError, OSError) as error:
+            raise UsageError(
+                f"{os.path.join(self.path, MODEL)!r} could not be loaded with this Keras; it was "
+                f"trained with Keras {self.options.get('keras')} (TF_USE_LEGACY_KERAS chooses): "
+                f"{error}"
+            ) from error
+
+    def sequences_for_lookup(self) -> Sequences:
+        """The run's own schema and vocabularies, for id look-ups."""
+        return Sequences(self.path, self.schema, {})
+
+
+def load_run(path: str) -> Run:
+    """Opens a finished run.
+
+    Raises:
+        UsageError: there is no run at `path`, or its training has not finished.
+    """
+    if not os.path.exists(os.path.join(path, OPTIONS)):
+        raise UsageError(f"No training run at {path!r}: it has no {OPTIONS}")
+    if not os.path.exists(os.path.join(path, MODEL)):
+        raise UsageError(
+            f"Training at {path!r} has not finished: it has no {MODEL}. "
+            "The same `tfdare train` command resumes it."
+        )
+    with open(os.path.join(path, OPTIONS), encoding="utf-8") as file:
+        options = json.load(file)
+    return Run(path, Schema.load(os.path.join(path, "schema.json")), options)
+
+
+def start_run(
+    path: str,
+    sequences: Sequences,
+    schema: Schema,
+    options: dict[str, Any],
+    overwrite: bool = False,
+) -> bool:
+    """Makes the folder, or finds one whose training was cut off.
+
+    Returns:
+        Whether training resumes.
+
+    Raises:
+        UsageError: the folder holds a finished run, other files, or a run with other options.
+    """
+    if overwrite and os.path.exists(os.path.join(path, OPTIONS)):
+        shutil.rmtree(path)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UsageError(f"{path!r} exists and is not a folder; choose another --output")
+    resumed = os.path.isdir(path) and bool(os.listdir(path))
+    if resumed:
+        if not os.path.exists(os.path.join(path, OPTIONS)):
+            raise UsageError(f"{path!r} exists and is not a training run; choose another --output")
+        if os.path.exists(os.path.join(path, METRICS_FILE)):
+            raise UsageError(
+                f"{path!r} holds a finished run; choose another --output or pass --overwrite"
+            )
+        with open(os.path.join(path, OPTIONS), encoding="utf-8") as file:
+            before = json.load(file)
+        if before != options:
+            differ = sorted(k for k in {*before, *options} if before.get(k) != options.get(k))
+            raise UsageError(
+                f"{path!r} holds an unfinished run with other options ({', '.join(differ)}); "
+                f"{_other_data(path, schema)}repeat those to resume it, or pass --overwrite"
+            )
+    # The options come first: a folder that holds them is a run, however early it was cut off.
+    os.makedirs(path, exist_ok=True)
+    write_json(os.path.join(path, OPTIONS), options)
+    for part in schema.categorical:
+        if part.hash_buckets:
+            continue
+        copy = os.path.join(path, part.vocabulary)
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        shutil.copyfile(sequences.vocabulary_path(part.name), copy)
+    with open(os.path.join(path, "schema.json"), "w", encoding="utf-8") as file:
+        file.write(schema.to_json())
+    return resumed
+
+
+def _other_data(path: str, schema: Schema) -> str:
+    """In what an unfinished run's data differ from these; nothing if they do not."""
+    before = os.path.join(path, "schema.json")
+    if not os.path.exists(before):
+        return ""
+    phrases = differences(Schema.load(before), schema)
+    return f"its sequences differ: {'; '.join(phrases)}; " if phrases else ""
+
+
+def update_metrics(path: str, split: str, numbers: dict[str, Any]) -> None:
+    """Puts one split's numbers into the run's ``metrics.json``."""
+    target = os.path.join(path, METRICS_FILE)
+    metrics = {}
+    if os.path.exists(target):
+        with open(target, encoding="utf-8") as file:
+            metrics = json.load(file)
+    write_json(target, {**metrics, split: numbers})
+
+
+def run_name(run: Run, runs: Sequence[Run]) -> str:
+    """What tells a run from others: its model, or its folder where models are alike."""
+    models = [one.options["model"] for one in runs]
+    model = run.options["model"]
+    return model if models.count(model) == 1 else os.path.basename(os.path.abspath(run.path))
