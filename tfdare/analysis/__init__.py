@@ -1,6 +1,6 @@
 """What the paper measures, on any model and log: functions of numbers, and their plots."""
 
-from tfdare.analysis.accuracy import accuracy, plot_calibration, plot_slices
+from tfdare.analysis.accuracy import measure_accuracy, plot_calibration, plot_slices
 from tfdare.analysis.attention import (
     attention_accuracy,
     category_of,
@@ -17,8 +17,8 @@ from tfdare.analysis.convergence import (
     plot_convergence,
     plot_efficiency,
 )
-from tfdare.analysis.discriminability import discriminability, plot_discriminability
-from tfdare.analysis.findings import Finding, findings
+from tfdare.analysis.discriminability import measure_discriminability, plot_discriminability
+from tfdare.analysis.findings import Finding, list_findings
 from tfdare.analysis.gradients import (
     GradientProbe,
     GradientSplit,
@@ -26,12 +26,12 @@ from tfdare.analysis.gradients import (
     gradients_of,
     plot_gradients,
 )
-from tfdare.analysis.retrace import retrace
+from tfdare.analysis.retrace import retrace_training
 from tfdare.analysis.search_quality import (
     InformationTruth,
     PlantedTruth,
+    measure_search_quality,
     plot_search_quality,
-    search_quality,
 )
 
 __all__ = [
@@ -42,16 +42,17 @@ __all__ = [
     "InformationTruth",
     "PlantedTruth",
     "UserBatches",
-    "accuracy",
     "attention_accuracy",
     "category_of",
     "convergence_numbers",
-    "discriminability",
     "efficiency",
-    "findings",
     "gradient_numbers",
     "gradients_of",
     "interest_counts",
+    "list_findings",
+    "measure_accuracy",
+    "measure_discriminability",
+    "measure_search_quality",
     "plot_attention",
     "plot_calibration",
     "plot_convergence",
@@ -61,7 +62,6 @@ __all__ = [
     "plot_search_quality",
     "plot_slices",
     "position_edges",
-    "retrace",
-    "search_quality",
+    "retrace_training",
     "speaking_for",
 ]

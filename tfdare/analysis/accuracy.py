@@ -13,7 +13,7 @@ from tfdare.metrics import calibration_curve
 from tfdare.sequences import Sequences
 
 
-def accuracy(
+def measure_accuracy(
     models: Mapping[str, Any],
     sequences: Sequences,
     split: str = "test",
@@ -57,7 +57,7 @@ def plot_calibration(numbers: Mapping[str, Any]):
     """Draws the click rate that came against the one that was predicted.
 
     Args:
-        numbers: mapping. What :func:`accuracy` returns.
+        numbers: mapping. What :func:`measure_accuracy` returns.
 
     Returns:
         matplotlib Figure.
@@ -99,7 +99,7 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
     """Draws a metric by slice, and the differences to the first model.
 
     Args:
-        numbers: mapping. What :func:`accuracy` returns.
+        numbers: mapping. What :func:`measure_accuracy` returns.
         metric: str. One of :data:`tfdare.evaluation.slices.METRICS`.
 
     Returns:

@@ -20,7 +20,7 @@ from tfdare.sequences import Sequences
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def discriminability(
+def measure_discriminability(
     models: Mapping[str, Any],
     sequences: Sequences,
     clusters: Sequence[int] = CLUSTERS,
@@ -147,7 +147,7 @@ def plot_discriminability(numbers: Mapping[str, Any]):
     """Draws information against the number of clusters, and the differences to the reference.
 
     Args:
-        numbers: mapping. What :func:`discriminability` returns.
+        numbers: mapping. What :func:`measure_discriminability` returns.
 
     Returns:
         matplotlib Figure.

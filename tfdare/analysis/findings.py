@@ -28,7 +28,7 @@ class Finding:
     verdict: str
 
 
-def findings(numbers: Mapping[str, Any]) -> list[Finding]:
+def list_findings(numbers: Mapping[str, Any]) -> list[Finding]:
     """All findings that the numbers of an analysis can speak to.
 
     Args:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tfdare.analysis.accuracy import accuracy
+from tfdare.analysis.accuracy import measure_accuracy
 from tfdare.analysis.attention import (
     attention_accuracy,
     category_of,
@@ -15,10 +15,10 @@ from tfdare.analysis.attention import (
 )
 from tfdare.analysis.batches import UserBatches
 from tfdare.analysis.convergence import convergence_numbers, efficiency
-from tfdare.analysis.discriminability import discriminability
+from tfdare.analysis.discriminability import measure_discriminability
 from tfdare.analysis.gradients import gradient_numbers, gradients_of
-from tfdare.analysis.retrace import retrace, trace_steps
-from tfdare.analysis.search_quality import InformationTruth, PlantedTruth, search_quality
+from tfdare.analysis.retrace import retrace_training, trace_steps
+from tfdare.analysis.search_quality import InformationTruth, PlantedTruth, measure_search_quality
 from tfdare.data import read_requests
 from tfdare.models import MODELS
 from tfdare.sequences import Sequences
@@ -78,7 +78,7 @@ class Measured:
         planted = None if truth is None else PlantedTruth(truth, self._sequences)
         numbers: dict[str, Any] = {"data": self._data(), "models": self._about()}
         self._say("[1/5] accuracy, calibration and slices")
-        numbers["accuracy"] = accuracy(
+        numbers["accuracy"] = measure_accuracy(
             self.models,
             self._sequences,
             self._split,
@@ -107,7 +107,7 @@ class Measured:
             "information_for": InformationTruth(speaking_for(table), name),
             **({} if planted is None else {"planted": planted}),
         }
-        numbers["search"] = search_quality(
+        numbers["search"] = measure_search_quality(
             self.models,
             self._sequences,
             truths,
@@ -117,7 +117,7 @@ class Measured:
             progress=self._shown("search"),
         )
         self._say("[4/5] clusters of representations")
-        numbers["discriminability"] = discriminability(
+        numbers["discriminability"] = measure_discriminability(
             self.models,
             self._sequences,
             split=self._split,
@@ -155,7 +155,7 @@ class Measured:
         gradients, auc = {}, {}
         for name, run in self._runs.items():
             with self._shown(name)(range(trace_steps(run, self._sequences, steps))) as bar:
-                gradients[name], auc[name] = retrace(
+                gradients[name], auc[name] = retrace_training(
                     run, self._sequences, batch, held_out, every, steps, bar.update
                 )
         return {

@@ -12,7 +12,7 @@ from tfdare.sequences import Sequences
 from tfdare.training import Run, make_network
 
 
-def retrace(
+def retrace_training(
     run: Run,
     sequences: Sequences,
     batch,
@@ -57,6 +57,6 @@ def retrace(
 
 
 def trace_steps(run: Run, sequences: Sequences, most_steps: int) -> int:
-    """Steps that :func:`retrace` makes."""
+    """Steps that :func:`retrace_training` makes."""
     per_epoch = -(-sequences.requests("train") // run.options["batch_size"])
     return min(most_steps, run.options["epochs"] * per_epoch)

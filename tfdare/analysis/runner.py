@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tfdare.analysis.findings import findings
+from tfdare.analysis.findings import list_findings
 from tfdare.analysis.measure_all import Measured
 from tfdare.analysis.report import render
 from tfdare.analysis.sections import sections_of
@@ -123,7 +123,7 @@ def analyze(
         "smoothing": smoothing,
         "resamples": resamples,
     }
-    found = findings(numbers)
+    found = list_findings(numbers)
     numbers["findings"] = found
     numbers["seconds"] = round(time.perf_counter() - started, 1)
     numbers = as_json(numbers)

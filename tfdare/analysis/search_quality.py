@@ -70,7 +70,7 @@ class InformationTruth:
         )
 
 
-def search_quality(
+def measure_search_quality(
     models: Mapping[str, Any],
     sequences: Sequences,
     truths: Mapping[str, Relevance],
@@ -188,7 +188,7 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
     A truth that every model meets fully, as exact search meets full attention, is left out.
 
     Args:
-        numbers: mapping. What :func:`search_quality` returns.
+        numbers: mapping. What :func:`measure_search_quality` returns.
         measure: str. ``"ndcg"`` or ``"recall"``.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdare.analysis.findings import findings, findings_table
+from tfdare.analysis.findings import findings_table, list_findings
 from tfdare.analysis.runner import NUMBERS, REPORT, analyze
 from tfdare.commands.parser import Parser, run
 from tfdare.sequences import SPLITS
@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         given = dict(vars(options))
         runs = [given.pop("run"), *given.pop("against")]
         numbers = analyze(runs, **given)
-        print(findings_table(findings(numbers)) or "  no pair of models that the paper compares")
+        print(
+            findings_table(list_findings(numbers)) or "  no pair of models that the paper compares"
+        )
         print(
             f"  {numbers['seconds']:.0f} s; written to "
             f"{os.path.join(options.output, REPORT)} and {NUMBERS} beside it"

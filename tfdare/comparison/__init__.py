@@ -1,9 +1,9 @@
 """Models side by side: what is trained, what is measured, and how it is shown."""
 
-from tfdare.comparison.measure import Measurement, measure
+from tfdare.comparison.measure import Measurement, measure_costs
 from tfdare.comparison.plan import Row, Trial, rows_of, shares_tables
 from tfdare.comparison.plots import plot
-from tfdare.comparison.report import report
+from tfdare.comparison.report import summarize_trials
 from tfdare.comparison.table import markdown
 from tfdare.comparison.trials import Trials
 
@@ -13,9 +13,9 @@ __all__ = [
     "Trial",
     "Trials",
     "markdown",
-    "measure",
+    "measure_costs",
     "plot",
-    "report",
     "rows_of",
     "shares_tables",
+    "summarize_trials",
 ]

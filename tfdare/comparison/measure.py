@@ -37,7 +37,7 @@ class Measurement:
     whole_call: bool
 
 
-def measure(
+def measure_costs(
     models: Mapping,
     sequences: Sequences,
     behaviors: int = BEHAVIORS,

@@ -24,7 +24,7 @@ _TEST = ("auc", "auc_seen", "auc_new", "gauc", "logloss")
 _VERDICTS = {1: "holds", -1: "reversed", 0: "not separable"}
 
 
-def report(
+def summarize_trials(
     trials: Trials,
     rates: Mapping[Row, float],
     seeds: Sequence[int],

@@ -8,7 +8,15 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfdare.comparison import Trial, Trials, markdown, measure, plot, report, rows_of
+from tfdare.comparison import (
+    Trial,
+    Trials,
+    markdown,
+    measure_costs,
+    plot,
+    rows_of,
+    summarize_trials,
+)
 from tfdare.compat import KERAS_VERSION, tf
 from tfdare.errors import UsageError
 from tfdare.files import write_json
@@ -114,13 +122,13 @@ def compare(
     if not first:
         raise UsageError("Every run diverged; lower --learning_rates or pass --clip_norm 1")
     say("Measuring search")
-    costs = measure(
+    costs = measure_costs(
         {row: load_run(trials.path(trial)).model() for row, trial in first.items()}, opened
     )
     tf.keras.backend.clear_session()
     say(f"Resampling users {resamples:,} times")
     found = {
-        **report(trials, {row: chosen[row] for row in first}, seeds, costs, resamples),
+        **summarize_trials(trials, {row: chosen[row] for row in first}, seeds, costs, resamples),
         "data": _data(opened),
         "options": options,
         "seeds": seeds,

@@ -19,14 +19,14 @@ from tfdare.analysis import (
     attention_accuracy,
     category_of,
     convergence_numbers,
-    discriminability,
     efficiency,
-    findings,
     interest_counts,
+    list_findings,
+    measure_discriminability,
+    measure_search_quality,
     plot_attention,
     plot_efficiency,
     position_edges,
-    search_quality,
     speaking_for,
 )
 from tfdare.analysis.convergence import examples_to
@@ -90,7 +90,7 @@ def test_search_quality_against_plain_loops(folder, splits, models):
         value = np.where(np.arange(history.shape[1]) < arrays["history_length"][:, None], value, 0)
         return np.repeat(value[:, None], arrays["target_item"].shape[1], axis=1)
 
-    found = search_quality(
+    found = measure_search_quality(
         models, folder, {"made up": newest_matter}, limit=None, top_k=3, resamples=20, batch_size=8
     )
     expected = plain_requests(splits["test"])
@@ -190,7 +190,7 @@ def test_attention_maps_against_plain_loops(folder, splits, models):
 
 
 def test_discriminability(folder, models):
-    found = discriminability(models, folder, clusters=(2, 5), limit=None, resamples=20)
+    found = measure_discriminability(models, folder, clusters=(2, 5), limit=None, resamples=20)
     assert found["clusters"] == [2, 5]
     for one in found["models"].values():
         for value in one["information"]:
@@ -273,7 +273,7 @@ def test_findings_follow_the_intervals():
                 },
             },
         }
-        return [one.verdict for one in findings(numbers)]
+        return [one.verdict for one in list_findings(numbers)]
 
     assert verdicts(interval(0.64, 0.6, 0.7), interval(0.01, 0.005, 0.02)) == ["holds"] * 3
     assert verdicts(interval(0.4, 0.3, 0.45), interval(-0.01, -0.02, -0.001)) == [
@@ -537,7 +537,9 @@ def test_efficiency_reads_a_comparison(tmp_path, folder):
     narrow, wide = found["models"]["DARE-paper"]
     assert narrow["to_widest"]["estimate"] == pytest.approx(narrow["auc"] - wide["auc"])
     assert wide["to_widest"]["estimate"] == 0
-    assert any("half the attention columns" in one.claim for one in findings({"efficiency": found}))
+    assert any(
+        "half the attention columns" in one.claim for one in list_findings({"efficiency": found})
+    )
     lines = plot_efficiency(found).axes[0].lines
     assert lines[0].get_ydata().tolist() == [narrow["auc"], wide["auc"]]
     with pytest.raises(UsageError, match="No finished comparison"):

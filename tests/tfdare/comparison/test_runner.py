@@ -19,10 +19,10 @@ from tfdare.comparison import (
     Trial,
     Trials,
     markdown,
-    measure,
-    report,
+    measure_costs,
     rows_of,
     shares_tables,
+    summarize_trials,
     trials,
 )
 from tfdare.comparison import runner as compare_module
@@ -115,7 +115,7 @@ def stand_in(monkeypatch):
         )
         monkeypatch.setattr(
             compare_module,
-            "measure",
+            "measure_costs",
             lambda models, opened: {
                 row: Measurement(1000, 4000 * row.attention_dim, 2.0, row.model == "SDIM")
                 for row in models
@@ -382,7 +382,7 @@ def test_measured(folder):
         "TWIN-4E": 4 * 2 * (2 * rows + positions),
         "DARE-whole": 4 * (2 + 4) * (rows + positions),
     }
-    found = measure(
+    found = measure_costs(
         {name: models[name] for name in ("DARE", "SDIM")},
         folder,
         behaviors=700,
@@ -482,6 +482,6 @@ def test_a_report_needs_no_costs(folder, tmp_path, stand_in):
     row = Row("DARE", 4, 4)
     work = Trials(folder.path, str(tmp_path), {}, lambda line: None)
     assert work.run([row], [0.01], [1]) == {row: 0.01}
-    found = report(work, {row: 0.01}, [1], {}, resamples=5)
+    found = summarize_trials(work, {row: 0.01}, [1], {}, resamples=5)
     assert "search_ms" not in found["rows"][0] and found["orderings"] == []
     assert found["rows"][0]["test"]["auc"]["deviation"] is None
