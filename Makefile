@@ -11,7 +11,7 @@ PREPARE ?=
 
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test lint docs bench install clean
 
 demo: install
 	$(BIN)/tfdare demo --output $(OUTPUT) --epochs $(EPOCHS) \
@@ -24,6 +24,10 @@ test: lint
 lint: install
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: install
 	$(BIN)/python -m tests.benchmarks

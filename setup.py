@@ -6,6 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
+REPOSITORY = "https://github.com/tfdare/tfdare"
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfdare/__init__.py").read_text()).group(1)
 
 # What every part needs: enough to sort events on a Beam worker, without TensorFlow.
@@ -55,6 +56,10 @@ TEST = [
     "cryptography>=42",
     "pyyaml>=6",
     "ruff>=0.9",
+    "mypy>=1.13",
+    # the reference: mkdocs.yml
+    "mkdocs>=1.6",
+    "mkdocstrings[python]>=0.27",
 ]
 
 setup(
@@ -66,11 +71,35 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": f"{REPOSITORY}#readme",
+        "Source": REPOSITORY,
+        "Changes": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+        "Paper": "https://arxiv.org/abs/2410.02604",
+    },
+    keywords="click-through rate, recommender systems, lifelong histories, TensorFlow, Keras, Beam",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["tfdare*", "beam_jobs*", "serving*"]),
     package_data={
-        "serving": ["config/*", "config/*/*"],
+        "tfdare": ["py.typed"],
+        "serving": ["py.typed", "config/*", "config/*/*"],
         "tfdare.simulation": ["like/*.json"],
-        "beam_jobs": ["README.md", "dataflow/*.json", "dataflow/*.Dockerfile"],
+        "beam_jobs": ["py.typed", "README.md", "dataflow/*.json", "dataflow/*.Dockerfile"],
     },
     python_requires=">=3.10,<3.14",
     install_requires=CORE + BEAM + MODEL + SERVING,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from beam_jobs.shared.beam import quiet
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from beam_jobs.output.publish import staged
 from beam_jobs.reading.inputs import find_paths
-from beam_jobs.requests.ranked import Asked, from_json, from_record, laid_out
+from beam_jobs.requests.ranked import RankRequest, from_json, from_record, lay_out
 from beam_jobs.shared.errors import InputError, exit_code
 from beam_jobs.shared.parser import JobParser, parse_job
 from beam_jobs.shared.progress import Progress
@@ -32,6 +32,7 @@ from tfdare.schema import Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 from tfdare.sequences.raw_ids import RawIds
 from tfdare.sequences.record import context_dtypes, decode, read_records
+from tfdare.sequences.requests import TARGET, stack_padded
 
 _EXAMPLE = (
     "python -m beam_jobs.batch_rank --sequences build/sequences --split test "
@@ -63,11 +64,13 @@ _COLUMNS = pa.schema(
         ("attention_score", pa.list_(pa.list_(pa.float32()))),
     ]
 )
-_FOUND = ("behavior_index", "attention_score")
+_BEHAVIORS = ("behavior_index", "attention_score")
+Answer: TypeAlias = tuple[RankRequest, Any]
+"""A request with its outputs by name, or with the reason why it could not be ranked."""
 
 
-class SavedModelHandler(ModelHandler[Asked, tuple[Asked, Any], Any]):
-    """Requests -> (request, outputs by name), or (request, why it could not be ranked).
+class SavedModelHandler(ModelHandler[RankRequest, Answer, Any]):
+    """Runs a SavedModel on batches of requests; gives an ``Answer`` for each.
 
     Args:
         path: str. A version of a servable: the folder with ``saved_model.pb``.
@@ -79,6 +82,7 @@ class SavedModelHandler(ModelHandler[Asked, tuple[Asked, Any], Any]):
         self._path = path
 
     def load_model(self):
+        """Loads the SavedModel into a session; imports TensorFlow."""
         from tfdare.quiet import quiet as without_chatter
 
         with without_chatter():
@@ -86,45 +90,56 @@ class SavedModelHandler(ModelHandler[Asked, tuple[Asked, Any], Any]):
 
             return SavedModelSession(self._path)
 
-    def run_inference(self, batch: Sequence[Asked], model, inference_args=None):
-        kinds = {
+    def run_inference(
+        self, batch: Sequence[RankRequest], model, inference_args=None
+    ) -> list[Answer]:
+        """Ranks the requests that fit the signature, and says of the others why they do not."""
+        specs = {
             name: (
                 np.dtype(_NUMPY[info.dtype]),
                 tuple(dim.size for dim in info.tensor_shape.dim[1:]),
             )
             for name, info in model.signatures[SIGNATURE].inputs.items()
         }
-        ready, answers = [], [None] * len(batch)
-        for place, asked in enumerate(batch):
+        ready: list[tuple[int, dict[str, np.ndarray]]] = []
+        answers: dict[int, Answer] = {}
+        for number, request in enumerate(batch):
             try:
-                ready.append((place, laid_out(asked, kinds)))
+                ready.append((number, lay_out(request, specs)))
             except ValueError as error:
-                answers[place] = asked, str(error)
+                answers[number] = request, str(error)
         try:
-            self._answer(batch, ready, answers, model)
+            answers |= self._rank(batch, ready, model)
         except Exception:  # one of them may spoil it for all: each by itself says which
-            for one in ready:
+            for number, inputs in ready:
                 try:
-                    self._answer(batch, [one], answers, model)
+                    answers |= self._rank(batch, [(number, inputs)], model)
                 except Exception as error:
-                    answers[one[0]] = batch[one[0]], f"{type(error).__name__}: {error}"[:500]
-        return answers
+                    reason = f"{type(error).__name__}: {error}"[:500]
+                    answers[number] = batch[number], reason
+        return [answers[number] for number in range(len(batch))]
 
-    def _answer(self, batch, ready, answers, model) -> None:
+    def _rank(self, batch, ready, model) -> dict[int, Answer]:
         if not ready:
-            return
-        outputs = model.run(SIGNATURE, stack([inputs for _, inputs in ready]))
-        for row, (place, inputs) in enumerate(ready):
-            candidates = len(next(v for k, v in inputs.items() if k.startswith("target_")))
-            answers[place] = (
-                batch[place],
+            return {}
+        outputs = model.run(SIGNATURE, stack_padded([inputs for _, inputs in ready]))
+        answers: dict[int, Answer] = {}
+        for row, (number, inputs) in enumerate(ready):
+            candidates = next(v.shape[1] for k, v in inputs.items() if k.startswith(TARGET))
+            answers[number] = (
+                batch[number],
                 {name: values[row, :candidates] for name, values in outputs.items()},
             )
+        return answers
 
-    def get_num_bytes(self, batch) -> int:
-        return sum(value.nbytes for one in batch for value in map(np.asarray, one.inputs.values()))
+    def get_num_bytes(self, batch: Sequence[RankRequest]) -> int:
+        """Counts the bytes of the inputs, for Beam's metrics."""
+        return sum(
+            value.nbytes for request in batch for value in map(np.asarray, request.inputs.values())
+        )
 
     def get_metrics_namespace(self) -> str:
+        """Returns the namespace of Beam's metrics."""
         return "tfdare"
 
 
@@ -132,25 +147,8 @@ _NUMPY = {1: "float32", 3: "int32", 9: "int64"}
 """Numbers of TensorFlow's types (``types.proto``) that signatures take."""
 
 
-def stack(several: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Inputs of requests, padded to the longest history and the most candidates, as one batch."""
-    made = {}
-    for name in several[0]:
-        values = [inputs[name] for inputs in several]
-        if not (name.startswith(("history_", "target_")) and values[0].ndim):
-            made[name] = np.stack(values)
-            continue
-        width = max(1, max(len(value) for value in values))
-        fill = 0 if values[0].dtype == np.int32 else -1
-        shape = (len(values), width, *values[0].shape[1:])
-        made[name] = np.full(shape, fill, values[0].dtype)
-        for row, value in enumerate(values):
-            made[name][row, : len(value)] = value
-    return made
-
-
 class _ReadSequences(beam.DoFn):
-    """A TFRecord file -> requests."""
+    """Reads the requests of a TFRecord file."""
 
     def __init__(self, sequences: Sequences, row_ids: bool, newest: bool):
         self._folder, self._schema = sequences.path, sequences.schema.to_json()
@@ -166,13 +164,13 @@ class _ReadSequences(beam.DoFn):
         context = context_dtypes(self._parsed.context)
         for data in read_records(path):
             record = decode(data, self._parsed.names, context)
-            found = from_record(record, self._parsed, self._ids, self._newest)
-            yield tagged({"requests_read": len(found)})
-            yield from found
+            requests = from_record(record, self._parsed, self._ids, self._newest)
+            yield tagged({"requests_read": len(requests)})
+            yield from requests
 
 
 class _ReadLines(beam.DoFn):
-    """A line of JSON -> a request, or why it is none."""
+    """Reads the request of a line of JSON; a line without one goes to the failed."""
 
     def process(self, line: str) -> Iterator[Any]:
         if not line.strip():
@@ -185,32 +183,32 @@ class _ReadLines(beam.DoFn):
 
 
 class _Sort(beam.DoFn):
-    """(request, answer) -> rows of the output, and failures."""
+    """Turns answers into rows of the output, and failures."""
 
     def __init__(self, behaviors: bool):
         self._behaviors = behaviors
 
-    def process(self, answer) -> Iterator[Any]:
-        asked, found = answer
-        if isinstance(found, str):
-            yield beam.pvalue.TaggedOutput(FAILED, {"reason": found, "request": asked.text()})
+    def process(self, answer: Answer) -> Iterator[Any]:
+        request, outputs = answer
+        if isinstance(outputs, str):
+            yield beam.pvalue.TaggedOutput(FAILED, {"reason": outputs, "request": request.text()})
             return
         row = {
-            "user": asked.user,
-            "request": asked.number,
-            "time": asked.time,
-            "items": asked.items,
-            "probabilities": found["probability"].tolist(),
-            "labels": asked.labels,
+            "user": request.user,
+            "request": request.number,
+            "time": request.time,
+            "items": request.items,
+            "probabilities": outputs["probability"].tolist(),
+            "labels": request.labels,
         }
-        for name in _FOUND if self._behaviors else ():
-            row[name] = found[name].tolist()
+        for name in _BEHAVIORS if self._behaviors else ():
+            row[name] = outputs[name].tolist()
         yield tagged({"requests_ranked": 1, "candidates_ranked": len(row["probabilities"])})
         yield row
 
 
 class RankRequests(beam.PTransform):
-    """Requests -> ``ranked`` rows, ``failed`` ones with the reason, ``tally``."""
+    """Ranks requests: ``ranked`` rows, ``failed`` requests with the reason, ``tally``."""
 
     def __init__(self, model: str, batch: int, behaviors: bool):
         super().__init__()
@@ -236,54 +234,54 @@ def run(argv: Sequence[str] | None = None) -> dict[str, int]:
             stays.
         SchemaError: the folder is no finished folder of sequences.
     """
-    asked, rest = parse_job(make_parser(), argv)
-    _check(asked)
+    options, rest = parse_job(make_parser(), argv)
+    _check(options)
     sequences = None
-    if asked.sequences:
-        sequences = open_sequences(asked.sequences)
-        if not asked.row_ids:
+    if options.sequences:
+        sequences = open_sequences(options.sequences)
+        if not options.row_ids:
             RawIds(sequences, exact=True)  # refuses hashed features before anything runs
     progress = Progress()
-    with staged(asked.output, asked.overwrite, [_TALLY_FILE]) as folder:
-        progress.say(f"ranking with {asked.model}")
-        options = PipelineOptions(list(rest))
-        with progress.stages(options.view_as(StandardOptions).runner):
-            pipeline = beam.Pipeline(options=options)
-            _build(pipeline, asked, sequences, folder)
+    with staged(options.output, options.overwrite, [_TALLY_FILE]) as folder:
+        progress.say(f"ranking with {options.model}")
+        beam_options = PipelineOptions(list(rest))
+        with progress.stages(beam_options.view_as(StandardOptions).runner):
+            pipeline = beam.Pipeline(options=beam_options)
+            _build(pipeline, options, sequences, folder)
             pipeline.run().wait_until_finish()
         counts = {f"requests_{name}": 0 for name in ("read", "ranked", "failed")} | json.loads(
             read_file(f"{folder}/{_TALLY_FILE}")
         )
-        _check_counts(counts, asked.max_failed_fraction, folder)
-        text = json.dumps({"model": asked.model, "counts": counts}, indent=2) + "\n"
+        _check_counts(counts, options.max_failed_fraction, folder)
+        text = json.dumps({"model": options.model, "counts": counts}, indent=2) + "\n"
         write_file(f"{folder}/summary.json", text.encode())
     return counts
 
 
-def _build(pipeline, asked, sequences: Sequences | None, folder: str) -> None:
+def _build(pipeline, options, sequences: Sequences | None, folder: str) -> None:
     if sequences is not None:
-        files = sequences.files(asked.split)
+        files = sequences.files(options.split)
         read = (
             pipeline
             | "Files" >> beam.Create(files)
             | "SpreadFiles" >> beam.Reshuffle()
             | "ReadSequences"
-            >> beam.ParDo(_ReadSequences(sequences, asked.row_ids, asked.newest))
+            >> beam.ParDo(_ReadSequences(sequences, options.row_ids, options.newest))
             .with_outputs(TALLY, FAILED, main="requests")
             .with_output_types(Any)
         )
     else:
         read = (
             pipeline
-            | "Lines" >> beam.Create(find_paths(asked.requests, "requests"))
+            | "Lines" >> beam.Create(find_paths(options.requests, "requests"))
             | beam.io.ReadAllFromText()
             | "ReadLines"
             >> beam.ParDo(_ReadLines())
             .with_outputs(TALLY, FAILED, main="requests")
             .with_output_types(Any)
         )
-    ranked = read["requests"] | RankRequests(asked.model, asked.batch_size, asked.behaviors)
-    _write(ranked[RANKED], asked, f"{folder}/{RANKED}/part")
+    ranked = read["requests"] | RankRequests(options.model, options.batch_size, options.behaviors)
+    _write(ranked[RANKED], options, f"{folder}/{RANKED}/part")
     failed = (read[FAILED], ranked[FAILED]) | "AllFailed" >> beam.Flatten()
     (
         failed
@@ -301,30 +299,30 @@ def _build(pipeline, asked, sequences: Sequences | None, folder: str) -> None:
     )
 
 
-def _write(rows, asked, path: str) -> None:
-    if asked.format == "jsonl":
+def _write(rows, options, path: str) -> None:
+    if options.format == "jsonl":
         rows | "RowsAsText" >> beam.Map(json.dumps) | beam.io.WriteToText(path, ".jsonl")
         return
-    names = [name for name in _COLUMNS.names if asked.behaviors or name not in _FOUND]
+    names = [name for name in _COLUMNS.names if options.behaviors or name not in _BEHAVIORS]
     schema = pa.schema([_COLUMNS.field(name) for name in names])
     rows | beam.io.WriteToParquet(path, schema, file_name_suffix=".parquet")
 
 
-def _check(asked) -> None:
-    if bool(asked.sequences) == bool(asked.requests):
+def _check(options) -> None:
+    if bool(options.sequences) == bool(options.requests):
         raise InputError("Give --sequences or --requests, and not both")
-    if asked.split not in SPLITS:
-        raise InputError(f"--split must be one of {', '.join(SPLITS)}. Received: {asked.split!r}")
-    if asked.format not in ("parquet", "jsonl"):
-        raise InputError(f"--format must be parquet or jsonl. Received: {asked.format!r}")
-    if asked.batch_size < 1:
-        raise InputError(f"--batch_size must be at least 1. Received: {asked.batch_size}")
-    if not 0 <= asked.max_failed_fraction <= 1:
+    if options.split not in SPLITS:
+        raise InputError(f"--split must be one of {', '.join(SPLITS)}. Received: {options.split!r}")
+    if options.format not in ("parquet", "jsonl"):
+        raise InputError(f"--format must be parquet or jsonl. Received: {options.format!r}")
+    if options.batch_size < 1:
+        raise InputError(f"--batch_size must be at least 1. Received: {options.batch_size}")
+    if not 0 <= options.max_failed_fraction <= 1:
         raise InputError(
-            f"--max_failed_fraction must be from 0 to 1. Received: {asked.max_failed_fraction}"
+            f"--max_failed_fraction must be from 0 to 1. Received: {options.max_failed_fraction}"
         )
-    if not find_paths([f"{asked.model.rstrip('/')}/saved_model.pb"], "model"):
-        raise InputError(f"--model {asked.model!r} holds no saved_model.pb")
+    if not find_paths([f"{options.model.rstrip('/')}/saved_model.pb"], "model"):
+        raise InputError(f"--model {options.model!r} holds no saved_model.pb")
 
 
 def _check_counts(counts: dict[str, int], most: float, folder: str) -> None:
@@ -343,7 +341,7 @@ def _check_counts(counts: dict[str, int], most: float, folder: str) -> None:
 
 
 def make_parser() -> JobParser:
-    """The parser of the job's own options."""
+    """Builds the parser of the job's own options."""
     parser = JobParser("python -m beam_jobs.batch_rank", _EXAMPLE, _HELP)
     add = parser.add_argument
     add("--sequences", metavar="FOLDER", help="folder that `tfdare prepare` wrote")
@@ -370,7 +368,7 @@ def make_parser() -> JobParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the command: 0, or 2 with a message on stderr."""
+    """Runs the job; returns the exit code: 0, or 2 with a message on stderr."""
 
     def action():
         counts = run(argv)

@@ -24,7 +24,7 @@ from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.histories.sort import HISTORIES, SortHistories
 from beam_jobs.options import Options, parse
 from beam_jobs.output import manifest
-from beam_jobs.output.publish import FOUND, REFUSED, Finish, Publish, Staging
+from beam_jobs.output.publish import REJECTED_COUNTS, RESULTS, Finish, Publish, Staging
 from beam_jobs.output.write import TALLY_FILE, WriteRejected, WriteSequences, WriteTally
 from beam_jobs.reading import inputs
 from beam_jobs.reading.bigquery import BIGQUERY, ReadTable, as_files
@@ -37,15 +37,22 @@ from beam_jobs.shared.tallies import TALLY
 from beam_jobs.vocabulary.learn import LearnVocabularies
 
 _BUCKET_BYTES = 32 << 20
-_OF_A_TABLE = 256  # whose size is not known here
+_TABLE_BUCKETS = 256  # for a table, whose size is unknown
 _LEAST_BUCKETS, _MOST_BUCKETS = 4, 4096
 
 
 class BuildSequences(beam.PTransform):
     """Chunks of a log -> all files of a folder of sequences but the schema and the manifest.
 
-    Gives ``found``, the tally and what was learned, and ``refused``, how many rows every file of
-    rejected ones holds: when both are there, all is written.
+    Gives ``results``, the tally and what was learned, and ``rejected_counts``, the rows of every
+    file of rejected ones: when both are there, all is written.
+
+    Args:
+        options: Options.
+        buckets: int. Of users.
+        chunks: list of Chunk. All of them, those of impressions included.
+        folder: str. Where the files are written.
+        earlier: Earlier or None. The earlier folder that the run builds on.
     """
 
     def __init__(
@@ -60,100 +67,94 @@ class BuildSequences(beam.PTransform):
         self._options, self._buckets = options, buckets
         self._chunks, self._folder, self._earlier = chunks, folder, earlier
 
-    def expand(self, both):
-        """``both`` is the log's chunks, or (the log's chunks, those of impressions)."""
-        chunks, shown = both if isinstance(both, tuple) else (both, None)
-        asked, folder, buckets = self._options, self._folder, self._buckets
-        since = self._earlier if asked.since else None
+    def expand(self, sources):
+        """Builds the graph; ``sources`` is the log's chunks, or those and the impressions' ones."""
+        chunks, impressions = sources if isinstance(sources, tuple) else (sources, None)
+        options, folder, buckets = self._options, self._folder, self._buckets
+        form = options.form
+        since = self._earlier if options.since else None
         before = since.chunks if since else 0
-        if asked.form.kind == BIGQUERY:
+        if form.kind == BIGQUERY:
             table = self._chunks[0].path
-            read = chunks.pipeline | ReadTable(table, asked.form, buckets, before)
+            read = chunks.pipeline | ReadTable(table, form, buckets, before)
         else:
-            read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes, before)
-        histories = read[EVENTS] | SortHistories(
-            asked.form,
+            read = chunks | ReadEvents(form, buckets, options.chunk_bytes, before)
+        sort = read[EVENTS] | SortHistories(
+            form,
             buckets,
-            asked.min_events,
-            asked.max_events,
-            asked.duplicates == "drop",
+            options.min_events,
+            options.max_events,
+            options.duplicates == "drop",
             since,
-            folder if asked.keep_events else None,
+            folder if options.keep_events else None,
         )
-        kept, form = histories[HISTORIES], asked.form
-        rejected, lines = [read[REJECTED], histories[REJECTED]], [read[LINES]]
-        tallies = [read[TALLY], histories[TALLY]]
-        if shown is not None:
-            form = asked.impressions_form
-            read = shown | "ReadImpressions" >> ReadEvents(
-                form, buckets, asked.chunk_bytes, counted_as=IMPRESSIONS
+        histories = sort[HISTORIES]
+        rejected, lines = [read[REJECTED], sort[REJECTED]], [read[LINES]]
+        tallies = [read[TALLY], sort[TALLY]]
+        if impressions is not None:
+            read = impressions | "ReadImpressions" >> ReadEvents(
+                options.impressions_form, buckets, options.chunk_bytes, tally_prefix=IMPRESSIONS
             )
-            joined = (kept, read[EVENTS]) | JoinImpressions(form, asked.form, asked.max_events)
-            kept = joined[JOINED]
+            join = (histories, read[EVENTS]) | JoinImpressions(
+                options.impressions_form, form, options.max_events
+            )
+            histories = join[JOINED]
             rejected.append(read[REJECTED])
             lines.append(read[LINES])
-            tallies += [read[TALLY], joined[TALLY]]
-        refused = (
+            tallies += [read[TALLY], join[TALLY]]
+        rejected_counts = (
             rejected
             | "AllRejected" >> beam.Flatten()
             | WriteRejected(folder, self._chunks, lines | "LinesOfAll" >> beam.Flatten())
         )
-        learned = kept | LearnVocabularies(
-            form,
-            asked.protocol,
-            asked.min_count,
+        learned = histories | LearnVocabularies(
+            options.context_form,
+            options.protocol,
+            options.min_count,
             buckets,
             folder,
             self._earlier,
-            frozen=not asked.since,
-            max_size=asked.max_size,
-            features=asked.form.features,
-            hashed=asked.hash_buckets,
-            merge_ram=asked.merge_ram,
+            frozen=not options.since,
+            max_size=options.max_size,
+            features=form.features,
+            hashed=options.hash_buckets,
+            merge_ram=options.merge_ram,
         )
-        built = kept | BuildRequests(learned, form, asked.protocol, asked.sampling, asked.encoding)
-        written = built[RECORDS] | WriteSequences(
-            folder, buckets, asked.compression == "gzip", asked.shard_bytes
+        requests = histories | BuildRequests(
+            learned, options.context_form, options.protocol, options.sampling, options.encoding
         )
-        found = (
-            (*tallies, built[TALLY], written)
+        written = requests[RECORDS] | WriteSequences(
+            folder, buckets, options.compression == "gzip", options.shard_bytes
+        )
+        results = (
+            (*tallies, requests[TALLY], written)
             | "AllTallies" >> beam.Flatten()
             | WriteTally(folder, learned)
         )
-        return {FOUND: found, REFUSED: refused}
+        return {RESULTS: results, REJECTED_COUNTS: rejected_counts}
 
 
 def default_buckets(size: int) -> int:
-    """Buckets for a log of ``size`` bytes of text: about 32 MiB of it each."""
+    """Returns the buckets for a log of ``size`` bytes of text: about 32 MiB of it each."""
     return min(max(-(-size // _BUCKET_BYTES), _LEAST_BUCKETS), _MOST_BUCKETS)
 
 
-def open_base(asked: Options) -> Earlier | None:
-    """The earlier folder that a run builds on, if it is asked to.
+def open_base(options: Options) -> Earlier | None:
+    """Opens the earlier folder that a run builds on, None where it builds on none.
 
     Raises:
-        InputError: it cannot be built on.
+        InputError: the run cannot build on it.
     """
-    names = (*asked.form.features, *asked.context_form.context)
-    same: dict[str, Any] = dict.fromkeys(("multi_hot", "context", "numeric", "hash_buckets"))
-    if asked.since:
-        same |= {
-            "time_gap": None,
-            "max_events": None,
-            "max_size": None,
-            "negative_alpha": None,
-            "negatives_from": None,
-            "session_gap": None,
-            "coarse_clock": None,
-            "impressions": None,
-            "format": asked.form.kind,
-            "columns": {name: list(found) for name, found in asked.form.columns.items()},
-            **asked.split,
-        }
-        return open_earlier(asked.since, "since", same, names, events=True)
-    if asked.vocabulary_from:
-        same = {name: asked.split.get(name) for name in same}
-        return open_earlier(asked.vocabulary_from, "vocabulary_from", same, names, events=False)
+    names = (*options.form.features, *options.context_form.context)
+    if options.since:
+        settings = {**options.optional_settings, **options.form.settings, **options.split}
+        return open_earlier(options.since, "since", settings, names, events=True)
+    if options.vocabulary_from:
+        features = ("multi_hot", "context", "numeric", "hash_buckets")
+        settings = {name: options.optional_settings[name] for name in features}
+        return open_earlier(
+            options.vocabulary_from, "vocabulary_from", settings, names, events=False
+        )
     return None
 
 
@@ -162,78 +163,81 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     Raises:
         InputError: the log or an option cannot be used. No output is left, an earlier one stays.
+        SystemExit: argparse refused an option.
     """
     return build(parse(argv, _prog()))
 
 
-def build(asked: Options) -> dict[str, Any]:
-    """The same as :func:`run`, from options that are parsed already."""
+def build(options: Options) -> dict[str, Any]:
+    """Runs the job with options that are parsed already; see :func:`run`."""
     started = time.time()
     progress = Progress()
-    staging = Staging(asked.output, asked.overwrite)
-    earlier = open_base(asked)
-    if asked.form.kind == BIGQUERY:
-        files, chunks = as_files(asked.input)
+    staging = Staging(options.output, options.overwrite)
+    earlier = open_base(options)
+    if options.form.kind == BIGQUERY:
+        files, chunks = as_files(options.input)
     else:
-        files = inputs.find_files(asked.input, asked.form)
-        chunks = inputs.plan(files, asked.form, asked.chunk_bytes)
-    shown: list[inputs.Chunk] = []
-    if asked.impressions:
-        more = inputs.find_files(asked.impressions, asked.impressions_form, "impressions")
-        shown = inputs.plan(more, asked.impressions_form, asked.chunk_bytes, chunks)
+        files = inputs.find_files(options.input, options.form)
+        chunks = inputs.plan(files, options.form, options.chunk_bytes)
+    impressions: list[inputs.Chunk] = []
+    if options.impressions_form:
+        more = inputs.find_files(options.impressions, options.impressions_form, "impressions")
+        impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
         files = [*files, *more]
-    buckets = asked.buckets or (
-        _OF_A_TABLE if asked.form.kind == BIGQUERY else default_buckets(inputs.text_size(files))
+    buckets = options.buckets or (
+        _TABLE_BUCKETS
+        if options.form.kind == BIGQUERY
+        else default_buckets(inputs.text_size(files))
     )
-    if asked.since:
-        buckets = earlier.buckets
+    before = 0
+    if options.since and earlier:
+        buckets, before = earlier.buckets, earlier.chunks
     progress.say(
         f"reading {len(files)} file{'s' * (len(files) > 1)}, "
         f"{sum(file.size for file in files) / 1e6:,.1f} MB, {buckets} buckets"
     )
-    before = earlier.chunks if asked.since else 0
-    finish = Finish(asked, tuple(files), buckets, before + len(chunks), staging, started)
-    options = PipelineOptions(list(asked.beam))
-    template = options.view_as(GoogleCloudOptions).template_location
+    finish = Finish(options, tuple(files), buckets, before + len(chunks), staging, started)
+    beam_options = PipelineOptions(list(options.beam))
+    template = beam_options.view_as(GoogleCloudOptions).template_location
     try:
         if not template:
             staging.check()
-        with progress.stages(options.view_as(StandardOptions).runner):
-            pipeline = beam.Pipeline(options=options)
+        with progress.stages(beam_options.view_as(StandardOptions).runner):
+            pipeline = beam.Pipeline(options=beam_options)
             source = pipeline | "Chunks" >> beam.Create(chunks)
-            if shown:
-                source = (source, pipeline | "ChunksOfImpressions" >> beam.Create(shown))
-            built = source | "BuildSequences" >> BuildSequences(
-                asked, buckets, [*chunks, *shown], staging.folder, earlier
+            if impressions:
+                source = (source, pipeline | "ChunksOfImpressions" >> beam.Create(impressions))
+            outputs = source | "BuildSequences" >> BuildSequences(
+                options, buckets, [*chunks, *impressions], staging.folder, earlier
             )
             if template:  # this process only hands the graph over: workers publish
-                built | "Publish" >> Publish(finish)
+                outputs | "Publish" >> Publish(finish)
                 pipeline.run()
                 progress.say(f"template written to {template}")
                 return {}
             pipeline.run().wait_until_finish()
-        made = finish(json.loads(read_file(f"{staging.folder}/{TALLY_FILE}")))
+        content = finish(json.loads(read_file(f"{staging.folder}/{TALLY_FILE}")))
         progress.say("published")
     finally:
         if not template:
             staging.remove()
-    return made
+    return content
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the command: 0, or 2 with a message on stderr."""
+    """Runs the command; returns its exit code: 0, or 2 with a message on stderr."""
 
     def action():
-        asked = parse(argv, _prog())
-        if made := build(asked):
-            print(manifest.summary(made, asked.output))
+        options = parse(argv, _prog())
+        if content := build(options):
+            print(manifest.summary(content, options.output))
 
     return exit_code(action)
 
 
 def _prog() -> str:
-    called = os.path.basename(sys.argv[0])
-    return "tfdare prepare" if called == "tfdare" else "python -m beam_jobs.build_sequences"
+    name = os.path.basename(sys.argv[0])
+    return "tfdare prepare" if name == "tfdare" else "python -m beam_jobs.build_sequences"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The paper's ground truth of attention: ``python -m beam_jobs.mutual_information --help``."""
+"""Mutual information of behaviors and clicks: ``python -m beam_jobs.mutual_information --help``."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,9 +20,10 @@ import numpy as np
 from beam_jobs.output.publish import staged
 from beam_jobs.reports.heat_maps import heat_maps
 from beam_jobs.shared.errors import InputError, exit_code
-from beam_jobs.shared.parser import JobParser, parse_job
+from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file, write_file
+from tfdare.schema import FIRST_ID
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 from tfdare.sequences.mutual_information import InterestCounts, InterestTable, top_categories
 from tfdare.sequences.record import UserRecord, decode, read_records
@@ -37,25 +40,34 @@ maps). Options of Beam pass through (--runner, --direct_num_workers, ...).
 """
 _COUNTS = "counts.json"
 _BATCH = 128  # records counted at once
+_BOUNDS = (  # option, least, most
+    ("categories", 1, math.inf),
+    ("positions", 1, math.inf),
+    ("min_count", 1, math.inf),
+    ("smoothing", 0, math.inf),
+)
 
 
 def count_records(records: Sequence[UserRecord], name: str, counts: InterestCounts) -> None:
     """Adds the requests of users to the counts of feature ``name``."""
-    windows, lengths, targets, labels = [], [], [], []
+    windows: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     width = max((int(record.target_length.max(initial=0)) for record in records), default=0)
     back = np.arange(1, counts.positions + 1)
     for record in records:
         if not record.position.size:
             continue
         history = record.history[name]
-        place = record.position[:, None] - back
-        nothing = np.zeros(place.shape, np.int32)
-        windows.append(history[np.maximum(place, 0)] if history.size else nothing)
+        index = record.position[:, None] - back
+        nothing = np.zeros(index.shape, np.int32)
+        windows.append(history[np.maximum(index, 0)] if history.size else nothing)
         lengths.append(record.position)
-        there = np.arange(width) < record.target_length[:, None]
+        mask = np.arange(width) < record.target_length[:, None]
         for columns, values in ((targets, record.target[name]), (labels, record.label)):
-            column = np.zeros(there.shape, np.int32)
-            column[there] = values
+            column = np.zeros(mask.shape, np.int32)
+            column[mask] = values
             columns.append(column)
     if windows:
         window, length, target, label = map(np.concatenate, (windows, lengths, targets, labels))
@@ -68,13 +80,13 @@ class _CountFile(beam.DoFn):
         self._categories, self._edges = categories, edges
 
     def process(self, path: str) -> Iterator[InterestCounts]:
-        counts, some = InterestCounts(self._categories, self._edges), []
+        counts, batch = InterestCounts(self._categories, self._edges), []
         for data in read_records(path):
-            some.append(decode(data, self._names))
-            if len(some) == _BATCH:
-                count_records(some, self._name, counts)
-                some = []
-        count_records(some, self._name, counts)
+            batch.append(decode(data, self._names))
+            if len(batch) == _BATCH:
+                count_records(batch, self._name, counts)
+                batch = []
+        count_records(batch, self._name, counts)
         yield counts
 
 
@@ -103,7 +115,7 @@ class CountInterests(beam.PTransform):
 
     Args:
         names: tuple of str. Features of the records.
-        name: str. The one whose values are told apart.
+        name: str. The feature whose values are counted.
         categories: int ``[M]``. Its row ids.
         edges: int ``[B + 1]``. Buckets of positions.
     """
@@ -129,23 +141,23 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         InputError: an option cannot be used. No output is left, an earlier one stays.
         SchemaError: the folder is no finished folder of sequences.
     """
-    asked, rest = parse_job(make_parser(), argv)
-    _check(asked)
-    sequences = open_sequences(asked.sequences)
-    name = _feature(sequences, asked.feature)
+    args, beam_args = parse_job(make_parser(), argv)
+    _check(args)
+    sequences = open_sequences(args.sequences)
+    name = _feature(sequences, args.feature)
     raw = sequences.vocabulary(name)
-    categories = top_categories(sequences.frequencies(name), asked.categories)
+    categories = top_categories(sequences.frequencies(name), args.categories)
     if not categories.size:
         raise InputError(f"The vocabulary of {name!r} in {sequences.path!r} is empty")
-    edges = InterestCounts(categories, asked.position_edges or asked.positions).edges
-    files = sequences.files(asked.split) if sequences.requests(asked.split) else []
+    edges = InterestCounts(categories.tolist(), args.position_edges or args.positions).edges
+    files = sequences.files(args.split) if sequences.requests(args.split) else []
     if not files:
-        raise InputError(f"--split {asked.split}: {sequences.path!r} has no requests there")
+        raise InputError(f"--split {args.split}: {sequences.path!r} has no requests there")
     progress = Progress()
-    with staged(asked.output, asked.overwrite, [_COUNTS]) as folder:
-        progress.say(f"counting {sequences.requests(asked.split):,} requests")
+    with staged(args.output, args.overwrite, [_COUNTS]) as folder:
+        progress.say(f"counting {sequences.requests(args.split):,} requests")
         path = f"{folder}/{_COUNTS}"
-        options = PipelineOptions(list(rest))
+        options = PipelineOptions(beam_args)
         with progress.stages(options.view_as(StandardOptions).runner):
             pipeline = beam.Pipeline(options=options)
             (
@@ -157,26 +169,26 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             )
             pipeline.run().wait_until_finish()
         counts = InterestCounts.from_dict(json.loads(read_file(path)))
-        table = counts.table(asked.smoothing, asked.min_count)
-        ids = raw[categories - 2]
-        found = {
+        table = counts.table(args.smoothing, args.min_count)
+        ids = raw[categories - FIRST_ID]
+        content = {
             "schema_digest": sequences.schema.digest,
-            "split": asked.split,
+            "split": args.split,
             "feature": name,
             "ids": ids.tolist(),
-            "smoothing": asked.smoothing,
-            "min_count": asked.min_count,
+            "smoothing": args.smoothing,
+            "min_count": args.min_count,
             "counts": counts.to_dict(),
         }
-        text = json.dumps(found, sort_keys=True) + "\n"
+        text = json.dumps(content, sort_keys=True) + "\n"
         write_file(f"{folder}/mutual_information.json", text.encode())
         write_file(f"{folder}/mutual_information.csv", to_csv(table, ids).encode())
         write_file(f"{folder}/mutual_information.png", heat_maps(table, ids, name))
-    return found
+    return content
 
 
 def to_csv(table: InterestTable, ids: np.ndarray) -> str:
-    """Every cell that occurs, as a line; ids are the raw ones."""
+    """Writes a table as CSV, a line for every cell that occurs; ``ids`` are the raw ones."""
     buckets, size = table.edges.size - 1, table.categories.size
     lines = ["target,behavior,first_position,last_position,observations,information,lift"]
     for cell, support, information, lift in zip(
@@ -194,19 +206,16 @@ def to_csv(table: InterestTable, ids: np.ndarray) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check(asked) -> None:
-    for name, least in (("categories", 1), ("positions", 1), ("min_count", 1), ("smoothing", 0)):
-        if getattr(asked, name) < least:
-            raise InputError(f"--{name} must be at least {least}. Received: {getattr(asked, name)}")
-    edges = asked.position_edges
+def _check(args: argparse.Namespace) -> None:
+    check_bounds(args, _BOUNDS)
+    edges = args.position_edges
     if edges and (len(edges) < 2 or edges[0] != 1 or (np.diff(edges) <= 0).any()):
         raise InputError(f"--position_edges must rise from 1. Received: {edges}")
-    if asked.split not in SPLITS:
-        raise InputError(f"--split must be one of {', '.join(SPLITS)}. Received: {asked.split!r}")
 
 
 def _feature(sequences: Sequences, name: str) -> str:
-    features = [one.name for one in sequences.schema.features if one.max_values == 1]
+    """Checks that a feature has one value, and returns its name."""
+    features = [part.name for part in sequences.schema.features if part.max_values == 1]
     if name not in features:
         raise InputError(
             f"--feature must be a feature of one value. Received: {name!r}; "
@@ -216,12 +225,12 @@ def _feature(sequences: Sequences, name: str) -> str:
 
 
 def make_parser() -> JobParser:
-    """The parser of the job's own options."""
+    """Makes the parser of the job's own options."""
     parser = JobParser("python -m beam_jobs.mutual_information", _EXAMPLE, _HELP)
     add = parser.add_argument
     add("--sequences", required=True, metavar="FOLDER", help="folder that `tfdare prepare` wrote")
-    add("--split", default="train", help=f"{', '.join(SPLITS)}; default train")
-    add("--feature", default="category", help="whose values are told apart; default category")
+    add("--split", default="train", choices=SPLITS, help="default train")
+    add("--feature", default="category", help="of one value; default category")
     add(
         "--categories", type=int, default=10, metavar="M", help="the most frequent ones; default 10"
     )
@@ -245,20 +254,20 @@ def make_parser() -> JobParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the command: 0, or 2 with a message on stderr."""
+    """Runs the command; returns its exit code: 0, or 2 with a message on stderr."""
 
     def action():
-        found = run(argv)
-        counts = InterestCounts.from_dict(found["counts"])
-        table = counts.table(found["smoothing"], found["min_count"])
-        information, lift = table.information, table.lift
-        for place, raw in enumerate(found["ids"]):
-            best = np.unravel_index(information[place].argmax(), information[place].shape)
+        content = run(argv)
+        counts = InterestCounts.from_dict(content["counts"])
+        table = counts.table(content["smoothing"], content["min_count"])
+        information, lift, ids = table.information, table.lift, content["ids"]
+        for index, raw in enumerate(ids):
+            best = np.unravel_index(information[index].argmax(), information[index].shape)
             print(
-                f"{found['feature']} {raw:<12} {counts.total[place, 0].sum():>12,} candidates; "
-                f"its own newest behavior tells {information[place, place, 0]:.4f} nats (lift "
-                f"{lift[place, place, 0]:.2f}), most of all {found['ids'][best[0]]} at position "
-                f"{table.edges[best[1]]}: {information[place][best]:.4f}"
+                f"{content['feature']} {raw:<12} {counts.total[index, 0].sum():>12,} candidates; "
+                f"its own newest behavior tells {information[index, index, 0]:.4f} nats (lift "
+                f"{lift[index, index, 0]:.2f}), most of all {ids[best[0]]} at position "
+                f"{table.edges[best[1]]}: {information[index][best]:.4f}"
             )
 
     return exit_code(action)

@@ -1,9 +1,10 @@
-"""Command line of ``build_sequences``: the job's own options, checked, and Beam's."""
+"""The command line of ``build_sequences``: its options, their bounds, and how they fit together."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from beam_jobs.reading.formats import (
 from beam_jobs.reading.inputs import CHUNK_BYTES
 from beam_jobs.requests.negatives import CATALOG, CATEGORY, ORIGINS, SESSION, Sampling
 from beam_jobs.shared.errors import InputError
-from beam_jobs.shared.parser import check_beam, with_runner
-from tfdare.schema import ENCODINGS, PACKED, SchemaError, TimeGap
+from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
+from tfdare.schema import ENCODINGS, FIRST_ID, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
@@ -53,9 +54,35 @@ written; on a remote file system, where a folder cannot be renamed, its _SUCCESS
 """
 
 
+_LARGEST = 2**31 - 1
+_BOUNDS = (  # option, least, most
+    ("train_targets", 0, math.inf),
+    ("train_start", 1, math.inf),
+    ("train_stride", 1, math.inf),
+    ("test_fraction", 0, 1),
+    ("min_test", 1, math.inf),
+    ("max_test", 1, math.inf),
+    ("validation_from", 1, math.inf),
+    ("test_from", 1, math.inf),
+    ("min_events", 2, _LARGEST),
+    ("max_events", 2, _LARGEST),
+    ("window", 1, _LARGEST),
+    ("negatives", 0, _LARGEST),
+    ("negative_alpha", 0, 1),
+    ("session_gap", 0, _LARGEST),
+    ("max_candidates", 1, _LARGEST),
+    ("seed", 0, _LARGEST),
+    ("min_count", 1, _LARGEST),
+    ("max_rejected_fraction", 0, 1),
+    ("buckets", 1, 99_999),
+    ("shard_bytes", 1, _LARGEST),
+    ("chunk_bytes", 1, 1 << 30),
+)
+
+
 @dataclass(frozen=True)
 class Options:
-    """What a run is asked to do."""
+    """Options of a run, checked; Beam's are in ``beam``."""
 
     input: tuple[str, ...]
     output: str
@@ -87,58 +114,50 @@ class Options:
 
     @property
     def context_form(self) -> Format:
-        """The format of what carries the context: the impressions, where there are any."""
+        """The format of the log that carries the context: the impressions, where there are any."""
         return self.impressions_form or self.form
+
+    @property
+    def optional_settings(self) -> dict[str, Any]:
+        """Options that decide what the sequences hold, None where they are at their default."""
+        sampling = self.sampling
+        return {
+            "multi_hot": dict(self.form.multi_hot) or None,
+            "context": dict(self.context_form.context) or None,
+            "numeric": dict(self.context_form.numeric) or None,
+            "coarse_clock": sampling.coarse_clock or None,
+            "impressions": True if self.impressions_form else None,
+            "negatives_from": sampling.origin if sampling.origin != CATALOG else None,
+            "session_gap": sampling.session_gap if sampling.origin == SESSION else None,
+            "time_gap": self.time_gap.unit if self.time_gap else None,
+            "max_size": dict(self.max_size) or None,
+            "hash_buckets": dict(self.hash_buckets) or None,
+            "negative_alpha": sampling.alpha if sampling.alpha != 1 else None,
+            "max_events": self.max_events if self.max_events != MAX_EVENTS else None,
+        }
 
     @property
     def split(self) -> dict[str, Any]:
         """Protocol and options for the schema: all that decides what the sequences hold."""
-        behaviors, sampling = self.form.behaviors, self.sampling
-        session = sampling.origin == SESSION
-        asked_for = {
-            "multi_hot": dict(self.form.multi_hot),
-            "context": dict(self.context_form.context),
-            "numeric": dict(self.context_form.numeric),
-            "coarse_clock": sampling.coarse_clock or None,
-            "impressions": True if self.impressions_form else None,
-            "negatives_from": sampling.origin if sampling.origin != CATALOG else None,
-            "session_gap": sampling.session_gap if session else None,
-            "time_gap": self.time_gap and self.time_gap.unit,
-            "max_size": dict(self.max_size),
-            "hash_buckets": dict(self.hash_buckets),
-            "negative_alpha": sampling.alpha if sampling.alpha != 1 else None,
-            "max_events": self.max_events if self.max_events != MAX_EVENTS else None,
-        }
+        behaviors, optional = self.form.behaviors, self.optional_settings
         return {
             "protocol": self.protocol.name,
             **splits.options(self.protocol),
             "min_events": self.min_events,
-            "negatives": sampling.negatives,
-            "seed": sampling.seed,
+            "negatives": self.sampling.negatives,
+            "seed": self.sampling.seed,
             "min_count": self.min_count,
             "duplicates": self.duplicates,
             "behaviors": sorted(behaviors) if behaviors else None,
-            **{name: value for name, value in asked_for.items() if value not in (None, {})},
+            **{name: value for name, value in optional.items() if value is not None},
         }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its help starts with a line to paste."""
-
-    def format_help(self) -> str:
-        return f"{_EXAMPLE.format(prog=self.prog)}\n\n{super().format_help()}"
-
-
-def make_parser(prog: str) -> argparse.ArgumentParser:
-    """The parser of the job's own options."""
-    parser = _Parser(
-        prog,
-        usage="%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]",
-        description=_HELP,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def make_parser(prog: str) -> JobParser:
+    """Makes the parser of the job's own options."""
+    parser = JobParser(prog, _EXAMPLE.format(prog=prog), _HELP)
+    parser.usage = "%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]"
+    parser.epilog = _EPILOG
     add = parser.add_argument
     add(
         "--input",
@@ -148,8 +167,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         help="files or patterns, gzip is "
         "fine; with bigquery a table (project:dataset.table) or a query",
     )
-    add("--format", required=True, help=", ".join(FORMATS))
-    add("--output", required=True, metavar="FOLDER", help="folder to make")
+    add("--format", required=True, choices=FORMATS, help="of the log")
     add(
         "--columns",
         help=f"{', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
@@ -194,18 +212,15 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         help="requests carry the time since each behavior; "
         "UNIT is the shortest gap that counts as one, by the clock of the log",
     )
-    protocols = " or ".join(splits.PROTOCOLS)
-    add("--split", default="leave_last", help=f"{protocols}; default leave_last")
-    for protocol in splits.PROTOCOLS.values():
-        for field in dataclasses.fields(protocol):
-            if field.init and f"--{field.name}" not in parser._option_string_actions:
-                defaults = ", ".join(
-                    f"{name} {getattr(other, field.name)}"
-                    for name, other in splits.PROTOCOLS.items()
-                    if hasattr(other, field.name)
-                )
-                kind = type(getattr(protocol, field.name))
-                add(f"--{field.name}", type=kind, help=f"default {defaults}")
+    add(
+        "--split",
+        default="leave_last",
+        choices=list(splits.PROTOCOLS),
+        help="protocol; default leave_last",
+    )
+    for name, defaults in _protocol_defaults().items():
+        text = ", ".join(f"{protocol} {value}" for protocol, value in defaults.items())
+        add(f"--{name}", type=type(next(iter(defaults.values()))), help=f"default {text}")
     add(
         "--min_events",
         type=int,
@@ -230,6 +245,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add(
         "--negatives_from",
         default=CATALOG,
+        choices=ORIGINS,
         help="catalog (default): all items; category: those "
         "of the target's category, as long as it has items that the user never touched; session: "
         "the other items of the target's session, all alike, and then the catalog's",
@@ -256,7 +272,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         "impressions: the requests are what users were shown, and no negatives are drawn; needs "
         "--split by_time. Context comes from them",
     )
-    add("--impressions_format", help=f"{', '.join(FILES)}; default as --format, or csv")
+    add("--impressions_format", choices=FILES, help="default as --format, or csv")
     add(
         "--impressions_columns",
         help="name=column pairs for user, item, time, label, request (an "
@@ -297,6 +313,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add(
         "--duplicates",
         default="drop",
+        choices=("drop", "keep"),
         help="drop (default) or keep rows equal to an earlier one "
         "in all columns read; keep where the clock is coarse",
     )
@@ -325,10 +342,16 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         help="earlier output whose vocabularies are taken "
         "as they are; what they lack is out of vocabulary",
     )
-    add("--compression", default="none", help="none (default) or gzip, of the TFRecord files")
+    add(
+        "--compression",
+        default="none",
+        choices=("none", "gzip"),
+        help="of the TFRecord files; default none",
+    )
     add(
         "--encoding",
         default=PACKED,
+        choices=ENCODINGS,
         help="packed (default): a record's arrays as bytes, fast; "
         "lists: as int64 and float lists, for any reader of tf.train.Example",
     )
@@ -344,75 +367,87 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         help="memory that the worker which merges the vocabularies "
         "needs, such as 16GB, as a resource hint to the runner; default none",
     )
-    add("--overwrite", action="store_true", help="replace FOLDER, once the new one is whole")
     add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
     return parser
 
 
 def parse(argv: Sequence[str] | None, prog: str) -> Options:
-    """Options of a command line.
+    """Reads and checks the options of a command line.
 
     Raises:
         InputError: an option is unknown or does not fit.
         SystemExit: ``--help`` was asked for, or argparse refused.
     """
-    args, rest = make_parser(prog).parse_known_args(argv)
-    check_beam(rest)
-    if args.split not in splits.PROTOCOLS:
-        raise InputError(
-            f"--split must be one of {', '.join(splits.PROTOCOLS)}. Received: {args.split!r}"
-        )
-    for name, known in (
-        ("duplicates", ("drop", "keep")),
-        ("compression", ("none", "gzip")),
-        ("encoding", ENCODINGS),
-        ("negatives_from", ORIGINS),
-    ):
-        if getattr(args, name) not in known:
-            raise InputError(
-                f"--{name} must be {' or '.join(known)}. Received: {getattr(args, name)!r}"
-            )
+    args, beam = parse_job(make_parser(prog), argv)
+    check_bounds(args, _BOUNDS)
     protocol = _protocol(args)
-    min_events = protocol.min_events if args.min_events is None else args.min_events
-    for name, value, least in [
-        ("min_events", min_events, 2),
-        ("max_events", args.max_events, max(min_events, 2)),
-        ("window", args.window, 1),
-        ("negatives", args.negatives, 0),
-        ("seed", args.seed, 0),
-        ("min_count", args.min_count, 1),
-        ("buckets", args.buckets, 1),
-        ("shard_bytes", args.shard_bytes, 1),
-        ("session_gap", args.session_gap, 0),
-        ("max_candidates", args.max_candidates, 1),
-        ("chunk_bytes", args.chunk_bytes, 1),
-    ]:
-        if value is not None and not least <= value < 2**31:
-            raise InputError(f"--{name} must be at least {least}. Received: {value}")
+    args.min_events = args.min_events or protocol.min_events
+    _check_together(args)
+    form, impressions_form = _formats(args, protocol)
+    features = (*form.features, *(impressions_form or form).context)
+    for name in ("max_size", "hash_buckets"):
+        setattr(args, name, _sizes(name, getattr(args, name), features))
+    if both := sorted(args.max_size.keys() & args.hash_buckets.keys()):
+        raise InputError(
+            f"--hash_buckets leaves no vocabulary for --max_size to limit: {', '.join(both)}"
+        )
+    try:
+        time_gap = None if args.time_gap is None else TimeGap(unit=args.time_gap)
+    except SchemaError as error:
+        raise InputError(f"--time_gap: {error}") from error
+    names = [field.name for field in dataclasses.fields(Options) if field.name in args]
+    return Options(
+        **{name: getattr(args, name) for name in names}
+        | {
+            "input": tuple(args.input),
+            "output": args.output.rstrip("/") or args.output,
+            "form": form,
+            "protocol": protocol,
+            "sampling": Sampling(
+                negatives=0 if args.impressions else args.negatives,
+                seed=args.seed,
+                alpha=args.negative_alpha,
+                origin=args.negatives_from,
+                session_gap=args.session_gap,
+                coarse_clock=args.coarse_clock or form.kind == "tmall",
+                max_candidates=args.max_candidates,
+            ),
+            "time_gap": time_gap,
+            "since": args.since and (args.since.rstrip("/") or args.since),
+            "vocabulary_from": args.vocabulary_from and args.vocabulary_from.rstrip("/"),
+            "impressions": tuple(args.impressions),
+            "impressions_form": impressions_form,
+            "keep_events": args.keep_events or bool(args.since),
+            "beam": tuple(beam),
+        }
+    )
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    if args.max_events < args.min_events:
+        raise InputError(
+            f"--max_events must be at least {args.min_events}. Received: {args.max_events}"
+        )
     if args.merge_ram is not None and not re.fullmatch(r"[0-9]+ *[KMGT]i?B", args.merge_ram):
         raise InputError(f"--merge_ram must be a size such as 16GB. Received: {args.merge_ram!r}")
-    for name in ("negative_alpha", "max_rejected_fraction"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise InputError(f"--{name} must be from 0 to 1. Received: {getattr(args, name)}")
-    if args.chunk_bytes > 1 << 30:
-        raise InputError(f"--chunk_bytes must be at most {1 << 30}. Received: {args.chunk_bytes}")
-    if (args.buckets or 0) > 99_999:
-        raise InputError(f"--buckets must be below 100,000. Received: {args.buckets}")
     if args.since and args.vocabulary_from:
         raise InputError("--since has the vocabularies of its folder: leave --vocabulary_from out")
     if args.since and args.buckets:
         raise InputError("--since has as many buckets as its folder: leave --buckets out")
-    form = make_format(args.format, args.columns, args.behavior)
-    shown = None
+
+
+def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Format, Format | None]:
+    """Returns the formats of the log and of the impressions, None where there are none."""
+    form, impressions = make_format(args.format, args.columns, args.behavior), None
     if args.impressions:
         if not isinstance(protocol, splits.ByTime):
             raise InputError(f"--impressions needs --split by_time. Received: --split {args.split}")
         form = with_context(form, args.multi_hot)
-        own = args.format if args.format in FILES else "csv"
-        shown = make_impressions_format(
-            args.impressions_format or own, args.impressions_columns, form
+        default = args.format if args.format in FILES else "csv"
+        impressions = make_impressions_format(
+            args.impressions_format or default, args.impressions_columns, form
         )
-        shown = with_context(shown, (), args.context, args.numeric)
+        impressions = with_context(impressions, (), args.context, args.numeric)
     else:
         for name in ("impressions_format", "impressions_columns"):
             if getattr(args, name) is not None:
@@ -425,86 +460,39 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
             "--negatives_from category needs a second feature of one value, the category. "
             f"Features: {', '.join(form.features)}"
         )
-    known = (*form.features, *(shown or form).context)
-    sizes = {
-        name: _sizes(name, getattr(args, name), known) for name in ("max_size", "hash_buckets")
-    }
-    if both := sorted(sizes["max_size"].keys() & sizes["hash_buckets"].keys()):
-        raise InputError(
-            f"--hash_buckets leaves no vocabulary for --max_size to limit: {', '.join(both)}"
-        )
-    try:
-        time_gap = None if args.time_gap is None else TimeGap(unit=args.time_gap)
-    except SchemaError as error:
-        raise InputError(f"--time_gap: {error}") from error
-    return Options(
-        input=tuple(args.input),
-        output=args.output.rstrip("/") or args.output,
-        form=form,
-        protocol=protocol,
-        min_events=min_events,
-        max_events=args.max_events,
-        window=args.window,
-        sampling=Sampling(
-            negatives=0 if args.impressions else args.negatives,
-            seed=args.seed,
-            alpha=args.negative_alpha,
-            origin=args.negatives_from,
-            session_gap=args.session_gap,
-            coarse_clock=args.coarse_clock or form.kind == "tmall",
-            max_candidates=args.max_candidates,
-        ),
-        min_count=args.min_count,
-        max_size=sizes["max_size"],
-        hash_buckets=sizes["hash_buckets"],
-        max_rejected_fraction=args.max_rejected_fraction,
-        duplicates=args.duplicates,
-        buckets=args.buckets,
-        overwrite=args.overwrite,
-        chunk_bytes=args.chunk_bytes,
-        time_gap=time_gap,
-        since=args.since and (args.since.rstrip("/") or args.since),
-        vocabulary_from=args.vocabulary_from and args.vocabulary_from.rstrip("/"),
-        compression=args.compression,
-        encoding=args.encoding,
-        shard_bytes=args.shard_bytes,
-        merge_ram=args.merge_ram,
-        impressions=tuple(args.impressions),
-        impressions_form=shown,
-        keep_events=args.keep_events or bool(args.since),
-        beam=tuple(with_runner(rest)),
-    )
+    return form, impressions
 
 
-def _sizes(option: str, given: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+def _sizes(option: str, parts: Sequence[str], features: Sequence[str]) -> dict[str, int]:
     sizes = {}
-    for name, size in pairs(option, given).items():
-        if name not in known:
-            raise InputError(f"--{option}: no feature {name!r} among {', '.join(known)}")
-        if not (size.isascii() and size.isdigit() and 0 < int(size) < 2**31 - 2):
+    for name, size in pairs(option, parts).items():
+        if name not in features:
+            raise InputError(f"--{option}: no feature {name!r} among {', '.join(features)}")
+        if not (size.isascii() and size.isdigit() and 0 < int(size) < 2**31 - FIRST_ID):
             raise InputError(f"--{option} must be name=ids, 1 or more. Received: {name}={size}")
         sizes[name] = int(size)
     return sizes
 
 
-def _protocol(args: argparse.Namespace) -> splits.Protocol:
-    chosen = splits.PROTOCOLS[args.split]
-    own = {field.name for field in dataclasses.fields(chosen) if field.init}
-    given = {}
+def _protocol_defaults() -> dict[str, dict[str, Any]]:
+    """Returns the default of every protocol's option, by option and protocol."""
+    defaults: dict[str, dict[str, Any]] = {}
     for name, protocol in splits.PROTOCOLS.items():
-        for field in dataclasses.fields(protocol):
-            value = getattr(args, field.name, None) if field.init else None
-            if value is None:
-                continue
-            if field.name not in own:
-                raise InputError(f"--{field.name} belongs to --split {name}, not {args.split}")
-            given[field.name] = value
-    for name, value in given.items():
-        least = 0 if name in ("train_targets", "test_fraction") else 1
-        if not value >= least or (name == "test_fraction" and not value < 1):
-            limit = "from 0 up to, not with, 1" if name == "test_fraction" else f"at least {least}"
-            raise InputError(f"--{name} must be {limit}. Received: {value}")
-    protocol = chosen(**given)
+        for option, value in splits.options(protocol()).items():
+            defaults.setdefault(option, {})[name] = value
+    return defaults
+
+
+def _protocol(args: argparse.Namespace) -> splits.Protocol:
+    values = {}
+    for option, defaults in _protocol_defaults().items():
+        if (value := getattr(args, option)) is None:
+            continue
+        if args.split not in defaults:
+            owners = ", ".join(defaults)
+            raise InputError(f"--{option} belongs to --split {owners}, not {args.split}")
+        values[option] = value
+    protocol = splits.PROTOCOLS[args.split](**values)
     if isinstance(protocol, splits.ByTime) and not (
         0 < protocol.validation_from < protocol.test_from
     ):
@@ -512,9 +500,12 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
             "--split by_time needs --validation_from and a later --test_from, by the clock of the "
             f"log. Received: {protocol.validation_from} and {protocol.test_from}"
         )
-    if isinstance(protocol, splits.LastFraction) and protocol.max_test < protocol.min_test:
-        raise InputError(
-            f"--max_test must be at least --min_test, {protocol.min_test}. "
-            f"Received: {protocol.max_test}"
-        )
+    if isinstance(protocol, splits.LastFraction):
+        if protocol.test_fraction == 1:
+            raise InputError("--test_fraction must be below 1. Received: 1.0")
+        if protocol.max_test < protocol.min_test:
+            raise InputError(
+                f"--max_test must be at least --min_test, {protocol.min_test}. "
+                f"Received: {protocol.max_test}"
+            )
     return protocol

@@ -1,4 +1,4 @@
-"""What a folder of sequences holds: ``python -m beam_jobs.statistics --help``."""
+"""Statistics of a folder of sequences: ``python -m beam_jobs.statistics --help``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from beam_jobs.reports.describe import describe, drift, plain
 from beam_jobs.reports.html import charts, page, table
 from beam_jobs.shared.errors import exit_code
 from beam_jobs.shared.parser import JobParser, parse_job
-from beam_jobs.shared.progress import Progress
+from beam_jobs.shared.progress import Progress, labeled
 from beam_jobs.shared.storage import read_file, write_file
 from tfdare.schema import Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
@@ -34,7 +34,7 @@ statistics.html. Options of Beam pass through (--runner, --direct_num_workers, .
 """
 _MEASURES = "measures.pickle"
 OF_HISTORIES = "test"
-"""The split whose records hold the longest histories; drift is measured on it."""
+"""The split whose records have the longest histories; drift is measured on it."""
 
 
 class _MeasureFile(beam.DoFn):
@@ -80,30 +80,33 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         InputError: an option cannot be used. No output is left, an earlier one stays.
         SchemaError: a folder is no finished folder of sequences.
     """
-    asked, rest = parse_job(make_parser(), argv)
-    folders = {"now": open_sequences(asked.sequences)}
-    if asked.before is not None:
-        folders["before"] = open_sequences(asked.before)
+    args, beam_args = parse_job(make_parser(), argv)
+    folders = {"now": open_sequences(args.sequences)}
+    if args.before is not None:
+        folders["before"] = open_sequences(args.before)
     progress = Progress()
-    with staged(asked.output, asked.overwrite, [_MEASURES]) as folder:
-        progress.say(f"counting {', '.join(one.path for one in folders.values())}")
-        measures = _measured(folders, f"{folder}/{_MEASURES}", rest, progress)
-        found = summarize(folders, measures)
-        text = json.dumps(found, indent=2, sort_keys=True) + "\n"
+    with staged(args.output, args.overwrite, [_MEASURES]) as folder:
+        progress.say(f"counting {', '.join(sequences.path for sequences in folders.values())}")
+        measures = _measure(folders, f"{folder}/{_MEASURES}", beam_args, progress)
+        statistics = summarize(folders, measures)
+        text = json.dumps(statistics, indent=2, sort_keys=True) + "\n"
         write_file(f"{folder}/statistics.json", text.encode())
-        write_file(f"{folder}/statistics.html", to_html(found).encode())
-    return found
+        write_file(f"{folder}/statistics.html", to_html(statistics).encode())
+    return statistics
 
 
-def _measured(folders, path, beam_options, progress) -> dict[tuple[str, str], Measures]:
+def _measure(
+    folders: Mapping[str, Sequences], path: str, beam_args: list[str], progress: Progress
+) -> dict[tuple[str, str], Measures]:
+    """Runs the pipeline; returns the measures by (run, split)."""
     files = [
-        ((name, split), one.schema.to_json(), file)
-        for name, one in folders.items()
+        ((name, split), sequences.schema.to_json(), file)
+        for name, sequences in folders.items()
         for split in SPLITS
-        if one.requests(split)
-        for file in one.files(split)
+        if sequences.requests(split)
+        for file in sequences.files(split)
     ]
-    options = PipelineOptions(list(beam_options))
+    options = PipelineOptions(beam_args)
     with progress.stages(options.view_as(StandardOptions).runner):
         pipeline = beam.Pipeline(options=options)
         (
@@ -120,117 +123,90 @@ def _measured(folders, path, beam_options, progress) -> dict[tuple[str, str], Me
 def summarize(
     folders: Mapping[str, Sequences], measures: Mapping[tuple[str, str], Measures]
 ) -> dict[str, Any]:
-    """The content of ``statistics.json``: by ``now`` and ``before`` the facts of every split
-    (:func:`beam_jobs.reports.describe.describe`), and ``drift`` between the two."""
-    found: dict[str, Any] = {
+    """Makes the content of ``statistics.json``.
+
+    Returns:
+        By ``now`` and ``before`` the facts of every split, as
+        :func:`beam_jobs.reports.describe.describe` gives them, and ``drift`` between the two.
+    """
+    statistics: dict[str, Any] = {
         name: {
-            split: describe(measures[name, split], one)
+            split: describe(measures[name, split], sequences)
             for split in SPLITS
             if (name, split) in measures
         }
-        for name, one in folders.items()
+        for name, sequences in folders.items()
     }
     if "before" in folders and all((name, OF_HISTORIES) in measures for name in folders):
-        found["drift"] = drift(
+        statistics["drift"] = drift(
             measures["before", OF_HISTORIES],
             folders["before"],
             measures["now", OF_HISTORIES],
             folders["now"],
         )
-    return found
+    return statistics
 
 
-def to_html(found: Mapping[str, Any]) -> str:
-    """The page."""
-    names = [name for name in ("now", "before") if name in found]
-    parts = []
-    if "drift" in found:
-        parts += _drift(found["drift"])
+def to_html(statistics: Mapping[str, Any]) -> str:
+    """Shows statistics as a page of tables and charts."""
+    parts = _drift_html(statistics["drift"]) if "drift" in statistics else []
     for split in SPLITS:
-        have = [name for name in names if split in found[name]]
-        if not have:
-            continue
-        parts.append(f"<h2>{split}</h2>")
-        totals = [found[name][split]["totals"] for name in have]
-        parts.append(table(["", *have], [[key, *(t[key] for t in totals)] for key in totals[0]]))
-        features = found[have[0]][split]["features"]
-        parts.append(
-            table(
-                [
-                    "feature",
-                    "ids",
-                    "ids seen",
-                    "share out of vocabulary",
-                    "of clicks",
-                    "clicks that repeat",
-                ],
-                [
-                    [
-                        name,
-                        one["ids"],
-                        one["ids_seen"],
-                        one["out_of_vocabulary"],
-                        one["out_of_vocabulary_clicks"],
-                        one.get("repeat_rate"),
-                    ]
-                    for name, one in features.items()
-                ],
-            )
-        )
-        parts.append(
-            charts(
-                [
-                    (
-                        "Histories that requests see",
-                        "behaviors",
-                        "requests",
-                        {name: found[name][split]["history_length"]["histogram"] for name in have},
-                    ),
-                    (
-                        "Requests of a user",
-                        "requests",
-                        "users",
-                        {name: found[name][split]["user_requests"]["histogram"] for name in have},
-                    ),
-                    (
-                        "From behavior to behavior",
-                        "time, by the clock of the log",
-                        "behaviors",
-                        {name: found[name][split]["time_between_behaviors"] for name in have},
-                    ),
-                ],
-                logarithmic=False,
-            )
-        )
-        parts.append(
-            charts(
-                [
-                    (
-                        f"How often each {feature} comes",
-                        "rank",
-                        "behaviors",
-                        {
-                            name: found[name][split]["features"][feature]["curve"]
-                            for name in have
-                            if feature in found[name][split]["features"]
-                        },
-                    )
-                    for feature in list(features)[:3]
-                ],
-                logarithmic=True,
-            )
-        )
+        runs = {
+            name: statistics[name][split]
+            for name in ("now", "before")
+            if split in statistics.get(name, {})
+        }
+        if runs:
+            parts += _split_html(split, runs)
     return page("Statistics of sequences", parts)
 
 
-def _drift(found: Mapping[str, Any]) -> list[str]:
-    rows = [
-        ["history length", found["history_length"], None, None, None],
-        ["requests of a user", found["user_requests"], None, None, None],
+def _split_html(split: str, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Shows one split; ``runs`` are its facts by the name of the run."""
+    first = next(iter(runs.values()))
+    totals = [[key, *(facts["totals"][key] for facts in runs.values())] for key in first["totals"]]
+    shares = ["share out of vocabulary", "of clicks", "clicks that repeat"]
+    keys = ("ids", "ids_seen", "out_of_vocabulary", "out_of_vocabulary_clicks", "repeat_rate")
+    features = [[name, *map(facts.get, keys)] for name, facts in first["features"].items()]
+    histories = {name: facts["history_length"]["histogram"] for name, facts in runs.items()}
+    requests = {name: facts["user_requests"]["histogram"] for name, facts in runs.items()}
+    times = {name: facts["time_between_behaviors"] for name, facts in runs.items()}
+    curves = {
+        feature: {
+            name: facts["features"][feature]["curve"]
+            for name, facts in runs.items()
+            if feature in facts["features"]
+        }
+        for feature in list(first["features"])[:3]
+    }
+    return [
+        f"<h2>{split}</h2>",
+        table(["", *runs], totals),
+        table(["feature", "ids", "ids seen", *shares], features),
+        charts(
+            [
+                ("Histories that requests see", "behaviors", "requests", histories),
+                ("Requests of a user", "requests", "users", requests),
+                ("From behavior to behavior", "time, by the clock of the log", "behaviors", times),
+            ],
+            logarithmic=False,
+        ),
+        charts(
+            [
+                (f"How often each {feature} comes", "rank", "behaviors", lines)
+                for feature, lines in curves.items()
+            ],
+            logarithmic=True,
+        ),
     ]
-    rows += [
-        [name, one["divergence"], one["new_ids"], one["gone_ids"], one["behaviors_of_new_ids"]]
-        for name, one in found["features"].items()
+
+
+def _drift_html(facts: Mapping[str, Any]) -> list[str]:
+    keys = ("divergence", "new_ids", "gone_ids", "behaviors_of_new_ids")
+    rows = [
+        ["history length", facts["history_length"], None, None, None],
+        ["requests of a user", facts["user_requests"], None, None, None],
+        *([name, *map(feature.get, keys)] for name, feature in facts["features"].items()),
     ]
     return [
         "<h2>now against before</h2>",
@@ -241,7 +217,7 @@ def _drift(found: Mapping[str, Any]) -> list[str]:
 
 
 def make_parser() -> JobParser:
-    """The parser of the job's own options."""
+    """Makes the parser of the job's own options."""
     parser = JobParser("python -m beam_jobs.statistics", _EXAMPLE, _HELP)
     add = parser.add_argument
     add("--sequences", required=True, metavar="FOLDER", help="folder that `tfdare prepare` wrote")
@@ -250,18 +226,15 @@ def make_parser() -> JobParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the command: 0, or 2 with a message on stderr."""
+    """Runs the command; returns its exit code: 0, or 2 with a message on stderr."""
 
     def action():
-        found = run(argv)
-        for split in SPLITS:
-            if split in found["now"]:
-                print("\n".join(plain(found["now"][split], split)))
-        for name, one in found.get("drift", {}).get("features", {}).items():
-            print(
-                f"drift       {name}: divergence {one['divergence']:.4f} bits, "
-                f"{one['new_ids']:,} new ids"
-            )
+        statistics = run(argv)
+        for split, facts in statistics["now"].items():
+            print("\n".join(plain(facts, split)))
+        for name, feature in statistics.get("drift", {}).get("features", {}).items():
+            text = f"{name}: divergence {feature['divergence']:.4f} bits"
+            print(labeled("drift", f"{text}, {feature['new_ids']:,} new ids"))
 
     return exit_code(action)
 

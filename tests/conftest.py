@@ -1,4 +1,4 @@
-"""Quiet TensorFlow, and small models that tests read but never change."""
+"""Silences TensorFlow, and provides small models that tests read but never change."""
 
 import os
 
@@ -13,7 +13,7 @@ hypothesis.settings.load_profile("tfdare")
 
 @pytest.fixture(scope="session")
 def schema():
-    """Two features and positions, every dimension different."""
+    """Returns two features and positions, every dimension different."""
     from tests.harness import tiny_schema
 
     return tiny_schema()
@@ -21,7 +21,7 @@ def schema():
 
 @pytest.fixture(scope="session")
 def dare(schema):
-    """A DARE with random weights; K = 3."""
+    """Provides a DARE with random weights; K = 3."""
     from tests.harness import randomize
     from tfdare.models import DARE
 
@@ -30,7 +30,7 @@ def dare(schema):
 
 @pytest.fixture(scope="session")
 def twin():
-    """A TWIN with random weights; K = 3."""
+    """Provides a TWIN with random weights; K = 3."""
     from tests.harness import randomize, shared_schema
     from tfdare.models import TWIN
 

@@ -1,4 +1,4 @@
-"""Small finished folders of sequences, written by hand, and what a plain reading of them gives."""
+"""Writes small finished folders of sequences, and reads their requests in plain Python."""
 
 import dataclasses
 import json
@@ -7,7 +7,15 @@ import os
 import numpy as np
 
 import tfdare
-from tfdare.schema import CategoricalContext, Feature, NumericContext, Position, Schema, TimeGap
+from tfdare.schema import (
+    FIRST_ID,
+    CategoricalContext,
+    Feature,
+    NumericContext,
+    Position,
+    Schema,
+    TimeGap,
+)
 from tfdare.sequences import SPLITS, SUCCESS, open_sequences
 from tfdare.sequences.folder import file_digest
 from tfdare.sequences.record import UserRecord, encode, write_framed
@@ -15,7 +23,7 @@ from tfdare.sequences.record import UserRecord, encode, write_framed
 SIZES = {"item": 30, "category": 7}
 WINDOW = 12
 CANDIDATES = 3
-# What a folder can have on top, on request.
+# Further features that a folder can have.
 MULTI_HOT = {"tags": (9, 3)}  # rows of the table, values of a behavior at most
 TIME_GAP = TimeGap(unit=10, octaves=8)
 CONTEXT = (
@@ -26,7 +34,7 @@ CONTEXT = (
 
 
 def make_record(random, user="u", length=None, requests=None, new=True, multi_hot=None, context=()):
-    """One user with made-up behaviors.
+    """Makes the record of a user with random behaviors.
 
     Clicked items are of a category that the user likes, so that there is something to learn; some
     candidates are missing, so that requests differ in length.
@@ -46,8 +54,8 @@ def make_record(random, user="u", length=None, requests=None, new=True, multi_ho
     liked = int(random.integers(2, SIZES["category"]))
 
     def item_of(category):
-        place = random.integers(0, (SIZES["item"] - 2) // 5)
-        return 2 + int((category - 2) + 5 * place)
+        offset = random.integers(0, (SIZES["item"] - FIRST_ID) // 5)
+        return FIRST_ID + int((category - FIRST_ID) + 5 * offset)
 
     history = [
         item_of(liked if random.random() < 0.7 else random.integers(2, 7)) for _ in range(length)
@@ -69,12 +77,13 @@ def make_record(random, user="u", length=None, requests=None, new=True, multi_ho
 
     def columns(items):
         items = np.array(items, np.int32)
-        found = {"item": items, "category": ((items - 2) % 5 + 2).astype(np.int32)}
+        category = (items - FIRST_ID) % 5 + FIRST_ID
+        arrays = {"item": items, "category": category.astype(np.int32)}
         for name, (size, most) in (multi_hot or {}).items():
             values = 1 + (items[:, None] * np.arange(1, most + 1)) % (size - 1)
             there = np.arange(most) < (items % (most + 1))[:, None]
-            found[name] = np.where(there, values, 0).astype(np.int32).reshape(-1)
-        return found
+            arrays[name] = np.where(there, values, 0).astype(np.int32).reshape(-1)
+        return arrays
 
     times = np.sort(random.integers(0, 10_000, length))
     return UserRecord(
@@ -102,7 +111,7 @@ def _context_values(random, part, requests):
 
 
 def make_splits(seed=0, users=12, **options):
-    """Records of every split."""
+    """Makes the records of every split."""
     random = np.random.default_rng(seed)
     return {
         split: [make_record(random, f"user-{number}", **options) for number in range(users)]
@@ -126,7 +135,7 @@ def write_folder(
     """Writes a folder as the Beam job leaves it, and opens it.
 
     Args:
-        path: where; made if it is not there.
+        path: the folder; created if missing.
         splits: mapping of split to list of UserRecord.
         shards: int. Files a split; record ``i`` goes to file ``i % shards``.
         finished: bool. Whether ``_SUCCESS`` is written (the folder is opened only then).
@@ -139,9 +148,9 @@ def write_folder(
 
     def vocabulary(name, size):
         if name in hashed:
-            return {"hash_buckets": size - 2}
+            return {"hash_buckets": size - FIRST_ID}
         file = f"vocabulary/{name}.tsv"
-        rows = [f"{1000 + 7 * row}\t{size - row}\n" for row in range(size - 2)]
+        rows = [f"{1000 + 7 * row}\t{size - row}\n" for row in range(size - FIRST_ID)]
         _write_text(os.path.join(path, file), "".join(rows))
         return {"vocabulary": file, "digest": file_digest(os.path.join(path, file))}
 
@@ -206,8 +215,8 @@ def plain_requests(
     context=(),
     time_gap=None,
 ):
-    """Every request of the records, in order, as dicts of plain lists (None for NaN)."""
-    found = []
+    """Cuts every request of the records, in order, as dicts of plain lists (None for NaN)."""
+    requests = []
     for record in records:
         start = 0
         for number, (cut, size) in enumerate(
@@ -245,9 +254,9 @@ def plain_requests(
             labels = record.label.tolist()[start : start + size]
             request["label"] = [float(label) for label in labels + padding]
             request["weight"] = [1.0] * size + [0.0] * len(padding)
-            found.append(request)
+            requests.append(request)
             start += size
-    return found
+    return requests
 
 
 def _in_groups(values, size):

@@ -1,4 +1,4 @@
-"""What every layer must pass, and the small data that the tests of the model side share."""
+"""The test that every layer passes, and small schemas and requests that tests share."""
 
 import dataclasses
 import doctest
@@ -24,32 +24,32 @@ UNKNOWN = None
 
 @register
 class StraightSearch(TopKSearch):
-    """A search of which a model does not know what it does, so that it gets all scores."""
+    """A subclass of TopKSearch, to which a model therefore passes all scores."""
 
     def call(self, scores, history_length, query=None, key=None, target=None, history=None):
         return super().call(scores, history_length)
 
 
 def tiny_schema(window=12, **position) -> Schema:
-    """Two features whose dimensions all differ, and positions that fold into buckets."""
-    given = {"exact": 4, "per_octave": 2, "attention_dim": 5, "representation_dim": 2, **position}
+    """Returns two features whose dimensions all differ, and positions that fold into buckets."""
+    options = {"exact": 4, "per_octave": 2, "attention_dim": 5, "representation_dim": 2, **position}
     return Schema(
         (
             Feature("item", 30, attention_dim=3, representation_dim=4),
             Feature("category", 7, attention_dim=2, representation_dim=3),
         ),
         window=window,
-        position=Position(**given),
+        position=Position(**options),
     )
 
 
 def shared_schema() -> Schema:
-    """The same with dimensions that one table can serve."""
+    """Returns :func:`tiny_schema` with dimensions that one table can serve."""
     return tiny_schema().with_dims(4, 4)
 
 
 def rich_schema(window=12) -> Schema:
-    """The tiny schema with a feature of several values, a time gap, and context of every kind."""
+    """Adds a feature of several values, a time gap and context of every kind to the tiny schema."""
     tiny = tiny_schema(window)
     return dataclasses.replace(
         tiny,
@@ -64,12 +64,12 @@ def rich_schema(window=12) -> Schema:
 
 
 def rich_shared_schema() -> Schema:
-    """The same with dimensions that one table can serve."""
+    """Returns :func:`rich_schema` with dimensions that one table can serve."""
     return rich_schema().with_dims(4, 4)
 
 
 def randomize(model, seed=0):
-    """Weights far from their start, so that nothing passes by being nearly zero."""
+    """Sets random weights, large enough that no test passes because outputs are nearly zero."""
     rng = np.random.default_rng(seed)
 
     def values(weight):
@@ -84,15 +84,15 @@ def randomize(model, seed=0):
 
 
 def requests(schema, users=3, behaviors=8, candidates=4, lengths=None, seed=0):
-    """Random requests; histories carry garbage beyond their length, but ids within the tables.
+    """Draws random requests; the padding of histories is random ids, which nothing may read.
 
     Features of several values have none to all of them, time gaps all magnitudes, and every other
-    number of the context is not known.
+    number of the context is unknown.
     """
     rng = np.random.default_rng(seed)
     if lengths is None:
         lengths = rng.integers(0, behaviors + 1, users)
-    made = {"history_length": np.asarray(lengths, np.int32)}
+    arrays = {"history_length": np.asarray(lengths, np.int32)}
 
     def ids(part, *shape):
         if part.max_values == 1:
@@ -103,27 +103,27 @@ def requests(schema, users=3, behaviors=8, candidates=4, lengths=None, seed=0):
 
     for feature in schema.features:
         for kind, columns in (("history", behaviors), ("target", candidates)):
-            made[f"{kind}_{feature.name}"] = ids(feature, users, columns)
+            arrays[f"{kind}_{feature.name}"] = ids(feature, users, columns)
     if schema.time_gap is not None:
         gap = np.exp2(rng.uniform(0, 9, (users, behaviors))) - 1
-        made["history_time_gap"] = gap.astype(np.int32)
+        arrays["history_time_gap"] = gap.astype(np.int32)
     for part in schema.context:
         if isinstance(part, CategoricalContext):
-            made[f"context_{part.name}"] = ids(part, users)
+            arrays[f"context_{part.name}"] = ids(part, users)
         else:
             number = part.mean + part.deviation * rng.normal(size=users)
             number[1::2] = np.nan
-            made[f"context_{part.name}"] = number.astype(np.float32)
-    return made
+            arrays[f"context_{part.name}"] = number.astype(np.float32)
+    return arrays
 
 
-def cut(made, users=slice(None), behaviors=slice(None)):
-    """Some users of requests, some columns of their histories."""
+def cut(arrays, users=slice(None), behaviors=slice(None)):
+    """Selects users of requests, and columns of their histories."""
     return {
         name: array[users][:, behaviors]
         if name.startswith("history_") and array.ndim > 1
         else array[users]
-        for name, array in made.items()
+        for name, array in arrays.items()
     }
 
 
@@ -132,17 +132,17 @@ def tensors(arrays):
 
 
 def flat(outputs):
-    """Outputs of any nesting as a list of numpy arrays."""
+    """Flattens nested outputs to a list of numpy arrays."""
     return [np.asarray(output) for output in tf.nest.flatten(outputs) if output is not None]
 
 
 def assert_same(got, wanted, tolerance=1e-6):
     got, wanted = flat(got), flat(wanted)
     assert len(got) == len(wanted)
-    for one, other in zip(got, wanted):
-        assert one.dtype == other.dtype
-        assert one.shape == other.shape
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+    for actual, expected in zip(got, wanted):
+        assert actual.dtype == expected.dtype
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def run_doctests(name: str) -> int:
@@ -155,25 +155,25 @@ def run_doctests(name: str) -> int:
 
 
 def run_layer_test(layer_class, config, inputs, folder, call=None, known=()):
-    """A layer's life: configured, called, traced, fitted, saved, exported.
+    """Tests a layer's config, call, trace, fit, ``.keras`` file and SavedModel.
 
     Args:
         layer_class: the class.
         config: its arguments, without a name.
         inputs: arrays by name, batch first.
         folder: an empty folder.
-        call: function of the layer and tensors by name. Defaults to the layer's keywords.
+        call: function of the layer and tensors by name. Defaults to passing them as keywords.
         known: names of inputs whose last axis is always known.
     """
-    call = call or (lambda layer, given: layer(**given))
+    call = call or (lambda layer, tensors: layer(**tensors))
     layer = layer_class(**config, name="tested")
     _check_config(layer_class, layer)
-    given = tensors(inputs)
-    eager = call(layer, given)
+    arguments = tensors(inputs)
+    eager = call(layer, arguments)
     again = layer_class.from_config(layer.get_config())
-    call(again, given)
+    call(again, arguments)
     again.set_weights(layer.get_weights())
-    assert_same(call(again, given), eager)
+    assert_same(call(again, arguments), eager)
     specs = {
         name: tf.TensorSpec(
             [UNKNOWN] * (array.ndim - 1) + [array.shape[-1] if name in known else UNKNOWN],
@@ -185,8 +185,8 @@ def run_layer_test(layer_class, config, inputs, folder, call=None, known=()):
     traced = tf.function(lambda **kw: call(layer, kw), autograph=False).get_concrete_function(
         **specs
     )
-    assert_same(traced(**given), eager)
-    _check_saved_model(layer, call, given, specs, eager, str(folder / "saved_model"))
+    assert_same(traced(**arguments), eager)
+    _check_saved_model(layer, call, arguments, specs, eager, str(folder / "saved_model"))
     _check_fit_and_keras_file(layer_class, config, inputs, str(folder / "model.keras"), call)
 
 
@@ -202,7 +202,7 @@ def _check_config(layer_class, layer):
     assert json.loads(json.dumps(unpacked.get_config())) == config
 
 
-def _check_saved_model(layer, call, given, specs, eager, path):
+def _check_saved_model(layer, call, arguments, specs, eager, path):
     module = tf.Module()
     module.held = [raw(weight) for weight in layer.weights]
     function = tf.function(
@@ -210,23 +210,23 @@ def _check_saved_model(layer, call, given, specs, eager, path):
         autograph=False,
     ).get_concrete_function(**specs)
     tf.saved_model.save(module, path, signatures=function)
-    answers = tf.saved_model.load(path).signatures["serving_default"](**given)
+    answers = tf.saved_model.load(path).signatures["serving_default"](**arguments)
     assert_same([answers[str(i)] for i in range(len(answers))], tf.nest.flatten(eager))
 
 
 def _check_fit_and_keras_file(layer_class, config, inputs, path, call):
     layer = layer_class(**config, name="tested")
-    given = {
+    symbolic = {
         name: tf.keras.Input(array.shape[1:], dtype=str(array.dtype), name=name)
         for name, array in inputs.items()
     }
-    outputs = call(layer, given)
+    outputs = call(layer, symbolic)
     floats = [x for x in tf.nest.flatten(outputs) if "float" in str(x.dtype)]
     ends = [tf.keras.layers.Flatten()(x) for x in floats]
     together = ends[0] if len(ends) == 1 else tf.keras.layers.Concatenate()(ends)
     last = tf.keras.layers.Dense(1)(together)
-    model = tf.keras.Model(given, [last, *tf.nest.flatten(outputs)])
-    fitted = tf.keras.Model(given, last)
+    model = tf.keras.Model(symbolic, [last, *tf.nest.flatten(outputs)])
+    fitted = tf.keras.Model(symbolic, last)
     before = [weight.copy() for weight in layer.get_weights()]
     fitted.compile(optimizer=tf.keras.optimizers.SGD(0.1), loss="mse")
     history = fitted.fit(inputs, np.ones((len(next(iter(inputs.values()))), 1)), verbose=0)

@@ -1,4 +1,4 @@
-"""Gradients of rows, and the optimizers' formulas row by row in float64."""
+"""Random gradients of rows, and the optimizers' formulas row by row in float64."""
 
 import math
 
@@ -33,19 +33,19 @@ def start(rng=None):
 
 
 def built(optimizer, *variables):
-    """The same optimizer with slots for the variables."""
+    """Builds an optimizer for the variables, and returns it."""
     optimizer.build(list(variables))
     return optimizer
 
 
 def decay_rate(initial=0.1):
-    """A rate that halves every two steps: as a schedule, and as a function of the step."""
+    """Returns a rate that halves every two steps: a schedule, and a function of the step."""
     schedule = tf.keras.optimizers.schedules.ExponentialDecay(initial, 2, 0.5)
     return schedule, lambda step: initial * 0.5 ** (step / 2)
 
 
 def slots(optimizer):
-    """The slots of a single table, by the list that holds them; of Rowwise's the one in use."""
+    """Returns the slots of a single table; of RowwiseAdagrad the one that is in use."""
     lists = {
         SparseAdam: ["_momentums", "_velocities"],
         SparseAdagrad: ["_accumulators"],
@@ -55,7 +55,7 @@ def slots(optimizer):
 
 
 class Reference:
-    """Steps of one table; a subclass has the formula of a row."""
+    """Updates one table; a subclass has the formula of a row."""
 
     def __init__(self, table, rate=0.001, decay=0.0, epsilon=1e-7):
         self.table = np.array(table, np.float64)
@@ -72,8 +72,8 @@ class Reference:
 
 
 class NumpyAdam(Reference):
-    def __init__(self, table, beta_1=0.9, beta_2=0.999, **given):
-        super().__init__(table, **given)
+    def __init__(self, table, beta_1=0.9, beta_2=0.999, **options):
+        super().__init__(table, **options)
         self.slots = [np.zeros_like(self.table), np.zeros_like(self.table)]
         self.beta_1, self.beta_2 = beta_1, beta_2
 
@@ -86,8 +86,8 @@ class NumpyAdam(Reference):
 
 
 class NumpyAdagrad(Reference):
-    def __init__(self, table, initial_accumulator_value=0.1, **given):
-        super().__init__(table, **given)
+    def __init__(self, table, initial_accumulator_value=0.1, **options):
+        super().__init__(table, **options)
         self.slots = [np.full_like(self.table, initial_accumulator_value)]
 
     def change(self, row, g):
@@ -96,8 +96,8 @@ class NumpyAdagrad(Reference):
 
 
 class NumpyRowwise(Reference):
-    def __init__(self, table, initial_accumulator_value=0.1, **given):
-        super().__init__(table, **given)
+    def __init__(self, table, initial_accumulator_value=0.1, **options):
+        super().__init__(table, **options)
         self.slots = [np.full(len(self.table), initial_accumulator_value)]
 
     def change(self, row, g):

@@ -1,4 +1,4 @@
-"""Where the two real logs lie, and the mark of tests that need them."""
+"""Paths of the two real logs, and the mark of tests that need them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKINS_PROTOCOL = [
     "200",
     "--negatives",
     "2",
-    # hour resolution: two equal check-ins are two visits, and the log's order is the truth
+    # The clock ticks in hours: two equal check-ins are two visits, in the order of the log.
     "--duplicates",
     "keep",
     "--coarse_clock",

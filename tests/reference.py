@@ -1,4 +1,4 @@
-"""An independent forward pass: what the paper says, one behavior at a time, in float64."""
+"""An independent forward pass by the paper's formulas, one behavior at a time, in float64."""
 
 import math
 
@@ -40,7 +40,7 @@ class Reference:
         return position.exact + math.ceil(round(beyond * position.per_octave, 9))
 
     def gap_bucket(self, gap):
-        """Row 1 below the unit, and one more for each edge that the gap has reached."""
+        """Returns row 1 below the unit, and a row more for each edge that the gap has reached."""
         return 1 + sum(gap >= edge for edge in self.schema.time_gap.boundaries())
 
     def score(self, behavior, distance, target):
@@ -57,11 +57,11 @@ class Reference:
             total += of_gap / math.sqrt(table.shape[1])
         return total
 
-    def represent(self, one, distance):
-        parts = [mean(self.representation[f], one[f]) for f in self.schema.names]
+    def represent(self, behavior, distance):
+        parts = [mean(self.representation[f], behavior[f]) for f in self.schema.names]
         parts.append(self.time_representation[self.bucket(distance)])
         if self.schema.time_gap is not None:
-            row = self.gap_bucket(one["time_gap"]) if "time_gap" in one else 0
+            row = self.gap_bucket(behavior["time_gap"]) if "time_gap" in behavior else 0
             parts.append(self.gap_representation[row])
         return np.concatenate(parts)
 
@@ -75,31 +75,31 @@ class Reference:
         return np.concatenate([v, h, v * h])
 
     def facts(self, target, behaviors, chosen, scores):
-        """What the evidence layers tell of the behaviors found."""
-        found = []
+        """Computes the outputs of the evidence layers from the behaviors that search chose."""
+        values = []
         for layer in self.evidence:
             if isinstance(layer, MatchCounts):
                 for f in self.schema.names:
                     if np.ndim(target[f]) == 0:
                         equal = [behaviors[i][f] == target[f] > OOV_ID for i in chosen]
-                        found.append(math.log(1 + sum(equal)))
+                        values.append(math.log(1 + sum(equal)))
             elif isinstance(layer, ScoreFacts):
-                found += top_and_mass([scores[i] for i in chosen])
+                values += top_and_mass([scores[i] for i in chosen])
             else:
                 assert isinstance(layer, AffinityFacts)
                 v = self.represent(target, 0)
-                found += top_and_mass(
+                values += top_and_mass(
                     [
                         v @ self.represent(behaviors[i], len(behaviors) - i) / math.sqrt(len(v))
                         for i in chosen
                     ]
                 )
-        return np.array(found)
+        return np.array(values)
 
-    def context(self, made, u):
+    def context(self, requests, u):
         parts = []
         for part in self.schema.context:
-            value = made[f"context_{part.name}"][u]
+            value = requests[f"context_{part.name}"][u]
             if isinstance(part, CategoricalContext):
                 parts.append(mean(self.context_tables[part.name], value))
             elif math.isnan(value):
@@ -108,21 +108,21 @@ class Reference:
                 parts.append([(float(value) - part.mean) / part.deviation, 1])
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def forward(self, made, training=False):
-        """Search's answers, and both heads' probabilities."""
-        users, candidates = made["target_item"].shape[:2]
+    def forward(self, requests, training=False):
+        """Computes the outputs of search, and the probabilities of both heads."""
+        users, candidates = requests["target_item"].shape[:2]
         indexes = np.full((users, candidates, self.top_k), -1)
         kept = np.zeros((users, candidates, self.top_k))
         inputs, whole = [], []
         names = [*self.schema.names, *(["time_gap"] if self.schema.time_gap is not None else [])]
         for u in range(users):
             behaviors = [
-                {f: made[f"history_{f}"][u, i] for f in names}
-                for i in range(made["history_length"][u])
+                {f: requests[f"history_{f}"][u, i] for f in names}
+                for i in range(requests["history_length"][u])
             ]
-            context = self.context(made, u)
+            context = self.context(requests, u)
             for c in range(candidates):
-                target = {f: made[f"target_{f}"][u, c] for f in self.schema.names}
+                target = {f: requests[f"target_{f}"][u, c] for f in self.schema.names}
                 n = len(behaviors)
                 scores = [self.score(b, n - i, target) for i, b in enumerate(behaviors)]
                 chosen = sorted(range(n), key=lambda i: (-scores[i], -i))[: self.top_k]
@@ -132,7 +132,7 @@ class Reference:
                 facts = self.facts(target, behaviors, chosen, scores)
                 inputs.append(np.concatenate([pooled, facts, context]))
                 whole.append(self.pooled(target, behaviors, list(range(n)), scores))
-        lengths = made.get("target_length", np.full(users, candidates))
+        lengths = requests.get("target_length", np.full(users, candidates))
         real = (np.arange(candidates) < lengths[:, None]).ravel() if training else None
         shape = (users, candidates)
         return (
@@ -148,14 +148,14 @@ def array(weight):
 
 
 def top_and_mass(scores):
-    """The highest, and the logarithm of the sum of exponents; 0 of none."""
+    """Returns the highest score and the log-sum-exp; 0 for no scores."""
     if not scores:
         return [0, 0]
     return [max(scores), math.log(sum(math.exp(score) for score in scores))]
 
 
 def mean(table, ids):
-    """The row of an id; of several, the mean of those that are no padding."""
+    """Returns the row of an id; of several ids, the mean of those that are no padding."""
     if np.ndim(ids) == 0:
         return table[ids]
     rows = [table[i] for i in ids if i]
@@ -163,7 +163,11 @@ def mean(table, ids):
 
 
 def predict(head, x, batch_of):
-    """`batch_of`: rows whose statistics normalize, None for the moving ones."""
+    """Computes a head's probabilities.
+
+    Args:
+        batch_of: rows of `x` whose statistics normalize; None for the moving ones.
+    """
     if head is None:
         return np.full(len(x), 0.5)
     if head.norm is not None:

@@ -15,7 +15,7 @@ pytestmark = needs_real_logs
 
 
 def tfdare(*arguments):
-    """One command in a process of its own."""
+    """Runs a command in a process of its own."""
     command = [sys.executable, "-m", "tfdare.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -24,7 +24,7 @@ def tfdare(*arguments):
 
 @pytest.fixture(scope="module")
 def served_taobao(tmp_path_factory):
-    """Taobao's log in its published format, by the paper's protocol, as far as a server."""
+    """Serves a model trained on Taobao's log by the paper's protocol."""
     folder = tmp_path_factory.mktemp("taobao")
     sequences, run, base = folder / "sequences", folder / "run", folder / "servables"
     tfdare("prepare", "--input", TAOBAO, "--format", "taobao", "--output", sequences)

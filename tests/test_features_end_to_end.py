@@ -9,10 +9,10 @@ import pytest
 from beam_jobs.build_sequences import main as prepare
 from serving.client import one_request
 from serving.client.lookup import newest_request
-from serving.client.requests import search_inputs
 from tfdare.commands import evaluate, export, train
 from tfdare.sequences import open_sequences
 from tfdare.sequences.raw_ids import RawIds
+from tfdare.sequences.requests import search_inputs
 from tfdare.session import SavedModelSession
 
 NAMES = ["user", "item", "category", "brand", "tag_ids", "city", "price", "timestamp"]
@@ -20,7 +20,7 @@ NAMES = ["user", "item", "category", "brand", "tag_ids", "city", "price", "times
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    """40 users with 40 events; one item in three has three tags, one price in ten is unknown."""
+    """Writes 40 users with 40 events; an item in three has 3 tags, a price in ten is unknown."""
     random = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("log") / "log.csv"
     with open(path, "w", newline="") as file:
@@ -102,8 +102,10 @@ def test_all_of_it_reaches_the_signatures(log, tmp_path, capsys):
     assert metrics["baselines"]["repeat_counts"] is not None
     assert export.main(["--run", run, "--output", base, "--name", "rich"]) == 0
     opened = open_sequences(sequences)
-    asked = newest_request(opened, "test", "7", RawIds(opened))
-    request = one_request(asked.history, asked.target, asked.time_gap, asked.context, {"tags": 3})
+    newest = newest_request(opened, "test", "7", RawIds(opened))
+    request = one_request(
+        newest.history, newest.target, newest.time_gap, newest.context, {"tags": 3}
+    )
     assert set(request) == {
         *(
             f"{side}_{name}"
@@ -117,6 +119,6 @@ def test_all_of_it_reaches_the_signatures(log, tmp_path, capsys):
     } - {"target_length"}
     session = SavedModelSession(str(tmp_path / "servables" / "rich" / "1"))
     whole = session.run("serving_default", request)
-    found = session.run("search", search_inputs(request))
-    np.testing.assert_array_equal(whole["behavior_index"], found["behavior_index"])
+    search = session.run("search", search_inputs(request))
+    np.testing.assert_array_equal(whole["behavior_index"], search["behavior_index"])
     assert whole["probability"].shape == (1, 3) and np.isfinite(whole["probability"]).all()

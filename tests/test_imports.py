@@ -15,7 +15,7 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "tensorflow_recommenders", "sklearn"
 # Every folder and every module beside the folders, lowest first: each may import those before it.
 ORDER = {
     "tfdare": [
-        "quiet errors files schema commands.parser sequences simulation",  # free of TensorFlow
+        "quiet errors files text schema commands.parser sequences simulation",  # free of TensorFlow
         "compat session data losses layers metrics optimizers models",
         "evaluation training export comparison analysis recommenders commands cli",
     ],
@@ -62,7 +62,7 @@ def imported_modules(path, modules):
 
 
 def room_of(module):
-    """The entry of ORDER that a module belongs to; "" for a package itself and ``__main__``."""
+    """Returns the entry of ORDER that a module is in; "" for a package itself and ``__main__``."""
     package, _, rest = module.partition(".")
     if rest in ORDER[package]:
         return rest

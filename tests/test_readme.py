@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"^```(\w+)( no-run)?\n(.*?)^```", README, re.MULTILINE | re
 
 
 def environment():
-    """PATH with this environment's commands first."""
+    """Puts this environment's commands first in PATH."""
     binaries = str(pathlib.Path(sys.executable).parent)
     return {
         **os.environ,
@@ -48,7 +48,7 @@ def test_programs_that_need_a_folder_compile():
 
 @pytest.fixture(scope="module")
 def commands():
-    """The commands from log to answer, as one script."""
+    """Extracts the commands from log to answer as one script."""
     (script,) = [text for kind, _, text in BLOCKS if kind == "sh" and "tfdare query" in text]
     return script
 

@@ -7,10 +7,12 @@ imports neither ``beam_jobs`` nor ``serving``, and each command imports only wha
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from importlib import metadata
 
 from tfdare import __version__
 from tfdare.quiet import quiet
+from tfdare.text import text_table
 
 _SUMMARY = {
     "simulate": "write an event log with known, planted interests",
@@ -28,7 +30,7 @@ _SUMMARY = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code."""
+    """Runs the command that `argv` names; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     commands = {entry.name: entry for entry in metadata.entry_points(group="tfdare.commands")}
     if not argv or argv[0] in ("-h", "--help"):
@@ -45,17 +47,16 @@ def main(argv: list[str] | None = None) -> int:
     return command(argv[1:])
 
 
-def _help(commands) -> str:
+def _help(commands: Collection[str]) -> str:
     known = [name for name in _SUMMARY if name in commands]
-    lines = [f"  {name:<9} {_SUMMARY.get(name, '')}" for name in known]
-    lines += [f"  {name}" for name in sorted(set(commands) - set(known))]
+    names = [*known, *sorted(set(commands) - set(known))]
     return "\n".join(
         [
             "tfdare demo --output build/demo",
             "",
             "usage: tfdare COMMAND [OPTIONS]",
             "",
-            *lines,
+            text_table([(name, _SUMMARY.get(name, "")) for name in names], "<"),
             "",
             "Each command explains itself: tfdare COMMAND --help",
         ]

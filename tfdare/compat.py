@@ -1,6 +1,7 @@
-"""The one door to TensorFlow, and all in which the two generations of Keras differ here.
+"""Import of TensorFlow, and what differs between Keras 2 and Keras 3.
 
-Keras 3 is the default of ``tf.keras``; ``TF_USE_LEGACY_KERAS=1`` chooses Keras 2.
+All modules import ``tf`` from here. Keras 3 is the default of ``tf.keras``;
+``TF_USE_LEGACY_KERAS=1`` chooses Keras 2.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ with quiet():
 """Whether ``tf.keras`` is Keras 3."""
 
 KERAS_VERSION = tf.keras.version() if KERAS_3 else metadata.version("tf-keras")
-"""Of the Keras in use, such as ``"3.15.1"`` or ``"2.21.0"``."""
+"""Version of the Keras in use, such as ``"3.15.1"`` or ``"2.21.0"``."""
 
 _saving = tf.keras.utils if KERAS_3 else tf.keras.saving
 
 register = _saving.register_keras_serializable(package="tfdare")
-"""Class decorator: the one registration name of this package's layers, models and optimizers."""
+"""Class decorator: registers layers, models, optimizers under the package name ``tfdare``."""
 
 
 def raw(weight) -> tf.Variable:
-    """The ``tf.Variable`` behind a weight; what ``tf.gather`` needs for a sparse gradient."""
+    """Returns the ``tf.Variable`` of a weight, which ``tf.gather`` needs for a sparse gradient."""
     return weight if isinstance(weight, tf.Variable) else weight.value
 
 
-def serialize(thing) -> dict:
-    """A Keras object as JSON-ready config."""
-    return _saving.serialize_keras_object(thing)
+def serialize(keras_object) -> dict:
+    """Returns the config of a Keras object, ready for JSON."""
+    return _saving.serialize_keras_object(keras_object)
 
 
-def deserialize(thing):
-    """Inverse of :func:`serialize`; objects that are built already pass through."""
-    if isinstance(thing, dict):
-        return _saving.deserialize_keras_object(thing)
-    return thing
+def deserialize(config):
+    """Builds a Keras object from its config; objects that are not configs pass through."""
+    if isinstance(config, dict):
+        return _saving.deserialize_keras_object(config)
+    return config

@@ -1,7 +1,11 @@
-"""Errors that a person can mend, told without a traceback."""
+"""The error that a user can mend."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """Something the person at the terminal can mend; shown without a traceback, exit code 2."""
+    """An argument, file or folder that cannot be used.
+
+    Messages name arguments in backquotes; commands show those as options, print the message
+    without a traceback, and end with exit code 2 (see :func:`tfdare.commands.parser.run`).
+    """

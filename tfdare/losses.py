@@ -1,4 +1,4 @@
-"""Cross-entropy laid out by request."""
+"""Cross-entropy of requests with several candidates."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _EPSILON = 1e-7
 
 @register
 class CandidateCrossentropy(tf.keras.losses.Loss):
-    """Binary cross-entropy of every candidate, weighted candidate by candidate.
+    """Binary cross-entropy of every candidate, with a weight for every candidate.
 
-    Keras's own ``BinaryCrossentropy`` averages over the last axis before weights apply, so with
+    Keras's own ``BinaryCrossentropy`` averages over the last axis before weights apply, so that in
     ``[U, C]`` predictions a padded candidate would count. Here it does not.
 
     Call arguments:

@@ -1,4 +1,4 @@
-"""Keeps TensorFlow's start-up chatter from the user, and nothing else."""
+"""Hides the messages that TensorFlow writes when it starts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _CHATTER = re.compile(
 
 @contextlib.contextmanager
 def quiet(explained: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-    """Holds standard error inside; afterwards passes on all of it but TensorFlow's chatter.
+    """Collects standard error in the block; afterwards writes it without TensorFlow's messages.
 
     TensorFlow's libraries write lines to the file descriptor itself, before any log level
-    applies. Where the block fails, everything is shown. A level that the person has set in
-    ``TF_CPP_MIN_LOG_LEVEL`` is a wish to see it all.
+    applies. If the block fails, everything is written. Does nothing if the user has set
+    ``TF_CPP_MIN_LOG_LEVEL``.
 
     Args:
-        explained: tuple of exception types that say themselves what is wrong: chatter stays held.
+        explained: tuple of exception types after which TensorFlow's messages stay hidden, too.
     """
     if os.environ.setdefault(_LEVEL, _SILENT) != _SILENT:
         yield

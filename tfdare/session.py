@@ -1,14 +1,15 @@
-"""A SavedModel through the v1 Session loader, the path that TensorFlow Serving takes.
+"""Runs SavedModels with the v1 Session loader, which TensorFlow Serving uses.
 
 ``python -m tfdare.session SAVED_MODEL IN.npz OUT.npz`` runs the arrays ``<batch>/<signature>/
-<input>`` of the first file and writes ``<batch>/<signature>/<output>`` to the second. More than one
-SavedModel may be given, each with its two files.
+<input>`` of the first file and writes ``<batch>/<signature>/<output>`` to the second. Several
+SavedModels may follow each other, each with its two files.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from tfdare.compat import tf
 
 
 class SavedModelSession:
-    """One loaded SavedModel.
+    """A loaded SavedModel.
 
     Args:
         path: str. Folder with ``saved_model.pb``.
@@ -37,7 +38,15 @@ class SavedModelSession:
         }
 
     def run(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of one signature by name."""
+        """Runs a signature.
+
+        Args:
+            signature: str.
+            inputs: mapping of input name to array.
+
+        Returns:
+            Mapping of output name to array.
+        """
         definition = self.signatures[signature]
         outputs = {name: info.name for name, info in definition.outputs.items()}
         feeds = {definition.inputs[name].name: array for name, array in inputs.items()}
@@ -50,19 +59,19 @@ class SavedModelSession:
 
 def main(argv: list[str]) -> int:
     """Runs each file of inputs through its SavedModel; see the module's docstring."""
-    for path, given, answers in zip(argv[::3], argv[1::3], argv[2::3], strict=True):
+    for path, inputs_path, outputs_path in zip(argv[::3], argv[1::3], argv[2::3], strict=True):
         session = SavedModelSession(path)
         batches: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-        with np.load(given) as file:
+        with np.load(inputs_path) as file:
             for key in file.files:
                 batch, signature, name = key.split("/")
                 batches.setdefault((batch, signature), {})[name] = file[key]
-        found = {
+        outputs: dict[str, Any] = {
             f"{batch}/{signature}/{name}": array
             for (batch, signature), inputs in batches.items()
             for name, array in session.run(signature, inputs).items()
         }
-        np.savez(answers, **found)
+        np.savez(outputs_path, **outputs)
         session.close()
     return 0
 

@@ -1,1 +1,1 @@
-"""What Dataflow needs beside the jobs: a Flex Template, and the image that its workers run."""
+"""Files for Dataflow: a Flex Template, and the image that its workers run."""

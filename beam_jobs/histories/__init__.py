@@ -1,1 +1,1 @@
-"""From events to each user's sorted history, and where its splits are."""
+"""Histories: every user's events, sorted, and the protocols that split them."""

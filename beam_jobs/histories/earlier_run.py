@@ -1,7 +1,7 @@
-"""Events kept beside the sequences, so that a later run adds to them without the earlier log.
+"""Earlier runs: events kept beside the sequences, so that a later run adds to them without the log.
 
-Every bucket of users has one file with all its events, sorted, also those of users who are too
-short yet: what the log held after bad and repeated rows were left out.
+Every bucket of users has one file with all its events, sorted, without bad and repeated rows. The
+events of users that have too few of them for a request are kept, too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tfdare.sequences import SUCCESS
 
 EVENTS_FOLDER = "events"
 KEPT = "events_kept"
-"""Key of the manifest that says what the kept events are."""
+"""Key of the manifest for the buckets, chunks and number of the kept events."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What a run takes over from an earlier folder of sequences.
+    """A finished folder of sequences that a run builds on.
 
     Attributes:
         folder: str.
@@ -41,20 +41,20 @@ class Earlier:
 
     @property
     def buckets(self) -> int:
-        """Buckets of users; a run that goes on has as many."""
+        """Buckets of users; a run that adds to them has as many."""
         return self.manifest[KEPT]["buckets"]
 
     @property
     def chunks(self) -> int:
-        """Chunks of the log that were read so far; what is read now comes after them."""
+        """Chunks of the log that were read so far; those of this run come after them."""
         return self.manifest[KEPT]["chunks"]
 
     def vocabulary(self, name: str) -> Vocabulary:
-        """Vocabulary of a (context) feature."""
+        """Reads the vocabulary of a feature, or of a categorical context feature."""
         return Vocabulary.load(read_file(f"{self.folder}/vocabulary/{name}.tsv"))
 
     def events(self, bucket: int) -> Events:
-        """All events of a bucket; the line of an event is its place in the log."""
+        """Reads all events of a bucket; the line of an event is its order in the log."""
         with open_file(_path(self.folder, bucket, self.buckets)) as file:
             table = pa.ipc.open_stream(file.read()).read_all()
         columns = {name: to_numpy(table[name]) for name in table.column_names if name != "user"}
@@ -80,18 +80,18 @@ def save_events(histories: Histories, folder: str, buckets: int) -> None:
 def open_earlier(
     folder: str, option: str, settings: Mapping[str, Any], names: Sequence[str], events: bool
 ) -> Earlier:
-    """A finished folder that a run may build on.
+    """Opens a finished folder that a run may build on.
 
     Args:
         folder: str.
         option: str. The option that names it, for messages.
-        settings: mapping. Options of this run that must be the same, None where not given.
+        settings: mapping. Options of this run that must be the same, None where they are absent.
         names: sequence of str. Features and context whose vocabularies are needed.
         events: bool. Whether its events are needed.
 
     Raises:
-        InputError: there is none, it kept no events, lacks a vocabulary, or was made with other
-            options.
+        InputError: the folder is not finished, kept no events, lacks a vocabulary, or was made
+            with other options.
     """
     try:
         if not FileSystems.exists(f"{folder}/{SUCCESS}"):

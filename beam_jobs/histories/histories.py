@@ -12,8 +12,8 @@ from beam_jobs.reading.rows import Events, pack, unpack
 
 
 @dataclass
-class Shown:
-    """Candidates that users of a bucket were shown, sorted by (user, time, request, order).
+class Impressions:
+    """Candidates that were shown to the users of a bucket, sorted by (user, time, request, order).
 
     Attributes:
         user: int64 ``[T]``. Index into the users of the bucket.
@@ -27,7 +27,7 @@ class Shown:
 
 @dataclass
 class Histories:
-    """Users of a bucket and their events, sorted by (user, time, place in the log).
+    """Users of a bucket and their events, sorted by (user, time, order in the log).
 
     Attributes:
         bucket: int.
@@ -35,21 +35,21 @@ class Histories:
         length: int64. Events of every user.
         columns: mapping of name to int64: the features (``[E, V]`` with several values), ``time``
             and ``order``, and what context needs, which may be float64.
-        shown: Shown or None. The labelled impressions of these users, where there are any.
+        impressions: Impressions or None. Those of these users, where the log has any.
     """
 
     bucket: int
     users: list[str]
     length: np.ndarray
     columns: dict[str, np.ndarray]
-    shown: Shown | None = None
+    impressions: Impressions | None = None
 
     def __getstate__(self):
         columns = {name: pack(column) for name, column in self.columns.items()}
-        return self.bucket, self.users, self.length, columns, self.shown
+        return self.bucket, self.users, self.length, columns, self.impressions
 
     def __setstate__(self, state):
-        self.bucket, self.users, self.length, columns, self.shown = state
+        self.bucket, self.users, self.length, columns, self.impressions = state
         self.columns = {name: unpack(column) for name, column in columns.items()}
 
     @property
@@ -62,18 +62,22 @@ def sort_events(
     bucket: int,
     parts: Iterable[Events],
     names: tuple[str, ...],
-    several: Mapping[str, int] | None = None,
+    multi_hot: Mapping[str, int] | None = None,
 ) -> Histories:
     """Sorts the events of one bucket; the order in which ``parts`` come does not matter.
 
-    ``names`` are the columns but the order, ``several`` the values of those that have some.
+    Args:
+        bucket: int.
+        parts: iterable of Events.
+        names: tuple of str. The columns but the order.
+        multi_hot: mapping of multi-hot feature to its number of values.
     """
     parts = sorted((part for part in parts if len(part.line)), key=lambda part: part.line[0])
     names = (*names, "order")
     if not parts:
         nothing = np.zeros(0, np.int64)
         columns = dict.fromkeys(names, nothing)
-        for name, width in (several or {}).items():
+        for name, width in (multi_hot or {}).items():
             columns[name] = np.zeros((0, width), np.int64)
         return Histories(bucket, [], nothing, columns)
     user = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
@@ -87,26 +91,32 @@ def sort_events(
     by_name = sorted(range(len(users)), key=users.__getitem__)
     rank[by_name] = np.arange(len(users))
     rank = rank[user.indices.to_numpy(zero_copy_only=False)]
-    rows = _sorting(rank, columns["time"], columns["order"])
+    rows = _sorted_rows(rank, columns["time"], columns["order"])
     columns = {name: column[rows] for name, column in columns.items()}
     length = np.bincount(rank, minlength=len(users))
     return Histories(bucket, [users[i] for i in by_name], length, columns)
 
 
 def seen_before(histories: Histories, coarse_clock: bool) -> np.ndarray:
-    """How many behaviors a request for each event sees, int64 ``[E]``: those of a strictly earlier
-    time, or, where the clock is coarse, those that come before it in the log's order, too."""
+    """Counts the behaviors that a request for each event sees.
+
+    These are the behaviors of a strictly earlier time and, where the clock is coarse, those of the
+    same time that come earlier in the log.
+
+    Returns:
+        int64 ``[E]``.
+    """
     start = np.repeat(histories.start, histories.length)
-    place = np.arange(len(start)) - start
+    position = np.arange(len(start)) - start
     if coarse_clock or not len(start):
-        return place
+        return position
     time, fresh = histories.columns["time"], np.ones(len(start), bool)
-    fresh[1:] = (time[1:] != time[:-1]) | (place[1:] == 0)
-    return place[np.maximum.accumulate(np.where(fresh, np.arange(len(start)), 0))]
+    fresh[1:] = (time[1:] != time[:-1]) | (position[1:] == 0)
+    return position[np.maximum.accumulate(np.where(fresh, np.arange(len(start)), 0))]
 
 
-def _sorting(rank: np.ndarray, time: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Rows by (rank, time, order); one stable pass where the log's order is at hand."""
+def _sorted_rows(rank: np.ndarray, time: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Sorts rows by (rank, time, order); one stable pass where they come in the log's order."""
     if not (order[1:] > order[:-1]).all():
         return np.lexsort((order, time, rank))
     first, last = int(time.min()), int(time.max())
@@ -116,7 +126,7 @@ def _sorting(rank: np.ndarray, time: np.ndarray, order: np.ndarray) -> np.ndarra
 
 
 def find_duplicates(histories: Histories) -> np.ndarray:
-    """Indices of the events that equal an earlier one of the same user in all but the order."""
+    """Finds the events that equal an earlier one of the same user in all but the order."""
     columns = histories.columns
     user = np.repeat(np.arange(len(histories.users)), histories.length)
     tie = (user[1:] == user[:-1]) & (columns["time"][1:] == columns["time"][:-1])
@@ -135,14 +145,14 @@ def find_duplicates(histories: Histories) -> np.ndarray:
 
 
 def _as_keys(column: np.ndarray) -> list[np.ndarray]:
-    """Columns of integers that are equal where the values are, missing numbers too."""
+    """Returns columns of integers that are equal where the values are, missing ones included."""
     if column.dtype.kind == "f":
         column = np.where(np.isnan(column), np.nan, column).view(np.int64)
     return [column] if column.ndim == 1 else list(column.T)
 
 
 def keep_events(histories: Histories, keep: np.ndarray) -> Histories:
-    """The histories with only the events of the mask ``keep``; users without events go."""
+    """Keeps only the events of the mask ``keep``, and only users that have any."""
     user = np.repeat(np.arange(len(histories.users)), histories.length)
     length = np.bincount(user[keep], minlength=len(histories.users))
     return Histories(

@@ -1,4 +1,4 @@
-"""JoinImpressions: what users were shown, and what they clicked, beside what they had done before.
+"""JoinImpressions: labelled impressions of users joined with their histories.
 
 A row is one candidate: user, time, item, label (1 clicked, 0 not), context. Rows of one user with
 one time (and one request id, where the log has one) are the candidates of one request.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 import numpy as np
 
-from beam_jobs.histories.histories import Histories, Shown
+from beam_jobs.histories.histories import Histories, Impressions
 from beam_jobs.histories.newest_events import NewestEvents
 from beam_jobs.reading.formats import Format
 from beam_jobs.reading.rows import Events
@@ -22,23 +22,26 @@ from beam_jobs.shared.vocabulary_file import MISSING
 
 JOINED = "joined"
 IMPRESSIONS = "impressions/"
-"""Tallies of rows of impressions start so."""
+"""Prefix of the tallies of rows of impressions."""
 
 
 def join(
-    histories: Histories, parts: list[Events], features: tuple[str, ...], several: dict[str, int]
-) -> tuple[Shown, int]:
-    """The impressions of the users of a bucket, and how many rows are of other users.
+    histories: Histories, parts: list[Events], features: tuple[str, ...], multi_hot: dict[str, int]
+) -> tuple[Impressions, int]:
+    """Joins impressions with the users of a bucket.
 
     Args:
         histories: Histories.
         parts: list of Events. Impressions of the bucket, in any order.
         features: tuple of str. Features that candidates need; those that the rows lack are
             ``MISSING``.
-        several: mapping of feature to how many values it has, where that is more than one.
+        multi_hot: mapping of multi-hot feature to its number of values.
+
+    Returns:
+        The impressions, and how many rows are of other users.
     """
-    number = {user: place for place, user in enumerate(histories.users)}
-    found: dict[str, list[np.ndarray]] = {}
+    number = {user: index for index, user in enumerate(histories.users)}
+    pieces: dict[str, list[np.ndarray]] = {}
     owners, strangers = [], 0
     for part in parts:
         user = part.user.dictionary_encode()
@@ -48,31 +51,33 @@ def join(
         strangers += int((~known).sum())
         owners.append(owner[known])
         for name, column in (*part.columns.items(), ("order", part.line)):
-            found.setdefault(name, []).append(column[known])
+            pieces.setdefault(name, []).append(column[known])
     owner = np.concatenate([np.zeros(0, np.int64), *owners])
-    columns = {name: np.concatenate(some) for name, some in found.items()}
+    columns = {name: np.concatenate(arrays) for name, arrays in pieces.items()}
     for name in ("label", "request", "time", "order"):
         columns.setdefault(name, np.zeros(len(owner), np.int64))
     for name in features:
-        shape = (len(owner), several[name]) if name in several else len(owner)
+        shape = (len(owner), multi_hot[name]) if name in multi_hot else len(owner)
         columns.setdefault(name, np.full(shape, MISSING))
     order = np.lexsort((columns["order"], columns["request"], columns["time"], owner))
-    return Shown(owner[order], {name: column[order] for name, column in columns.items()}), strangers
+    columns = {name: column[order] for name, column in columns.items()}
+    return Impressions(owner[order], columns), strangers
 
 
-def request_starts(shown: Shown) -> np.ndarray:
-    """Index of every request's first candidate."""
-    fresh = np.ones(len(shown.user), bool)
-    fresh[1:] = shown.user[1:] != shown.user[:-1]
+def request_starts(impressions: Impressions) -> np.ndarray:
+    """Returns the index of every request's first candidate."""
+    user, columns = impressions.user, impressions.columns
+    fresh = np.ones(len(user), bool)
+    fresh[1:] = user[1:] != user[:-1]
     for name in ("time", "request"):
-        fresh[1:] |= shown.columns[name][1:] != shown.columns[name][:-1]
+        fresh[1:] |= columns[name][1:] != columns[name][:-1]
     return np.flatnonzero(fresh)
 
 
 def behaviors_before(
     histories: Histories, user: np.ndarray, time: np.ndarray, coarse_clock: bool
 ) -> np.ndarray:
-    """How many behaviors of users happened before times, int64.
+    """Counts the behaviors of users before times, int64.
 
     Args:
         histories: Histories.
@@ -84,32 +89,32 @@ def behaviors_before(
     stride = len(every) + 1
     owner = np.repeat(np.arange(len(histories.users)), histories.length)
     keys = owner * stride + np.searchsorted(every, histories.columns["time"])
-    asked = user * stride + np.searchsorted(every, time)
-    side = "right" if coarse_clock else "left"
-    return np.searchsorted(keys, asked, side=side) - histories.start[user]
+    bounds = user * stride + np.searchsorted(every, time)
+    side: Literal["left", "right"] = "right" if coarse_clock else "left"
+    return np.searchsorted(keys, bounds, side=side) - histories.start[user]
 
 
 class _Join(beam.DoFn):
     def __init__(self, form: Format, log: Format):
         self._context = [name for name in (*form.context, *form.numeric) if name in form.columns]
-        self._features, self._several = log.features, dict(log.multi_hot)
+        self._features, self._multi_hot = log.features, dict(log.multi_hot)
 
     def process(self, element) -> Iterator[Any]:
         _, groups = element
         (histories,) = groups["histories"]
         gathered = list(groups["impressions"])
-        parts = [part for one in gathered for part in one.parts]
-        shown, strangers = join(histories, parts, self._features, self._several)
-        for name in self._context:  # nothing was shown to these users
-            shown.columns.setdefault(name, np.full(len(shown.user), MISSING))
+        parts = [part for events in gathered for part in events.parts]
+        impressions, strangers = join(histories, parts, self._features, self._multi_hot)
+        for name in self._context:  # of a bucket without impressions
+            impressions.columns.setdefault(name, np.full(len(impressions.user), MISSING))
         yield tagged(
             {
-                f"{IMPRESSIONS}rows_cut": sum(one.cut for one in gathered),
+                f"{IMPRESSIONS}rows_cut": sum(events.cut for events in gathered),
                 f"{IMPRESSIONS}rows_of_other_users": strangers,
-                f"{IMPRESSIONS}rows_joined": len(shown.user),
+                f"{IMPRESSIONS}rows_joined": len(impressions.user),
             }
         )
-        yield dataclasses.replace(histories, shown=shown)
+        yield dataclasses.replace(histories, impressions=impressions)
 
 
 class JoinImpressions(beam.PTransform):
@@ -118,7 +123,7 @@ class JoinImpressions(beam.PTransform):
     Args:
         form: Format. Of the impressions.
         log: Format. Of the log.
-        most: int. Candidates of a user that are kept, the newest: bots are shown millions.
+        most: int. Newest candidates of a user that are kept; bots may have millions.
     """
 
     def __init__(self, form: Format, log: Format, most: int):
@@ -128,7 +133,7 @@ class JoinImpressions(beam.PTransform):
     def expand(self, both):
         histories, impressions = both
         by_bucket = histories | "KeyByBucket" >> beam.Map(
-            lambda one: (one.bucket, one)
+            lambda element: (element.bucket, element)
         ).with_output_types(tuple[int, Any])
         gathered = (
             impressions

@@ -1,7 +1,7 @@
-"""NewestEvents: the events of a bucket gathered by a combiner that keeps each user's newest.
+"""NewestEvents: a combiner that gathers the events of a bucket and keeps each user's newest.
 
-Bots and shared accounts may have millions of events. A combiner that lets go of what is too old
-while it gathers never holds them all, on any worker.
+Bots and shared accounts may have millions of events. The combiner drops those that are too old
+while it gathers, so that no worker ever holds them all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from beam_jobs.reading.rows import Events
 from tfdare.schema.id_hash import mix
 
-_ROWS = 1 << 20  # gathered before the first look; then whenever twice as many are there
+_ROWS = 1 << 20  # gathered before old events are dropped first; then whenever they doubled
 
 
 @dataclass
@@ -26,68 +26,71 @@ class Gathered:
     Attributes:
         parts: list of Events.
         rows: int. Their rows.
-        look_at: int. Rows at which they are looked through.
-        cut: int. Rows let go of.
+        limit: int. Rows at which old events are dropped.
+        cut: int. Rows that were dropped.
     """
 
     parts: list[Events] = field(default_factory=list)
     rows: int = 0
-    look_at: int = _ROWS
+    limit: int = _ROWS
     cut: int = 0
 
 
 class NewestEvents(beam.CombineFn):
     """Events -> :class:`Gathered`, with few of each user besides the ``most`` newest.
 
-    Whatever the order in which they come, the same newest ones are kept: by (time, place in the
+    Whatever the order in which they come, the same newest ones are kept: by (time, order in the
     log), or, where repeated rows are to be dropped later, by (time, content), so that a row and
-    its repeats count once. Of the repeats ``most`` are kept too, to be told as such.
+    its repeats count once. Of the repeats ``most`` are kept too, to be reported as rejected rows.
 
     Args:
         most: int. Events of a user that are kept.
         repeats: bool. Whether repeated rows are events of their own.
-        rows: int. Rows that may gather before they are looked through.
+        rows: int. Rows that may gather before old events are dropped.
     """
 
     def __init__(self, most: int, repeats: bool, rows: int = _ROWS):
         self._most, self._repeats, self._rows = most, repeats, rows
 
     def create_accumulator(self) -> Gathered:
-        return Gathered(look_at=self._rows)
+        return Gathered(limit=self._rows)
 
     def add_input(self, gathered: Gathered, events: Events) -> Gathered:
         if len(events.line):
             gathered.parts.append(events)
             gathered.rows += len(events.line)
-        return self._compacted(gathered) if gathered.rows >= gathered.look_at else gathered
+        return self._drop_old(gathered) if gathered.rows >= gathered.limit else gathered
 
-    def merge_accumulators(self, several: Iterable[Gathered]) -> Gathered:
+    def merge_accumulators(self, accumulators: Iterable[Gathered]) -> Gathered:
         merged = self.create_accumulator()
-        for gathered in several:
+        for gathered in accumulators:
             merged.parts += gathered.parts
             merged.rows += gathered.rows
             merged.cut += gathered.cut
-            if merged.rows >= merged.look_at:
-                merged = self._compacted(merged)
+            if merged.rows >= merged.limit:
+                merged = self._drop_old(merged)
         return merged
 
     def extract_output(self, gathered: Gathered) -> Gathered:
-        # Fewer rows than a user may have: no one can have too many.
-        return self._compacted(gathered) if gathered.rows > self._most else gathered
+        # with fewer rows than a user may have, no user has too many
+        return self._drop_old(gathered) if gathered.rows > self._most else gathered
 
-    def _compacted(self, gathered: Gathered) -> Gathered:
+    def _drop_old(self, gathered: Gathered) -> Gathered:
         parts, cut = keep_newest(gathered.parts, self._most, self._repeats)
         rows = gathered.rows - cut
         return Gathered(parts, rows, max(self._rows, 2 * rows), gathered.cut + cut)
 
 
 def keep_newest(parts: list[Events], most: int, repeats: bool) -> tuple[list[Events], int]:
-    """Parts without the events of a user that ``most`` newer ones follow, and how many those were.
+    """Drops the events of a user that ``most`` newer ones follow.
 
     Args:
         parts: list of Events, not empty ones.
         most: int.
         repeats: bool. As of :class:`NewestEvents`.
+
+    Returns:
+        The parts with the events that are left, and how many were dropped.
     """
     user = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
     code = user.indices.to_numpy(zero_copy_only=False)
@@ -100,22 +103,22 @@ def keep_newest(parts: list[Events], most: int, repeats: bool) -> tuple[list[Eve
         for name in (parts[0].columns if not repeats else ["time"])
     }
     order = np.concatenate([part.line for part in parts])[rows]
-    content = -order if repeats else _content(columns)
+    content = -order if repeats else _hash_rows(columns)
     keep = np.ones(len(code), bool)
     keep[rows] = _newest(code[rows], columns["time"], content, order, most)
     ends = np.cumsum([len(part.line) for part in parts])
     kept = []
-    for part, some in zip(parts, np.split(keep, ends[:-1])):
-        if some.all():
+    for part, mask in zip(parts, np.split(keep, ends[:-1])):
+        if mask.all():
             kept.append(part)
-        elif some.any():
-            columns = {name: column[some] for name, column in part.columns.items()}
-            kept.append(Events(part.user.filter(pa.array(some)), columns, part.line[some]))
+        elif mask.any():
+            columns = {name: column[mask] for name, column in part.columns.items()}
+            kept.append(Events(part.user.filter(pa.array(mask)), columns, part.line[mask]))
     return kept, int((~keep).sum())
 
 
 def _newest(user, time, content, order, most) -> np.ndarray:
-    """Bool ``[E]``: the first of each of the user's ``most`` newest, and as many of the others."""
+    """Returns a mask, bool ``[E]``: each user's ``most`` newest, and as many of their repeats."""
     newest_first = np.lexsort((order, content, -time, user))
     user, time, content = (column[newest_first] for column in (user, time, content))
     fresh = np.ones(len(user), bool)
@@ -125,20 +128,20 @@ def _newest(user, time, content, order, most) -> np.ndarray:
     near = number - number[start] < most
     again = np.flatnonzero(near & ~fresh)
     again = again[np.lexsort((order[newest_first[again]], user[again]))]
-    place = np.arange(len(again)) - np.searchsorted(user[again], user[again])
-    near[again[place >= most]] = False
+    rank = np.arange(len(again)) - np.searchsorted(user[again], user[again])
+    near[again[rank >= most]] = False
     keep = np.empty(len(user), bool)
     keep[newest_first] = near
     return keep
 
 
-def _content(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A hash of every row's values, equal where they are; int64."""
-    found = np.zeros(len(columns["time"]), np.uint64)
+def _hash_rows(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Hashes every row's values to an int64."""
+    code = np.zeros(len(columns["time"]), np.uint64)
     for name in sorted(columns):
         column = columns[name]
         if column.dtype.kind == "f":
             column = np.where(np.isnan(column), np.nan, column).view(np.int64)
         for values in column.reshape(len(column), -1).T:
-            found = mix(found ^ values.astype(np.uint64))
-    return found.view(np.int64)
+            code = mix(code ^ values.astype(np.uint64))
+    return code.view(np.int64)

@@ -34,7 +34,7 @@ class _SortBucket(beam.DoFn):
         keep: str | None,
     ):
         self._names = (*form.features, "time", *form.values[len(form.features) :])
-        self._several = form.multi_hot
+        self._multi_hot = form.multi_hot
         self._buckets = buckets
         self._min_events, self._max_events = min_events, max_events
         self._drop = drop_duplicates
@@ -44,8 +44,9 @@ class _SortBucket(beam.DoFn):
         bucket, gathered = element
         tally = {}
         if self._earlier is not None:
-            gathered, tally["rows_carried"] = self._with_earlier(bucket, gathered)
-        histories = sort_events(bucket, gathered.parts, self._names, self._several)
+            earlier = self._earlier.events(bucket)
+            gathered, tally["rows_carried"] = self._add_earlier(earlier, gathered)
+        histories = sort_events(bucket, gathered.parts, self._names, self._multi_hot)
         tally["rows_cut"] = gathered.cut
         if self._drop:
             repeated = find_duplicates(histories)
@@ -71,8 +72,8 @@ class _SortBucket(beam.DoFn):
         yield tagged(tally)
         yield keep_events(histories, np.repeat(long, histories.length))
 
-    def _with_earlier(self, bucket: int, gathered: Gathered) -> tuple[Gathered, int]:
-        earlier = self._earlier.events(bucket)
+    def _add_earlier(self, earlier: Events, gathered: Gathered) -> tuple[Gathered, int]:
+        """Returns the events with the earlier ones, and how many these were."""
         rows = len(earlier.line)
         if not rows:
             return gathered, 0
@@ -82,35 +83,36 @@ class _SortBucket(beam.DoFn):
         return Gathered(parts, cut=gathered.cut + cut), rows
 
     def _reject(self, histories: Histories, repeated: np.ndarray) -> Iterator[Any]:
-        # Kept events come first in the log: what repeats one of them was read by this run.
+        # Events of the earlier run come first in the log: a repeat was read by this run.
         chunk, line = unpack_order(histories.columns["order"][repeated])
         chunk = chunk - (self._earlier.chunks if self._earlier is not None else 0)
         user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
         values = [_as_text(histories.columns[name][repeated]) for name in self._names]
         rows = np.array(
             [
-                Rejected(place, DUPLICATE, ",".join((histories.users[u], *row)))
-                for u, place, *row in zip(user.tolist(), line.tolist(), *values)
+                Rejected(number, DUPLICATE, ",".join((histories.users[owner], *row)))
+                for owner, number, *row in zip(user.tolist(), line.tolist(), *values)
             ],
             object,
         )
         for number in np.unique(chunk).tolist():
-            some = tuple(rows[chunk == number])
-            yield beam.pvalue.TaggedOutput(REJECTED, RejectedRows(number, some))
+            rejected = RejectedRows(number, tuple(rows[chunk == number]))
+            yield beam.pvalue.TaggedOutput(REJECTED, rejected)
 
 
 def _as_text(column: np.ndarray) -> list[str]:
-    """Values as a row of text has them."""
+    """Returns values as a row of text has them."""
     if column.ndim > 1:
-        return ["|".join(str(one) for one in row if one != MISSING) for row in column.tolist()]
-    return ["" if one != one or one == MISSING else str(one) for one in column.tolist()]
+        return ["|".join(str(part) for part in row if part != MISSING) for row in column.tolist()]
+    empty = (column == MISSING) | np.isnan(column)
+    return ["" if blank else str(value) for blank, value in zip(empty, column.tolist())]
 
 
 class SortHistories(beam.PTransform):
     """(bucket, Events) -> ``histories`` of users that are long enough, ``rejected``, ``tally``.
 
     Every bucket gives exactly one element, also where no user falls into it. The events of an
-    ``earlier`` run come before those that were read; all of them are kept in the folder ``keep``.
+    ``earlier`` run come before those of this run; all of them are saved in the folder ``keep``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which events of a user become requests, and of which split.
+"""Protocols: which events of a user become requests, and of which split.
 
 A request at position ``p`` has event ``p`` as its target and the events ``0 .. p - 1`` as its
 history. All functions take the lengths of many users' histories at once.
@@ -43,11 +43,11 @@ class LeaveLast:
     min_events: int = dataclasses.field(default=210, init=False, repr=False)
 
     def held_out(self, length: np.ndarray, time=None) -> tuple[np.ndarray, np.ndarray]:
-        """First validation and first test position."""
+        """Returns the first validation and the first test position."""
         return np.maximum(length - 2, 0), np.maximum(length - 1, 0)
 
     def training(self, length: np.ndarray, time=None) -> Cuts:
-        """Requests to train on."""
+        """Returns the requests to train on."""
         back = np.arange(self.train_targets, 0, -1) * self.train_stride
         position = (length - 2)[:, None] - back[None, :]
         user = np.broadcast_to(np.arange(len(length))[:, None], position.shape)
@@ -55,20 +55,8 @@ class LeaveLast:
         return Cuts(user[keep], position[keep])
 
 
-class _Strided:
-    """Training has every ``train_stride``th event before the held-out ones, from ``train_start``
-    on."""
-
-    def training(self, length: np.ndarray, time: np.ndarray | None = None) -> Cuts:
-        """Requests to train on."""
-        stop, _ = self.held_out(length, time)
-        first = max(self.train_start, 1)
-        user, index = _ranges(np.maximum(-(-(stop - first) // self.train_stride), 0))
-        return Cuts(user, first + index * self.train_stride)
-
-
 @dataclass(frozen=True)
-class LastFraction(_Strided):
+class LastFraction:
     """The last part of every user's events is test, a third as many before it validation.
 
     Test has ``test_fraction`` of a user's events, at least ``min_test`` and at most ``max_test``.
@@ -84,16 +72,20 @@ class LastFraction(_Strided):
     min_events: int = dataclasses.field(default=60, init=False, repr=False)
 
     def held_out(self, length: np.ndarray, time=None) -> tuple[np.ndarray, np.ndarray]:
-        """First validation and first test position."""
+        """Returns the first validation and the first test position."""
         tests = np.floor(length * self.test_fraction + 1e-9).astype(np.int64)
         tests = np.clip(tests, self.min_test, self.max_test)
         test = np.maximum(length - tests, 0)
         return np.maximum(test - np.maximum(tests // 3, 1), 0), test
 
+    def training(self, length: np.ndarray, time=None) -> Cuts:
+        """Returns the requests to train on."""
+        return _strided(self.held_out(length)[0], self.train_start, self.train_stride)
+
 
 @dataclass(frozen=True)
-class ByTime(_Strided):
-    """Validation is what happens from a time on, test what happens from a later one on.
+class ByTime:
+    """Validation has the events from a time on, test those from a later time on.
 
     Training has every ``train_stride``th event before both, from position ``train_start`` on.
     """
@@ -108,15 +100,23 @@ class ByTime(_Strided):
     def held_out(
         self, length: np.ndarray, time: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First validation and first test position; ``time`` is that of every event."""
+        """Returns the first validation and the first test position.
+
+        Args:
+            length: int64 ``[U]``. Events of every user.
+            time: int64 ``[E]``. Time of every event, user by user.
+        """
+        assert time is not None
         user = np.repeat(np.arange(len(length)), length)
-        return tuple(
-            np.bincount(user[time < start], minlength=len(length))
-            for start in (self.validation_from, self.test_from)
-        )
+        validation = np.bincount(user[time < self.validation_from], minlength=len(length))
+        return validation, np.bincount(user[time < self.test_from], minlength=len(length))
+
+    def training(self, length: np.ndarray, time: np.ndarray | None = None) -> Cuts:
+        """Returns the requests to train on."""
+        return _strided(self.held_out(length, time)[0], self.train_start, self.train_stride)
 
     def split_of(self, time: np.ndarray) -> np.ndarray:
-        """Place in ``SPLITS`` of what happens at each time."""
+        """Returns the index in ``SPLITS`` of events at times."""
         return np.searchsorted([self.validation_from, self.test_from], time, side="right")
 
 
@@ -129,7 +129,7 @@ PROTOCOLS: Mapping[str, type] = {
 
 
 def options(protocol: Protocol) -> dict[str, Any]:
-    """The protocol's options, for ``schema.json``."""
+    """Returns the protocol's options, for ``schema.json``."""
     return {
         field.name: getattr(protocol, field.name)
         for field in dataclasses.fields(protocol)
@@ -140,14 +140,17 @@ def options(protocol: Protocol) -> dict[str, Any]:
 def training_period(
     protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None
 ) -> np.ndarray:
-    """Events of every user that lie before its first held-out event."""
+    """Counts the events of every user before its first held-out event."""
     return protocol.held_out(length, time)[0]
 
 
 def cuts(protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None) -> dict[str, Cuts]:
-    """The requests of every split; no position is below 1, so that no history is empty.
+    """Returns the requests of every split; no position is below 1, so that no history is empty.
 
-    ``time`` is that of every event, user by user, which only :class:`ByTime` looks at.
+    Args:
+        protocol: Protocol.
+        length: int ``[U]``. Events of every user.
+        time: int64 ``[E]``. Time of every event, user by user; only :class:`ByTime` needs it.
     """
     length = np.asarray(length, np.int64)
     validation, test = protocol.held_out(length, time)
@@ -158,6 +161,13 @@ def cuts(protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None)
     }
 
 
+def _strided(stop: np.ndarray, first: int, stride: int) -> Cuts:
+    """Returns every ``stride``th position from ``first`` to each user's ``stop``."""
+    first = max(first, 1)
+    user, index = _ranges(np.maximum(-(-(stop - first) // stride), 0))
+    return Cuts(user, first + index * stride)
+
+
 def _between(start: np.ndarray, stop: np.ndarray) -> Cuts:
     start = np.maximum(start, 1)
     user, index = _ranges(np.maximum(stop - start, 0))
@@ -165,6 +175,6 @@ def _between(start: np.ndarray, stop: np.ndarray) -> Cuts:
 
 
 def _ranges(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``count[u]`` times ``u``, and the numbers ``0 .. count[u] - 1`` beside it."""
+    """Returns every user ``u``, ``count[u]`` times, and the numbers ``0 .. count[u] - 1``."""
     user = np.repeat(np.arange(len(count)), count)
     return user, np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)

@@ -1,1 +1,1 @@
-"""Files of a folder of sequences: written aside, described, and published whole."""
+"""Files of a folder of sequences, its schema and manifest, and its publishing."""

@@ -1,4 +1,4 @@
-"""``schema.json`` and ``manifest.json``, and the check that a run left something to use."""
+"""``schema.json`` and ``manifest.json``, and the check that a run left users and requests."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from beam_jobs.reading.inputs import InputFile
 from beam_jobs.reading.rows import VALUES_CUT
 from beam_jobs.requests.build import LONGEST_REQUEST
 from beam_jobs.shared.errors import InputError
+from beam_jobs.shared.progress import labeled
 from beam_jobs.shared.storage import open_file
 from beam_jobs.shared.tallies import DAMAGED
 from beam_jobs.vocabulary.learn import VOCABULARY_FOLDER
@@ -24,11 +25,11 @@ from tfdare.schema import CategoricalContext, Feature, NumericContext, Schema
 from tfdare.sequences import SPLITS
 
 _REASON = "rows_rejected/"
-_SHOWN = 3
+_EXAMPLES = 3  # rejected rows in a message
 
 
 def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
-    """The tally as the ``counts`` of the manifest."""
+    """Arranges a tally as the ``counts`` of the manifest."""
     reasons = _reasons(tally, _REASON)
     parts = (
         "users",
@@ -66,8 +67,8 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _reasons(tally: Mapping[str, int], start: str) -> dict[str, int]:
-    found = [(name[len(start) :], n) for name, n in tally.items() if name.startswith(start)]
-    return dict(sorted(found, key=lambda pair: (-pair[1], pair[0])))
+    reasons = [(name[len(start) :], n) for name, n in tally.items() if name.startswith(start)]
+    return dict(sorted(reasons, key=lambda pair: (-pair[1], pair[0])))
 
 
 def _impressions(tally: Mapping[str, int]) -> dict[str, Any]:
@@ -86,10 +87,10 @@ def _impressions(tally: Mapping[str, int]) -> dict[str, Any]:
 
 
 def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
-    """Refuses a run that could not read its input, or that left nothing.
+    """Checks that a run could read its input, and left rows and users.
 
     Raises:
-        InputError: a file is damaged, or no row, or no user, is left.
+        InputError: a file is damaged, too many rows were rejected, or no row or user is left.
         RuntimeError: the sums do not agree.
     """
     if damaged := sorted(name[len(DAMAGED) :] for name in tally if name.startswith(DAMAGED)):
@@ -104,16 +105,17 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
             kept = ", ".join(options.form.behaviors or ())
             text += f", {rows['filtered']:,} are of other behaviors than {kept}"
         raise InputError("\n  ".join([text + ".", *_first_rejected(folder)]))
-    for what, some in (("rows", rows), ("rows of impressions", counts.get("impressions"))):
-        share = some["rejected"] / some["read"] if some and some["read"] else 0.0
+    impressions = counts.get("impressions")
+    for title, part in (("rows", rows), ("rows of impressions", impressions or {"read": 0})):
+        share = part["rejected"] / part["read"] if part["read"] else 0.0
         if share > options.max_rejected_fraction:
             text = (
-                f"{some['rejected']:,} of {some['read']:,} {what} were rejected, {share:.2%}; "
+                f"{part['rejected']:,} of {part['read']:,} {title} were rejected, {share:.2%}; "
                 f"--max_rejected_fraction is {options.max_rejected_fraction}"
             )
             reasons = [
-                f"{count:,} {reason}" for reason, count in some["rejected_by_reason"].items()
-            ][:_SHOWN]
+                f"{count:,} {reason}" for reason, count in part["rejected_by_reason"].items()
+            ][:_EXAMPLES]
             raise InputError("\n  ".join([text, *reasons, *_first_rejected(folder)]))
     if users["kept"] == 0:
         text = (
@@ -123,25 +125,14 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         if rows["rejected"]:
             text += f". {rows['rejected']:,} rows were rejected:"
         raise InputError("\n  ".join([text, *_first_rejected(folder)]))
-    shown = counts.get("impressions")
-    if shown and not shown["kept"]:
+    if impressions and not impressions["kept"]:
         raise InputError(
-            f"No impression is left of the {shown['read']:,} read: {shown['rejected']:,} were "
-            f"rejected, {shown['of_other_users']:,} are of users without {options.min_events} "
-            f"behaviors, {shown['without_history']:,} came before any behavior"
+            f"No impression is left of the {impressions['read']:,} read: "
+            f"{impressions['rejected']:,} were rejected, {impressions['of_other_users']:,} are of "
+            f"users without {options.min_events} behaviors, {impressions['without_history']:,} "
+            "came before any behavior"
         )
     sums = {
-        **(
-            {
-                "impressions": shown["read"]
-                == sum(
-                    shown[part]
-                    for part in ("rejected", "cut", "of_other_users", "without_history", "kept")
-                )
-            }
-            if shown
-            else {}
-        ),
         "rows": rows["read"] + rows.get("carried", 0)
         == sum(rows[part] for part in ("filtered", "rejected", "cut", "kept")),
         "users": users["seen"] == users["kept"] + users["too_short"],
@@ -151,12 +142,15 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
             for split, part in counts["splits"].items()
         },
     }
+    if impressions:
+        parts = ("rejected", "cut", "of_other_users", "without_history", "kept")
+        sums["impressions"] = impressions["read"] == sum(impressions[part] for part in parts)
     if wrong := [name for name, fine in sums.items() if not fine]:
         raise RuntimeError(f"Counts do not add up ({', '.join(wrong)}): {json.dumps(counts)}")
 
 
 def make_schema(options: Options, learned: Mapping[str, Any], tally: Mapping[str, int]) -> Schema:
-    """The schema of the sequences."""
+    """Makes the schema of the sequences."""
     form, context = options.form, options.context_form
     candidates = 1 + options.sampling.negatives
     if options.impressions:
@@ -202,7 +196,7 @@ def make_manifest(
     schema: Schema,
     seconds: float,
 ) -> dict[str, Any]:
-    """All that a reader may want to know of the run."""
+    """Makes the manifest of a run: code, counts, digests, vocabularies, options and input."""
     return {
         "version": 1,
         "code": {"package": "tfdare", "version": tfdare.__version__},
@@ -225,9 +219,9 @@ def make_manifest(
                 "size": part["size"],
                 "training_events": part["events"],
                 **{
-                    what: part[what]
-                    for what in ("hash_buckets", "ids", "ids_sharing_a_row", "ids_expected_to")
-                    if what in part
+                    key: part[key]
+                    for key in ("hash_buckets", "ids", "ids_sharing_a_row", "ids_expected_to")
+                    if key in part
                 },
             }
             for name, part in learned["vocabularies"].items()
@@ -235,8 +229,7 @@ def make_manifest(
         **({"numeric": learned["numeric"]} if learned["numeric"] else {}),
         "training_period": {"items": learned["items"], "events": learned["events"]},
         "options": {
-            "format": options.form.kind,
-            "columns": {name: list(found) for name, found in options.form.columns.items()},
+            **options.form.settings,
             "window": options.window,
             "buckets": buckets,
             "chunk_bytes": options.chunk_bytes,
@@ -247,67 +240,73 @@ def make_manifest(
 
 
 def summary(manifest: Mapping[str, Any], output: str) -> str:
-    """A few lines for a person."""
+    """Describes a run in a few lines of text."""
     counts = manifest["counts"]
-    rows, users = counts["rows"], counts["users"]
-    lines = [
-        f"rows        {rows['read']:,} read, {rows['filtered']:,} of other behaviors, "
-        f"{rows['rejected']:,} rejected, {rows['kept']:,} kept"
+    rows, users, sizes = counts["rows"], counts["users"], manifest["vocabularies"]
+    lines: list[tuple[str, str]] = [
+        (
+            "rows",
+            f"{rows['read']:,} read, {rows['filtered']:,} of other behaviors, "
+            f"{rows['rejected']:,} rejected, {rows['kept']:,} kept",
+        )
     ]
     for reason, count in list(rows["rejected_by_reason"].items())[:10]:
-        lines.append(f"  rejected  {count:,} {reason}")
+        lines.append(("  rejected", f"{count:,} {reason}"))
     if rows["rejected"]:
-        lines.append(f"  see       {output}/{REJECTED_FOLDER}/*.jsonl")
+        lines.append(("  see", f"{output}/{REJECTED_FOLDER}/*.jsonl"))
     if "carried" in rows:
-        lines.append(f"carried     {rows['carried']:,} events of the earlier run")
+        lines.append(("carried", f"{rows['carried']:,} events of the earlier run"))
     if rows["cut"]:
-        lines.append(f"cut         {rows['cut']:,} rows older than the newest that a user may have")
-    if shown := counts.get("impressions"):
+        lines.append(("cut", f"{rows['cut']:,} rows older than the newest that a user may have"))
+    if part := counts.get("impressions"):
         lines.append(
-            f"impressions {shown['read']:,} read, {shown['rejected']:,} rejected, "
-            f"{shown['of_other_users']:,} of other users, {shown['without_history']:,} without "
-            f"history, {shown['kept']:,} kept"
+            (
+                "impressions",
+                f"{part['read']:,} read, {part['rejected']:,} rejected, "
+                f"{part['of_other_users']:,} of other users, {part['without_history']:,} without "
+                f"history, {part['kept']:,} kept",
+            )
         )
-    lines.append(f"users       {users['kept']:,} kept, {users['too_short']:,} too short")
+    lines.append(("users", f"{users['kept']:,} kept, {users['too_short']:,} too short"))
     for split, part in counts["splits"].items():
         short = part["requests_short_of_negatives"]
-        lines.append(
-            f"{split:<11} {part['requests']:,} requests of {part['users']:,} users, "
+        text = (
+            f"{part['requests']:,} requests of {part['users']:,} users, "
             f"{part['candidates']:,} candidates"
-            + (f", {short:,} requests short of negatives" if short else "")
         )
-    sizes = ", ".join(f"{name} {part['size']:,}" for name, part in manifest["vocabularies"].items())
-    lines.append(f"vocabulary  {sizes} (padding and unknown included)")
-    for name, part in manifest["vocabularies"].items():
+        lines.append((split, text + (f", {short:,} requests short of negatives" if short else "")))
+    text = ", ".join(f"{name} {part['size']:,}" for name, part in sizes.items())
+    lines.append(("vocabulary", f"{text} (padding and unknown included)"))
+    for name, part in sizes.items():
         if "hash_buckets" in part:
-            lines.append(
-                f"hashed      {name}: {part['ids']:,} ids in {part['hash_buckets']:,} rows, "
+            text = (
+                f"{name}: {part['ids']:,} ids in {part['hash_buckets']:,} rows, "
                 f"{part['ids_sharing_a_row']:.2%} share theirs ({part['ids_expected_to']:.2%} "
                 "expected)"
             )
+            lines.append(("hashed", text))
     for name, part in manifest.get("numeric", {}).items():
-        lines.append(
-            f"number      {name}: mean {part['mean']:.6g}, deviation {part['deviation']:.6g}"
-        )
+        text = f"{name}: mean {part['mean']:.6g}, deviation {part['deviation']:.6g}"
+        lines.append(("number", text))
     for name, count in counts.get("values_cut", {}).items():
-        lines.append(f"cut         {count:,} values of {name} beyond those kept of a row")
+        lines.append(("cut", f"{count:,} values of {name} beyond those kept of a row"))
     speed = rows["read"] / max(manifest["seconds"], 0.1)
-    lines.append(f"time        {manifest['seconds']:,} s, {speed:,.0f} rows a second")
-    lines.append(f"sequences   {output}")
-    return "\n".join(lines)
+    lines.append(("time", f"{manifest['seconds']:,} s, {speed:,.0f} rows a second"))
+    lines.append(("sequences", output))
+    return "\n".join(labeled(*line) for line in lines)
 
 
 def _first_rejected(folder: str) -> list[str]:
     (match,) = FileSystems.match([f"{folder}/{REJECTED_FOLDER}/*.jsonl"])
-    shown: list[str] = []
+    rows: list[str] = []
     for path in sorted(entry.path for entry in match.metadata_list):
         with open_file(path) as file:
-            for line in file.read(1 << 16).decode("utf-8", "ignore").splitlines()[:_SHOWN]:
+            for line in file.read(1 << 16).decode("utf-8", "ignore").splitlines()[:_EXAMPLES]:
                 try:
                     row = json.loads(line)
                 except ValueError:
                     continue  # a very long row, cut by the read above
-                shown.append(f"{row['file']}:{row['line']}: {row['reason']}: {row['row'][:120]}")
-        if len(shown) >= _SHOWN:
+                rows.append(f"{row['file']}:{row['line']}: {row['reason']}: {row['row'][:120]}")
+        if len(rows) >= _EXAMPLES:
             break
-    return shown[:_SHOWN]
+    return rows[:_EXAMPLES]

@@ -1,4 +1,4 @@
-"""The staging folder of a run, and the one step by which it becomes the output."""
+"""Publishing: a run writes to a staging folder, which becomes the output in one step."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from beam_jobs.shared.storage import UNFINISHED, is_local, read_file, write_file
 from beam_jobs.vocabulary.learn import CATALOG_FILE
 from tfdare.sequences import SUCCESS
 
+RESULTS, REJECTED_COUNTS = "results", "rejected_counts"
+"""Outputs of BuildSequences: tally and vocabularies, and the rows of every file in rejected/."""
 _MOVING = "_MOVING"
 
 
 class Staging:
-    """A fresh folder beside the output; call ``publish`` when all is in it, ``remove`` always."""
+    """A new folder beside the output; call ``publish`` when it is complete, ``remove`` always."""
 
     def __init__(self, output: str, overwrite: bool):
         self.output = output
@@ -38,7 +40,7 @@ class Staging:
         self.folder = f"{output}.tmp-{self._run}"
 
     def check(self) -> None:
-        """Refuses an output that is there already.
+        """Checks that the output may be written.
 
         Raises:
             InputError: it exists and may not be replaced, or nothing can be written beside it.
@@ -95,30 +97,33 @@ class Staging:
             shutil.rmtree(old, ignore_errors=True)
 
     def _publish_remote(self) -> None:
-        """No rename of folders there: the old ``_SUCCESS`` goes first, the new one comes last."""
+        """Moves files one by one: the old ``_SUCCESS`` is deleted first, the new one written last.
+
+        Remote file systems cannot rename a folder.
+        """
         marker, moving = f"{self.output}/{SUCCESS}", f"{self.folder}/{_MOVING}"
         if FileSystems.exists(marker):
             FileSystems.delete([marker])
         new = [path for path in _remote_files(self.folder) if UNFINISHED not in path]
         if not FileSystems.exists(moving):
-            # from here on a worker that takes over moves what is left, and deletes nothing
+            # after this mark a worker that is tried again moves the other files, and deletes none
             if old := _remote_files(self.output):
                 FileSystems.delete(old)
-            _put(moving, self._run)
+            _write_text(moving, self._run)
         new = [path for path in new if path != moving]
         moved = [self.output + path[len(self.folder) :] for path in new]
         for start in range(0, len(new), 100):
             FileSystems.rename(new[start : start + 100], moved[start : start + 100])
-        _put(marker, self._run)
+        _write_text(marker, self._run)
         FileSystems.delete([moving])
 
     def is_published(self) -> bool:
-        """Whether this very run has been published to a file system without folders."""
+        """Tells whether this very run has been published to a remote file system."""
         marker = f"{self.output}/{SUCCESS}"
         return FileSystems.exists(marker) and read_file(marker) == self._run.encode()
 
     def remove(self) -> None:
-        """Removes what is left of the staging folder."""
+        """Removes the staging folder, where it still exists."""
         if is_local(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
         elif left := _remote_files(self.folder):
@@ -127,7 +132,7 @@ class Staging:
 
 @contextmanager
 def staged(output: str, overwrite: bool, working_files: Sequence[str] = ()) -> Iterator[str]:
-    """The staging folder of a job; it becomes the output when the block ends without an error.
+    """Opens a staging folder, which becomes the output when the block ends without an error.
 
     Raises:
         InputError: the output exists, or cannot be written.
@@ -141,7 +146,85 @@ def staged(output: str, overwrite: bool, working_files: Sequence[str] = ()) -> I
         staging.remove()
 
 
-def _put(path: str, text: str) -> None:
+@dataclass(frozen=True)
+class Finish:
+    """The last step of a run: checks the results, writes schema and manifest, and publishes.
+
+    Attributes:
+        options: Options.
+        files: tuple of InputFile.
+        buckets: int.
+        chunks: int. Chunks of the log, with those of earlier runs.
+        staging: Staging.
+        started: float. Seconds since the epoch.
+    """
+
+    options: Options
+    files: tuple[InputFile, ...]
+    buckets: int
+    chunks: int
+    staging: Staging
+    started: float
+
+    def __call__(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Publishes the folder and returns its manifest.
+
+        Args:
+            results: mapping. ``tally`` and ``learned``, as
+                :class:`beam_jobs.output.write.WriteTally` gives them.
+
+        Raises:
+            InputError: the run could not read its input, or left nothing. Nothing is published.
+        """
+        options, folder = self.options, self.staging.folder
+        tally, learned = results["tally"], results["learned"]
+        manifest.check(tally, options, folder)
+        schema = manifest.make_schema(options, learned, tally)
+        seconds = time.time() - self.started
+        content = manifest.make_manifest(
+            options, self.files, self.buckets, tally, learned, schema, seconds
+        )
+        if options.keep_events:
+            content[KEPT] = {
+                "buckets": self.buckets,
+                "chunks": self.chunks,
+                "events": content["counts"]["rows"]["kept"],
+            }
+        write_file(f"{folder}/schema.json", schema.to_json().encode())
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_file(f"{folder}/manifest.json", text.encode("utf-8", "backslashreplace"))
+        self.staging.publish([TALLY_FILE, CATALOG_FILE])
+        return content
+
+
+class Publish(beam.PTransform):
+    """Outputs of BuildSequences -> a published folder, by a worker.
+
+    For template launches, where the process that makes the graph does not see the run end. A
+    worker that is tried again continues where the first try stopped.
+    """
+
+    def __init__(self, finish: Finish):
+        super().__init__()
+        self._finish = finish
+
+    def expand(self, built):
+        finish = self._finish
+
+        def publish(results, _):
+            if not finish.staging.is_published():
+                finish(results)
+
+        # the sum waits until all rejected rows are written
+        rejected = built[REJECTED_COUNTS] | "AllRejected" >> beam.CombineGlobally(sum)
+        return (
+            built[RESULTS]
+            | "Once" >> beam.Reshuffle()
+            | "Finish" >> beam.Map(publish, beam.pvalue.AsSingleton(rejected))
+        )
+
+
+def _write_text(path: str, text: str) -> None:
     with FileSystems.create(path) as file:
         file.write(text.encode())
 
@@ -153,83 +236,3 @@ def _is_sequences(folder: str) -> bool:
 def _remote_files(folder: str) -> list[str]:
     (match,) = FileSystems.match([f"{folder}/**"])
     return [entry.path for entry in match.metadata_list]
-
-
-FOUND, REFUSED = "found", "refused"
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What the last step needs besides what the pipeline found.
-
-    Attributes:
-        asked: Options.
-        files: tuple of InputFile.
-        buckets: int.
-        chunks: int. Chunks of the log, with those of earlier runs.
-        staging: Staging.
-        started: float. Seconds since the epoch.
-    """
-
-    asked: Options
-    files: tuple[InputFile, ...]
-    buckets: int
-    chunks: int
-    staging: Staging
-    started: float
-
-    def __call__(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Publishes the folder and returns its manifest.
-
-        Args:
-            found: mapping. ``tally`` and ``learned``, as :class:`beam_jobs.output.write.WriteTally`
-                gives them.
-
-        Raises:
-            InputError: the run could not read its input, or left nothing. Nothing is published.
-        """
-        tally, learned, folder = found["tally"], found["learned"], self.staging.folder
-        manifest.check(tally, self.asked, folder)
-        schema = manifest.make_schema(self.asked, learned, tally)
-        seconds = time.time() - self.started
-        made = manifest.make_manifest(
-            self.asked, self.files, self.buckets, tally, learned, schema, seconds
-        )
-        if self.asked.keep_events:
-            made[KEPT] = {
-                "buckets": self.buckets,
-                "chunks": self.chunks,
-                "events": made["counts"]["rows"]["kept"],
-            }
-        write_file(f"{folder}/schema.json", schema.to_json().encode())
-        text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
-        write_file(f"{folder}/manifest.json", text.encode("utf-8", "backslashreplace"))
-        self.staging.publish([TALLY_FILE, CATALOG_FILE])
-        return made
-
-
-class Publish(beam.PTransform):
-    """What BuildSequences gives -> a published folder, by a worker.
-
-    For template launches, where the process that makes the graph does not see the run end. A
-    worker that is tried again goes on where the first try stopped.
-    """
-
-    def __init__(self, finish: Finish):
-        super().__init__()
-        self._finish = finish
-
-    def expand(self, built):
-        finish = self._finish
-
-        def publish(found, _):
-            if not finish.staging.is_published():
-                finish(found)
-
-        # all rejected rows are written, too, when their counts have come together
-        refused = built[REFUSED] | "AllRefused" >> beam.CombineGlobally(sum)
-        return (
-            built[FOUND]
-            | "Once" >> beam.Reshuffle()
-            | "Finish" >> beam.Map(publish, beam.pvalue.AsSingleton(refused))
-        )

@@ -1,4 +1,4 @@
-"""WriteSequences and WriteRejected: elements -> the files of a folder of sequences."""
+"""WriteSequences, WriteRejected and WriteTally: elements -> files of a folder of sequences."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tfdare.sequences.record import GZIP_SUFFIX, write_framed
 REJECTED_FOLDER = "rejected"
 TALLY_FILE = "tally.json"
 FRAME = 16
-"""Bytes that a TFRecord file has for a record beside its own."""
+"""Bytes that a TFRecord file adds to every record."""
 _BLOCK_BITS = 18  # lines of a chunk that share a file of rejected rows
 
 
 def records_digest(records: Iterable[bytes]) -> int:
-    """A sum over records that does not depend on their order, nor on their shards."""
+    """Sums a hash of every record; the sum does not depend on their order or shards."""
     return sum(
         int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") for data in records
     )
@@ -43,7 +43,7 @@ class _WriteShard(beam.DoFn):
             name = f"part-{part}-of-{self._shards:05d}.tfrecord"
             name += GZIP_SUFFIX if self._packed else ""
             with new_file(f"{self._folder}/{shard.split}/{name}") as file:
-                with self._packing(file) as target:
+                with self._packed_file(file) as target:
                     for data in records:
                         write_framed(target, data)
         yield {
@@ -52,10 +52,11 @@ class _WriteShard(beam.DoFn):
         }
 
     def _parts(self, records: list[bytes]) -> list[list[bytes]]:
-        """The records in order, cut where a file would grow beyond its size."""
+        """Cuts the records, in order, where a file would grow beyond its size."""
         if self._most is None:
             return [records]
-        parts, size = [[]], 0
+        parts: list[list[bytes]] = [[]]
+        size = 0
         for data in records:
             if parts[-1] and size + len(data) + FRAME > self._most:
                 parts.append([])
@@ -64,7 +65,7 @@ class _WriteShard(beam.DoFn):
             size += len(data) + FRAME
         return parts
 
-    def _packing(self, file: BinaryIO):
+    def _packed_file(self, file: BinaryIO):
         if not self._packed:
             return contextlib.nullcontext(file)
         # no name and no time, so that equal records give equal files
@@ -72,9 +73,15 @@ class _WriteShard(beam.DoFn):
 
 
 class WriteSequences(beam.PTransform):
-    """Shards -> ``<folder>/<split>/part-*.tfrecord``, or ``.tfrecord.gz`` if ``packed``, of
-    ``most`` bytes at most where a record allows; gives the tally of bytes (before packing) and
-    digests."""
+    """Shards -> ``<folder>/<split>/part-*.tfrecord``, and the tally of bytes (before gzip) and
+    digests.
+
+    Args:
+        folder: str.
+        shards: int. Of every split.
+        packed: bool. Whether files are ``.tfrecord.gz``.
+        most: int or None. Bytes of a file, unless a single record is longer.
+    """
 
     def __init__(self, folder: str, shards: int, packed: bool = False, most: int | None = None):
         super().__init__()
@@ -92,8 +99,8 @@ class _WriteRejected(beam.DoFn):
     def process(self, element, lines: list[tuple[int, int]]) -> Iterator[int]:
         (chunk, block), groups = element
         count = np.zeros(len(self._files), np.int64)
-        for number, found in lines:
-            count[number] = found
+        for number, size in lines:
+            count[number] = size
         file, path = self._files[chunk]
         before = sum(
             int(count[number])
@@ -126,8 +133,12 @@ def _by_block(rejected: RejectedRows):
 class WriteRejected(beam.PTransform):
     """RejectedRows -> ``<folder>/rejected/*.jsonl``, each row with its line in the file.
 
-    Read in the order of their names the files go through the log from its first line to its last.
-    ``lines`` are the lines of every chunk, from which a line in the file is reckoned.
+    In the order of their names the files go through the log from its first line to its last.
+
+    Args:
+        folder: str.
+        chunks: list of Chunk.
+        lines: PCollection of (chunk, its lines), which tell a chunk's first line in its file.
     """
 
     def __init__(self, folder: str, chunks: list[Chunk], lines):
@@ -135,7 +146,7 @@ class WriteRejected(beam.PTransform):
         self._write, self._lines = _WriteRejected(folder, chunks), lines
 
     def expand(self, rejected):
-        # one combined element: some runners show an uncombined side input before it is complete
+        # one combined element: some runners read an uncombined side input before it is complete
         lines = self._lines | "AllLines" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
         return (
             rejected
@@ -147,7 +158,7 @@ class WriteRejected(beam.PTransform):
 
 
 class WriteTally(beam.PTransform):
-    """Tallies -> their sum and what LearnVocabularies gave, for the manifest; also in a file."""
+    """Tallies -> a dict of their sum and of what LearnVocabularies gave, also written to a file."""
 
     def __init__(self, folder: str, learned):
         super().__init__()
@@ -157,9 +168,9 @@ class WriteTally(beam.PTransform):
         path = self._path
 
         def write(tally, learned):
-            found = {"tally": tally, "learned": learned}
-            write_file(path, json.dumps(found).encode())
-            return found
+            results = {"tally": tally, "learned": learned}
+            write_file(path, json.dumps(results).encode())
+            return results
 
         return (
             tallies

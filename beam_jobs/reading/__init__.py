@@ -1,1 +1,1 @@
-"""From the files or tables of a log to columns of events."""
+"""Reading: files or tables of a log become columns of events."""

@@ -1,7 +1,7 @@
 """ReadTable: rows of a BigQuery table or query -> events, as ReadEvents makes them of files.
 
-A table has no lines and no order: what tells rows of the same user and time apart is a hash of
-what they hold, so that reruns agree.
+A table has no lines and no order: rows of the same user and time are ordered by a hash of their
+content, so that reruns agree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROWS = 1 << 16
 
 
 def as_files(tables: tuple[str, ...]) -> tuple[list[InputFile], list[Chunk]]:
-    """What stands for the files of a log, and for its chunks.
+    """Returns the table as the only file and chunk of a log.
 
     Raises:
         InputError: more than one table, or Beam lacks what it needs to read it.
@@ -53,12 +53,13 @@ class _ReadRows(beam.DoFn):
     def process(self, records: list[Mapping[str, Any]]) -> Iterator[Any]:
         try:
             names = list(records[0])
-            places = self._form.find(names, self._table)
+            positions = self._form.find(names, self._table)
         except InputError as error:
             yield tagged({f"{DAMAGED}{error.message}": 1})
             return
-        columns = as_text(records, {name: names[at] for name, at in places.items()})
-        texts = [json.dumps(dict(one), default=str, ensure_ascii=False) for one in records]
+        fields = {name: names[position] for name, position in positions.items()}
+        columns = as_text(records, fields)
+        texts = [json.dumps(dict(record), default=str, ensure_ascii=False) for record in records]
         line = (hash_strings(pa.array(texts)) >> np.uint64(32)).astype(np.int64)
         events, odd, tally = to_events(columns, line, texts.__getitem__, self._form)
         for row in odd:
@@ -104,14 +105,12 @@ class ReadTable(beam.PTransform):
             read = ReadFromBigQuery(query=self._table, use_standard_sql=True)
         else:
             names = list(self._form.columns.values())
-            one_each = (
-                [accepted[0] for accepted in names]
-                if all(len(accepted) == 1 for accepted in names)
-                else None
-            )
+            fields = None
+            if all(len(accepted) == 1 for accepted in names):
+                fields = [accepted[0] for accepted in names]
             read = ReadFromBigQuery(
                 table=self._table,
                 method=ReadFromBigQuery.Method.DIRECT_READ,
-                selected_fields=one_each,
+                selected_fields=fields,
             )
         return pipeline | "Rows" >> read | self._rows

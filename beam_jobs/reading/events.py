@@ -1,4 +1,4 @@
-"""ReadEvents: files -> blocks of events by hash of user, with the bad rows set apart."""
+"""ReadEvents: chunks of files -> events by bucket of users, and the rejected rows."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ class RejectedRows:
 
 
 def pack_order(chunk: int, line: np.ndarray) -> np.ndarray:
-    """Place of a row in the log, as one int64 that sorts like (file, line)."""
+    """Returns the order of rows in the log, as one int64 that sorts like (chunk, line)."""
     return (np.int64(chunk) << np.int64(_LINE_BITS)) | line.astype(np.int64)
 
 
 def unpack_order(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Chunk and line within the chunk."""
+    """Returns chunk and line within the chunk, from :func:`pack_order`."""
     return order >> _LINE_BITS, order & ((1 << _LINE_BITS) - 1)
 
 
 class _ReadChunk(beam.DoFn):
-    def __init__(self, form: Format, buckets: int, chunk_bytes: int, before: int, counted_as: str):
-        self._form, self._counted_as = form, counted_as
+    def __init__(
+        self, form: Format, buckets: int, chunk_bytes: int, before: int, tally_prefix: str
+    ):
+        self._form, self._tally_prefix = form, tally_prefix
         self._buckets = buckets
         self._chunk_bytes = chunk_bytes
         self._before = before
@@ -70,12 +72,12 @@ class _ReadChunk(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(REJECTED, rows)
             order = pack_order(self._before + chunk.number, events.line)
             yield from by_bucket(events, order, self._buckets)
-            yield tagged({f"{self._counted_as}{name}": count for name, count in tally.items()})
+            yield tagged({f"{self._tally_prefix}{name}": count for name, count in tally.items()})
         yield beam.pvalue.TaggedOutput(LINES, (chunk.number, lines))
 
 
 def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple[int, Events]]:
-    """Events by the bucket of their user, with their places in the log as lines."""
+    """Groups events by the bucket of their user, with their order in the log as lines."""
     if not len(events.line):
         return
     user = events.user.dictionary_encode()
@@ -84,24 +86,24 @@ def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple
     rows = np.argsort(bucket, kind="stable")
     edges = np.searchsorted(bucket[rows], np.arange(buckets + 1))
     for number in range(buckets):
-        some = rows[edges[number] : edges[number + 1]]
-        if len(some):
-            columns = {name: column[some] for name, column in events.columns.items()}
-            yield number, Events(events.user.take(pa.array(some)), columns, order[some])
+        index = rows[edges[number] : edges[number + 1]]
+        if len(index):
+            columns = {name: column[index] for name, column in events.columns.items()}
+            yield number, Events(events.user.take(pa.array(index)), columns, order[index])
 
 
 class ReadEvents(beam.PTransform):
     """Chunks -> ``events`` by (bucket, Events), ``rejected``, ``lines`` of each chunk, ``tally``.
 
-    The line of an event is its place in the whole log (:func:`pack_order`), after the ``before``
-    chunks that earlier runs read. Names of the tally start with ``counted_as``.
+    The line of an event is its order in the whole log (:func:`pack_order`), after the ``before``
+    chunks that earlier runs read. Names of the tally start with ``tally_prefix``.
     """
 
     def __init__(
-        self, form: Format, buckets: int, chunk_bytes: int, before: int = 0, counted_as: str = ""
+        self, form: Format, buckets: int, chunk_bytes: int, before: int = 0, tally_prefix: str = ""
     ):
         super().__init__()
-        self._read = _ReadChunk(form, buckets, chunk_bytes, before, counted_as)
+        self._read = _ReadChunk(form, buckets, chunk_bytes, before, tally_prefix)
 
     def expand(self, chunks):
         return (

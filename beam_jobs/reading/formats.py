@@ -1,4 +1,4 @@
-"""Which column of a log means what: the published formats, and a mapping for any other table."""
+"""Formats of logs: the columns of the published ones, and a mapping for any other table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from beam_jobs.shared.errors import InputError
-from tfdare.schema import CategoricalContext, Feature, NumericContext, SchemaError
+from tfdare.schema import FIRST_ID, CategoricalContext, Feature, NumericContext, SchemaError
 
 FILES = ("csv", "parquet", "avro", "jsonl")
 OWN_NAMES = (*FILES, "bigquery")
@@ -80,21 +81,27 @@ class Format:
         """Whether rows of several behaviors are kept side by side."""
         return "behavior" in self.columns and (self.behaviors is None or len(self.behaviors) > 1)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Kind and columns, as the manifest records them."""
+        columns = {name: list(accepted) for name, accepted in self.columns.items()}
+        return {"format": self.kind, "columns": columns}
+
     def find(self, header: Sequence[str], path: str) -> dict[str, int]:
-        """Place of every column among the names ``header`` found in ``path``.
+        """Finds the position of every column in ``header``, the column names of ``path``.
 
         Raises:
             InputError: a column is missing, or there twice.
         """
-        places, missing = {}, []
+        positions, missing = {}, []
         for name, accepted in self.columns.items():
-            found = [column for column in accepted if column in header]
-            if not found:
+            present = [column for column in accepted if column in header]
+            if not present:
                 missing.append(" or ".join(accepted))
                 continue
-            if list(header).count(found[0]) > 1:
-                raise InputError(f"{path}: column {found[0]!r} is there twice: {list(header)}")
-            places[name] = list(header).index(found[0])
+            if list(header).count(present[0]) > 1:
+                raise InputError(f"{path}: column {present[0]!r} is there twice: {list(header)}")
+            positions[name] = list(header).index(present[0])
         if missing:
             hint = (
                 "Name yours with --columns, for example --columns user=uid,item=iid,time=ts."
@@ -104,17 +111,15 @@ class Format:
             raise InputError(
                 f"{path}: missing columns: {', '.join(missing)}. Found: {', '.join(header)}. {hint}"
             )
-        return places
+        return positions
 
 
 def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
-    """The format from its command-line options.
+    """Makes the format, one of ``FORMATS``, from its command-line options.
 
     Raises:
         InputError: an option does not fit the format.
     """
-    if kind not in FORMATS:
-        raise InputError(f"--format must be one of {', '.join(FORMATS)}. Received: {kind!r}")
     behaviors = tuple(part.strip() for part in behavior.split(",")) if behavior else None
     if behaviors and not all(behaviors):
         raise InputError(f"--behavior must be names with commas between. Received: {behavior!r}")
@@ -152,15 +157,11 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
 
 
 def make_impressions_format(kind: str, columns: str | None, log: Format) -> Format:
-    """The format of labelled impressions from its command-line options.
+    """Makes the format of labelled impressions, one of ``FILES``, from its command-line options.
 
     Raises:
         InputError: an option does not fit.
     """
-    if kind not in FILES:
-        raise InputError(
-            f"--impressions_format must be one of {', '.join(FILES)}. Received: {kind!r}"
-        )
     own = {"user": ("user",), "item": ("item",), "time": ("time", "timestamp"), "label": ("label",)}
     mapping = _mapping(columns, own)
     item = log.features[0]
@@ -170,9 +171,9 @@ def make_impressions_format(kind: str, columns: str | None, log: Format) -> Form
             f"--impressions_columns names user, {item}, time, label, request, and other features "
             f"of the log ({', '.join(log.features[1:])}). Received: {columns!r}"
         )
-    several = {name: size for name, size in log.multi_hot.items() if name in mapping}
+    multi_hot = {name: size for name, size in log.multi_hot.items() if name in mapping}
     others = frozenset(mapping) - {item, *_ROLES}
-    return Format(kind, mapping, header=kind == "csv", optional=others, multi_hot=several)
+    return Format(kind, mapping, header=kind == "csv", optional=others, multi_hot=multi_hot)
 
 
 def with_context(
@@ -181,12 +182,12 @@ def with_context(
     context: Sequence[str] = (),
     numeric: Sequence[str] = (),
 ) -> Format:
-    """The format with features of several values, and with context, from ``name=what`` options.
+    """Adds features of several values, and context, to a format, from ``name=value`` options.
 
     Raises:
         InputError: an option is malformed, repeats a name, or does not fit the format.
     """
-    several = {}
+    most_values = {}
     for name, size in pairs("multi_hot", multi_hot).items():
         if name not in form.features[1:]:
             raise InputError(
@@ -195,14 +196,14 @@ def with_context(
             )
         if not (size.isascii() and size.isdigit() and 2 <= int(size) < 2**15):
             raise InputError(f"--multi_hot must be name=values, 2 or more. Received: {name}={size}")
-        several[name] = int(size)
+        most_values[name] = int(size)
     sources, numbers = pairs("context", context), pairs("numeric", numeric)
     columns = dict(form.columns)
-    for option, given, kind in (
-        ("context", sources, lambda name: CategoricalContext(name, 2)),
+    for option, names, kind in (
+        ("context", sources, lambda name: CategoricalContext(name, FIRST_ID)),
         ("numeric", numbers, NumericContext),
     ):
-        for name, source in given.items():
+        for name, source in names.items():
             try:
                 kind(name)
             except SchemaError as error:
@@ -212,7 +213,7 @@ def with_context(
             if option == "numeric" or source not in (HOUR, DAY):
                 columns[name] = (source,)
     derived = sorted(name for name, source in sources.items() if source in (HOUR, DAY))
-    if form.kind not in OWN_NAMES and (several or len(columns) > len(form.columns)):
+    if form.kind not in OWN_NAMES and (most_values or len(columns) > len(form.columns)):
         raise InputError(
             f"--multi_hot, --numeric and columns of --context are for {', '.join(OWN_NAMES)}; "
             f"--format {form.kind} has fixed columns"
@@ -226,19 +227,19 @@ def with_context(
         form,
         columns=columns,
         optional=form.optional | (set(sources) & set(columns)),
-        multi_hot=several,
+        multi_hot=most_values,
         context=sources,
         numeric=numbers,
     )
 
 
-def taobao_places() -> dict[str, int]:
-    """Places of the columns in a Taobao log, which has no header."""
-    return {name: place for place, name in enumerate(_TAOBAO)}
+def taobao_positions() -> dict[str, int]:
+    """Returns the positions of the columns in a Taobao log, which has no header."""
+    return {name: position for position, name in enumerate(_TAOBAO)}
 
 
 def header_names(line: str) -> list[str]:
-    """Names in the first line of a csv file."""
+    """Reads the column names in the first line of a csv file."""
     return [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
 
 
@@ -259,25 +260,25 @@ def _mapping(
             continue
         if name not in _ROLES:
             try:
-                Feature(name, 2)
+                Feature(name, FIRST_ID)
             except SchemaError as error:
                 raise InputError(f"--columns: {error}") from error
         mapping[name] = (column,)
     return mapping
 
 
-def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
-    """``name=value`` parts of an option.
+def pairs(option: str, parts: Sequence[str]) -> dict[str, str]:
+    """Splits the ``name=value`` parts of an option.
 
     Raises:
-        InputError: one is malformed, or a name repeats.
+        InputError: a part is malformed, or a name repeats.
     """
-    found: dict[str, str] = {}
-    for part in given:
-        name, _, what = (piece.strip() for piece in part.partition("="))
-        if not name or not what:
+    values: dict[str, str] = {}
+    for part in parts:
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if not name or not value:
             raise InputError(f"--{option} must be name=value pairs. Received: {part!r}")
-        if name in found:
-            raise InputError(f"--{option}: {name!r} is there twice. Received: {' '.join(given)}")
-        found[name] = what
-    return found
+        if name in values:
+            raise InputError(f"--{option}: {name!r} is there twice. Received: {' '.join(parts)}")
+        values[name] = value
+    return values

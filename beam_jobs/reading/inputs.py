@@ -1,13 +1,14 @@
-"""From file names to chunks of work, and from a chunk to blocks of rows."""
+"""Files of a log: they are found, cut into chunks of work, and read in blocks of rows."""
 
 from __future__ import annotations
 
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs.reading.formats import Format, header_names, taobao_places
+from beam_jobs.reading.formats import Format, header_names, taobao_positions
 from beam_jobs.reading.records import avro_blocks, avro_names, field_names, split_json
 from beam_jobs.reading.text import Block, split_block
 from beam_jobs.shared.errors import InputError
@@ -24,7 +25,7 @@ CHUNK_BYTES = 64 << 20
 _GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
 _MAGIC = {b"PAR1": "parquet", b"Obj\x01": "avro"}
 _UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1, "bigquery": 1}
-"""Bytes of text for a byte of file, about."""
+"""How many bytes of text a byte of a file holds, about."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Chunk:
     """A part of a file that one worker reads at once.
 
     Attributes:
-        number: int. Place among all chunks; chunks in this order are the log in its order.
-        file: int. Place of the file in the sorted list of files.
+        number: int. Index among all chunks; chunks in this order are the log in its order.
+        file: int. Index of the file in the sorted list of files.
         path: str.
         kind: str. ``text``, ``gzip``, ``parquet`` or ``avro``.
         start, stop: int. Bytes of a text file, or row groups of a parquet file.
-        places: tuple of (column name, place in a row, or name in a record).
+        fields: tuple of (column name, its position in a row (int), or its name in a record (str)).
         width: int. Columns of a row of text.
     """
 
@@ -56,17 +57,17 @@ class Chunk:
     kind: str
     start: int
     stop: int
-    places: tuple[tuple[str, int | str], ...]
+    fields: tuple[tuple[str, Any], ...]
     width: int
 
 
 def find_files(patterns: Sequence[str], form: Format, option: str = "input") -> list[InputFile]:
-    """The files that match, sorted by path; `option` names them in messages.
+    """Finds the files that match, sorted by path; `option` names them in messages.
 
     Raises:
         InputError: a pattern matches nothing, a path is a folder, or a file is empty.
     """
-    sizes = _sizes(patterns, option)
+    sizes = _file_sizes(patterns, option)
     files = []
     for path in sorted(sizes):
         if sizes[path] == 0:
@@ -88,16 +89,16 @@ def find_files(patterns: Sequence[str], form: Format, option: str = "input") -> 
 
 
 def find_paths(patterns: Sequence[str], option: str) -> list[str]:
-    """The paths that match, sorted.
+    """Finds the paths that match, sorted.
 
     Raises:
         InputError: as :func:`find_files`, whatever the files hold.
     """
-    return sorted(_sizes(patterns, option))
+    return sorted(_file_sizes(patterns, option))
 
 
-def _sizes(patterns: Sequence[str], option: str) -> dict[str, int]:
-    """Bytes of the files that match."""
+def _file_sizes(patterns: Sequence[str], option: str) -> dict[str, int]:
+    """Returns the bytes of the files that match, by path."""
     sizes: dict[str, int] = {}
     for pattern in patterns:
         if os.path.isfile(pattern):  # as it stands, also with brackets in its name
@@ -107,17 +108,17 @@ def _sizes(patterns: Sequence[str], option: str) -> dict[str, int]:
             raise InputError(f"--{option} {pattern!r} is a folder. Name its files: {pattern}/*")
         try:
             (match,) = FileSystems.match([pattern])
-            found = {entry.path: entry.size_in_bytes for entry in match.metadata_list}
+            matches = {entry.path: entry.size_in_bytes for entry in match.metadata_list}
         except (BeamIOError, ValueError, OSError) as error:
             raise InputError(f"--{option} {pattern!r} cannot be read: {error}") from error
-        if not found:
+        if not matches:
             raise InputError(f"--{option} {pattern!r}: no such file")
-        sizes.update(found)
+        sizes.update(matches)
     return sizes
 
 
 def text_size(files: Sequence[InputFile]) -> int:
-    """Bytes of the log as plain text, about."""
+    """Estimates the bytes of the log as plain text."""
     return sum(file.size * _UNPACKED[file.kind] for file in files)
 
 
@@ -132,7 +133,7 @@ def plan(
     chunks: list[Chunk] = []
     files_before = max((chunk.file + 1 for chunk in after), default=0)
 
-    def add(index, file, start, stop, places, width):
+    def add(index, file, start, stop, fields, width):
         chunks.append(
             Chunk(
                 len(after) + len(chunks),
@@ -141,7 +142,7 @@ def plan(
                 file.kind,
                 start,
                 stop,
-                tuple(places.items()),
+                tuple(fields.items()),
                 width,
             )
         )
@@ -149,20 +150,20 @@ def plan(
     for index, file in enumerate(files):
         with reading(file.path):
             if file.kind == "parquet":
-                for start, stop, places in _row_groups(file, form, chunk_bytes):
-                    add(index, file, start, stop, places, 0)
+                for start, stop, positions in _row_groups(file, form, chunk_bytes):
+                    add(index, file, start, stop, positions, 0)
                 continue
-            places, width = _header(file, form)
+            fields, width = _find_fields(file, form)
         if file.kind in ("gzip", "avro"):
-            add(index, file, 0, 0, places, width)
+            add(index, file, 0, 0, fields, width)
             continue
         for start in range(0, file.size, chunk_bytes):
-            add(index, file, start, min(start + chunk_bytes, file.size), places, width)
+            add(index, file, start, min(start + chunk_bytes, file.size), fields, width)
     return chunks
 
 
 def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
-    """The rows of a chunk, a bounded block at a time; lines count from the chunk's first.
+    """Reads the rows of a chunk, a bounded block at a time; lines count from the chunk's first.
 
     Raises:
         InputError: the file is damaged.
@@ -173,7 +174,7 @@ def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
             return
         if chunk.kind == "avro":
             with _open(chunk.path) as raw:
-                yield from avro_blocks(raw, dict(chunk.places))
+                yield from avro_blocks(raw, dict(chunk.fields))
             return
         line, first = 1, chunk.start == 0
         for data in _text_blocks(chunk, chunk_bytes):
@@ -184,10 +185,10 @@ def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
                     data, skipped = data.partition(b"\n")[2], 1
                 first = False
             if form.kind == "jsonl":
-                block = split_json(data, dict(chunk.places), line, form)
+                block = split_json(data, dict(chunk.fields), line, form)
             else:
                 quoted = form.kind == "csv"
-                block = split_block(data, dict(chunk.places), chunk.width, line + skipped, quoted)
+                block = split_block(data, dict(chunk.fields), chunk.width, line + skipped, quoted)
             line += skipped + block.lines
             yield Block(
                 block.columns, block.line, block.rejected, skipped + block.lines, block.text_of
@@ -221,13 +222,15 @@ def _open_text(path: str, kind: str):
             yield raw
 
 
-def _header(file: InputFile, form: Format) -> tuple[dict[str, int | str], int]:
+def _find_fields(file: InputFile, form: Format) -> tuple[Mapping[str, int | str], int]:
+    """Returns the position of every column, or its name in a record, and the columns of a row."""
     if form.kind in ("jsonl", "avro"):
         names = _record_names(file)
-        return {name: names[at] for name, at in form.find(names, file.path).items()}, 0
+        positions = form.find(names, file.path)
+        return {name: names[position] for name, position in positions.items()}, 0
     if not form.header:
-        places = taobao_places()
-        return places, len(places)
+        positions = taobao_positions()
+        return positions, len(positions)
     with _open_text(file.path, file.kind) as text:
         line = text.read(1 << 20).removeprefix(_BOM).partition(b"\n")[0]
     names = header_names(line.decode("utf-8", "replace"))
@@ -235,7 +238,7 @@ def _header(file: InputFile, form: Format) -> tuple[dict[str, int | str], int]:
 
 
 def _record_names(file: InputFile) -> list[str]:
-    """Names in the records of a file, of JSON those in its first mebibyte."""
+    """Returns the names in the records of a file, of JSON those in its first mebibyte."""
     if file.kind == "avro":
         with _open(file.path) as raw:
             return avro_names(raw)
@@ -260,41 +263,40 @@ def _text_blocks(chunk: Chunk, chunk_bytes: int) -> Iterator[bytes]:
         skip = 0
         if chunk.start:
             file.seek(chunk.start - 1)
-            skip = _to_line_end(file)[1] - 1
+            skip = len(_read_to_line_end(file)) - 1
         size = chunk.stop - chunk.start - skip
         if size <= 0:
             return
         file.seek(chunk.start + skip)
         data = file.read(size)
         if not data.endswith(b"\n"):
-            data += _to_line_end(file)[0]
+            data += _read_to_line_end(file)
         yield data
 
 
-def _to_line_end(file) -> tuple[bytes, int]:
-    """Bytes up to and with the next line end, and how many."""
+def _read_to_line_end(file) -> bytes:
+    """Reads up to and with the next line end."""
     parts = []
     while piece := file.read(1 << 12):
         head, end, _ = piece.partition(b"\n")
         parts.append(head + end)
         if end:
             break
-    found = b"".join(parts)
-    return found, len(found)
+    return b"".join(parts)
 
 
 def _row_groups(file: InputFile, form: Format, chunk_bytes: int):
     with _open(file.path) as raw:
         table = pq.ParquetFile(raw)
-        places = form.find(table.schema_arrow.names, file.path)
-        for name, place in places.items():
-            _check_type(table.schema_arrow.field(place), name, file.path, form)
+        positions = form.find(table.schema_arrow.names, file.path)
+        for name, position in positions.items():
+            _check_type(table.schema_arrow.field(position), name, file.path, form)
         start, size = 0, 0
         groups = table.metadata.num_row_groups
         for group in range(groups):
             size += table.metadata.row_group(group).total_byte_size
             if size >= chunk_bytes or group == groups - 1:
-                yield start, group + 1, places
+                yield start, group + 1, positions
                 start, size = group + 1, 0
 
 
@@ -324,22 +326,22 @@ def _parquet_blocks(chunk: Chunk, form: Format) -> Iterator[Block]:
     with _open(chunk.path) as raw:
         table = pq.ParquetFile(raw)
         names = table.schema_arrow.names
-        wanted = {name: names[place] for name, place in chunk.places}
+        wanted = {name: names[position] for name, position in chunk.fields}
         line = 1
         groups = list(range(chunk.start, chunk.stop))
         columns = list(dict.fromkeys(wanted.values()))
         for batch in table.iter_batches(1 << 20, row_groups=groups, columns=columns):
-            found = {
+            values = {
                 name: _plain(batch.column(batch.schema.get_field_index(column)))
                 for name, column in wanted.items()
             }
             size = batch.num_rows
 
-            def text_of(row, found=found):
-                values = [column[row].as_py() for column in found.values()]
-                return ",".join("" if value is None else str(value) for value in values)
+            def text_of(row, values=values):
+                cells = [column[row].as_py() for column in values.values()]
+                return ",".join("" if cell is None else str(cell) for cell in cells)
 
-            yield Block(found, np.arange(line, line + size), [], size, text_of)
+            yield Block(values, np.arange(line, line + size), [], size, text_of)
             line += size
 
 

@@ -1,4 +1,4 @@
-"""JSON lines and Avro: records with names -> columns of raw values, each row with its number.
+"""JSON lines and Avro: records split into columns of raw values, each row with its number.
 
 JSON lines whose values have the types that a log should have are split by the columnar parser;
 where one line of a block does not, all its lines are split one by one and judged as text.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,10 +24,10 @@ AVRO_ROWS = 1 << 16
 
 
 def field_names(head: bytes) -> list[str]:
-    """Names in the first lines of JSON, in the order in which they come."""
+    """Returns the names in lines of JSON, in the order in which they come."""
     names: dict[str, None] = {}
     for line in head.splitlines():
-        record, _ = _parsed(line)
+        record, _ = _parse_line(line)
         names.update(dict.fromkeys(record or ()))
     return list(names)
 
@@ -50,45 +50,47 @@ def split_json(data: bytes, fields: Mapping[str, str], first_line: int, form: Fo
         return data[starts[row] : stops[row]].decode("utf-8", "replace")
 
     every = np.arange(first_line, first_line + lines)
-    if columns := _typed(data, fields, form, lines):
+    if columns := _parse_typed(data, fields, form, lines):
         return Block(columns, every, [], lines, text_of)
-    records, places, rejected = [], [], []
+    records, rows, rejected = [], [], []
     for row in range(lines):
-        record, reason = _parsed(data[starts[row] : stops[row]])
+        record, reason = _parse_line(data[starts[row] : stops[row]])
         if reason:
             rejected.append(Rejected(row + first_line, reason, text_of(row)))
         elif record is not None:
             records.append(record)
-            places.append(row)
+            rows.append(row)
     return Block(
         as_text(records, fields),
-        every[places],
+        every[rows],
         rejected,
         lines,
-        lambda row: text_of(places[row]),
+        lambda row: text_of(rows[row]),
     )
 
 
 def avro_names(file: BinaryIO) -> list[str]:
-    """Names of the fields of an Avro file.
+    """Returns the names of the fields of an Avro file.
 
     Raises:
         ValueError: it is none.
     """
     import fastavro
 
-    return [field["name"] for field in fastavro.reader(file).writer_schema.get("fields", ())]
+    schema = fastavro.reader(file).writer_schema
+    return [field["name"] for field in schema.get("fields", ())] if isinstance(schema, dict) else []
 
 
 def avro_blocks(file: BinaryIO, fields: Mapping[str, str]) -> Iterator[Block]:
-    """Records of an Avro file, a bounded block at a time; a line is a record's number, from 1.
+    """Reads an Avro file, a bounded block at a time; a line is a record's number, from 1.
 
     Raises:
         ValueError: the file is damaged.
     """
     import fastavro
 
-    line, records = 1, []
+    line = 1
+    records: list[Any] = []
 
     def block() -> Block:
         held = list(records)
@@ -113,8 +115,8 @@ def avro_blocks(file: BinaryIO, fields: Mapping[str, str]) -> Iterator[Block]:
         raise ValueError("its data end too early") from error
 
 
-def _parsed(line: bytes) -> tuple[dict | None, str | None]:
-    """The record of a line, and why it is none; neither for a blank line."""
+def _parse_line(line: bytes) -> tuple[dict | None, str | None]:
+    """Returns the record of a line, and why it is none; neither for a blank line."""
     try:
         text = line.decode()
         if not text.strip():
@@ -131,9 +133,9 @@ def _parsed(line: bytes) -> tuple[dict | None, str | None]:
     return record, None
 
 
-def _typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.Array] | None:
-    """Columns by the columnar parser, None where any line needs a closer look."""
-    first, _ = _parsed(data[: data.find(b"\n") + 1 or len(data)])
+def _parse_typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.Array] | None:
+    """Splits with the columnar parser; None where any line must be judged on its own."""
+    first, _ = _parse_line(data[: data.find(b"\n") + 1 or len(data)])
     if first is None or not is_utf8(data):
         return None
     kinds = {}
@@ -159,8 +161,8 @@ def _typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.Array]
     return {name: table[field].combine_chunks() for name, field in fields.items()}
 
 
-def as_text(records: list[dict], fields: Mapping[str, str]) -> dict[str, pa.Array]:
-    """Columns of records, each value as a csv file would have it."""
+def as_text(records: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> dict[str, pa.Array]:
+    """Splits records into columns, each value as a csv file would have it."""
     return {
         name: pa.array([_text(record.get(field)) for record in records], pa.binary())
         for name, field in fields.items()
@@ -168,11 +170,11 @@ def as_text(records: list[dict], fields: Mapping[str, str]) -> dict[str, pa.Arra
 
 
 def _text(value: Any) -> bytes:
-    """A value as a csv file would have it."""
+    """Returns a value as a csv file would have it."""
     if value is None:
         return b""
     if isinstance(value, (list, tuple)):
-        return b"|".join(_text(one) for one in value)
+        return b"|".join(_text(part) for part in value)
     if isinstance(value, datetime.datetime):
         return str(int(value.timestamp())).encode()
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

@@ -1,4 +1,4 @@
-"""Columns of raw values -> numpy columns of events, and the rows that are none, with the reason.
+"""Rows, checked: columns of raw values become columns of events, bad rows get a reason.
 
 Whole columns are checked and cast at once. Only rows that look odd are judged one by one, and by
 the same rule, so that what a row is does not depend on its neighbors.
@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.reading.formats import Format
-from beam_jobs.reading.values import as_bytes, floats, integers, lengths_of, several
+from beam_jobs.reading.values import as_bytes, floats, integer_lists, integers, lengths_of
 from beam_jobs.shared.hashing import hash_strings
 
 VALUES_CUT = "values_cut/"
-"""Tallies of values of a multi-hot feature that a row had beyond those kept start so."""
+"""Prefix of the tallies of values that rows had beyond those kept of a multi-hot feature."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that was left out: where it is (line within its chunk, from 1), why, and its text."""
+    """A row that was left out: its line within its chunk (from 1), the reason, and its text."""
 
     line: int
     reason: str
@@ -32,8 +32,13 @@ class Rejected:
 
 @dataclass
 class Events:
-    """Events of a chunk in its order: users as strings, lines as int64, columns as int64 (``[E]``
-    or, with several values, ``[E, V]``) or float64."""
+    """Events of a chunk, in its order.
+
+    Attributes:
+        user: pyarrow Array of strings ``[E]``.
+        columns: mapping of name to int64 (``[E]`` or, with several values, ``[E, V]``) or float64.
+        line: int64 ``[E]``.
+    """
 
     user: pa.Array
     columns: dict[str, np.ndarray]
@@ -50,8 +55,10 @@ class Events:
 
 
 def pack(column: np.ndarray) -> tuple[int, np.ndarray]:
-    """An int64 column as its least value and what comes on top, in 32 bits where that does; other
-    columns as they are."""
+    """Packs an int64 column into its least value and 32-bit differences, where these suffice.
+
+    Other columns stay as they are.
+    """
     if column.dtype != np.int64:
         return 0, column
     least = int(column.min(initial=np.iinfo(np.int64).max))
@@ -61,7 +68,7 @@ def pack(column: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def unpack(packed: tuple[int, np.ndarray]) -> np.ndarray:
-    """Inverse of :func:`pack`."""
+    """Restores a column that :func:`pack` packed."""
     least, column = packed
     return column if column.dtype.kind == "f" else column.astype(np.int64) + least
 
@@ -81,19 +88,19 @@ def to_events(
         form: Format. What the columns mean.
 
     Returns:
-        The events, the rejected rows, and the tally of rows read and filtered, and of values that
-        a row had too many of.
+        The events, the rejected rows, and the tally of rows read and filtered, and of values
+        beyond those kept.
     """
     size = len(line)
     good, other = np.ones(size, bool), np.zeros(size, bool)
-    odd: dict[int, str | None] = {}
+    odd: dict[int, str] = {}
     if "behavior" in form.columns:
-        other, odd = _by_behavior(columns["behavior"], form)
+        other, odd = _filter_behaviors(columns["behavior"], form)
     values: dict[str, np.ndarray] = {}
     too_many: dict[str, np.ndarray] = {}
     for name in (*form.features, "time", *form.values[len(form.features) :]):
         if name in form.multi_hot:
-            values[name], reasons, too_many[name] = several(
+            values[name], reasons, too_many[name] = integer_lists(
                 columns[name], name, form.multi_hot[name]
             )
         elif name in form.numeric:
@@ -111,10 +118,10 @@ def to_events(
             odd.setdefault(row, reason)
     if "request" in form.columns:
         values["request"] = hash_strings(as_bytes(columns["request"])).view(np.int64)
-    user, bad_users = _users(columns["user"])
+    user, bad_users = _decode_users(columns["user"])
     for row, reason in bad_users.items():
         if not other[row]:
-            odd[row] = reason  # the first column speaks first
+            odd[row] = reason  # the user is the first column: its reason goes first
     rejected, blank = [], 0
     for row in sorted(odd):
         good[row] = False
@@ -136,7 +143,8 @@ def to_events(
     return Events(user, values, line), rejected, tally
 
 
-def _by_behavior(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, str]]:
+def _filter_behaviors(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, str]]:
+    """Returns the mask of rows of other behaviors, and why rows have none."""
     text = as_bytes(column)
     kept = np.ones(len(text), bool)
     if form.behaviors is not None:
@@ -153,7 +161,8 @@ def _by_behavior(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, 
     return other, odd
 
 
-def _users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+def _decode_users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """Returns users as strings, and why rows have none."""
     text = as_bytes(column)
     odd = dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "user is empty")
     try:

@@ -1,4 +1,4 @@
-"""Bytes of a text log -> columns of raw values, each row with its exact line.
+"""Text logs: bytes split into columns of raw values, each row with its exact line.
 
 A line is a row: values in quotes may hold commas, but not line ends. Lines with quotes or stray
 carriage returns are split one by one, all others by the columnar parser.
@@ -21,7 +21,15 @@ NEWLINE = 10
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a block of text: raw columns, line of every row, the rows that did not split."""
+    """Rows of a block of a file.
+
+    Attributes:
+        columns: mapping of column name to raw values.
+        line: int64. Line of every row.
+        rejected: list of Rejected. Rows that could not be split.
+        lines: int. Lines of the block.
+        text_of: callable. The text of row ``i`` of the columns.
+    """
 
     columns: dict[str, pa.Array]
     line: np.ndarray
@@ -31,13 +39,13 @@ class Block:
 
 
 def split_block(
-    data: bytes, places: Mapping[str, int], width: int, first_line: int, quoted: bool
+    data: bytes, positions: Mapping[str, int], width: int, first_line: int, quoted: bool
 ) -> Block:
     """Splits whole lines into columns.
 
     Args:
         data: bytes. Whole lines; the last one may lack its line end.
-        places: mapping of column name to its place in a row.
+        positions: mapping of column name to its position in a row.
         width: int. Columns that a row must have.
         first_line: int. Line of the first row, from 1.
         quoted: bool. Whether quotes mean anything (csv) or are bytes like any other.
@@ -64,10 +72,10 @@ def split_block(
         plain[special] = False
         rest = b"".join(data[a:b] for a, b in _runs(plain, starts, stops, len(data)))
         index = index[plain]
-    columns, bad = _parse(rest, places, width)
+    columns, bad = _parse(rest, positions, width)
     rejected = [
-        Rejected(int(index[row]) + first_line, f"{found} columns instead of {width}", text)
-        for row, found, text in bad
+        Rejected(int(index[row]) + first_line, f"{count} columns instead of {width}", text)
+        for row, count, text in bad
     ]
     if bad:
         index = np.delete(index, [row for row, _, _ in bad])
@@ -84,8 +92,8 @@ def split_block(
         index = np.concatenate([index, np.array(kept, index.dtype)])
         order = np.argsort(index, kind="stable")
         index = index[order]
-        for name, place in places.items():
-            extra = pa.array([fields[place] for fields in more], pa.binary())
+        for name, position in positions.items():
+            extra = pa.array([fields[position] for fields in more], pa.binary())
             columns[name] = pa.concat_arrays([columns[name], extra]).take(pa.array(order))
     return Block(
         columns,
@@ -96,17 +104,18 @@ def split_block(
     )
 
 
-def _parse(data: bytes, places: Mapping[str, int], width: int):
+def _parse(data: bytes, positions: Mapping[str, int], width: int):
+    """Returns the columns, and (row, number of columns, text) of every row of another width."""
     bad: list[tuple[int, int, str]] = []
 
     def skip(row):
         bad.append((row.number - 1, row.actual_columns, row.text))
         return "skip"
 
-    names = [str(place) for place in range(width)]
-    wanted = {name: str(place) for name, place in places.items()}
+    names = [str(position) for position in range(width)]
+    wanted = {name: str(position) for name, position in positions.items()}
     if not data:
-        return {name: pa.array([], pa.binary()) for name in places}, bad
+        return {name: pa.array([], pa.binary()) for name in positions}, bad
     table = pa_csv.read_csv(
         pa.BufferReader(data),
         read_options=pa_csv.ReadOptions(
@@ -121,10 +130,10 @@ def _parse(data: bytes, places: Mapping[str, int], width: int):
             strings_can_be_null=False,
         ),
     )
-    return {name: _one(table.column(place)) for name, place in wanted.items()}, bad
+    return {name: _as_array(table.column(column)) for name, column in wanted.items()}, bad
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _as_array(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
@@ -144,7 +153,7 @@ def _split_line(line: bytes, width: int, quoted: bool) -> tuple[list[bytes], str
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether the bytes are text."""
+    """Tells whether the bytes are UTF-8."""
     if data.isascii():
         return True
     try:
@@ -157,12 +166,12 @@ def is_utf8(data: bytes) -> bool:
 def _lines_with(data: bytes, mark: bytes, ends: np.ndarray) -> np.ndarray:
     if mark not in data:
         return np.zeros(0, np.int64)
-    places = np.flatnonzero(np.frombuffer(data, np.uint8) == mark[0])
-    return np.unique(np.searchsorted(ends, places))
+    offsets = np.flatnonzero(np.frombuffer(data, np.uint8) == mark[0])
+    return np.unique(np.searchsorted(ends, offsets))
 
 
 def _runs(plain, starts, stops, size):
-    """Byte ranges of the runs of plain lines, line ends included."""
+    """Yields the byte range of every run of plain lines, line ends included."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], plain.astype(np.int8), [0]])))
     for first, after in edges.reshape(-1, 2).tolist():
         yield int(starts[first]), min(int(stops[after - 1]) + 1, size)

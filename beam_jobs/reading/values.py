@@ -1,4 +1,4 @@
-"""Columns of raw values, text or typed, cast to numbers; the reason where a value is none.
+"""Raw values, text or typed, cast to numbers; a value that is no number gets a reason.
 
 Whole columns are checked and cast at once. Only values that look odd are judged one by one, and by
 the same rule, so that what a value is does not depend on its neighbors.
@@ -23,7 +23,7 @@ _NUMBER = r"^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 def integers(
     column: pa.Array, name: str, optional: bool, wanted: np.ndarray
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Non-negative int64 values, and why rows have none.
+    """Casts a column to non-negative int64 values, and says why rows have none.
 
     Args:
         column: pyarrow Array. Text or typed.
@@ -31,11 +31,11 @@ def integers(
         optional: bool. Whether a row may be empty; its value is then ``MISSING``.
         wanted: bool ``[E]``. Rows that matter; the others may have any value, and no reason.
     """
-    numbers, doubtful = _integers(column)
+    numbers, doubtful = _cast_integers(column)
     reasons = {}
     for row in doubtful[wanted[doubtful]].tolist():
         number, reason = _judge(_scalar(column, row), name)
-        if optional and reason == _empty(name):
+        if optional and reason == _empty_reason(name):
             number, reason = MISSING, None
         numbers[row] = number
         if reason:
@@ -43,10 +43,10 @@ def integers(
     return numbers, reasons
 
 
-def several(
+def integer_lists(
     column: pa.Array, name: str, most: int
 ) -> tuple[np.ndarray, dict[int, str], np.ndarray]:
-    """Values with ``|`` between, or lists of values: the first ``most`` of every row.
+    """Casts values with ``|`` between, or lists of values; keeps the first ``most`` of every row.
 
     Returns:
         int64 ``[E, most]``, ``MISSING`` after the last value; why rows cannot be read; and int64
@@ -58,25 +58,29 @@ def several(
     count = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
     flat = column.flatten()
     row = np.repeat(np.arange(len(column)), count)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    position = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
     numbers, odd = integers(flat, name, False, np.ones(len(flat), bool))
     reasons: dict[int, str] = {}
     for index, reason in odd.items():
-        if reason != _empty(name):
+        if reason != _empty_reason(name):
             reasons.setdefault(int(row[index]), reason)
         elif count[row[index]] > 1:
             reasons.setdefault(int(row[index]), f"{name} has an empty value among others")
         else:
-            count[row[index]] = 0  # nothing between no marks: a row without values
+            count[row[index]] = 0  # an empty text: a row without values
             numbers[index] = MISSING
-    found = np.full((len(column), most), MISSING)
-    kept = place < most
-    found[row[kept], place[kept]] = numbers[kept]
-    return found, reasons, np.maximum(count - most, 0)
+    values = np.full((len(column), most), MISSING)
+    kept = position < most
+    values[row[kept], position[kept]] = numbers[kept]
+    return values, reasons, np.maximum(count - most, 0)
 
 
 def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
-    """Numbers that fit a float32, as float64, NaN where a row is empty; and why rows have none."""
+    """Casts a column to numbers within float32, and says why rows have none.
+
+    Returns:
+        float64 ``[E]``, NaN where a row is empty; the reasons by row.
+    """
     kind, reasons = column.type, {}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         column = column.cast(pa.float64(), safe=False)
@@ -96,8 +100,8 @@ def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
     return numbers, reasons
 
 
-def _integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative int64 values, and the rows whose value is still to be judged."""
+def _cast_integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Returns non-negative int64 values, and the rows whose value is still to be judged."""
     kind, size = column.type, len(column)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
@@ -121,8 +125,8 @@ def _integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     doubtful = (lengths == 0) | (lengths > 18)
     strange = (data < 48) | (data > 57)
     if strange.any():
-        places = np.flatnonzero(strange) + offsets[0]
-        doubtful[np.searchsorted(offsets, places, side="right") - 1] = True
+        positions = np.flatnonzero(strange) + offsets[0]
+        doubtful[np.searchsorted(offsets, positions, side="right") - 1] = True
     if doubtful.any():
         text = pc.if_else(pa.array(doubtful), pa.scalar(b"0", pa.binary()), text)
     numbers = text.cast(pa.string(), safe=False).cast(pa.int64()).to_numpy()
@@ -130,11 +134,11 @@ def _integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _judge(value: Any, name: str) -> tuple[int, str | None]:
-    """The number, or why the value is none. One rule for every format."""
+    """Returns the number, or why the value is none, by one rule for every format."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if value is None or value == "" or value != value:
-        return 0, _empty(name)
+        return 0, _empty_reason(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value)
@@ -148,12 +152,12 @@ def _judge(value: Any, name: str) -> tuple[int, str | None]:
     return int(text), None
 
 
-def _empty(name: str) -> str:
+def _empty_reason(name: str) -> str:
     return f"{name} is empty"
 
 
 def as_bytes(column: pa.Array) -> pa.Array:
-    """The column as bytes, nulls as nothing."""
+    """Casts a column to bytes, nulls to empty ones."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not (pa.types.is_binary(column.type) or pa.types.is_string(column.type)):
@@ -164,7 +168,7 @@ def as_bytes(column: pa.Array) -> pa.Array:
 
 
 def lengths_of(text: pa.Array) -> np.ndarray:
-    """Bytes of every value."""
+    """Counts the bytes of every value."""
     return np.diff(string_buffers(text)[0])
 
 

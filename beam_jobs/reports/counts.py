@@ -1,4 +1,4 @@
-"""What a folder of sequences holds, counted record by record; counts of parts add up."""
+"""Counts of the records of a folder of sequences; counts of its parts add up."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Measures:
         history_length: int64. How many requests see a history of so many behaviors.
         user_requests: int64. How many users have so many requests.
         gap: int64 ``[64]``. Time from behavior to behavior: how many are 0, 1, 2 to 3, 4 to 7, ...
-        behaviors: mapping of feature to int64 ``[rows]``: how often each row comes in histories.
-        positives: the same of clicked candidates.
+        behaviors: mapping of feature to int64 ``[rows]``: how often each row occurs in histories.
+        positives: the same for clicked candidates.
         repeats: mapping of feature of one value to int: clicked candidates whose value the
             history before them holds.
     """
@@ -39,31 +39,31 @@ class Measures:
 
     def __add__(self, other: Measures) -> Measures:
         return Measures(
-            _added(self.totals, other.totals),
-            _longer(self.history_length, other.history_length),
-            _longer(self.user_requests, other.user_requests),
+            _add_by_name(self.totals, other.totals),
+            _add_padded(self.history_length, other.history_length),
+            _add_padded(self.user_requests, other.user_requests),
             self.gap + other.gap,
-            _added(self.behaviors, other.behaviors),
-            _added(self.positives, other.positives),
-            _added(self.repeats, other.repeats),
+            _add_by_name(self.behaviors, other.behaviors),
+            _add_by_name(self.positives, other.positives),
+            _add_by_name(self.repeats, other.repeats),
         )
 
 
 def measure(records: Iterable[UserRecord], schema: Schema, batch: int = 512) -> Measures:
-    """Counts of records.
+    """Counts records.
 
     Args:
         records: iterable of UserRecord.
         schema: Schema.
         batch: int. Records that are counted at once.
     """
-    total, some = Measures(), []
+    total, gathered = Measures(), []
     for record in records:
-        some.append(record)
-        if len(some) == batch:
-            total += _measure(some, schema)
-            some = []
-    return total + _measure(some, schema) if some else total
+        gathered.append(record)
+        if len(gathered) == batch:
+            total += _measure(gathered, schema)
+            gathered = []
+    return total + _measure(gathered, schema) if gathered else total
 
 
 def _measure(records: list[UserRecord], schema: Schema) -> Measures:
@@ -81,7 +81,7 @@ def _measure(records: list[UserRecord], schema: Schema) -> Measures:
         for counts in (behaviors[feature.name], positives[feature.name]):
             counts[PADDING_ID] = 0
         if feature.max_values == 1:
-            repeats[feature.name] = sum(_repeats(one, feature.name) for one in records)
+            repeats[feature.name] = sum(_repeats(record, feature.name) for record in records)
     gap = np.zeros(_GAP_BINS, np.int64)
     for record in records:
         between = np.maximum(np.diff(record.history_time), 0)
@@ -105,25 +105,25 @@ def _measure(records: list[UserRecord], schema: Schema) -> Measures:
 
 
 def _repeats(record: UserRecord, name: str) -> int:
-    """Clicked candidates of a record whose value an earlier behavior of the user has."""
+    """Counts the clicked candidates whose value an earlier behavior of the user has."""
     request = np.repeat(np.arange(record.position.size), record.target_length)
     clicked = record.label > 0
     values, before = record.target[name][clicked], record.position[request[clicked]]
     seen, first = np.unique(record.history[name], return_index=True)
     if not seen.size:
         return 0
-    place = np.minimum(np.searchsorted(seen, values), seen.size - 1)
-    known = (seen[place] == values) & (values > OOV_ID)
-    return int((known & (first[place] < before)).sum())
+    index = np.minimum(np.searchsorted(seen, values), seen.size - 1)
+    known = (seen[index] == values) & (values > OOV_ID)
+    return int((known & (first[index] < before)).sum())
 
 
-def _added(one: dict, other: dict) -> dict:
-    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+def _add_by_name(first: dict, second: dict) -> dict:
+    return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}
 
 
-def _longer(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    if len(one) < len(other):
-        one, other = other, one
-    total = one.astype(np.int64)
-    total[: len(other)] += other
+def _add_padded(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Adds counts of different lengths."""
+    total = np.zeros(max(len(first), len(second)), np.int64)
+    for counts in (first, second):
+        total[: len(counts)] += counts
     return total

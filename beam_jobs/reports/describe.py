@@ -1,4 +1,4 @@
-"""From counts to what a person wants to know of a log, as numbers ready for JSON."""
+"""Descriptions of counts as numbers ready for JSON: means, quantiles, histograms, drift."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.reports.counts import Measures
+from beam_jobs.shared.progress import labeled
 from tfdare.schema import FIRST_ID, OOV_ID
 from tfdare.sequences import Sequences
 
@@ -16,7 +17,7 @@ _TOP, _CURVE = 20, 60
 
 
 def describe(measures: Measures, sequences: Sequences) -> dict[str, Any]:
-    """Facts of one split.
+    """Describes one split.
 
     Returns:
         ``totals``; ``history_length`` and ``user_requests`` as mean, quantiles and histogram;
@@ -41,18 +42,18 @@ def describe(measures: Measures, sequences: Sequences) -> dict[str, Any]:
         "history_length": _distribution(measures.history_length),
         "user_requests": _distribution(measures.user_requests),
         "time_between_behaviors": [
-            [0 if place == 0 else 2 ** (place - 1), int(measures.gap[place])]
-            for place in range(used[-1] + 1 if used.size else 0)
+            [0 if power == 0 else 2 ** (power - 1), int(measures.gap[power])]
+            for power in range(used[-1] + 1 if used.size else 0)
         ],
         "features": features,
     }
 
 
 def drift(before: Measures, old: Sequences, after: Measures, new: Sequences) -> dict[str, Any]:
-    """How far two runs lie apart.
+    """Computes how far two runs lie apart.
 
     Jensen-Shannon divergence in bits: 0 is the same distribution, 1 has nothing in common. Ids are
-    matched by what they are in the log, not by their rows.
+    matched by their raw values in the log, not by their rows.
 
     Returns:
         ``history_length`` and ``user_requests``: the divergence; by feature that both have: the
@@ -67,9 +68,9 @@ def drift(before: Measures, old: Sequences, after: Measures, new: Sequences) -> 
         counts = before.behaviors[name][FIRST_ID:], after.behaviors[name][FIRST_ID:]
         every = np.union1d(*ids)
         spread = [np.zeros(len(every) + 1) for _ in ids]
-        for place, measures in enumerate((before, after)):
-            spread[place][np.searchsorted(every, ids[place])] = counts[place][: len(ids[place])]
-            spread[place][-1] = measures.behaviors[name][OOV_ID]
+        for run, measures in enumerate((before, after)):
+            spread[run][np.searchsorted(every, ids[run])] = counts[run][: len(ids[run])]
+            spread[run][-1] = measures.behaviors[name][OOV_ID]
         fresh = ~np.isin(ids[1], ids[0])
         total = counts[1].sum()
         features[name] = {
@@ -87,15 +88,15 @@ def drift(before: Measures, old: Sequences, after: Measures, new: Sequences) -> 
     }
 
 
-def divergence(one, other) -> float | None:
-    """Jensen-Shannon divergence of two sets of counts, in bits; None if one is empty.
+def divergence(first, second) -> float | None:
+    """Computes the Jensen-Shannon divergence of two sets of counts, in bits; None if one is empty.
 
     Example:
         >>> divergence([1, 1], [10, 10]), divergence([3, 0], [0, 5])
         (0.0, 1.0)
     """
-    size = max(len(one), len(other))
-    shares = [np.pad(np.asarray(c, np.float64), (0, size - len(c))) for c in (one, other)]
+    size = max(len(first), len(second))
+    shares = [np.pad(np.asarray(c, np.float64), (0, size - len(c))) for c in (first, second)]
     if not all(share.sum() > 0 for share in shares):
         return None
     shares = [share / share.sum() for share in shares]
@@ -108,7 +109,7 @@ def divergence(one, other) -> float | None:
 
 
 def _distribution(counts: np.ndarray) -> dict[str, Any]:
-    """Mean, quantiles and histogram of values 0, 1, 2, ... that come so often."""
+    """Describes values 0, 1, 2, ... by their counts: mean, quantiles and histogram."""
     total = int(counts.sum())
     if not total:
         return {"mean": None, "quantiles": {}, "histogram": []}
@@ -144,8 +145,8 @@ def _frequencies(counts: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
 
 
 def _ids(sequences: Sequences, name: str) -> np.ndarray:
-    """Raw ids of rows 2, 3, ...; of a hashed feature the numbers of its buckets."""
-    (feature,) = (one for one in sequences.schema.features if one.name == name)
+    """Returns raw ids from row ``FIRST_ID`` on; of a hashed feature the numbers of its buckets."""
+    (feature,) = (part for part in sequences.schema.features if part.name == name)
     if feature.hash_buckets:
         return np.arange(feature.hash_buckets)
     return sequences.vocabulary(name)
@@ -157,17 +158,20 @@ def _share(counts: np.ndarray) -> float | None:
 
 
 def plain(facts: Mapping[str, Any], split: str) -> list[str]:
-    """A few lines for a person."""
+    """Describes a split in a few lines of text."""
     totals, length = facts["totals"], facts["history_length"]
     lines = [
-        f"{split:<11} {totals['users']:,} users, {totals['requests']:,} requests, "
-        f"{totals['behaviors']:,} behaviors; histories of {length['quantiles'].get('0.5', 0):,} "
-        f"in the middle, {length['quantiles'].get('1', 0):,} at most"
-    ]
-    for name, one in facts["features"].items():
-        rate = one.get("repeat_rate")
-        lines.append(
-            f"  {name:<9} {one['ids_seen']:,} ids, {one['out_of_vocabulary'] or 0:.2%} out of "
-            f"vocabulary" + ("" if rate is None else f"; {rate:.1%} of clicks repeat one")
+        labeled(
+            split,
+            f"{totals['users']:,} users, {totals['requests']:,} requests, "
+            f"{totals['behaviors']:,} behaviors; histories of "
+            f"{length['quantiles'].get('0.5', 0):,} in the middle, "
+            f"{length['quantiles'].get('1', 0):,} at most",
         )
+    ]
+    for name, feature in facts["features"].items():
+        unknown, rate = feature["out_of_vocabulary"] or 0, feature.get("repeat_rate")
+        text = f"{feature['ids_seen']:,} ids, {unknown:.2%} out of vocabulary"
+        text += "" if rate is None else f"; {rate:.1%} of clicks repeat one"
+        lines.append(labeled(f"  {name}", text))
     return lines

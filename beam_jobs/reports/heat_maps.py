@@ -1,4 +1,4 @@
-"""Heat maps of what behaviors tell about clicks."""
+"""Heat maps of the mutual information of behaviors and clicks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PANELS = 4
 
 
 def heat_maps(table: InterestTable, ids: np.ndarray, name: str) -> bytes:
-    """A PNG: for each of the first target categories, behavior category by position.
+    """Draws a PNG: for each of the first target categories, behavior category by position.
 
     Args:
         table: InterestTable.
@@ -31,35 +31,35 @@ def heat_maps(table: InterestTable, ids: np.ndarray, name: str) -> bytes:
         for first, after in zip(table.edges[:-1].tolist(), table.edges[1:].tolist())
     ]
     step = max(1, -(-buckets // 12))
-    shown = min(size, 40)  # rows of a panel that can still be read
+    visible = min(size, 40)  # rows of a panel that can still be read
     figure, axes = pyplot.subplots(
         1,
         panels,
-        figsize=(1.2 + 3.4 * panels, 1.4 + 0.26 * shown),
+        figsize=(1.2 + 3.4 * panels, 1.4 + 0.26 * visible),
         layout="constrained",
         squeeze=False,
         sharey=True,
     )
     top = float(information.max()) or 1.0
-    for place, one in enumerate(axes[0]):
-        image = one.imshow(
-            information[place, :shown],
+    for index, axis in enumerate(axes[0]):
+        image = axis.imshow(
+            information[index, :visible],
             aspect="auto",
             cmap="magma_r",
             vmin=0,
             vmax=top,
             interpolation="nearest",
         )
-        one.set_title(f"target {name} {ids[place]}", fontsize=10)
-        one.set_xticks(range(0, buckets, step), labels[::step], fontsize=8)
-        one.set_yticks(range(shown), [str(raw) for raw in ids[:shown].tolist()], fontsize=8)
-        one.set_xlabel("position of the behavior (1: newest)", fontsize=9)
-        for side in one.spines.values():
+        axis.set_title(f"target {name} {ids[index]}", fontsize=10)
+        axis.set_xticks(range(0, buckets, step), labels[::step], fontsize=8)
+        axis.set_yticks(range(visible), [str(raw) for raw in ids[:visible].tolist()], fontsize=8)
+        axis.set_xlabel("position of the behavior (1: newest)", fontsize=9)
+        for side in axis.spines.values():
             side.set_visible(False)
-        if place < shown:  # the target's own category
-            one.add_patch(
+        if index < visible:  # the target's own category
+            axis.add_patch(
                 pyplot.Rectangle(
-                    (-0.5, place - 0.5),
+                    (-0.5, index - 0.5),
                     buckets,
                     1,
                     fill=False,

@@ -1,4 +1,4 @@
-"""One HTML page without anything outside it: a title, tables, and plots drawn into it."""
+"""HTML pages with tables and charts that need no other files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOW, BEFORE = "#33567a", "#c1440e"
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """The page; parts are HTML."""
+    """Returns the page; ``parts`` are HTML."""
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}'
@@ -28,10 +28,10 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; numbers are grouped, None is a dash."""
+    """Returns a table; digits of numbers are grouped, None is a dash."""
 
     def cell(kind, value):
-        return f"<{kind}>{html.escape(_shown(value))}</{kind}>"
+        return f"<{kind}>{html.escape(_format(value))}</{kind}>"
 
     lines = ["".join(cell("th", head) for head in heads)]
     lines += ["".join(cell("td", value) for value in row) for row in rows]
@@ -41,7 +41,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def charts(
     panels: Sequence[tuple[str, str, str, Mapping[str, Sequence]]], logarithmic: bool
 ) -> str:
-    """Panels side by side as one SVG.
+    """Draws panels side by side as one SVG.
 
     Args:
         panels: sequence of (title, label of x, label of y, mapping of name to ``[x, y]`` pairs).
@@ -56,23 +56,23 @@ def charts(
         figure, axes = pyplot.subplots(
             1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained", squeeze=False
         )
-        for one, (title, across, up, lines) in zip(axes[0], panels):
+        for axis, (title, across, up, lines) in zip(axes[0], panels):
             for (name, points), color in zip(lines.items(), (NOW, BEFORE)):
                 x, y = [point[0] for point in points], [point[1] for point in points]
-                one.plot(x, y, color=color, marker="o", markersize=2.5, linewidth=1.4, label=name)
-            one.set_xscale("symlog", linthresh=1)
-            one.set_xlim(left=0)
+                axis.plot(x, y, color=color, marker="o", markersize=2.5, linewidth=1.4, label=name)
+            axis.set_xscale("symlog", linthresh=1)
+            axis.set_xlim(left=0)
             if logarithmic:
-                one.set_yscale("log")
+                axis.set_yscale("log")
             else:
-                one.set_ylim(bottom=0)
-            one.set_title(title, fontsize=10)
-            one.set_xlabel(across, fontsize=9)
-            one.set_ylabel(up, fontsize=9)
-            one.spines[["top", "right"]].set_visible(False)
-            one.grid(color="#e6e9ec", linewidth=0.8)
+                axis.set_ylim(bottom=0)
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel(across, fontsize=9)
+            axis.set_ylabel(up, fontsize=9)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(color="#e6e9ec", linewidth=0.8)
             if len(lines) > 1:
-                one.legend(fontsize=8, frameon=False)
+                axis.legend(fontsize=8, frameon=False)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
         pyplot.close(figure)
@@ -80,7 +80,7 @@ def charts(
     return text[text.index("<svg") :]
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None:
         return "\u2013"
     if isinstance(value, float):

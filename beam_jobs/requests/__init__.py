@@ -1,1 +1,1 @@
-"""From histories to requests with their candidates."""
+"""Requests with their candidates, made of histories, and requests to rank."""

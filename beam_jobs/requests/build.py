@@ -1,4 +1,9 @@
-"""BuildRequests: histories and the catalog -> one record per user and split."""
+"""BuildRequests: histories and the catalog -> one record per user and split.
+
+Requests are the impressions of the users, where the log has any: their candidates and labels are
+those of the log. Otherwise the protocol chooses events as targets, and negatives are drawn. A
+record holds all requests of a user that belong to one split, over one history.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
-from beam_jobs.histories.histories import Histories, seen_before
+from beam_jobs.histories.histories import Histories, Impressions, seen_before
 from beam_jobs.histories.impressions import behaviors_before, request_starts
 from beam_jobs.histories.splits import ByTime, Protocol, cuts
 from beam_jobs.reading.formats import Format
@@ -35,7 +40,7 @@ from tfdare.sequences.record import UserRecord, encode
 
 RECORDS = "records"
 LONGEST_REQUEST = "longest_request"
-"""Tally of the most candidates that a request of impressions has."""
+"""Name of the tally of the most candidates that a request of impressions has."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,33 @@ class Shard:
 
 @dataclass(frozen=True)
 class Learned:
-    """What the training period taught: items, and the vocabularies of the context."""
+    """What was learned from the training period: items, and the vocabularies of the context."""
 
     catalog: Catalog
     context: Mapping[str, Vocabulary | Hashed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests of one split, sorted by user and time.
+
+    Attributes:
+        user: int64 ``[R]``. Index into the users of the bucket.
+        seen: int64 ``[R]``. Behaviors that the request sees, never falling within a user.
+        time: int64 ``[R]``.
+        size: int32 ``[R]``. Candidates of each.
+        target: mapping of feature to int32 ``[T]``, or ``[T, V]``. Row ids of all candidates.
+        label: uint8 ``[T]``.
+        context: mapping of context feature to ``[R]``.
+    """
+
+    user: np.ndarray
+    seen: np.ndarray
+    time: np.ndarray
+    size: np.ndarray
+    target: Mapping[str, np.ndarray]
+    label: np.ndarray
+    context: Mapping[str, np.ndarray]
 
 
 def build_requests(
@@ -62,33 +90,38 @@ def build_requests(
     protocol: Protocol,
     sampling: Sampling,
 ) -> Iterator[tuple[str, list[UserRecord], dict[str, int]]]:
-    """For every split its name, the records of a bucket, and their tally.
+    """Builds the requests of a bucket of users.
 
     Args:
-        histories: Histories. With the impressions of their users, these are the requests; without,
-            the protocol chooses events, and negatives are drawn.
+        histories: Histories. With impressions, these are the requests.
         learned: Learned.
         form: Format. Of what carries the context: the log, or the impressions.
         protocol: Protocol.
         sampling: Sampling.
+
+    Yields:
+        For every split its name, the records, and their tally.
     """
     index, rows = learned.catalog.rows(
         {name: histories.columns[name] for name in learned.catalog.features}
     )
-    if histories.shown is not None:
-        found = _shown(histories, learned, form, protocol, sampling)
+    if histories.impressions is not None:
+        assert isinstance(protocol, ByTime)
+        splits = _requests_of_impressions(
+            histories, histories.impressions, learned, form, protocol, sampling
+        )
     else:
-        found = _sampled(histories, learned, form, protocol, sampling, index, rows)
-    for split, ranked, more in found:
-        records, tally = make_records(histories, rows, ranked)
-        tally |= more
+        splits = _requests_of_events(histories, learned, form, protocol, sampling, index, rows)
+    for split, requests, counts in splits:
+        records, tally = make_records(histories, rows, requests)
+        tally |= counts
         yield split, records, {f"{split}/{name}": value for name, value in tally.items()}
 
 
-def _sampled(
+def _requests_of_events(
     histories: Histories, learned: Learned, form, protocol, sampling: Sampling, index, rows
-) -> Iterator[tuple[str, Ranked, dict[str, int]]]:
-    """Requests for events of the log, each with negatives drawn."""
+) -> Iterator[tuple[str, Requests, dict[str, int]]]:
+    """Yields the requests of every split whose targets are events, with negatives drawn."""
     catalog, columns, count = learned.catalog, histories.columns, sampling.negatives
     event_user = np.repeat(np.arange(len(histories.users)), histories.length)
     user_hash = hash_strings(pa.array(histories.users, pa.string()))
@@ -98,83 +131,125 @@ def _sampled(
     sampler = Negatives(catalog, user_hash, event_user, index, sampling.seed, sampling.alpha, group)
     if sampling.origin == SESSION:
         session = sessions(event_user, columns["time"], sampling.session_gap)
-    sight = seen_before(histories, sampling.coarse_clock)
-    for split, found in cuts(protocol, histories.length, columns["time"]).items():
-        event = histories.start[found.user] + found.position
-        blind = sight[event] == 0
-        user, position, event = found.user[~blind], found.position[~blind], event[~blind]
+    seen = seen_before(histories, sampling.coarse_clock)
+    for split, targets in cuts(protocol, histories.length, columns["time"]).items():
+        event = histories.start[targets.user] + targets.position
+        keep = seen[event] > 0
+        user, position, event = targets.user[keep], targets.position[keep], event[keep]
         drawn = sampler.draw(user, position, count, None if group is None else index[event])
         if sampling.origin == SESSION:
             key = combine(user_hash[user], position, sampling.seed)
             near = draw_from_sessions(session, index, event, key, count)
             drawn = np.where(near >= 0, near, drawn)
         short = int((drawn < 0).any(axis=1).sum()) if count else 0
-        more = {"requests_short_of_negatives": short, "requests_without_history": int(blind.sum())}
+        counts = {
+            "requests_short_of_negatives": short,
+            "requests_without_history": int((~keep).sum()),
+        }
         exists = np.concatenate([np.ones((len(drawn), 1), bool), drawn >= 0], axis=1)
         target = {}
         for name in catalog.features:
             positive = rows[name][event][:, None]
-            some = (
+            negative = (
                 catalog.item_rows[name][drawn]
                 if len(catalog)
                 else np.zeros((*drawn.shape, *positive.shape[2:]), np.int32)
             )
-            target[name] = np.concatenate([positive, some], axis=1)[exists].astype(np.int32)
+            target[name] = np.concatenate([positive, negative], axis=1)[exists].astype(np.int32)
         label = np.zeros(exists.shape, np.uint8)
         label[:, 0] = 1
         context = context_of(form, learned.context, columns, event)
         size = exists.sum(axis=1, dtype=np.int32)
-        yield (
-            split,
-            Ranked(
-                user, sight[event], columns["time"][event], size, target, label[exists], context
-            ),
-            more,
-        )
+        time = columns["time"][event]
+        yield split, Requests(user, seen[event], time, size, target, label[exists], context), counts
 
 
-def _shown(
-    histories: Histories, learned: Learned, form, protocol: ByTime, sampling: Sampling
-) -> Iterator[tuple[str, Ranked, dict[str, int]]]:
-    """Requests as users were shown them, joined with what had happened until then."""
-    shown, most = histories.shown, sampling.max_candidates
-    user, columns = shown.user, shown.columns
-    begins = request_starts(shown)
-    place = np.arange(len(user)) - np.repeat(begins, np.diff(begins, append=len(user)))
-    begins = np.flatnonzero(place % most == 0)  # one of very many candidates becomes several
-    size = np.diff(begins, append=len(user)).astype(np.int32)
-    seen = behaviors_before(
-        histories, shown.user[begins], columns["time"][begins], sampling.coarse_clock
-    )
-    splits = np.where(seen > 0, protocol.split_of(columns["time"][begins]), -1)
+def _requests_of_impressions(
+    histories: Histories,
+    impressions: Impressions,
+    learned: Learned,
+    form: Format,
+    protocol: ByTime,
+    sampling: Sampling,
+) -> Iterator[tuple[str, Requests, dict[str, int]]]:
+    """Yields the requests of every split whose candidates are impressions."""
+    user, columns, most = impressions.user, impressions.columns, sampling.max_candidates
+    first = request_starts(impressions)
+    position = np.arange(len(user)) - np.repeat(first, np.diff(first, append=len(user)))
+    first = np.flatnonzero(position % most == 0)  # one of very many candidates becomes several
+    size = np.diff(first, append=len(user)).astype(np.int32)
+    time = columns["time"][first]
+    seen = behaviors_before(histories, user[first], time, sampling.coarse_clock)
+    split_number = protocol.split_of(time)
     _, rows = learned.catalog.rows({name: columns[name] for name in learned.catalog.features})
     for number, split in enumerate(SPLITS):
-        some = np.flatnonzero(splits == number)
-        candidates = np.repeat(splits == number, size)
-        blind = (seen == 0) & (protocol.split_of(columns["time"][begins]) == number)
-        more = {
+        keep = (split_number == number) & (seen > 0)
+        dropped = (split_number == number) & (seen == 0)
+        candidates = np.repeat(keep, size)
+        counts = {
             "requests_short_of_negatives": 0,
-            "requests_without_history": int(blind.sum()),
-            "candidates_without_history": int(size[blind].sum()),
-            LONGEST_REQUEST: int(size[some].max(initial=0)),
+            "requests_without_history": int(dropped.sum()),
+            "candidates_without_history": int(size[dropped].sum()),
+            LONGEST_REQUEST: int(size[keep].max(initial=0)),
         }
-        event = begins[some]
-        yield (
-            split,
-            Ranked(
-                user[event],
-                seen[some],
-                columns["time"][event],
-                size[some],
-                {name: values[candidates].astype(np.int32) for name, values in rows.items()},
-                columns["label"][candidates].astype(np.uint8),
-                context_of(form, learned.context, columns, event),
-            ),
-            more,
+        requests = Requests(
+            user[first[keep]],
+            seen[keep],
+            time[keep],
+            size[keep],
+            {name: values[candidates].astype(np.int32) for name, values in rows.items()},
+            columns["label"][candidates].astype(np.uint8),
+            context_of(form, learned.context, columns, first[keep]),
         )
+        yield split, requests, counts
 
 
-def _vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
+def make_records(
+    histories: Histories, rows: Mapping[str, np.ndarray], requests: Requests
+) -> tuple[list[UserRecord], dict[str, int]]:
+    """Makes one record of a user's requests; returns them, sorted by user, and their tally.
+
+    Args:
+        histories: Histories.
+        rows: mapping of feature to int32 ``[E]``, or ``[E, V]``. Row ids of all behaviors.
+        requests: Requests.
+    """
+    users, first = np.unique(requests.user, return_index=True)
+    last = np.append(first[1:], len(requests.user))
+    ends = np.concatenate([[0], np.cumsum(requests.size)])
+    start, time = histories.start.tolist(), histories.columns["time"]
+    seen = requests.seen.astype(np.int32)
+    records = []
+    for user, a, b in zip(users.tolist(), first.tolist(), last.tolist()):
+        begin, low, high = start[user], ends[a], ends[b]
+        known = slice(begin, begin + int(seen[b - 1]))
+        records.append(
+            UserRecord(
+                user=histories.users[user],
+                history={name: values[known].reshape(-1) for name, values in rows.items()},
+                history_time=time[known],
+                position=seen[a:b],
+                target_length=requests.size[a:b],
+                target={
+                    name: values[low:high].reshape(-1) for name, values in requests.target.items()
+                },
+                label=requests.label[low:high],
+                request_time=requests.time[a:b],
+                context={name: values[a:b] for name, values in requests.context.items()},
+            )
+        )
+    positives = int(requests.label.sum())
+    tally = {
+        "users": len(users),
+        "requests": len(requests.user),
+        "candidates": len(requests.label),
+        "positives": positives,
+        "negatives": len(requests.label) - positives,
+    }
+    return records, tally
+
+
+def _load_vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
     return {name: Vocabulary.load(read_file(path)) for name, path in paths.items()}
 
 
@@ -191,9 +266,9 @@ class _BuildBucket(beam.DoFn):
             with open_file(path) as file:
                 catalog = Catalog.load(file)
             if learned["given"]:
-                catalog.given = _vocabularies(learned["given"])
+                catalog.extended = _load_vocabularies(learned["given"])
             hashed = {name: Hashed(buckets) for name, buckets in learned["hashed"].items()}
-            return Learned(catalog, {**_vocabularies(learned["context"]), **hashed})
+            return Learned(catalog, {**_load_vocabularies(learned["context"]), **hashed})
 
         for split, records, tally in build_requests(
             histories,
@@ -209,7 +284,15 @@ class _BuildBucket(beam.DoFn):
 
 
 class BuildRequests(beam.PTransform):
-    """Histories, with what LearnVocabularies gave -> ``records`` by shard and split, ``tally``."""
+    """Histories -> ``records`` by shard and split, ``tally``.
+
+    Args:
+        learned: PCollection. What LearnVocabularies gives.
+        form: Format. Of what carries the context: the log, or the impressions.
+        protocol: Protocol.
+        sampling: Sampling.
+        encoding: str. Of the records.
+    """
 
     def __init__(
         self, learned, form: Format, protocol: Protocol, sampling: Sampling, encoding: str = PACKED
@@ -222,71 +305,3 @@ class BuildRequests(beam.PTransform):
         return histories | "BuildBucket" >> beam.ParDo(
             self._build, beam.pvalue.AsSingleton(self._learned)
         ).with_outputs(TALLY, main=RECORDS).with_output_types(Any)
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """Requests of one split, sorted by user and time.
-
-    Attributes:
-        user: int64 ``[R]``. Index into the users of the bucket.
-        seen: int64 ``[R]``. Behaviors that the request sees, never falling within a user.
-        time: int64 ``[R]``.
-        size: int32 ``[R]``. Candidates of each.
-        target: mapping of feature to int32 ``[T]``, or ``[T, V]``. Rows of all candidates.
-        label: uint8 ``[T]``.
-        context: mapping of context feature to ``[R]``.
-    """
-
-    user: np.ndarray
-    seen: np.ndarray
-    time: np.ndarray
-    size: np.ndarray
-    target: Mapping[str, np.ndarray]
-    label: np.ndarray
-    context: Mapping[str, np.ndarray]
-
-
-def make_records(
-    histories: Histories, rows: Mapping[str, np.ndarray], ranked: Ranked
-) -> tuple[list[UserRecord], dict[str, int]]:
-    """The records, sorted by user, and their tally.
-
-    Args:
-        histories: Histories.
-        rows: mapping of feature to int32 ``[E]``, or ``[E, V]``. Rows of all behaviors.
-        ranked: Ranked.
-    """
-    users, first = np.unique(ranked.user, return_index=True)
-    last = np.append(first[1:], len(ranked.user))
-    ends = np.concatenate([[0], np.cumsum(ranked.size)])
-    start, time = histories.start.tolist(), histories.columns["time"]
-    seen = ranked.seen.astype(np.int32)
-    records = []
-    for user, a, b in zip(users.tolist(), first.tolist(), last.tolist()):
-        begin, low, high = start[user], ends[a], ends[b]
-        known = slice(begin, begin + int(seen[b - 1]))
-        records.append(
-            UserRecord(
-                user=histories.users[user],
-                history={name: values[known].reshape(-1) for name, values in rows.items()},
-                history_time=time[known],
-                position=seen[a:b],
-                target_length=ranked.size[a:b],
-                target={
-                    name: values[low:high].reshape(-1) for name, values in ranked.target.items()
-                },
-                label=ranked.label[low:high],
-                request_time=ranked.time[a:b],
-                context={name: values[a:b] for name, values in ranked.context.items()},
-            )
-        )
-    positives = int(ranked.label.sum())
-    tally = {
-        "users": len(users),
-        "requests": len(ranked.user),
-        "candidates": len(ranked.label),
-        "positives": positives,
-        "negatives": len(ranked.label) - positives,
-    }
-    return records, tally

@@ -1,13 +1,14 @@
-"""Negatives: items the user never touched, drawn by how often items came, or all alike.
+"""Negatives: items that the user never touched, or other items of the target's session.
 
-Every draw is a hash of (user, position, slot, seed), so the runner, the buckets and the order of
-work change nothing. Nothing is drawn and thrown away: a draw is a place on the line of all events
-of the training period, laid out item by item, from which the user's own items are cut out.
+Every draw is a hash of (user, position, slot, seed), so that the runner, the buckets and the order
+of work change nothing. No draw is rejected: the weights of all items of the catalog, item by item,
+make a line; the user's own items are cut out of it, and a draw is an offset into what is left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,11 +18,12 @@ from beam_jobs.vocabulary.catalog import Catalog
 CATALOG, CATEGORY, SESSION = ORIGINS = ("catalog", "category", "session")
 """Where negatives come from: all items, those of the target's category, or the other items of the
 target's session."""
+_PAIRS = 1 << 22  # (request, event of its session) that are looked at together
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How requests get their negatives, and what they see.
+    """Options of requests: their negatives, and the behaviors that they see.
 
     Attributes:
         negatives: int. For each request.
@@ -30,7 +32,7 @@ class Sampling:
         origin: str. One of ``ORIGINS``.
         session_gap: int. A pause longer than this ends a session, by the clock of the log.
         coarse_clock: bool. Whether the log's order tells what came first at the same time.
-        max_candidates: int. Of impressions: a request with more of them becomes several.
+        max_candidates: int. A request of impressions with more candidates becomes several.
     """
 
     negatives: int
@@ -52,7 +54,7 @@ class Negatives:
             event of the whole log of these users; none of a user's items is drawn for it.
         seed: int.
         alpha: float. Items are drawn in proportion to their counts to this power. Defaults to 1.
-        group: int64 ``[I]`` or None. A group of every item, to draw from (:meth:`draw`).
+        group: int64 ``[I]`` or None. The group of every item, which :meth:`draw` may draw from.
     """
 
     def __init__(
@@ -68,11 +70,11 @@ class Negatives:
         self._counts, self._order = catalog.weights(alpha), None
         if group is not None:  # a group's items lie side by side on the line
             self._order = np.argsort(group, kind="stable")
-            self._place = np.empty_like(self._order)
-            self._place[self._order] = np.arange(len(group))
+            self._rank = np.empty_like(self._order)
+            self._rank[self._order] = np.arange(len(group))
             self._group = group[self._order]
             self._counts = self._counts[self._order]
-            event_item = np.where(event_item >= 0, self._place[event_item], -1)
+            event_item = np.where(event_item >= 0, self._rank[event_item], -1)
         self._cumulative = np.cumsum(self._counts)
         self._user_hash, self._seed = user_hash, seed
         items, total = len(catalog), int(self._counts.sum())
@@ -93,13 +95,13 @@ class Negatives:
     def draw(
         self, user: np.ndarray, position: np.ndarray, count: int, like: np.ndarray | None = None
     ) -> np.ndarray:
-        """Negatives of the requests at ``position`` of ``user``.
+        """Draws negatives for the requests at ``position`` of ``user``.
 
         Args:
             user, position: int64 ``[R]``.
             count: int. For each request.
-            like: int64 ``[R]`` or None. Catalog index of an item whose group is drawn from, as
-                long as it has items that the user never touched; -1: from all items.
+            like: int64 ``[R]`` or None. Catalog index of an item; negatives come from its group,
+                as long as this has items that the user never touched. -1: from all items.
 
         Returns:
             int64 ``[R, count]`` catalog indices, -1 where the user has touched every item. The
@@ -110,7 +112,7 @@ class Negatives:
             return drawn
         key = combine(self._user_hash[user], position, self._seed)
         left = self._left[user]
-        low, high = self._stretch(user, like)
+        low, high = self._group_bounds(user, like)
         # the stretches of the line that this request's earlier negatives cover
         start, width = np.zeros(drawn.shape, np.int64), np.zeros(drawn.shape, np.int64)
         for slot in range(count):
@@ -120,60 +122,68 @@ class Negatives:
             all_items = fresh <= 0
             least = np.where(all_items, 0, low)
             fresh = np.where(all_items, left - wide.sum(axis=1), fresh)
-            repeat = fresh <= 0  # nothing new is left: any item left for the user will do
+            repeat = fresh <= 0  # no new item is left: any item left for the user is drawn
             size = np.where(repeat, left, fresh)
-            place = least + (unit_interval(combine(key, slot)) * size).astype(np.int64)
-            place = np.minimum(place, np.maximum(least + size - 1, 0))
+            offset = least + (unit_interval(combine(key, slot)) * size).astype(np.int64)
+            offset = np.minimum(offset, np.maximum(least + size - 1, 0))
             order = np.argsort(before, axis=1, kind="stable")
             for rank in range(slot):
                 chosen = order[:, rank, None]
                 first = np.take_along_axis(start, chosen, axis=1)[:, 0]
                 skip = np.take_along_axis(width, chosen, axis=1)[:, 0]
-                jump = ~repeat & (first >= least) & (place >= first)
-                place = np.where(jump, place + skip, place)
-            item, start[:, slot] = self._find(user, place)
+                jump = ~repeat & (first >= least) & (offset >= first)
+                offset = np.where(jump, offset + skip, offset)
+            item, start[:, slot] = self._item_at(user, offset)
             drawn[:, slot] = np.where(left > 0, item, -1)
             width[:, slot] = np.where(repeat, 0, self._counts[item])
         return drawn if self._order is None else np.where(drawn >= 0, self._order[drawn], -1)
 
-    def _stretch(self, user: np.ndarray, like: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Where the group of ``like`` begins and ends on each user's line; 0 and 0 of none."""
+    def _group_bounds(
+        self, user: np.ndarray, like: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where the group of ``like`` begins and ends on each user's line; 0 of none."""
         nothing = np.zeros(len(user), np.int64)
         if like is None:
             return nothing, nothing
-        items, group = len(self._counts), self._group[self._place[like]]
+        items, group = len(self._counts), self._group[self._rank[like]]
         line = np.concatenate([[0], self._cumulative])
         ends = []
-        for side in ("left", "right"):
+        sides: tuple[Literal["left", "right"], ...] = ("left", "right")
+        for side in sides:
             item = np.searchsorted(self._group, group, side=side)
             cuts = np.searchsorted(self._touched, user * items + item)
             ends.append(line[item] - (self._cut[cuts] - self._cut[self._first[user]]))
-        return tuple(np.where(like >= 0, end, 0) for end in ends)
+        return np.where(like >= 0, ends[0], 0), np.where(like >= 0, ends[1], 0)
 
-    def _find(self, user: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Item at a place of each user's line, and where the item begins on it."""
-        cuts = np.searchsorted(self._keys, user * self._stride + place, side="right")
+    def _item_at(self, user: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the item at an offset of each user's line, and where it begins on the line."""
+        cuts = np.searchsorted(self._keys, user * self._stride + offset, side="right")
         shift = self._cut[cuts] - self._cut[self._first[user]]
-        item = np.searchsorted(self._cumulative, place + shift, side="right")
+        item = np.searchsorted(self._cumulative, offset + shift, side="right")
         item = np.minimum(item, len(self._counts) - 1)
         return item, self._cumulative[item] - self._counts[item] - shift
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Sorted and without repeats; ``numpy.unique`` hashes, which is far slower here."""
+    """Sorts and drops repeats; ``numpy.unique`` hashes, which is far slower here."""
     values = np.sort(values)
     if len(values):
         values = values[np.concatenate([[True], values[1:] != values[:-1]])]
     return values
 
 
-_PAIRS = 1 << 22  # (request, event of its session) looked at together
+def sessions(user: np.ndarray, time: np.ndarray, gap: int) -> np.ndarray:
+    """Assigns events of users to sessions, int64 ``[E]``, rising from 0: a pause longer than
+    ``gap`` ends a session."""
+    fresh = np.zeros(len(user), bool)
+    fresh[1:] = (user[1:] != user[:-1]) | (time[1:] - time[:-1] > gap)
+    return np.cumsum(fresh)
 
 
 def draw_from_sessions(
     session: np.ndarray, item: np.ndarray, event: np.ndarray, key: np.ndarray, count: int
 ) -> np.ndarray:
-    """Different items of each target's session, all alike, other than the target.
+    """Draws different items of each target's session, all alike, other than the target.
 
     Args:
         session: int64 ``[E]``. Session of every event, never falling.
@@ -192,7 +202,7 @@ def draw_from_sessions(
     while start < len(event):
         within = np.searchsorted(np.cumsum(size[start:]), _PAIRS, side="right")
         stop = start + max(int(within), 1)
-        _draw(
+        _fill(
             drawn[start:stop],
             first[start:stop],
             size[start:stop],
@@ -204,25 +214,18 @@ def draw_from_sessions(
     return drawn
 
 
-def sessions(user: np.ndarray, time: np.ndarray, gap: int) -> np.ndarray:
-    """Session of every event of users, int64 ``[E]``, rising from 0: a pause longer than ``gap``
-    ends one."""
-    fresh = np.zeros(len(user), bool)
-    fresh[1:] = (user[1:] != user[:-1]) | (time[1:] - time[:-1] > gap)
-    return np.cumsum(fresh)
-
-
-def _draw(drawn, first, size, item, target, key) -> None:
+def _fill(drawn, first, size, item, target, key) -> None:
+    """Fills ``drawn`` with the items of sessions, by the hash of (request, item)."""
     request = np.repeat(np.arange(len(size)), size)
-    place = np.arange(len(request)) - np.repeat(np.cumsum(size) - size, size)
-    found = item[first[request] + place]
-    fine = (found >= 0) & (found != target[request])
-    request, found = request[fine], found[fine]
-    order = np.lexsort((found, combine(key[request], found), request))
-    request, found = request[order], found[order]
-    again = np.zeros(len(found), bool)  # one item has one hash: repeats are neighbors
-    again[1:] = (request[1:] == request[:-1]) & (found[1:] == found[:-1])
-    request, found = request[~again], found[~again]
+    position = np.arange(len(request)) - np.repeat(np.cumsum(size) - size, size)
+    candidate = item[first[request] + position]
+    fine = (candidate >= 0) & (candidate != target[request])
+    request, candidate = request[fine], candidate[fine]
+    order = np.lexsort((candidate, combine(key[request], candidate), request))
+    request, candidate = request[order], candidate[order]
+    again = np.zeros(len(candidate), bool)  # one item has one hash: repeats are neighbors
+    again[1:] = (request[1:] == request[:-1]) & (candidate[1:] == candidate[:-1])
+    request, candidate = request[~again], candidate[~again]
     rank = np.arange(len(request)) - np.searchsorted(request, request)
     kept = rank < drawn.shape[1]
-    drawn[request[kept], rank[kept]] = found[kept]
+    drawn[request[kept], rank[kept]] = candidate[kept]

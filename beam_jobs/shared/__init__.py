@@ -1,1 +1,1 @@
-"""What the jobs share: options of runners, errors, storage, progress, counts."""
+"""Modules that all jobs use: options of runners, errors, storage, progress, counts."""

@@ -1,4 +1,4 @@
-"""A silent moment, for imports that warn about what is not installed and not needed."""
+"""Imports of Beam without its warnings about packages that are not needed here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet():
-    """No log line up to WARNING inside."""
+    """Suppresses log lines up to WARNING inside the block."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The one error that a person who runs the job is meant to read."""
+"""InputError, whose message is shown to the user of a command, and the exit codes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _OPEN, _CLOSE = "{[input] ", " [/input]}"
 class InputError(Exception):
     """The log, or an option, cannot be used; the message says what was received.
 
-    Workers raise it too. Runners hand a worker's exception on as text wrapped in text, so the
-    message carries marks by which :func:`find_message` cuts it out again.
+    Workers raise it, too. Runners report a worker's exception as text within other text, so the
+    message has marks, between which :func:`find_message` finds it.
     """
 
     def __init__(self, message: str):
@@ -30,7 +30,7 @@ class InputError(Exception):
 
 
 def find_message(error: BaseException) -> str | None:
-    """The message of an :class:`InputError` inside ``error``, however a runner wrapped it."""
+    """Finds the message of an :class:`InputError` inside ``error``, however a runner wrapped it."""
     seen: set[int] = set()
     chain: BaseException | None = error
     while chain is not None and id(chain) not in seen:
@@ -45,13 +45,13 @@ def find_message(error: BaseException) -> str | None:
 
 
 def exit_code(action: Callable[[], None]) -> int:
-    """Exit code of a command: 0, or 2 with a message on stderr; other errors are raised."""
+    """Runs a command; returns 0, or 2 with a message on stderr; other errors are raised."""
     try:
         action()
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except SystemExit as stop:  # argparse has said why
+    except SystemExit as stop:  # argparse has printed why
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         message = str(error) if isinstance(error, SchemaError) else find_message(error)

@@ -12,7 +12,7 @@ _FNV_PRIME = np.uint64(0x100000001B3)
 
 
 def hash_strings(values: pa.Array) -> np.ndarray:
-    """FNV-1a of every string's bytes, mixed; uint64."""
+    """Hashes every string's bytes (FNV-1a, mixed) to a uint64."""
     size = len(values)
     code = np.full(size, _FNV_OFFSET)
     if size == 0:
@@ -21,26 +21,29 @@ def hash_strings(values: pa.Array) -> np.ndarray:
     lengths = np.diff(offsets)
     rows, start = np.arange(size), offsets[:-1]
     with np.errstate(over="ignore"):
-        for place in range(int(lengths.max())):
-            keep = lengths[rows] > place
+        for position in range(int(lengths.max())):
+            keep = lengths[rows] > position
             if not keep.all():
                 rows = rows[keep]
-            code[rows] = (code[rows] ^ data[start[rows] + place]) * _FNV_PRIME
+            code[rows] = (code[rows] ^ data[start[rows] + position]) * _FNV_PRIME
     return mix(code)
 
 
 def string_buffers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (int64, one more than there are values) and bytes of a string or binary array."""
+    """Returns offsets (int64, one more than there are values) and bytes of a string or binary
+    array."""
     wide = pa.types.is_large_string(values.type) or pa.types.is_large_binary(values.type)
     _, offsets, data = values.buffers()
     count = len(values)
-    found = np.frombuffer(offsets, np.int64 if wide else np.int32, count + 1 + values.offset)
-    found = found[values.offset :].astype(np.int64)
-    return found, np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    kind = np.int64 if wide else np.int32
+    ends = np.frombuffer(offsets, kind, count + 1 + values.offset)[values.offset :]
+    return ends.astype(np.int64), np.frombuffer(data, np.uint8) if data is not None else np.zeros(
+        0, np.uint8
+    )
 
 
 def combine(*keys) -> np.ndarray:
-    """One uint64 for every row of integer keys; the same keys give the same number."""
+    """Hashes every row of integer keys to a uint64; the same keys give the same number."""
     code = np.uint64(0)
     for key in keys:
         code = mix(code ^ mix(key))
@@ -48,5 +51,5 @@ def combine(*keys) -> np.ndarray:
 
 
 def unit_interval(code: np.ndarray) -> np.ndarray:
-    """Hashes as numbers in [0, 1)."""
+    """Converts hashes to numbers in [0, 1)."""
     return (code >> np.uint64(11)).astype(np.float64) * 2.0**-53

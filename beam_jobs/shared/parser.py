@@ -1,11 +1,11 @@
-"""What the commands of all jobs share: their own options beside Beam's."""
+"""Command lines of jobs: their own options beside Beam's, and the bounds of numbers."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
 from beam_jobs.shared.errors import InputError
 
@@ -13,7 +13,7 @@ DEFAULT_RUNNER = "FnApiRunner"
 
 
 class JobParser(argparse.ArgumentParser):
-    """Parser of a job that reads a folder and makes another: its help starts with `example`."""
+    """Parser of a job that writes a folder: its help starts with `example`."""
 
     def __init__(self, prog: str, example: str, description: str):
         super().__init__(
@@ -35,32 +35,50 @@ class JobParser(argparse.ArgumentParser):
 def parse_job(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and Beam's, with the default runner among them.
+    """Returns the job's own options, and Beam's with a runner among them.
 
     Raises:
         InputError: an option is neither the job's nor Beam's.
     """
-    asked, rest = parser.parse_known_args(argv)
-    check_beam(rest)
-    return asked, with_runner(rest)
+    args, beam_args = parser.parse_known_args(argv)
+    check_beam(beam_args)
+    return args, with_runner(beam_args)
 
 
-def with_runner(rest: Sequence[str]) -> list[str]:
-    """Beam's options, the default runner among them where none is named."""
-    if any(arg.startswith("--runner") for arg in rest):
-        return list(rest)
-    return [*rest, f"--runner={DEFAULT_RUNNER}"]
+def check_bounds(args: argparse.Namespace, bounds: Iterable[tuple[str, float, float]]) -> None:
+    """Checks that numbers lie within their bounds.
 
-
-def check_beam(rest: Sequence[str]) -> None:
-    """Refuses what is no option of Beam either.
+    Args:
+        args: Namespace. An option that is None passes.
+        bounds: iterable of (name of an option, least value, largest value).
 
     Raises:
-        InputError: with those options.
+        InputError: a number is too small or too large.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for name, least, most in bounds:
+        value = getattr(args, name)
+        if value is None or least <= value <= most:
+            continue
+        limit = f"at most {most}" if value > most else f"at least {least}"
+        raise InputError(f"--{name} must be {limit}. Received: {value}")
+
+
+def with_runner(beam_args: Sequence[str]) -> list[str]:
+    """Adds the default runner to Beam's options, where they name none."""
+    if any(arg.startswith("--runner") for arg in beam_args):
+        return list(beam_args)
+    return [*beam_args, f"--runner={DEFAULT_RUNNER}"]
+
+
+def check_beam(beam_args: Sequence[str]) -> None:
+    """Checks that Beam knows the options.
+
+    Raises:
+        InputError: with those that it does not know.
+    """
+    parser = _BeamArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for part in PipelineOptions.__subclasses__():
         part._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(rest))
+    _, unknown = parser.parse_known_args(list(beam_args))
     if unknown:
         raise InputError(f"Neither an option of this job nor of Beam: {' '.join(unknown)}")

@@ -1,4 +1,4 @@
-"""What a person sees while the job runs: stages and seconds on stderr, and no chatter."""
+"""Text for the user of a job: its stages and seconds on stderr, without Beam's log, and reports."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ _WORKER_OPTIONS = "PIPELINE_OPTIONS_FILE"  # what local worker processes read at
 _BUNDLES = "apache_beam.runners.portability.fn_api_runner.fn_runner.run_bundle"
 
 
+def labeled(label: str, text: str) -> str:
+    """Returns a line of a report; labels of all lines fill the same width."""
+    return f"{label:<11} {text}"
+
+
 class Progress:
-    """Says what happens, with the seconds since the start."""
+    """Prints what a job does, with the seconds since its start."""
 
     def __init__(self):
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """Prints a line on stderr."""
         print(f"[{time.monotonic() - self._started:7.1f} s] {text}", file=sys.stderr, flush=True)
 
     @contextmanager
     def stages(self, runner: str | None):
-        """Names the stages of the local runner as they begin, and quietens Beam's log."""
+        """Prints the stages of the local runner as they begin, and silences Beam's log."""
         beam_log, bundles = logging.getLogger("apache_beam"), logging.getLogger(_BUNDLES)
         before = beam_log.level, bundles.level, bundles.propagate
         handler = _StageHandler(self)
@@ -55,7 +60,7 @@ class Progress:
 
 @contextmanager
 def _quiet_workers():
-    """Worker processes of the local runner log nothing: what fails there is raised here too."""
+    """Silences worker processes of the local runner: their errors are raised here, too."""
     if _WORKER_OPTIONS in os.environ:
         yield
         return
@@ -70,7 +75,7 @@ def _quiet_workers():
 
 
 class _StageHandler(logging.Handler):
-    """Says each stage once and in order; the runner also visits stages that must still wait."""
+    """Prints each stage once and in order; the runner also visits stages that must still wait."""
 
     def __init__(self, progress: Progress):
         super().__init__(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""Files on any file system that Beam knows: written whole under another name, then renamed."""
+"""Files on any file system that Beam knows, written in one step, and Arrow columns in them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ UNFINISHED = ".unfinished-"
 
 
 def is_local(path: str) -> bool:
-    """Whether the path lies on this machine's file system."""
+    """Tells whether the path lies on this machine's file system."""
     return FileSystems.get_scheme(path) is None
 
 
 @contextmanager
 def new_file(path: str) -> Iterator[BinaryIO]:
-    """A file to write that appears as ``path`` only when it is whole; a second try does no harm."""
+    """Opens a file for writing that appears as ``path`` only when it is complete.
+
+    It is written under another name and then renamed, so that several tries do no harm.
+    """
     if is_local(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
     unfinished = f"{path}{UNFINISHED}{uuid.uuid4().hex[:12]}"
@@ -54,20 +57,20 @@ def open_file(path: str) -> BinaryIO:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file."""
+    """Reads the bytes of a file."""
     with open_file(path) as file:
         return file.read()
 
 
 def to_arrow(column: np.ndarray) -> pa.Array:
-    """``[E]`` as it is, ``[E, V]`` as lists of V values."""
+    """Converts a column ``[E]`` to an Arrow array, ``[E, V]`` to one of lists of V values."""
     if column.ndim == 1:
         return pa.array(column)
     return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Inverse of :func:`to_arrow`."""
+    """Converts a column that :func:`to_arrow` made back to numpy."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_numpy()
     parts = [chunk.flatten().to_numpy() for chunk in column.chunks]

@@ -1,4 +1,4 @@
-"""Counts that travel with the data, so that the manifest is exact on every runner.
+"""Tallies: counts that pass through the pipeline, so that the manifest is exact on every runner.
 
 Beam's own counters are shown in consoles, but a bundle that a runner tries twice may count twice.
 A tally is a dict of name to int; tallies add up, and names that start with ``longest`` keep the
@@ -14,9 +14,9 @@ from apache_beam.metrics import Metrics
 
 LONGEST = "longest"
 DAMAGED = "damaged/"
-"""Names that start so carry the message about an input that cannot be read."""
+"""Prefix of names that hold the message about an input that cannot be read."""
 TALLY = "tally"
-"""Tag of the output on which a DoFn hands out its tallies."""
+"""Tag of the output of a DoFn for its tallies."""
 
 
 def add(total: dict[str, int], more: Mapping[str, int]) -> dict[str, int]:
@@ -30,7 +30,7 @@ def add(total: dict[str, int], more: Mapping[str, int]) -> dict[str, int]:
 
 
 def tagged(counts: Mapping[str, int]) -> beam.pvalue.TaggedOutput:
-    """The tally as an output of a DoFn; Beam's counters of the same names count along."""
+    """Makes a tally an output of a DoFn, and adds it to Beam's counters of the same names."""
     counts = {name: int(value) for name, value in counts.items()}
     for name, value in counts.items():
         if name.startswith(LONGEST):

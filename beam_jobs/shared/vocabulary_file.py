@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfdare.schema import (
-    FIRST_ID,
-    OOV_ID,
-    PADDING_ID,
-)
+from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
 
 MISSING = -1
-"""Raw id of an optional feature that a row leaves empty; always out of vocabulary."""
+"""Raw id of an optional feature that is empty in a row; always out of vocabulary."""
 
 
 def sum_counts(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values, rising, and the sum of each one's weights."""
+    """Returns the distinct values, rising, and the sum of each one's weights."""
     ids, code = np.unique(values, return_inverse=True)
     counts = np.zeros(len(ids), np.int64)
     np.add.at(counts, code, weights)
@@ -23,9 +19,9 @@ def sum_counts(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.
 
 
 class Vocabulary:
-    """Raw ids by falling count, then by rising id; the ``i``-th of them is row ``i + 2``.
+    """Raw ids by falling count, then by rising id; id ``i`` of them has the row ``FIRST_ID + i``.
 
-    One that goes on from an earlier one (:meth:`after`) has that one's ids first, in its order.
+    One that extends an earlier vocabulary (:meth:`extend`) has that one's ids first, in its order.
     """
 
     def __init__(self, ids: np.ndarray, counts: np.ndarray):
@@ -51,15 +47,15 @@ class Vocabulary:
         return len(self.ids)
 
     def index(self, values: np.ndarray) -> np.ndarray:
-        """Place of every value, -1 where the vocabulary lacks it."""
+        """Returns the index of every value, -1 where the vocabulary lacks it."""
         if not len(self.ids):
             return np.full(values.shape, -1, np.int64)
-        place = np.minimum(np.searchsorted(self._sorted, values), len(self.ids) - 1)
-        return np.where(self._sorted[place] == values, self._by_id[place], -1)
+        near = np.minimum(np.searchsorted(self._sorted, values), len(self.ids) - 1)
+        return np.where(self._sorted[near] == values, self._by_id[near], -1)
 
     def rows(self, values: np.ndarray) -> np.ndarray:
-        """Row ids of raw values, int32; where one of several values (``[E, V]``) is not there,
-        padding."""
+        """Returns row ids of raw values, int32; of several values (``[E, V]``) the missing ones
+        are padding."""
         index = self.index(values)
         rows = np.where(index >= 0, index + FIRST_ID, OOV_ID).astype(np.int32)
         if values.ndim > 1:
@@ -67,24 +63,28 @@ class Vocabulary:
         return rows
 
     def most_frequent(self, most: int | None) -> Vocabulary:
-        """Its first ids, at most so many; None keeps all."""
+        """Keeps the first ids, at most ``most``; None keeps all."""
         if most is None or len(self) <= most:
             return self
         return Vocabulary(self.ids[:most], self.counts[:most])
 
-    def after(
+    def extend(
         self, earlier: Vocabulary, min_count: int, frozen: bool, most: int | None = None
     ) -> Vocabulary:
-        """The counts at hand over the rows of an earlier vocabulary.
+        """Extends an earlier vocabulary by the ids and counts of this one.
 
-        Its ids keep their rows, seen again or not; ids that are new and reach ``min_count`` come
-        after them, up to ``most`` ids in all, none if it is ``frozen``.
+        Args:
+            earlier: Vocabulary. Its ids keep their rows, whether or not they occur again.
+            min_count: int. Count that a new id needs.
+            frozen: bool. Whether no id is added.
+            most: int or None. Ids in all.
         """
-        place = self.index(earlier.ids)
+        index = self.index(earlier.ids)
+        known = index >= 0
         counts = np.zeros(len(earlier), np.int64)
-        counts[place >= 0] = self.counts[place[place >= 0]]
+        counts[known] = self.counts[index[known]]
         fresh = np.ones(len(self), bool)
-        fresh[place[place >= 0]] = False
+        fresh[index[known]] = False
         fresh = np.flatnonzero(fresh & (self.counts >= min_count) & (not frozen))
         if most is not None:
             fresh = fresh[: max(most - len(earlier), 0)]
@@ -95,12 +95,12 @@ class Vocabulary:
 
     @classmethod
     def load(cls, text: bytes) -> Vocabulary:
-        """Inverse of :meth:`text`."""
+        """Reads what :meth:`text` gives."""
         pairs = [line.split(b"\t") for line in text.splitlines()]
         ids, counts = np.array(pairs, np.int64).reshape(-1, 2).T
         return cls(ids, counts)
 
     def text(self) -> bytes:
-        """The vocabulary file."""
+        """Returns the content of the vocabulary file."""
         pairs = zip(self.ids.tolist(), self.counts.tolist())
         return "".join(f"{raw}\t{count}\n" for raw, count in pairs).encode()

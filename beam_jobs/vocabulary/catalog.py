@@ -1,4 +1,4 @@
-"""Catalog: the items of the training period, their features, and the rows of every vocabulary."""
+"""Catalog: the items of the training period, their features, and their rows in vocabularies."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tfdare.schema.id_hash import hash_rows
 
 
 class Hashed:
-    """What stands in the place of a vocabulary where ids share rows by their hash."""
+    """A feature whose ids share rows by their hash; used like a :class:`Vocabulary`."""
 
     def __init__(self, buckets: int):
         self.buckets = buckets
 
     def rows(self, values: np.ndarray) -> np.ndarray:
-        """As :meth:`Vocabulary.rows`."""
+        """Returns row ids of raw values, as :meth:`Vocabulary.rows` does."""
         rows = hash_rows(values, self.buckets)
         if values.ndim > 1:
             rows[values == MISSING] = PADDING_ID
@@ -39,12 +39,12 @@ class Catalog:
         features: tuple of str. The item first.
         items: int64 ``[I]`` raw ids.
         counts: int64 ``[I]`` events of the training period.
-        others: mapping of feature name to int64 ``[I]``, or ``[I, V]`` for one of several values:
-            the item's own raw ones.
-        min_count: int. Count that a vocabulary asks for.
+        others: mapping of feature name to int64 ``[I]``, or ``[I, V]`` of a multi-hot one. Raw
+            ids of every item's other features.
+        min_count: int. Count that an id needs to be in a vocabulary.
         max_size: mapping of feature name to the ids that its vocabulary holds at most.
-        given: mapping of feature name to Vocabulary, or None: vocabularies that go on from
-            earlier ones, in the place of those that the counts make.
+        extended: mapping of feature name to Vocabulary, or None. Vocabularies that extend those of
+            an earlier run, instead of those that the counts make.
         hashed: mapping of feature name to buckets. These have no vocabulary.
     """
 
@@ -54,7 +54,7 @@ class Catalog:
     others: dict[str, np.ndarray]
     min_count: int = 1
     max_size: Mapping[str, int] = field(default_factory=dict)
-    given: Mapping[str, Vocabulary] | None = None
+    extended: Mapping[str, Vocabulary] | None = None
     hashed: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -66,8 +66,8 @@ class Catalog:
         return Vocabulary(self.items, self.counts)
 
     def weights(self, alpha: float) -> np.ndarray:
-        """Counts to the power of ``alpha`` as int64: 1 leaves them as they are, 0 makes all equal;
-        what lies between is rounded to 1/1024."""
+        """Raises counts to the power of ``alpha``, int64: 1 leaves them as they are, 0 makes all
+        equal; powers between are scaled by 1024 and rounded."""
         if alpha in (0, 1):
             return self.counts if alpha else np.ones_like(self.counts)
         return np.rint(self.counts.astype(np.float64) ** alpha * 1024).astype(np.int64)
@@ -75,24 +75,24 @@ class Catalog:
     @cached_property
     def vocabularies(self) -> dict[str, Vocabulary | Hashed]:
         """Vocabulary of every feature, or its hash."""
-        found = self.given
-        if found is None:
-            found = {
-                name: one.most_frequent(self.max_size.get(name))
-                for name, one in self.count_ids(self.min_count).items()
+        vocabularies = self.extended
+        if vocabularies is None:
+            vocabularies = {
+                name: vocabulary.most_frequent(self.max_size.get(name))
+                for name, vocabulary in self.count_ids(self.min_count).items()
             }
         return {
-            **found,
+            **vocabularies,
             **{name: Hashed(self.hashed[name]) for name in self.features if name in self.hashed},
         }
 
     def count_ids(self, min_count: int) -> dict[str, Vocabulary]:
-        """Ids of every feature that reach a count."""
+        """Returns the ids of every feature that reach a count."""
         frequent = self.counts >= min_count
-        found = {self.features[0]: Vocabulary(self.items[frequent], self.counts[frequent])}
+        vocabularies = {self.features[0]: Vocabulary(self.items[frequent], self.counts[frequent])}
         for name in self.features[1:]:
-            found[name] = Vocabulary.of(self.others[name], self.counts, min_count)
-        return found
+            vocabularies[name] = Vocabulary.of(self.others[name], self.counts, min_count)
+        return vocabularies
 
     @cached_property
     def item_rows(self) -> dict[str, np.ndarray]:
@@ -101,9 +101,9 @@ class Catalog:
         return {name: self.vocabularies[name].rows(values[name]) for name in self.features}
 
     def rows(self, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Index of every event's item in the catalog (-1: unknown), and rows of its features.
+        """Returns the index of every event's item (-1: unknown), and row ids of its features.
 
-        A known item has its own features, whatever the event says; an unknown one the event's.
+        A known item has the features of the catalog, an unknown one those of the event.
         """
         items, code = np.unique(columns[self.features[0]], return_inverse=True)
         index = self.everything.index(items)[code]
@@ -139,7 +139,7 @@ class Catalog:
 
     @classmethod
     def load(cls, file: BinaryIO) -> Catalog:
-        """Inverse of :meth:`save`."""
+        """Reads what :meth:`save` wrote."""
         table = pa.ipc.open_stream(file.read()).read_all()
         counts, items, *others = (to_numpy(column) for column in table.columns)
         features = tuple(table.column_names[1:])

@@ -1,4 +1,4 @@
-"""Context: what a request carries beside history and candidates, learned and looked up.
+"""Context: features of a request beside history and candidates, counted and looked up.
 
 A categorical value is a raw id of the target event's own row, or the hour or day of its time; a
 numeric one is a number of that row. Mean and deviation come from exact sums, so that neither the
@@ -16,6 +16,7 @@ import numpy as np
 
 from beam_jobs.reading.formats import DAY, HOUR, Format
 from beam_jobs.shared.vocabulary_file import Vocabulary, sum_counts
+from beam_jobs.vocabulary.catalog import Hashed
 
 _MANTISSA_BITS = 24  # of a float32
 
@@ -25,7 +26,7 @@ class Moments:
     """Exact sums over float32 numbers.
 
     Attributes:
-        count: int. Numbers that are there; NaN is none.
+        count: int. Numbers without NaN.
         total, squares: Fraction. Their sum, and the sum of their squares.
     """
 
@@ -35,7 +36,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Moments:
-        """Of a column, NaN where a value is missing."""
+        """Sums a column that is NaN where a value is missing."""
         values = values[~np.isnan(values)].astype(np.float32)
         fraction, exponent = np.frexp(values.astype(np.float64))
         # value = mantissa * 2**exponent, mantissa a whole number of 24 bits and a sign
@@ -43,11 +44,11 @@ class Moments:
         exponent = exponent.astype(np.int64) - _MANTISSA_BITS
         total, squares = Fraction(0), Fraction(0)
         for power in np.unique(exponent).tolist():
-            some = mantissa[exponent == power]
-            square = some * some  # 48 bits: added up in two halves, or billions would not fit
+            whole = mantissa[exponent == power]
+            square = whole * whole  # 48 bits: added up in two halves, or the sum would overflow
             high, low = square >> _MANTISSA_BITS, square & ((1 << _MANTISSA_BITS) - 1)
             scale = Fraction(2) ** power
-            total += int(some.sum()) * scale
+            total += int(whole.sum()) * scale
             squares += ((int(high.sum()) << _MANTISSA_BITS) + int(low.sum())) * scale * scale
         return cls(len(values), total, squares)
 
@@ -72,7 +73,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class ContextCounts:
-    """What the training period shows of every context feature.
+    """Counts of every context feature in the training period.
 
     Attributes:
         ids: mapping of categorical feature to its raw ids and their counts.
@@ -85,7 +86,7 @@ class ContextCounts:
     def vocabularies(
         self, min_count: int, max_size: Mapping[str, int] | None = None
     ) -> dict[str, Vocabulary]:
-        """Vocabulary of every categorical feature."""
+        """Returns the vocabulary of every categorical feature."""
         return {
             name: Vocabulary.of(*pair, min_count).most_frequent((max_size or {}).get(name))
             for name, pair in self.ids.items()
@@ -105,7 +106,7 @@ def merge_context(parts: Iterable[ContextCounts]) -> ContextCounts:
     """Adds up counts."""
     parts = list(parts)
     ids = {
-        name: sum_counts(*(np.concatenate(some) for some in zip(*(p.ids[name] for p in parts))))
+        name: sum_counts(*(np.concatenate(arrays) for arrays in zip(*(p.ids[name] for p in parts))))
         for name in parts[0].ids
     }
     moments = {
@@ -115,7 +116,7 @@ def merge_context(parts: Iterable[ContextCounts]) -> ContextCounts:
 
 
 def raw_values(source: str, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Raw ids of a categorical feature, int64; hours are 0 to 23, days 0 (Monday) to 6."""
+    """Returns raw ids of a categorical feature, int64; hours 0 to 23, days 0 (Monday) to 6."""
     if source == HOUR:
         return columns["time"] // 3600 % 24
     if source == DAY:
@@ -125,23 +126,24 @@ def raw_values(source: str, name: str, columns: Mapping[str, np.ndarray]) -> np.
 
 def context_of(
     form: Format,
-    vocabularies: Mapping[str, Vocabulary],
+    vocabularies: Mapping[str, Vocabulary | Hashed],
     columns: Mapping[str, np.ndarray],
     event: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Context of the requests whose targets are the events ``event``, in the form's order.
+    """Returns the context of the requests whose targets are the events ``event``.
 
     Returns:
-        Mapping of feature to int32 row ids (out of vocabulary where the row is empty) or float32.
+        Mapping of feature, in the form's order, to int32 row ids (out of vocabulary where the row
+        is empty) or float32.
     """
     needed = {
         name: values[event]
         for name, values in columns.items()
         if name == "time" or name in form.context or name in form.numeric
     }
-    found: dict[str, np.ndarray] = {
+    context: dict[str, np.ndarray] = {
         name: vocabularies[name].rows(raw_values(source, name, needed))
         for name, source in form.context.items()
     }
-    found.update({name: needed[name].astype(np.float32) for name in form.numeric})
-    return found
+    context.update({name: needed[name].astype(np.float32) for name in form.numeric})
+    return context

@@ -1,4 +1,4 @@
-"""LearnVocabularies: what the training period holds -> the catalog of items and its files."""
+"""LearnVocabularies: histories -> the catalog of items and the vocabularies of all features."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 
 from beam_jobs.histories.earlier_run import Earlier
 from beam_jobs.histories.histories import Histories
-from beam_jobs.histories.splits import Protocol, training_period
+from beam_jobs.histories.splits import ByTime, Protocol, training_period
 from beam_jobs.reading.formats import Format
 from beam_jobs.shared.storage import write_file
 from beam_jobs.shared.vocabulary_file import MISSING, Vocabulary
 from beam_jobs.vocabulary.catalog import Catalog
 from beam_jobs.vocabulary.context import ContextCounts, count_context, merge_context
+from tfdare.schema import FIRST_ID
 from tfdare.schema.id_hash import collisions, expected_collisions, mix
 
 CATALOG_FILE = "catalog.arrow"
@@ -27,19 +28,23 @@ _PARTS = 16
 
 @dataclass
 class ItemCounts:
-    """Items, how often each came, and the earliest value of its other features.
+    """Items, how often each came, and the earliest values of their other features.
 
-    ``first[name]`` holds (value, time, order): the value that came first, ``MISSING`` if none.
-    ``context`` counts what does not belong to items, if there is any.
+    Attributes:
+        items: int64 ``[I]`` raw ids.
+        counts: int64 ``[I]``.
+        first: mapping of feature to (value, time, order), each ``[I]``: the value that came first,
+            ``MISSING`` if none did.
+        context: ContextCounts or None. Of the requests, where they have context.
     """
 
     items: np.ndarray
     counts: np.ndarray
-    first: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    first: dict[str, tuple[np.ndarray, ...]]
     context: ContextCounts | None = None
 
     def take(self, rows: np.ndarray) -> ItemCounts:
-        """The items ``rows``, without the context."""
+        """Returns the items ``rows``, without the context."""
         first = {name: tuple(part[rows] for part in parts) for name, parts in self.first.items()}
         return ItemCounts(self.items[rows], self.counts[rows], first)
 
@@ -56,14 +61,13 @@ def count_items(
         features: tuple of str. The item first.
     """
     period = training_period(protocol, histories.length, histories.columns["time"])
-    place = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
-    early = place < np.repeat(period, histories.length)
-    columns = _take(histories.columns, early)
-    if histories.shown is not None:  # what is shown counts, too, and brings the context
-        shown = histories.shown.columns
-        shown = _take(shown, protocol.split_of(shown["time"]) == 0)
-        counts = _count([columns, shown], features)
-        context = shown
+    position = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
+    columns = _take(histories.columns, position < np.repeat(period, histories.length))
+    if histories.impressions is not None:  # candidates count, too, and carry the context
+        assert isinstance(protocol, ByTime)
+        context = histories.impressions.columns
+        context = _take(context, protocol.split_of(context["time"]) == 0)
+        counts = _count([columns, context], features)
     else:
         counts, context = _count([columns], features), columns
     if form.context or form.numeric:
@@ -92,7 +96,7 @@ def merge_counts(parts: Iterable[ItemCounts]) -> ItemCounts:
         np.concatenate([part.items for part in parts]),
         np.concatenate([part.counts for part in parts]),
         {
-            name: tuple(np.concatenate(some) for some in zip(*(part.first[name] for part in parts)))
+            name: tuple(map(np.concatenate, zip(*(part.first[name] for part in parts))))
             for name in parts[0].first
         },
     )
@@ -107,7 +111,7 @@ def make_catalog(
     max_size: Mapping[str, int] | None = None,
     hashed: Mapping[str, int] | None = None,
 ) -> Catalog:
-    """Items of the training period, most frequent first, equal counts by rising id."""
+    """Sorts the items of the training period by falling count, equal counts by rising id."""
     counts = counts.take(np.lexsort((counts.items, -counts.counts)))
     others = {name: counts.first[name][0] for name in features[1:]}
     return Catalog(
@@ -125,12 +129,12 @@ def _combine(items, weights, first) -> ItemCounts:
     ids, code = np.unique(items, return_inverse=True)
     counts = np.zeros(len(ids), np.int64)
     np.add.at(counts, code, weights)
-    found = {name: _earliest(code, len(ids), *parts) for name, parts in first.items()}
-    return ItemCounts(ids, counts, found)
+    earliest = {name: _earliest(code, len(ids), *parts) for name, parts in first.items()}
+    return ItemCounts(ids, counts, earliest)
 
 
 def _earliest(code, size, value, time, order):
-    """Per code the (value, time, order) that is earliest among the values that are there."""
+    """Returns, per code, (value, time, order) of the earliest value that is not missing."""
     last = np.iinfo(np.int64).max
     if (missing := (value if value.ndim == 1 else value[:, 0]) == MISSING).any():
         code, value, time, order = (part[~missing] for part in (code, value, time, order))
@@ -154,10 +158,10 @@ class _CountItems(beam.DoFn):
         counts = count_items(histories, self._protocol, self._form, self._features)
         part = mix(counts.items) % np.uint64(self._parts)
         for number in range(self._parts):
-            some = counts.take(np.flatnonzero(part == number))
+            share = counts.take(np.flatnonzero(part == number))
             if number == 0:
-                some.context = counts.context
-            yield number, some
+                share.context = counts.context
+            yield number, share
 
 
 class _WriteCatalog(beam.DoFn):
@@ -183,42 +187,40 @@ class _WriteCatalog(beam.DoFn):
         )
         every = catalog.count_ids(1)
         if self._earlier is not None:
-            catalog.given = self._after(every)
+            catalog.extended = self._extend(self._earlier, every)
         learned = {
-            name: self._share(name, every[name]) if name in self._hashed else self._learn(name, one)
-            for name, one in catalog.vocabularies.items()
+            name: self._write_vocabulary(name, vocabulary)
+            if isinstance(vocabulary, Vocabulary)
+            else self._describe_hashed(name, every[name])
+            for name, vocabulary in catalog.vocabularies.items()
         }
         context: dict[str, str] = {}
         numeric: dict[str, dict[str, float]] = {}
         if counts.context is not None:
-            found = (
-                counts.context.vocabularies(self._min_count, self._max_size)
-                if self._earlier is None
-                else self._after(counts.context.vocabularies(1))
-            )
-            for name, vocabulary in found.items():
+            every = counts.context.vocabularies(1)
+            if self._earlier is None:
+                vocabularies = counts.context.vocabularies(self._min_count, self._max_size)
+            else:
+                vocabularies = self._extend(self._earlier, every)
+            for name, vocabulary in vocabularies.items():
                 if name not in self._hashed:
-                    learned[name] = self._learn(name, vocabulary)
+                    learned[name] = self._write_vocabulary(name, vocabulary)
                     context[name] = self._path(name)
-            for name, vocabulary in counts.context.vocabularies(1).items():
+            for name, vocabulary in every.items():
                 if name in self._hashed:
-                    learned[name] = self._share(name, vocabulary)
+                    learned[name] = self._describe_hashed(name, vocabulary)
             for name, moments in counts.context.moments.items():
-                numeric[name] = {
-                    "mean": moments.mean,
-                    "deviation": moments.deviation,
-                    "events": moments.count,
-                }
-        if self._earlier is not None:  # a trained model's numbers keep their meaning
-            for name, found in numeric.items():
-                before = self._earlier.manifest["numeric"][name]
-                found |= {"mean": before["mean"], "deviation": before["deviation"]}
+                mean, deviation = moments.mean, moments.deviation
+                if self._earlier is not None:  # as the models trained on it normalize
+                    before = self._earlier.manifest["numeric"][name]
+                    mean, deviation = before["mean"], before["deviation"]
+                numeric[name] = {"mean": mean, "deviation": deviation, "events": moments.count}
         path = f"{self._folder}/{CATALOG_FILE}"
         write_file(path, catalog.save)
         yield {
             "vocabularies": learned,
             "catalog": path,
-            "given": {name: self._path(name) for name in catalog.given or ()},
+            "given": {name: self._path(name) for name in catalog.extended or ()},
             "context": context,
             "hashed": {name: self._hashed[name] for name in learned if name in self._hashed},
             "numeric": numeric,
@@ -226,35 +228,33 @@ class _WriteCatalog(beam.DoFn):
             "events": int(catalog.counts.sum()),
         }
 
-    def _after(self, found: dict[str, Vocabulary]) -> dict[str, Vocabulary]:
+    def _extend(
+        self, earlier: Earlier, vocabularies: Mapping[str, Vocabulary]
+    ) -> dict[str, Vocabulary]:
         return {
-            name: one.after(
-                self._earlier.vocabulary(name),
-                self._min_count,
-                self._frozen,
-                self._max_size.get(name),
+            name: vocabulary.extend(
+                earlier.vocabulary(name), self._min_count, self._frozen, self._max_size.get(name)
             )
-            for name, one in found.items()
+            for name, vocabulary in vocabularies.items()
             if name not in self._hashed
         }
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{VOCABULARY_FOLDER}/{name}.tsv"
 
-    def _learn(self, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
+    def _write_vocabulary(self, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
         text = vocabulary.text()
         write_file(self._path(name), text)
         return {
-            "size": len(vocabulary) + 2,
+            "size": len(vocabulary) + FIRST_ID,
             "sha256": hashlib.sha256(text).hexdigest(),
             "events": int(vocabulary.counts.sum()),
         }
 
-    def _share(self, name: str, every: Vocabulary) -> dict[str, Any]:
-        """What a hashed feature has in the place of a vocabulary."""
+    def _describe_hashed(self, name: str, every: Vocabulary) -> dict[str, Any]:
         buckets = self._hashed[name]
         return {
-            "size": buckets + 2,
+            "size": buckets + FIRST_ID,
             "sha256": None,
             "events": int(every.counts.sum()),
             "hash_buckets": buckets,
@@ -269,10 +269,20 @@ class LearnVocabularies(beam.PTransform):
     the files of context vocabularies, mean and deviation of numbers.
 
     Only events before a user's first held-out event count. Other features of an item are the ones
-    it came with first, in the order of (time, place in the log). With an earlier folder its ids
-    keep their rows, and its numbers their mean and deviation; if it is ``frozen``, no id is added.
-    ``form`` is that of what carries the context, the log or the impressions; ``features`` are the
-    log's, if not its own. ``merge_ram`` is a hint to the runner for the worker that merges.
+    it came with first, in the order of (time, order in the log).
+
+    Args:
+        form: Format. Of what carries the context: the log, or the impressions.
+        protocol: Protocol.
+        min_count: int. Count that an id needs.
+        buckets: int. Of users.
+        folder: str. Where the files are written.
+        earlier: Earlier or None. Its ids keep their rows, its numbers their mean and deviation.
+        frozen: bool. Whether no id is added to those of ``earlier``.
+        max_size: mapping of feature to the ids that its vocabulary holds at most.
+        features: tuple of str. The log's, where they are not those of ``form``.
+        hashed: mapping of feature to buckets. These have no vocabulary.
+        merge_ram: str or None. Memory that the worker which merges needs, a hint to the runner.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 from serving.client.async_client import AsyncClient
 from serving.client.client import Client
-from serving.client.requests import one_request, score_inputs, stack
 from serving.client.results import Prediction, RankResult, ScoreResult, SearchResult, ServingError
+from tfdare.sequences.requests import one_request, score_inputs, stack
 
 __all__ = [
     "AsyncClient",

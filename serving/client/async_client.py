@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import grpc
-import numpy as np
 
-from serving.client.plans import CHANNEL_OPTIONS, Call, Plan, Plans, prediction, version_states
+from serving.client.plans import (
+    CHANNEL_OPTIONS,
+    Call,
+    Plan,
+    Plans,
+    prediction,
+    version_states,
+)
 from serving.client.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
 from serving.client.results import Prediction, RankResult, ScoreResult, SearchResult, ServingError
+from tfdare.sequences.requests import Arrays
+
+_Result = TypeVar("_Result")
 
 
 class AsyncClient(Plans):
     """Ranks candidates with a served model; every method is a coroutine.
 
-    Takes what :class:`serving.client.Client` takes, and gives back the same. To be made and used
-    inside one event loop; a call that is cancelled is cancelled at the server, too.
+    Arguments, methods and results are those of :class:`serving.client.Client`. It belongs to the
+    event loop in which it is created; a call that is cancelled is cancelled at the server, too.
 
     Example:
         async with AsyncClient("localhost:8500") as client:
-            first, second = await asyncio.gather(client.rank(one), client.rank(two))
+            results = await asyncio.gather(client.rank(first), client.rank(second))
     """
 
-    def __init__(self, address: str, model: str = "dare", **settings):
-        super().__init__(address, model, **settings)
-        self._channels = {name: self._channel(name) for name in self.addresses}
+    def _connect(self) -> None:
+        self._channels = {address: self._channel(address) for address in self.addresses}
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -42,43 +51,45 @@ class AsyncClient(Plans):
 
     async def search(
         self,
-        requests: Mapping[str, np.ndarray],
+        requests: Arrays,
         version: int | None = None,
         *,
         label: str | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
-        """The K behaviors of each history that matter most to each candidate."""
-        return await self._carried_out(self.search_plan(requests, version, label), timeout)
+        """Searches each history for the K behaviors that matter most to each candidate."""
+        return await self._run_plan(self.search_plan(requests, version, label), timeout)
 
     async def score(
         self,
-        requests: Mapping[str, np.ndarray],
-        found: SearchResult,
+        requests: Arrays,
+        search_result: SearchResult,
         version: int | None = None,
         *,
         label: str | None = None,
         timeout: float | None = None,
     ) -> ScoreResult:
-        """Click probabilities of the candidates, given what search found for them."""
-        return await self._carried_out(self.score_plan(requests, found, version, label), timeout)
+        """Scores the candidates by the behaviors that :meth:`search` returned for them."""
+        return await self._run_plan(
+            self.score_plan(requests, search_result, version, label), timeout
+        )
 
     async def rank(
         self,
-        requests: Mapping[str, np.ndarray],
+        requests: Arrays,
         split: bool = False,
         version: int | None = None,
         *,
         label: str | None = None,
         timeout: float | None = None,
     ) -> RankResult:
-        """Click probabilities of the candidates, and the behaviors they rest on."""
-        return await self._carried_out(self.rank_plan(requests, split, version, label), timeout)
+        """Ranks the candidates: click probabilities, and the behaviors they rest on."""
+        return await self._run_plan(self.rank_plan(requests, split, version, label), timeout)
 
     async def predict(
         self,
         signature: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Arrays,
         *,
         output_filter: Iterable[str] = (),
         version: int | None = None,
@@ -87,7 +98,7 @@ class AsyncClient(Plans):
         address: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """Any signature of any model, the arrays sent as they are."""
+        """Calls any signature of any model, the arrays sent as they are."""
         call = self.call(
             signature,
             inputs,
@@ -97,15 +108,15 @@ class AsyncClient(Plans):
             model=model,
             address=address,
         )
-        return await self._made(call, self.until(timeout))
+        return await self._send(call, self.deadline(timeout))
 
     async def versions(
         self, model: str | None = None, timeout: float | None = None
     ) -> dict[int, str]:
-        """Every version that the server knows, and its state, such as "AVAILABLE"."""
+        """Returns every version that the server knows, and its state, such as "AVAILABLE"."""
         stub = model_service_pb2_grpc.ModelServiceStub(self._channels[self.address])
-        response = await self._sent_until(
-            stub.GetModelStatus, self.status_request(model), self.address, self.until(timeout)
+        response = await self._send_with_retries(
+            stub.GetModelStatus, self.status_request(model), self.address, self.deadline(timeout)
         )
         return version_states(response)
 
@@ -114,13 +125,13 @@ class AsyncClient(Plans):
             return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         return grpc.aio.secure_channel(address, self.credentials, options=CHANNEL_OPTIONS)
 
-    async def _carried_out(self, plan: Plan, timeout: float | None):
-        until = self.until(timeout)
+    async def _run_plan(self, plan: Plan[_Result], timeout: float | None) -> _Result:
+        deadline = self.deadline(timeout)
         try:
             calls = next(plan)
             while True:
                 try:
-                    answers = await self._all(calls, until)
+                    answers = await self._send_all(calls, deadline)
                 except ServingError as error:
                     calls = plan.throw(error)
                 else:
@@ -128,33 +139,35 @@ class AsyncClient(Plans):
         except StopIteration as end:
             return end.value
 
-    async def _all(self, calls: Sequence[Call], until: float) -> list[Prediction]:
-        return await asyncio.gather(*(self._made(call, until) for call in calls))
+    async def _send_all(self, calls: Sequence[Call], deadline: float) -> list[Prediction]:
+        return await asyncio.gather(*(self._send(call, deadline) for call in calls))
 
-    async def _made(self, call: Call, until: float) -> Prediction:
+    async def _send(self, call: Call, deadline: float) -> Prediction:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channels[call.address])
-        return prediction(await self._sent_until(stub.Predict, call.request, call.address, until))
+        return prediction(
+            await self._send_with_retries(stub.Predict, call.request, call.address, deadline)
+        )
 
-    async def _sent_until(self, method, request, address: str, until: float):
+    async def _send_with_retries(self, method, request, address: str, deadline: float):
         attempt = 0
         while True:
             try:
-                left = max(until - time.monotonic(), 0.001)
+                left = max(deadline - time.monotonic(), 0.001)
                 if self.hedge_after is None or self.hedge_after >= left:
                     return await method(request, timeout=left)
                 return await _hedged(method, request, left, self.hedge_after)
             except grpc.RpcError as error:
-                pause, left = self.pause(attempt), until - time.monotonic()
-                if not self.again(error.code(), attempt, pause, left):
+                pause, left = self.retry_pause(attempt), deadline - time.monotonic()
+                if not self.should_retry(error.code(), attempt, pause, left):
                     raise ServingError(error.code(), error.details() or "", address) from error
                 attempt += 1
                 await asyncio.sleep(pause)
 
 
 async def _hedged(method, request, timeout: float, after: float):
-    """The first answer of up to two calls, the second sent after a pause; the other is given up.
+    """Sends a call, and once more after `after` seconds without a reply; returns the first reply.
 
-    An error counts only where no other call is under way.
+    The other call is cancelled. An error counts only where no other call is under way.
     """
 
     async def ask(left: float):

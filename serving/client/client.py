@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent import futures
+from typing import TypeVar
 
 import grpc
-import numpy as np
 
-from serving.client.plans import CHANNEL_OPTIONS, Call, Plan, Plans, prediction, version_states
+from serving.client.plans import (
+    CHANNEL_OPTIONS,
+    Call,
+    Plan,
+    Plans,
+    prediction,
+    version_states,
+)
 from serving.client.protos import model_service_pb2_grpc, prediction_service_pb2_grpc
 from serving.client.results import Prediction, RankResult, ScoreResult, SearchResult, ServingError
+from tfdare.sequences.requests import Arrays
 
 _AT_ONCE = 8
+_Result = TypeVar("_Result")
 
 
 class Client(Plans):
@@ -23,9 +32,9 @@ class Client(Plans):
     Safe to share between threads; connections are kept and shared. Every method takes requests as
     a mapping of arrays: ``history_<feature>`` int64 ``[U, N]``, ``history_length`` int32 ``[U]``,
     ``target_<feature>`` int64 ``[U, C]``, all with raw ids, and ``history_time_gap`` and
-    ``context_<name>`` where the model takes them (see :mod:`serving.client.requests`).
-    :func:`one_request` makes one from a user's lists. :class:`serving.client.AsyncClient`
-    is the same for coroutines.
+    ``context_<name>`` where the model takes them (see :mod:`tfdare.sequences.requests`).
+    :func:`serving.client.one_request` builds one from a user's lists.
+    :class:`serving.client.AsyncClient` is the same for coroutines.
 
     Args:
         address: str. ``host:port`` of the model server, or ``dns:///host:port`` for all servers
@@ -58,11 +67,9 @@ class Client(Plans):
             probability = client.rank(request).probability[0]
     """
 
-    def __init__(self, address: str, model: str = "dare", **settings):
-        super().__init__(address, model, **settings)
-        self._channels = {name: self._channel(name) for name in self.addresses}
-        self._pool: futures.ThreadPoolExecutor | None = None
-        self._making = threading.Lock()
+    def _connect(self) -> None:
+        self._channels = {address: self._channel(address) for address in self.addresses}
+        self._pool = futures.ThreadPoolExecutor(_AT_ONCE, "client")  # its threads start when needed
 
     def __enter__(self) -> Client:
         return self
@@ -74,42 +81,41 @@ class Client(Plans):
         """Closes the connections; the client cannot be used afterwards."""
         for channel in self._channels.values():
             channel.close()
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._pool.shutdown()
 
     def search(
         self,
-        requests: Mapping[str, np.ndarray],
+        requests: Arrays,
         version: int | None = None,
         *,
         label: str | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
-        """The K behaviors of each history that matter most to each candidate."""
-        return self._carried_out(self.search_plan(requests, version, label), timeout)
+        """Searches each history for the K behaviors that matter most to each candidate."""
+        return self._run_plan(self.search_plan(requests, version, label), timeout)
 
     def score(
         self,
-        requests: Mapping[str, np.ndarray],
-        found: SearchResult,
+        requests: Arrays,
+        search_result: SearchResult,
         version: int | None = None,
         *,
         label: str | None = None,
         timeout: float | None = None,
     ) -> ScoreResult:
-        """Click probabilities of the candidates, given what search found for them."""
-        return self._carried_out(self.score_plan(requests, found, version, label), timeout)
+        """Scores the candidates by the behaviors that :meth:`search` returned for them."""
+        return self._run_plan(self.score_plan(requests, search_result, version, label), timeout)
 
     def rank(
         self,
-        requests: Mapping[str, np.ndarray],
+        requests: Arrays,
         split: bool = False,
         version: int | None = None,
         *,
         label: str | None = None,
         timeout: float | None = None,
     ) -> RankResult:
-        """Click probabilities of the candidates, and the behaviors they rest on.
+        """Ranks the candidates: click probabilities, and the behaviors they rest on.
 
         Args:
             requests: mapping of name to array.
@@ -120,12 +126,12 @@ class Client(Plans):
             label: str or None. Label of the version to ask for, instead.
             timeout: float or None. Seconds for the whole, instead of the client's.
         """
-        return self._carried_out(self.rank_plan(requests, split, version, label), timeout)
+        return self._run_plan(self.rank_plan(requests, split, version, label), timeout)
 
     def predict(
         self,
         signature: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Arrays,
         *,
         output_filter: Iterable[str] = (),
         version: int | None = None,
@@ -134,7 +140,7 @@ class Client(Plans):
         address: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """Any signature of any model, the arrays sent as they are."""
+        """Calls any signature of any model, the arrays sent as they are."""
         call = self.call(
             signature,
             inputs,
@@ -144,14 +150,16 @@ class Client(Plans):
             model=model,
             address=address,
         )
-        return self._made(call, self.until(timeout))
+        return self._send(call, self.deadline(timeout))
 
     def versions(self, model: str | None = None, timeout: float | None = None) -> dict[int, str]:
-        """Every version that the server knows, and its state, such as "AVAILABLE"."""
+        """Returns every version that the server knows, and its state, such as "AVAILABLE"."""
         stub = model_service_pb2_grpc.ModelServiceStub(self._channels[self.address])
         request = self.status_request(model)
         return version_states(
-            self._sent_until(stub.GetModelStatus, request, self.address, self.until(timeout))
+            self._send_with_retries(
+                stub.GetModelStatus, request, self.address, self.deadline(timeout)
+            )
         )
 
     def _channel(self, address: str) -> grpc.Channel:
@@ -159,13 +167,13 @@ class Client(Plans):
             return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         return grpc.secure_channel(address, self.credentials, options=CHANNEL_OPTIONS)
 
-    def _carried_out(self, plan: Plan, timeout: float | None):
-        until = self.until(timeout)
+    def _run_plan(self, plan: Plan[_Result], timeout: float | None) -> _Result:
+        deadline = self.deadline(timeout)
         try:
             calls = next(plan)
             while True:
                 try:
-                    answers = self._all(calls, until)
+                    answers = self._send_all(calls, deadline)
                 except ServingError as error:
                     calls = plan.throw(error)
                 else:
@@ -173,38 +181,37 @@ class Client(Plans):
         except StopIteration as end:
             return end.value
 
-    def _all(self, calls: Sequence[Call], until: float) -> list[Prediction]:
+    def _send_all(self, calls: Sequence[Call], deadline: float) -> list[Prediction]:
         if len(calls) == 1:
-            return [self._made(calls[0], until)]
-        with self._making:
-            if self._pool is None:
-                self._pool = futures.ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="client")
-        return list(self._pool.map(lambda call: self._made(call, until), calls))
+            return [self._send(calls[0], deadline)]
+        return list(self._pool.map(lambda call: self._send(call, deadline), calls))
 
-    def _made(self, call: Call, until: float) -> Prediction:
+    def _send(self, call: Call, deadline: float) -> Prediction:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channels[call.address])
-        return prediction(self._sent_until(stub.Predict, call.request, call.address, until))
+        return prediction(
+            self._send_with_retries(stub.Predict, call.request, call.address, deadline)
+        )
 
-    def _sent_until(self, method, request, address: str, until: float):
+    def _send_with_retries(self, method, request, address: str, deadline: float):
         attempt = 0
         while True:
             try:
-                left = max(until - time.monotonic(), 0.001)
+                left = max(deadline - time.monotonic(), 0.001)
                 if self.hedge_after is None or self.hedge_after >= left:
                     return method(request, timeout=left)
                 return _hedged(method, request, left, self.hedge_after)
             except grpc.RpcError as error:
-                pause, left = self.pause(attempt), until - time.monotonic()
-                if not self.again(error.code(), attempt, pause, left):
+                pause, left = self.retry_pause(attempt), deadline - time.monotonic()
+                if not self.should_retry(error.code(), attempt, pause, left):
                     raise ServingError(error.code(), error.details() or "", address) from error
                 attempt += 1
                 time.sleep(pause)
 
 
 def _hedged(method, request, timeout: float, after: float):
-    """The first answer of up to two calls, the second sent after a pause; the other is given up.
+    """Sends a call, and once more after `after` seconds without a reply; returns the first reply.
 
-    An error counts only where no other call is under way.
+    The other call is cancelled. An error counts only where no other call is under way.
     """
     until, done = time.monotonic() + timeout, threading.Semaphore(0)
     calls = [method.future(request, timeout=timeout)]

@@ -1,25 +1,34 @@
-"""What the clients send, and what they make of the answers; how it travels is not decided here.
+"""Calls and plans, which the clients share; the clients themselves send calls over gRPC.
 
-A plan is a generator: it yields calls that may be made at the same time, is sent their answers,
-and returns the result. :mod:`serving.client.client` and
-:mod:`serving.client.async_client` carry plans out.
+A call is one ``Predict`` request and the address that it goes to. A plan is a generator that makes
+up a method of the client: it yields calls, which may be sent at the same time, receives their
+predictions, and returns the result. :mod:`serving.client.client` and
+:mod:`serving.client.async_client` run plans.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
 import numpy as np
+from numpy.typing import DTypeLike
 
 from serving.client.protos import get_model_status_pb2, model_pb2, predict_pb2
-from serving.client.requests import TARGET, checked, score_inputs, search_inputs, split_candidates
 from serving.client.results import Prediction, RankResult, ScoreResult, SearchResult, ServingError
 from serving.client.tensors import from_proto, to_proto
+from tfdare.sequences.requests import (
+    TARGET,
+    Arrays,
+    checked,
+    score_inputs,
+    search_inputs,
+    split_candidates,
+)
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # gRPC's own limit of 4 MB is a few users' scores
@@ -35,13 +44,13 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Call:
-    """One ``Predict`` to make, and whom to ask."""
+    """A ``Predict`` request, and the address that it goes to."""
 
     address: str
     request: predict_pb2.PredictRequest
 
-    def at(self, version: int) -> Call:
-        """The same of another version."""
+    def with_version(self, version: int) -> Call:
+        """Returns the same call, to another version."""
         request = predict_pb2.PredictRequest()
         request.CopyFrom(self.request)
         request.model_spec.version.value = version
@@ -52,7 +61,10 @@ Plan = Generator[Sequence[Call], Sequence[Prediction], _Result]
 
 
 class Plans:
-    """Settings of a client, and its plans. See :class:`serving.client.Client`."""
+    """Settings of a client and its plans, for the clients to inherit.
+
+    The arguments are described at :class:`serving.client.Client`.
+    """
 
     def __init__(
         self,
@@ -65,7 +77,7 @@ class Plans:
         retries: int = 5,
         hedge_after: float | None = None,
         max_candidates: int | None = None,
-        id_dtype: type = np.int64,
+        id_dtype: DTypeLike = np.int64,
         credentials: grpc.ChannelCredentials | None = None,
     ):
         if not timeout > 0 or retries < 0:
@@ -86,33 +98,37 @@ class Plans:
         self.max_candidates = max_candidates
         self.id_dtype = np.dtype(id_dtype)
         self.credentials = credentials
+        self._connect()
+
+    def _connect(self) -> None:
+        raise NotImplementedError
 
     @property
     def addresses(self) -> set[str]:
-        """Everyone whom the client asks."""
+        """Addresses of the servers that the client calls."""
         return {self.address, self.search_address}
 
-    def until(self, timeout: float | None) -> float:
-        """``time.monotonic()`` when a call that begins now is given up."""
+    def deadline(self, timeout: float | None) -> float:
+        """Returns the ``time.monotonic()`` at which a call that begins now is given up."""
         return time.monotonic() + (self.timeout if timeout is None else timeout)
 
-    def pause(self, attempt: int) -> float:
-        """Seconds before a call is sent again after ``attempt`` failures: doubling, with jitter."""
+    def retry_pause(self, attempt: int) -> float:
+        """Returns the seconds to wait after failed attempt ``attempt``: doubling, with jitter."""
         return random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 2.0)
 
-    def again(self, code: grpc.StatusCode, attempt: int, pause: float, left: float) -> bool:
-        """Whether a call that failed for the time ``attempt`` (from 0) is sent again.
+    def should_retry(self, code: grpc.StatusCode, attempt: int, pause: float, left: float) -> bool:
+        """Tells whether a call whose attempt ``attempt`` (from 0) failed is sent again.
 
-        Only where the server cannot be reached or is full (UNAVAILABLE): what else it answers, it
-        would answer again.
+        Only where the server cannot be reached or is full (UNAVAILABLE): any other error would
+        come again.
         """
-        unreachable = code is grpc.StatusCode.UNAVAILABLE
-        return unreachable and attempt < self.retries and pause < left
+        unavailable = code is grpc.StatusCode.UNAVAILABLE
+        return unavailable and attempt < self.retries and pause < left
 
     def call(
         self,
         signature: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Arrays,
         *,
         output_filter: Iterable[str] = (),
         version: int | None = None,
@@ -120,7 +136,7 @@ class Plans:
         model: str | None = None,
         address: str | None = None,
     ) -> Call:
-        """A call of any signature, the arrays as they are."""
+        """Builds a call of any signature, the arrays as they are."""
         if version is not None and label is not None:
             raise ValueError(f"Give a version or a label. Received: {version} and {label!r}")
         address = address or self.address
@@ -140,29 +156,41 @@ class Plans:
         return Call(address, request)
 
     def status_request(self, model: str | None) -> get_model_status_pb2.GetModelStatusRequest:
-        """A request for the states of a model's versions."""
+        """Builds a request for the states of a model's versions."""
         spec = model_pb2.ModelSpec(name=model or self.model)
         return get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
 
-    def search_plan(self, requests, version, label=None) -> Plan[SearchResult]:
-        """Of ``search``."""
+    def search_plan(
+        self, requests: Arrays, version: int | None, label: str | None = None
+    ) -> Plan[SearchResult]:
+        """Plans ``search``."""
         inputs = search_inputs(requests)
-        outputs, newest = yield from self._asked(
+        outputs, newest = yield from self._predict_all(
             "search", inputs, version, label, self.search_model, self.search_address
         )
         return SearchResult(outputs["behavior_index"], outputs["attention_score"], newest)
 
-    def score_plan(self, requests, found, version, label=None) -> Plan[ScoreResult]:
-        """Of ``score``, given what search found."""
-        inputs = score_inputs(requests, found.behavior_index, found.attention_score)
-        outputs, newest = yield from self._asked("score", inputs, version, label)
+    def score_plan(
+        self,
+        requests: Arrays,
+        search_result: SearchResult,
+        version: int | None,
+        label: str | None = None,
+    ) -> Plan[ScoreResult]:
+        """Plans ``score`` of the behaviors that search returned."""
+        inputs = score_inputs(requests, search_result.behavior_index, search_result.attention_score)
+        outputs, newest = yield from self._predict_all("score", inputs, version, label)
         return ScoreResult(outputs["probability"], newest)
 
-    def rank_plan(self, requests, split, version, label=None) -> Plan[RankResult]:
-        """Of both: in one call, or in two."""
+    def rank_plan(
+        self, requests: Arrays, split: bool, version: int | None, label: str | None = None
+    ) -> Plan[RankResult]:
+        """Plans ``rank``: in one call, or, with `split`, as search and then score."""
         if not split:
             inputs = checked(requests)
-            outputs, newest = yield from self._asked("serving_default", inputs, version, label)
+            outputs, newest = yield from self._predict_all(
+                "serving_default", inputs, version, label
+            )
             return RankResult(
                 outputs["probability"],
                 outputs.get("behavior_index"),
@@ -172,27 +200,35 @@ class Plans:
         same = (self.search_address, self.search_model) == (self.address, self.model)
         wanted = version
         for last in (False, True):
-            found = yield from self.search_plan(requests, wanted, label if wanted is None else None)
+            kept = yield from self.search_plan(requests, wanted, label if wanted is None else None)
             try:
-                scored = yield from self.score_plan(requests, found, found.version)
+                scored = yield from self.score_plan(requests, kept, kept.version)
                 break
             except ServingError as error:
                 if last or version is not None or error.code is not grpc.StatusCode.NOT_FOUND:
                     raise
             # One of the two has gone over to a version that the other does not have.
             if not same:
-                wanted = (yield from self.score_plan(requests, found, None, label)).version
+                wanted = (yield from self.score_plan(requests, kept, None, label)).version
         return RankResult(
-            scored.probability, found.behavior_index, found.attention_score, scored.version
+            scored.probability, kept.behavior_index, kept.attention_score, scored.version
         )
 
-    def _asked(self, signature, inputs, version, label, model=None, address=None):
-        """Outputs of all candidates, and the one version that they are of."""
+    def _predict_all(
+        self,
+        signature: str,
+        inputs: Arrays,
+        version: int | None,
+        label: str | None,
+        model: str | None = None,
+        address: str | None = None,
+    ) -> Plan[tuple[dict[str, np.ndarray], int]]:
+        """Plans a signature for all candidates; returns outputs and the one version they are of."""
         parts = split_candidates(inputs, self.max_candidates)
         calls = [
             self.call(
                 signature,
-                self._sent(part),
+                self._with_id_dtype(part),
                 version=version,
                 label=label,
                 model=model,
@@ -202,10 +238,10 @@ class Plans:
         ]
         answers = list((yield calls))
         newest = max(answer.version for answer in answers)
-        behind = [place for place, one in enumerate(answers) if one.version != newest]
+        behind = [i for i, answer in enumerate(answers) if answer.version != newest]
         if behind:  # the server went over to a newer version between the parts
-            for place, answer in zip(behind, (yield [calls[p].at(newest) for p in behind])):
-                answers[place] = answer
+            for i, answer in zip(behind, (yield [calls[i].with_version(newest) for i in behind])):
+                answers[i] = answer
         outputs = {}
         for name in answers[0].outputs:
             pieces = [
@@ -215,7 +251,7 @@ class Plans:
             outputs[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
         return outputs, newest
 
-    def _sent(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _with_id_dtype(self, inputs: Arrays) -> dict[str, np.ndarray]:
         return {
             name: value.astype(self.id_dtype, copy=False) if value.dtype == np.int64 else value
             for name, value in inputs.items()
@@ -223,7 +259,7 @@ class Plans:
 
 
 def prediction(response: predict_pb2.PredictResponse) -> Prediction:
-    """A reply with its outputs as arrays."""
+    """Reads a reply, its outputs as arrays."""
     return Prediction(
         {name: from_proto(proto) for name, proto in response.outputs.items()},
         response.model_spec.name,
@@ -232,10 +268,10 @@ def prediction(response: predict_pb2.PredictResponse) -> Prediction:
 
 
 def version_states(response: get_model_status_pb2.GetModelStatusResponse) -> dict[int, str]:
-    """Version to the name of its state."""
+    """Reads a reply as a mapping of version to the name of its state."""
     name = get_model_status_pb2.ModelVersionStatus.State.Name
     return {status.version: name(status.state) for status in response.model_version_status}
 
 
-def _candidates(inputs: Mapping[str, np.ndarray]) -> int:
+def _candidates(inputs: Arrays) -> int:
     return next(value.shape[1] for name, value in inputs.items() if name.startswith(TARGET))

@@ -23,14 +23,15 @@ _ROOT = "tensorflow"
 
 @contextlib.contextmanager
 def _message_modules_only() -> Iterator[None]:
+    """Makes ``tensorflow`` an empty package with the real one's modules, inside the block."""
     if _ROOT in sys.modules:
         yield
         return
-    found = importlib.util.find_spec(_ROOT)  # of a top-level package: finds, does not run it
-    if found is None or not found.submodule_search_locations:
+    installed = importlib.util.find_spec(_ROOT)  # of a top-level package: does not import it
+    if installed is None or not installed.submodule_search_locations:
         raise ImportError("The serving API's messages need the package tensorflow installed.")
     spec = importlib.machinery.ModuleSpec(_ROOT, loader=None, is_package=True)
-    spec.submodule_search_locations = list(found.submodule_search_locations)
+    spec.submodule_search_locations = list(installed.submodule_search_locations)
     sys.modules[_ROOT] = importlib.util.module_from_spec(spec)
     try:
         yield

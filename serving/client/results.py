@@ -1,4 +1,4 @@
-"""What the clients give back, and raise."""
+"""Results and errors of the clients."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 
 class ServingError(Exception):
-    """A call that the server, or the way to it, answered with an error.
+    """A call failed, at the server or on the way to it.
 
     Attributes:
         code: grpc.StatusCode. For instance ``grpc.StatusCode.NOT_FOUND``.
-        message: str. The server's own words.
-        address: str. Who was asked.
+        message: str. The server's message.
+        address: str. The server's address.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, address: str):
@@ -27,7 +27,7 @@ class ServingError(Exception):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Outputs of one signature, and which version answered.
+    """Outputs of one signature, and the version that answered.
 
     Attributes:
         outputs: mapping of output name to array.
@@ -42,7 +42,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What search found.
+    """The behaviors that search keeps for each candidate.
 
     Attributes:
         behavior_index: int32 ``[U, C, K]``. Index into the history, -1 for none.
@@ -84,3 +84,8 @@ class RankResult:
     behavior_index: np.ndarray | None
     attention_score: np.ndarray | None
     version: int
+
+    @property
+    def searches(self) -> bool:
+        """Whether the model searches, and so can be split into search and score."""
+        return self.behavior_index is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ MAX_FILLED = 1 << 24
 """Elements that a proto may ask for beyond those it carries (the last value is repeated)."""
 
 # data type -> (numpy dtype, typed field)
-_KINDS = {
+_KINDS: dict[int, tuple[np.dtype[Any], str]] = {
     types_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"),
     types_pb2.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
     types_pb2.DT_HALF: (np.dtype("<f2"), "half_val"),
@@ -31,7 +32,7 @@ _TYPES = {dtype: enum for enum, (dtype, _) in _KINDS.items()}
 
 
 def type_name(enum: int) -> str:
-    """Name of a data type as TensorFlow's messages write it: ``int64``, ``float``."""
+    """Returns the name of a data type as TensorFlow's messages write it: ``int64``, ``float``."""
     if enum not in types_pb2.DataType.values():
         return f"unknown data type {enum}"
     return types_pb2.DataType.Name(enum).removeprefix("DT_").lower()
@@ -40,7 +41,7 @@ def type_name(enum: int) -> str:
 def to_proto(
     array: np.ndarray, typed: bool = False, into: tensor_pb2.TensorProto | None = None
 ) -> tensor_pb2.TensorProto:
-    """An array as a TensorProto.
+    """Converts an array to a TensorProto.
 
     Args:
         array: np.ndarray. Numbers, booleans, or bytes objects.
@@ -81,14 +82,14 @@ _PACKED = 2
 
 
 def _packed(values: np.ndarray) -> bytes:
-    """Numbers as a packed field holds them, in a fraction of the time that appending them takes."""
+    """Encodes numbers as a packed field, in a fraction of the time that appending them takes."""
     if values.dtype.kind == "f" and values.dtype.itemsize > 2:
         return values.tobytes()
     return _varints(values.view("<u2") if values.dtype.kind == "f" else values)
 
 
 def _varints(values: np.ndarray) -> bytes:
-    """Integers in groups of 7 bits, lowest first, all as many as the greatest needs."""
+    """Encodes integers in groups of 7 bits, lowest first, all as many as the greatest needs."""
     values = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
     width = max(1, -(-int(values.max()).bit_length() // 7))
     groups = values[:, np.newaxis] >> np.arange(0, 7 * width, 7, dtype=np.uint64)
@@ -98,7 +99,7 @@ def _varints(values: np.ndarray) -> bytes:
 
 
 def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
-    """A TensorProto as an array (read-only where it views the proto's bytes).
+    """Converts a TensorProto to an array (read-only where it views the proto's bytes).
 
     Fewer typed values than elements repeat the last one (none: zeros), as in TensorFlow.
 

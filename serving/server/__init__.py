@@ -1,1 +1,1 @@
-"""A development server with TensorFlow Serving's gRPC and REST API. It is not that server."""
+"""A development server with TensorFlow Serving's gRPC and REST API. Not the stock server."""

@@ -1,4 +1,4 @@
-"""What every call answers, whichever way it came: gRPC and REST differ in form alone."""
+"""Answers of the server's calls, the same over gRPC and REST."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Api:
     Args:
         manager: Manager. The models that are served.
         metrics: Metrics or None. Counts the requests. Defaults to new ones.
-        watcher: Watcher or None. Woken where the models change.
+        watcher: Watcher or None. Woken when the models change.
 
     Raises:
         RequestError: (from every call) the request cannot be answered; carries code and message.
@@ -93,7 +93,7 @@ class Api:
         api: str = "Predict",
         entrypoint: str = "GRPC",
     ) -> _Answer:
-        """What ``answer()`` gives, counted by its outcome.
+        """Returns ``answer()`` and counts the request by its outcome.
 
         Names of models that are not served are counted as none: callers choose them, and each
         would be kept for ever.
@@ -114,7 +114,7 @@ class Api:
     def metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """Signatures of a version."""
+        """Returns the signatures of a version."""
         _require_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -133,13 +133,13 @@ class Api:
     def status(
         self, request: get_model_status_pb2.GetModelStatusRequest
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """State of every version of a model, with the reason where it failed to load."""
+        """Returns the state of every version of a model, and why it failed to load if it did."""
         _require_spec(request)
         response = get_model_status_pb2.GetModelStatusResponse()
-        for found in self.manager.status(request.model_spec):
-            status = response.model_version_status.add(version=found.version, state=found.state)
-            status.status.error_code = found.code.value[0]
-            status.status.error_message = shortened(found.message)
+        for version in self.manager.status(request.model_spec):
+            status = response.model_version_status.add(version=version.version, state=version.state)
+            status.status.error_code = version.code.value[0]
+            status.status.error_message = shortened(version.message)
         return response
 
     def reload(

@@ -53,8 +53,8 @@ class BatchingOptions:
     def __post_init__(self):
         for name in ("max_batch_size", "max_enqueued_batches", "threads"):
             if getattr(self, name) < 1:
-                asked = "num_batch_threads" if name == "threads" else name
-                raise StartError(f"{asked} must be positive; was {getattr(self, name)}")
+                flag = "num_batch_threads" if name == "threads" else name
+                raise StartError(f"{flag} must be positive; was {getattr(self, name)}")
         if self.timeout < 0:
             raise StartError(
                 f"batch_timeout_micros must be non-negative; was {self.timeout * 1e6:.0f}"
@@ -69,12 +69,12 @@ class BatchingOptions:
             raise StartError(f"allowed_batch_sizes must be positive and rising; was {list(sizes)}")
 
     def filled(self, rows: int) -> int:
-        """Rows that a batch of ``rows`` is run with."""
+        """Returns the rows that a batch of ``rows`` is filled up to."""
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
 
 def read_batching_options(path: str | None) -> BatchingOptions:
-    """Options of a ``BatchingParameters`` text proto; the defaults without one.
+    """Reads the options of a ``BatchingParameters`` text proto; the defaults without one.
 
     Raises:
         StartError: the file is not one, or asks for what cannot be.
@@ -87,7 +87,7 @@ def read_batching_options(path: str | None) -> BatchingOptions:
             f"{path!r}: this development server does not split large batches. Leave out "
             "enable_large_batch_splitting and max_execution_batch_size."
         )
-    given = {}
+    options = {}
     for name, option in (
         ("max_batch_size", "max_batch_size"),
         ("max_enqueued_batches", "max_enqueued_batches"),
@@ -95,12 +95,12 @@ def read_batching_options(path: str | None) -> BatchingOptions:
         ("thread_pool_name", "pool"),
     ):
         if proto.HasField(name):
-            given[option] = getattr(proto, name).value
+            options[option] = getattr(proto, name).value
     return BatchingOptions(
         timeout=proto.batch_timeout_micros.value / 1e6,
         allowed_batch_sizes=tuple(proto.allowed_batch_sizes),
         pad_variable_length_inputs=proto.pad_variable_length_inputs,
-        **given,
+        **options,
     )
 
 
@@ -158,7 +158,7 @@ class Batcher:
         fetches: Sequence[str],
         timeout: float | None = None,
     ) -> list[np.ndarray]:
-        """What ``run(feeds, fetches, timeout)`` gives, run together with others.
+        """Returns ``run(feeds, fetches, timeout)``, run together with other requests.
 
         Args:
             owner: object. Whose ``run`` it is; requests of different owners stay apart.
@@ -219,17 +219,21 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while (found := self._next())[0] is None:
+                while True:
+                    ready, seconds = self._next()
+                    if ready is not None:
+                        break
                     if self._closed:
                         return
-                    self._changed.wait(found[1])
+                    self._changed.wait(seconds)
                 self._changed.notify()  # another thread looks after what is left
-            queue, batch = found[0]
+            queue, batch = ready
             self._process(queue, batch)
 
     def _next(self) -> tuple[tuple[_Queue, _Batch] | None, float | None]:
-        """A batch that may run, and its queue moved to the end; else the seconds to wait."""
-        now, soonest = time.monotonic(), None
+        """Takes a batch that may run, its queue moved to the end; else returns seconds to wait."""
+        now = time.monotonic()
+        soonest: float | None = None
         for key, queue in self._queues.items():
             batch = queue.batches[0]
             if not batch.tasks:
@@ -264,8 +268,8 @@ class Batcher:
                 task.done.set()
 
     def _run(self, queue: _Queue, batch: _Batch, now: float) -> None:
-        deadlines = [task.deadline for task in batch.tasks]
-        timeout = None if None in deadlines else max(deadlines) - now
+        deadlines = [task.deadline for task in batch.tasks if task.deadline is not None]
+        timeout = max(deadlines) - now if len(deadlines) == len(batch.tasks) else None
         if timeout is not None and timeout <= 0:
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -275,7 +279,7 @@ class Batcher:
         self._metrics.batch(self._options.pool, batch.rows + padding, padding)
         pad = self._options.pad_variable_length_inputs
         feeds = {
-            name: _merged(name, [task.feeds[name] for task in batch.tasks], padding, pad)
+            name: _merge(name, [task.feeds[name] for task in batch.tasks], padding, pad)
             for name in batch.tasks[0].feeds
         }
         outputs = queue.run(feeds, queue.fetches, timeout)
@@ -307,8 +311,8 @@ def _rows(feeds: Mapping[str, np.ndarray]) -> int:
     return sizes.pop()
 
 
-def _merged(name: str, parts: list[np.ndarray], padding: int, pad: bool) -> np.ndarray:
-    """The parts of one tensor, one below the other; the last part's first row fills it up."""
+def _merge(name: str, parts: list[np.ndarray], padding: int, pad: bool) -> np.ndarray:
+    """Stacks the parts of a tensor; `padding` rows repeat the first row of the last part."""
     shapes = {part.shape[1:] for part in parts}
     if len(shapes) > 1:
         if not pad or len({len(shape) for shape in shapes}) > 1:
@@ -320,13 +324,13 @@ def _merged(name: str, parts: list[np.ndarray], padding: int, pad: bool) -> np.n
                 "dim.",
             )
         widths = [max(sizes) for sizes in zip(*shapes)]
-        parts = [_widened(part, widths) for part in parts]
+        parts = [_pad(part, widths) for part in parts]
     if padding:
         parts = [*parts, np.repeat(parts[-1][:1], padding, axis=0)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _widened(part: np.ndarray, widths: list[int]) -> np.ndarray:
+def _pad(part: np.ndarray, widths: list[int]) -> np.ndarray:
     if list(part.shape[1:]) == widths:
         return part
     if part.size == 0:

@@ -1,4 +1,4 @@
-"""Which models and versions to serve: from flags, a file or a call. No TensorFlow here."""
+"""Models and versions to serve: from flags, a file or a call. Does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
     def wanted(self) -> dict[int, str]:
-        """Version to folder, rising, of the versions to serve that are there.
+        """Finds the versions to serve that are there: version to folder, rising.
 
         Raises:
             StartError: no such folder.
         """
-        found = find_versions(self.base_path)
+        versions = find_versions(self.base_path)
         if self.all:
-            return found
+            return versions
         if self.specific:
-            return {version: path for version, path in found.items() if version in self.specific}
-        return {version: found[version] for version in sorted(found)[-self.latest :]}
+            return {version: path for version, path in versions.items() if version in self.specific}
+        return {version: versions[version] for version in sorted(versions)[-self.latest :]}
 
     def versions(self) -> dict[int, str]:
-        """As :meth:`wanted`, of a model that must be there.
+        """Finds the same as :meth:`wanted`, of a model that must be there.
 
         Raises:
             StartError: no such folder, no version in it, or not the one asked for.
         """
-        found = find_versions(self.base_path)
-        if not found:
+        versions = find_versions(self.base_path)
+        if not versions:
             raise StartError(
                 f"No version of model {self.name!r} in {self.base_path!r}: a version is a folder "
                 "named by an integer that holds saved_model.pb, such as "
                 f"{os.path.join(self.base_path, '1')!r}."
             )
-        if missing := sorted(set(self.specific) - set(found)):
+        if missing := sorted(set(self.specific) - set(versions)):
             raise StartError(
                 f"Model {self.name!r} has no version {missing[0]} in {self.base_path!r}. "
-                f"Versions there: {sorted(found)}"
+                f"Versions there: {sorted(versions)}"
             )
         return self.wanted()
 
 
 def find_versions(base_path: str) -> dict[int, str]:
-    """Version to folder, rising, of every child of ``base_path`` named by an integer.
+    """Finds every folder in ``base_path`` named by an integer: version to folder, rising.
 
     Raises:
         StartError: ``base_path`` is not a folder.
@@ -77,16 +77,16 @@ def find_versions(base_path: str) -> dict[int, str]:
         names = os.listdir(base_path)
     except OSError as error:
         raise StartError(f"No such folder: {base_path!r} (the model's base path)") from error
-    found = {}
+    versions: dict[int, str] = {}
     for name in names:
         path = os.path.join(base_path, name)
         if name.isascii() and name.isdigit() and os.path.isdir(path):
-            found.setdefault(int(name), path)
-    return dict(sorted(found.items()))
+            versions.setdefault(int(name), path)
+    return dict(sorted(versions.items()))
 
 
 def read_config(path: str) -> list[ModelConfig]:
-    """Models of a config file: a ``ModelServerConfig`` text proto with a ``model_config_list``.
+    """Reads a config file: a ``ModelServerConfig`` text proto with a ``model_config_list``.
 
     Raises:
         StartError: the file cannot be read, or asks for what this server does not do.
@@ -101,7 +101,7 @@ def read_config(path: str) -> list[ModelConfig]:
 
 
 def models_of(proto: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
-    """Models of a ``ModelServerConfig``, in the stock server's words where it is at fault.
+    """Reads the models of a ``ModelServerConfig``; errors are in the stock server's words.
 
     Raises:
         RequestError: (INVALID_ARGUMENT) no list of models, a model twice, without name, folder

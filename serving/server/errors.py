@@ -1,11 +1,11 @@
-"""Errors that a request or a start can end in, and their gRPC codes. Does not import TensorFlow."""
+"""Errors of requests and of the start, and their gRPC codes. Does not import TensorFlow."""
 
 from __future__ import annotations
 
 import grpc
 
 MAX_MESSAGE = 1024
-"""Characters of an error message that travel; it rides in the trailing headers."""
+"""Characters of an error message that are sent; it is part of the trailing headers."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -42,17 +42,17 @@ class RequestError(Exception):
 
 
 def invalid(message: str) -> RequestError:
-    """A RequestError with INVALID_ARGUMENT."""
+    """Makes a RequestError with INVALID_ARGUMENT."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 def code_of(number: int) -> grpc.StatusCode:
-    """TensorFlow numbers its error codes as gRPC does; an unknown one is UNKNOWN."""
+    """Converts TensorFlow's error code to gRPC's of the same number, or UNKNOWN."""
     return _CODES.get(number, grpc.StatusCode.UNKNOWN)
 
 
 def shortened(message: str) -> str:
-    """The message as it travels: what TensorFlow's Python side adds left out, and not too long."""
+    """Shortens a message: no stack traces of TensorFlow's Python code, MAX_MESSAGE characters."""
     for mark in ("\n\nOriginal stack trace", "\n\nErrors may have originated", "\nDefined at"):
         message = message.partition(mark)[0]
     message = message.removeprefix("Graph execution error:").strip()

@@ -20,8 +20,8 @@ from serving.client.tensors import from_proto, to_proto, type_name
 from serving.server.errors import RequestError, code_of, invalid
 
 _UNIMPLEMENTED = 12
-_SHOWN = 200
-_INTEGERS = {
+_MAX_TEXT = 200
+_INTEGERS: dict[int, type[np.integer]] = {
     types_pb2.DT_INT8: np.int8,
     types_pb2.DT_UINT8: np.uint8,
     types_pb2.DT_INT16: np.int16,
@@ -30,15 +30,18 @@ _INTEGERS = {
     types_pb2.DT_UINT32: np.uint32,
     types_pb2.DT_UINT64: np.uint64,
 }
-_FLOATS = {types_pb2.DT_FLOAT: np.float32, types_pb2.DT_DOUBLE: np.float64}
+_FLOATS: dict[int, type[np.floating]] = {
+    types_pb2.DT_FLOAT: np.float32,
+    types_pb2.DT_DOUBLE: np.float64,
+}
 Inputs = Mapping[str, meta_graph_pb2.TensorInfo]
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object that a body holds.
+    """Parses the JSON object that a body holds.
 
     Raises:
-        RequestError: (INVALID_ARGUMENT) it holds none.
+        RequestError: (INVALID_ARGUMENT) it is no JSON object.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
@@ -82,8 +85,9 @@ def fill(request: predict_pb2.PredictRequest, document: Mapping[str, Any], input
 
 
 def answer(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
-    """The outputs as JSON: ``predictions`` by rows, ``outputs`` by columns; a single output is
-    not wrapped in its name.
+    """Formats outputs as JSON: ``predictions`` by rows, ``outputs`` by columns.
+
+    A single output is not wrapped in its name.
 
     Raises:
         RequestError: (INVALID_ARGUMENT) by rows, and the outputs are not equally many rows.
@@ -93,14 +97,14 @@ def answer(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
         raise invalid("Cannot convert empty tensor map to JSON")
     if rows:
         _require_rows(outputs)
-    listed = {name: _listed(name, value) for name, value in outputs.items()}
+    listed = {name: _as_list(name, value) for name, value in outputs.items()}
     if not rows:
         return _dumped({"outputs": listed if len(listed) > 1 else next(iter(listed.values()))})
     if len(listed) == 1:
         return _dumped({"predictions": next(iter(listed.values()))})
     names = list(listed)
     return _dumped(
-        {"predictions": [dict(zip(names, one)) for one in zip(*(listed[name] for name in names))]}
+        {"predictions": [dict(zip(names, row)) for row in zip(*(listed[name] for name in names))]}
     )
 
 
@@ -116,33 +120,33 @@ def _instances(document, inputs: Inputs) -> dict[str, list]:
             "required as per tensorinfo_map"
         )
     objects = _is_object(listed[0])
-    for number, one in enumerate(listed):
-        if objects and not _is_object(one):
+    for number, instance in enumerate(listed):
+        if objects and not _is_object(instance):
             raise invalid(f"Expecting object but got list at item {number} of input list")
-        if not objects and _is_object(one):
+        if not objects and _is_object(instance):
             raise invalid(f"Expecting value/list but got object at item {number} of input list")
-        if objects and set(one) != set(inputs):
+        if objects and set(instance) != set(inputs):
             raise invalid(
                 f"Failed to process element: {number} of 'instances' list. JSON object: "
-                f"{_text(one)} must only have keys: {','.join(sorted(inputs))}"
+                f"{_text(instance)} must only have keys: {','.join(sorted(inputs))}"
             )
     if not objects:
         return {next(iter(inputs)): listed}
-    return {name: [one[name] for one in listed] for name in inputs}
+    return {name: [instance[name] for instance in listed] for name in inputs}
 
 
-def _columns(given, inputs: Inputs) -> dict[str, Any]:
-    if not _is_object(given):
+def _columns(columns, inputs: Inputs) -> dict[str, Any]:
+    if not _is_object(columns):
         if len(inputs) > 1:
             raise invalid(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors "
                 "required as per tensorinfo_map"
             )
-        return {next(iter(inputs)): given}
+        return {next(iter(inputs)): columns}
     for name in sorted(inputs):
-        if name not in given:
+        if name not in columns:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
-    return {name: given[name] for name in inputs}
+    return {name: columns[name] for name in inputs}
 
 
 def _tensor(value, dtype: int, name: str) -> np.ndarray:
@@ -165,32 +169,32 @@ def _tensor(value, dtype: int, name: str) -> np.ndarray:
                     f"Encountered list at unexpected size: {len(part)} at level: {level} "
                     f"expected size: {size} (input {name})"
                 )
-        flat = [one for part in flat for one in part]
-    if any(isinstance(one, list) for one in flat):
+        flat = [element for part in flat for element in part]
+    if any(isinstance(element, list) for element in flat):
         raise invalid(
             f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)} "
             f"(input {name})"
         )
-    return _typed(flat, dtype).reshape(shape)
+    return _flat_array(flat, dtype).reshape(shape)
 
 
-def _typed(flat: list, dtype: int) -> np.ndarray:
+def _flat_array(flat: list, dtype: int) -> np.ndarray:
     if dtype in _INTEGERS:
         _require_kinds(flat, {int}, dtype)
         try:
             return np.array(flat, _INTEGERS[dtype])
         except OverflowError as error:
             bounds = np.iinfo(_INTEGERS[dtype])
-            wrong = next(one for one in flat if not bounds.min <= one <= bounds.max)
+            wrong = next(element for element in flat if not bounds.min <= element <= bounds.max)
             raise _type_error(wrong, dtype) from error
     if dtype in _FLOATS:
         _require_kinds(flat, {int, float}, dtype)
         numbers = np.finfo(_FLOATS[dtype])
         limits = {int: 2 ** (numbers.nmant + 1) - 1, float: float(numbers.max)}
-        for one in flat:
-            if abs(one) > limits[type(one)] and one not in (math.inf, -math.inf):
+        for element in flat:
+            if abs(element) > limits[type(element)] and element not in (math.inf, -math.inf):
                 raise invalid(
-                    f"Cannot convert JSON value: {_text(one)} to {type_name(dtype)} without "
+                    f"Cannot convert JSON value: {_text(element)} to {type_name(dtype)} without "
                     "loss of precision."
                 )
         return np.array(flat, _FLOATS[dtype])
@@ -198,9 +202,9 @@ def _typed(flat: list, dtype: int) -> np.ndarray:
         _require_kinds(flat, {bool}, dtype)
         return np.array(flat, bool)
     if dtype == types_pb2.DT_STRING:
-        made = np.empty(len(flat), object)
-        made[:] = [_bytes(one, dtype) for one in flat]
-        return made
+        strings = np.empty(len(flat), object)
+        strings[:] = [_bytes(element, dtype) for element in flat]
+        return strings
     raise RequestError(
         code_of(_UNIMPLEMENTED), f"Conversion of JSON Value to type: {type_name(dtype)}"
     )
@@ -208,18 +212,18 @@ def _typed(flat: list, dtype: int) -> np.ndarray:
 
 def _require_kinds(flat: list, kinds: set[type], dtype: int) -> None:
     if not set(map(type, flat)) <= kinds:
-        raise _type_error(next(one for one in flat if type(one) not in kinds), dtype)
+        raise _type_error(next(element for element in flat if type(element) not in kinds), dtype)
 
 
-def _bytes(one, dtype: int) -> bytes:
-    if isinstance(one, str):
-        return one.encode()
-    if not isinstance(one, dict):
-        raise _type_error(one, dtype)
-    if not _is_base64(one):
-        raise invalid(f"JSON Value: {_text(one)} not formatted correctly for base64 data")
+def _bytes(value, dtype: int) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, dict):
+        raise _type_error(value, dtype)
+    if not _is_base64(value):
+        raise invalid(f"JSON Value: {_text(value)} not formatted correctly for base64 data")
     try:
-        return base64.b64decode(one["b64"], validate=True)
+        return base64.b64decode(value["b64"], validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid("Unable to base64 decode") from error
 
@@ -238,21 +242,23 @@ def _require_rows(outputs: Mapping[str, np.ndarray]) -> None:
         batch = len(value)
 
 
-def _listed(name: str, value: np.ndarray):
+def _as_list(name: str, value: np.ndarray):
     if value.dtype == object:
         as_bytes = name.endswith("_bytes")
         flat = np.empty(value.size, object)
         flat[:] = [
-            {"b64": base64.b64encode(one).decode()} if as_bytes else one.decode(errors="replace")
-            for one in value.flat
+            {"b64": base64.b64encode(element).decode()}
+            if as_bytes
+            else element.decode(errors="replace")
+            for element in value.flat
         ]
         return flat.reshape(value.shape).tolist()
     if value.dtype != np.float32:
         return value.tolist()
-    short = np.array([float(f"{one:.6g}") for one in value.ravel().tolist()])
+    short = np.array([float(f"{element:.6g}") for element in value.ravel().tolist()])
     exact = short.astype(np.float32) == value.ravel()
-    for place in np.flatnonzero(~exact & np.isfinite(value.ravel())):
-        short[place] = float(f"{value.flat[place]:.9g}")
+    for position in np.flatnonzero(~exact & np.isfinite(value.ravel())):
+        short[position] = float(f"{value.flat[position]:.9g}")
     return short.reshape(value.shape).tolist()
 
 
@@ -274,7 +280,7 @@ def _is_object(value) -> bool:
 
 def _text(value) -> str:
     text = json.dumps(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
 
 
 def _dumped(document) -> bytes:

@@ -1,4 +1,4 @@
-"""How a version gets ready to serve: loaded, counted, warmed up."""
+"""Loading of versions: load, count, warm up."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from serving.server.warmup import warm_up
 
 
 class Loader:
-    """Called with a model's name, a version and its folder: a Servable that can be asked.
+    """Loads a version, given a model's name, the version and its folder, as a warm Servable.
 
     Args:
         metrics: Metrics.
         session_config: tf.compat.v1.ConfigProto or None. Threads of each session.
         batcher: Batcher or None. Runs requests together.
         warmup: int. Times that each warm-up request is replayed; 0: not at all. Defaults to 1.
-        said: callable. Receives a line for each version loaded.
+        log: callable. Receives a line for each version loaded.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class Loader:
         session_config: tf.compat.v1.ConfigProto | None = None,
         batcher: Batcher | None = None,
         warmup: int = 1,
-        said: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ):
         self._metrics, self._session_config, self._batcher = metrics, session_config, batcher
-        self._warmup, self._said = warmup, said
+        self._warmup, self._log = warmup, log
 
     def __call__(self, name: str, version: int, path: str) -> Servable:
         """Loads the version and replays its requests.
 
         Raises:
-            LoadError: one or the other failed.
+            LoadError: loading or a replay failed.
         """
         started = time.monotonic()
         try:
@@ -50,7 +50,7 @@ class Loader:
             raise
         self._metrics.load(path, True, time.monotonic() - started)
         if not self._warmup:
-            self._said(f"Loaded {name} version {version}.")
+            self._log(f"Loaded {name} version {version}.")
             return servable
         started = time.monotonic()
         try:
@@ -60,5 +60,5 @@ class Loader:
             self._metrics.warmup(path, error.code.name, time.monotonic() - started)
             raise
         self._metrics.warmup(path, "OK", time.monotonic() - started)
-        self._said(f"Loaded {name} version {version}, {replayed} warm-up requests.")
+        self._log(f"Loaded {name} version {version}, {replayed} warm-up requests.")
         return servable

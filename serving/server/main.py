@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _serve(options) -> int:
-    # What can be wrong is found before TensorFlow is started.
+    # Flags and files are checked before TensorFlow is started.
     configs = _configs(options)
     batching = (
         read_batching_options(options.batching_parameters_file) if options.enable_batching else None
@@ -63,13 +63,13 @@ def _serve(options) -> int:
             _session_config(tf, options),
             batcher,
             options.num_request_iterations_for_warmup if options.enable_model_warmup else 0,
-            _say,
+            _print,
         ),
         threads=max(1, options.num_load_threads),
         retries=options.max_num_load_retries,
         retry_seconds=options.load_retry_interval_micros / 1e6,
         unavailable_labels=options.allow_version_labels_for_unavailable_models,
-        said=_say,
+        log=_print,
     )
     watcher = Watcher(
         manager,
@@ -91,7 +91,7 @@ def _serve(options) -> int:
             metrics_path=path,
         ),
     )
-    sys.setswitchinterval(_SWITCH_SECONDS)  # who carries bytes waits that long for a busy thread
+    sys.setswitchinterval(_SWITCH_SECONDS)  # longest wait of gRPC's threads for a busy one
     try:
         with quiet(explained=(StartError,)):
             load(manager, configs)
@@ -105,9 +105,9 @@ def _serve(options) -> int:
             signal.signal(number, lambda *_: stopping.set())
     watcher.start()
     for name in manager.names:
-        _say(_served(name, manager.available(name), options.host, server))
+        _print(_served_text(name, manager.available(name), options.host, server))
     stopping.wait()
-    _say("Stopping: no new calls; those under way may end.")
+    _print("Stopping: no new calls; those under way may end.")
     server.stop()
     watcher.stop()
     manager.close()
@@ -148,12 +148,12 @@ def _session_config(tf, options):
     )
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _served(name: str, versions: list[int], host: str, server) -> str:
-    what = (
+def _served_text(name: str, versions: list[int], host: str, server) -> str:
+    verb = (
         f"version {versions[0]} is"
         if len(versions) == 1
         else (f"versions {', '.join(map(str, versions))} are")
@@ -161,7 +161,7 @@ def _served(name: str, versions: list[int], host: str, server) -> str:
     where = f"{host}:{server.port} (gRPC)"
     if server.rest_port is not None:
         where += f" and {host}:{server.rest_port} (REST)"
-    return f"{name} {what} served at {where}. Ctrl-C stops the server."
+    return f"{name} {verb} served at {where}. Ctrl-C stops the server."
 
 
 def _require_free(host: str, port: int, flag: str) -> None:

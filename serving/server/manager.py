@@ -1,4 +1,4 @@
-"""Names, versions and labels, what state each is in, and how it gets there."""
+"""The models, versions and labels that are served, and the state of each version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OK = grpc.StatusCode.OK
 
 @dataclass(frozen=True)
 class VersionState:
-    """What ``GetModelStatus`` reports of a version, and what the manager knows besides.
+    """State of a version: what ``GetModelStatus`` reports, and what the manager needs besides.
 
     Attributes:
         version: int.
@@ -54,7 +54,7 @@ class Manager:
         retry_seconds: float. Pause before it is. Defaults to 60.
         unavailable_labels: bool. Whether a label that is not in use may name a version that is
             not available. Defaults to False.
-        said: callable. Receives a line for each version that came, went or failed.
+        log: callable. Receives a line for each version that came, went or failed.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Manager:
         retries: int = 0,
         retry_seconds: float = 60.0,
         unavailable_labels: bool = False,
-        said: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ):
-        self._load, self._said = load, said
+        self._load, self._log = load, log
         self._threads, self._retries, self._retry_seconds = threads, retries, retry_seconds
         self._unavailable_labels = unavailable_labels
         self._lock = threading.Lock()  # guards what follows, held for moments only
@@ -78,12 +78,13 @@ class Manager:
         self._leaving: dict[tuple[str, int], threading.Thread] = {}
         self._unreadable: set[str] = set()
 
-    # --- what requests ask ---
+    # --- for requests ---
 
     @contextlib.contextmanager
     def borrow(self, spec: model_pb2.ModelSpec) -> Iterator[Servable]:
-        """The loaded version that a request's ``model_spec`` means, the highest by default. It
-        stays loaded inside the ``with`` block.
+        """Returns the loaded version that a request's ``model_spec`` means, by default the highest.
+
+        The version stays loaded inside the ``with`` block.
 
         Raises:
             RequestError: no name (INVALID_ARGUMENT), an unknown label (INVALID_ARGUMENT), an
@@ -98,7 +99,7 @@ class Manager:
             servable.leave()
 
     def status(self, spec: model_pb2.ModelSpec) -> list[VersionState]:
-        """States of a model's versions, or of the one asked for, newest first.
+        """Returns the states of a model's versions, or of one of them, newest first.
 
         Raises:
             RequestError: there is none (NOT_FOUND), or no such label (INVALID_ARGUMENT).
@@ -123,18 +124,18 @@ class Manager:
         return [states[version] for version in sorted(states, reverse=True)]
 
     def available(self, name: str) -> list[int]:
-        """Versions of a model that can be asked, rising."""
+        """Returns the versions of a model that can be called, rising."""
         with self._lock:
             return sorted(self._serving.get(name, {}))
 
     @property
     def names(self) -> list[str]:
-        """Every model that is configured."""
+        """Names of the models that are configured."""
         with self._lock:
             return list(self._configs)
 
     def knows(self, name: str) -> bool:
-        """Whether a model is configured."""
+        """Tells whether a model is configured."""
         return name in self._configs
 
     def _find(self, spec: model_pb2.ModelSpec) -> Servable:
@@ -143,13 +144,13 @@ class Manager:
         versions = self._serving.get(spec.name, {})
         choice = spec.WhichOneof("version_choice")
         if choice is None:
-            version, asked = max(versions, default=None), f"Latest({spec.name})"
+            version, wanted = max(versions, default=None), f"Latest({spec.name})"
         else:
             version = self._labelled(spec) if choice == "version_label" else spec.version.value
-            asked = f"Specific({spec.name}, {version})"
+            wanted = f"Specific({spec.name}, {version})"
         if version not in versions:
             raise RequestError(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}"
             )
         return versions[version]
 
@@ -159,10 +160,10 @@ class Manager:
             raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         return config.labels[spec.version_label]
 
-    # --- what changes the models ---
+    # --- changes of the models ---
 
     def configure(self, configs: Iterable[ModelConfig]) -> None:
-        """Takes over which models, versions and labels to serve, or nothing of it.
+        """Takes over which models, versions and labels to serve, all of it or nothing.
 
         Models that are new are loaded before this returns; other changes are left to
         :meth:`refresh`.
@@ -171,19 +172,19 @@ class Manager:
             RequestError: a label names a version that is not available (FAILED_PRECONDITION), or
                 a new model did not become available (UNKNOWN; the rest is taken over).
         """
-        configs = {config.name: config for config in configs}
+        by_name = {config.name: config for config in configs}
         with self._lock:
-            for config in configs.values():
+            for config in by_name.values():
                 self._require_labels(config)
-            new = [name for name in configs if name not in self._configs]
-            self._configs = configs
+            new = [name for name in by_name if name not in self._configs]
+            self._configs = by_name
         self.refresh(new)
         missing = [name for name in new if not self.available(name)]
         if missing:
             raise RequestError(
                 grpc.StatusCode.UNKNOWN,
                 f"Some models did not become available: {{{', '.join(missing)}}}"
-                + "".join(f" {why}" for name in missing for why in self._why(name)),
+                + "".join(f" {text}" for name in missing for text in self._messages(name)),
             )
 
     def refresh(self, names: Iterable[str] | None = None) -> float | None:
@@ -235,15 +236,15 @@ class Manager:
                 )
 
     def _wanted(self, name: str) -> dict[int, str] | None:
-        """Versions to serve; None where the folder cannot be read, and nothing is to change."""
+        """Returns the versions to serve; None where the folder cannot be read: nothing changes."""
         config = self._configs.get(name)
         if config is None:
             return {}
         try:
             wanted = config.wanted()
         except StartError as error:
-            if name not in self._unreadable:  # said once, not at every look
-                self._said(f"{name}: {error}")
+            if name not in self._unreadable:  # logged once, not at every look
+                self._log(f"{name}: {error}")
             self._unreadable.add(name)
             return None
         self._unreadable.discard(name)
@@ -272,13 +273,13 @@ class Manager:
                 VersionState(version, State.LOADING, attempts=attempts, folder=_identity(path)),
             )
         if len(due) < 2 or self._threads < 2:
-            for one in due:
-                self._load_one(*one)
+            for arguments in due:
+                self._load_version(*arguments)
             return
         with concurrent.futures.ThreadPoolExecutor(self._threads, "load") as pool:
-            list(pool.map(lambda one: self._load_one(*one), due))
+            list(pool.map(lambda arguments: self._load_version(*arguments), due))
 
-    def _load_one(self, name: str, version: int, path: str) -> None:
+    def _load_version(self, name: str, version: int, path: str) -> None:
         state = self._states[name][version]
         try:
             servable = self._load(name, version, path)
@@ -296,7 +297,7 @@ class Manager:
                     retry_at=time.monotonic() + self._retry_seconds,
                 ),
             )
-            self._said(f"Failed {name} version {version}: {error}")
+            self._log(f"Failed {name} version {version}: {error}")
             return
         with self._lock:
             self._serving.setdefault(name, {})[version] = servable
@@ -309,7 +310,7 @@ class Manager:
                 if version not in wanted and state.state == State.LOADING:  # not tried again
                     states[version] = replace(state, state=State.END)
             if wanted and not wanted & set(serving):
-                return  # nothing to replace it by: what is there stays
+                return  # nothing replaces them: they stay
             leaving = [serving.pop(version) for version in sorted(set(serving) - wanted)]
             for servable in leaving:
                 states[servable.version] = VersionState(servable.version, State.UNLOADING)
@@ -323,7 +324,7 @@ class Manager:
     def _unload(self, name: str, servable: Servable) -> None:
         servable.close()
         self._set(name, VersionState(servable.version, State.END))
-        self._said(f"Unloaded {name} version {servable.version}.")
+        self._log(f"Unloaded {name} version {servable.version}.")
         self._leaving.pop((name, servable.version))
 
     def _next_retry(self) -> float | None:
@@ -340,18 +341,18 @@ class Manager:
         with self._lock:
             self._states.setdefault(name, {})[state.version] = state
 
-    def _why(self, name: str) -> list[str]:
+    def _messages(self, name: str) -> list[str]:
         states: Mapping[int, VersionState] = self._states.get(name, {})
         return [state.message for state in states.values() if state.message]
 
 
 def _identity(path: str) -> tuple:
-    """What tells a folder from another of the same name, put there later."""
-    found = []
+    """Identifies a folder, which another of the same name may replace later."""
+    identity: list[tuple[int, int] | None] = []
     for name in (path, os.path.join(path, "saved_model.pb")):
         try:
             status = os.stat(name)
-            found.append((status.st_ino, status.st_mtime_ns))
+            identity.append((status.st_ino, status.st_mtime_ns))
         except OSError:
-            found.append(None)
-    return tuple(found)
+            identity.append(None)
+    return tuple(identity)

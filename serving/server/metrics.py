@@ -17,7 +17,7 @@ _RUNTIME = "TF1"
 
 
 def exponential(scale: float, growth: float, count: int) -> list[float]:
-    """``count`` bucket limits, each ``growth`` times the one before."""
+    """Computes ``count`` bucket limits, each ``growth`` times the limit before."""
     return [scale * growth**i for i in range(count)]
 
 
@@ -27,7 +27,7 @@ _SIZES = exponential(1, 2, 15)
 
 
 class Metrics:
-    """What the server counts. Every server has its own; safe from any thread."""
+    """Counters and histograms of one server; safe from any thread."""
 
     def __init__(self):
         registry = self._registry = prometheus_client.CollectorRegistry()
@@ -93,40 +93,40 @@ class Metrics:
         self._runs = counter(f"{_BATCHING}wrapped_run_count", "Batches that ran.")
 
     def request(self, model: str, status: str) -> None:
-        """One inference request has ended."""
+        """Counts an inference request that ended."""
         self._requests.labels(model, status).inc()
 
     def request_latency(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
-        """A request has succeeded after ``seconds``."""
+        """Records the latency of a request that succeeded."""
         self._request_latency.labels(model, api, entrypoint).observe(seconds * 1e6)
 
     def runtime_latency(self, model: str, api: str, seconds: float) -> None:
-        """A graph has run for ``seconds``."""
+        """Records the run time of a graph."""
         self._runtime_latency.labels(model, api, _RUNTIME).observe(seconds * 1e6)
 
     def load(self, path: str, succeeded: bool, seconds: float) -> None:
-        """A version has been loaded, or not."""
+        """Counts an attempt to load a version; records how long it took if it succeeded."""
         self._loads.labels(path, "success" if succeeded else "fail").inc()
         if succeeded:
             self._load_latency.labels(path).inc(seconds * 1e6)
 
     def warmup(self, path: str, status: str, seconds: float) -> None:
-        """A version has been warmed up, or failed to."""
+        """Records the warm-up of a version, whether or not it succeeded."""
         self._warmup.labels(path, status).observe(seconds * 1e6)
 
     def queued(self, pool: str, rows: int, seconds: float) -> None:
-        """A request of ``rows`` has left the queue after ``seconds``."""
+        """Records a request of ``rows`` that waited in the queue for ``seconds``."""
         self._queuing.labels(pool).observe(seconds * 1e6)
         self._input_size.labels(pool).observe(rows)
 
     def batch(self, pool: str, rows: int, padding: int) -> None:
-        """A batch of ``rows``, ``padding`` included, has been formed."""
+        """Records a batch of ``rows``, ``padding`` included, that is about to run."""
         self._processed_size.labels(pool).observe(rows)
         self._padding_size.labels(str(rows), pool).observe(padding)
         self._runs.inc()
 
     def page(self) -> str:
-        """The text that Prometheus reads.
+        """Renders the text that Prometheus reads.
 
         The library ends a counter's name in ``_total`` and adds when it began; the stock server
         does neither, and dashboards ask for its names.

@@ -16,8 +16,8 @@ MAX_PORT = 65535
 
 
 def parser() -> Parser:
-    """The parser of ``tfdare serve``."""
-    made = Parser(
+    """Builds the parser of ``tfdare serve``."""
+    flags = Parser(
         "serve",
         example="tfdare serve --model_base_path build/servables/dare --model_name dare --port 8500",
         description="Serves exported models over the gRPC and REST API of TensorFlow Serving, "
@@ -26,7 +26,7 @@ def parser() -> Parser:
         "served; Classify, Regress and MultiInference answer UNIMPLEMENTED.",
     )
     threads = 4 * (os.cpu_count() or 1)
-    models = made.add_argument_group("models")
+    models = flags.add_argument_group("models")
     models.add_argument("--model_name", default="dare", help="name that requests give")
     models.add_argument("--model_base_path", help="folder with a folder for each version")
     models.add_argument("--model_config_file", help="text proto with a model_config_list, instead")
@@ -68,7 +68,7 @@ def parser() -> Parser:
         models, "num_request_iterations_for_warmup", positive_int, 1, "times that each is replayed"
     )
 
-    listening = made.add_argument_group("gRPC")
+    listening = flags.add_argument_group("gRPC")
     listening.add_argument("--port", type=non_negative_int, default=8500, help="0: any free port")
     listening.add_argument("--host", default="localhost", help="0.0.0.0: every interface")
     _add(listening, "grpc_max_threads", positive_int, threads, "calls worked on at once")
@@ -84,7 +84,7 @@ def parser() -> Parser:
         help="SSLConfig text proto: server_key, server_cert, custom_ca, client_verify",
     )
 
-    rest = made.add_argument_group("REST")
+    rest = flags.add_argument_group("REST")
     rest.add_argument("--rest_api_port", type=non_negative_int, help="no REST without it; 0: any")
     _add(rest, "rest_api_num_threads", positive_int, threads, "requests worked on at once")
     _add(rest, "rest_api_timeout_in_ms", positive_int, 30_000, "limit of a request")
@@ -93,7 +93,7 @@ def parser() -> Parser:
         help="MonitoringConfig text proto: prometheus_config { enable: true path: ... }",
     )
 
-    running = made.add_argument_group("running")
+    running = flags.add_argument_group("running")
     _add(running, "enable_batching", _boolean, False, "run requests together")
     running.add_argument("--batching_parameters_file", help="BatchingParameters text proto")
     for name, what in (
@@ -108,40 +108,40 @@ def parser() -> Parser:
             0,
             f"threads {what}; 0: TensorFlow chooses",
         )
-    return made
+    return flags
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The flags, checked as far as they go without files."""
-    made = parser()
-    options = made.parse_args(argv)
+    """Parses the flags and checks what can be checked without files."""
+    flags = parser()
+    options = flags.parse_args(argv)
     if (options.model_base_path is None) == (options.model_config_file is None):
-        made.error("give either --model_base_path or --model_config_file")
+        flags.error("give either --model_base_path or --model_config_file")
     for name in ("port", "rest_api_port"):
         if (getattr(options, name) or 0) > MAX_PORT:
-            made.error(f"--{name} must be at most {MAX_PORT}. Received: {getattr(options, name)}")
+            flags.error(f"--{name} must be at most {MAX_PORT}. Received: {getattr(options, name)}")
     if options.port and options.port == options.rest_api_port:
-        made.error("--rest_api_port cannot be the same as --port")
+        flags.error("--rest_api_port cannot be the same as --port")
     if options.batching_parameters_file and not options.enable_batching:
-        made.error("--batching_parameters_file needs --enable_batching")
+        flags.error("--batching_parameters_file needs --enable_batching")
     if options.tensorflow_session_parallelism and (
         options.tensorflow_intra_op_parallelism or options.tensorflow_inter_op_parallelism
     ):
-        made.error(
+        flags.error(
             "give --tensorflow_session_parallelism or --tensorflow_intra_op_parallelism and "
             "--tensorflow_inter_op_parallelism, not both"
         )
     if options.monitoring_config_file and options.rest_api_port is None:
-        made.error("--monitoring_config_file needs --rest_api_port, where metrics are read")
+        flags.error("--monitoring_config_file needs --rest_api_port, where metrics are read")
     try:
         options.grpc_channel_arguments = _channel_arguments(options.grpc_channel_arguments)
     except ValueError as error:
-        made.error(f"--grpc_channel_arguments must be key=value,.... Received: {error}")
+        flags.error(f"--grpc_channel_arguments must be key=value,.... Received: {error}")
     return options
 
 
 def server_credentials(path: str | None) -> grpc.ServerCredentials | None:
-    """Credentials of an ``SSLConfig`` text proto, whose fields hold the PEM text itself.
+    """Reads the credentials of an ``SSLConfig`` text proto, whose fields hold the PEM text itself.
 
     Raises:
         StartError: the file is not one, or holds no key and certificate.
@@ -161,7 +161,7 @@ def server_credentials(path: str | None) -> grpc.ServerCredentials | None:
 
 
 def metrics_path(path: str | None) -> str | None:
-    """Where Prometheus reads, by a ``MonitoringConfig`` text proto; None: nowhere.
+    """Reads the path of the metrics from a ``MonitoringConfig`` text proto; None: no metrics.
 
     Raises:
         StartError: the file is not one.
@@ -185,10 +185,10 @@ def _boolean(text: str) -> bool:
 
 
 def _channel_arguments(text: str) -> dict[str, int | str]:
-    found: dict[str, int | str] = {}
+    arguments: dict[str, int | str] = {}
     for part in filter(None, text.split(",")):
         key, separator, value = part.partition("=")
         if not separator or not key:
             raise ValueError(repr(text))
-        found[key] = int(value) if value.lstrip("-").isdigit() else value
-    return found
+        arguments[key] = int(value) if value.lstrip("-").isdigit() else value
+    return arguments

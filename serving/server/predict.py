@@ -54,10 +54,10 @@ def predict(
 
 
 def find_signature(servable: Servable, name: str) -> meta_graph_pb2.SignatureDef:
-    """The signature ``name``.
+    """Looks up the signature ``name``.
 
     Raises:
-        RequestError: there is none, or it is not one to predict with.
+        RequestError: there is no such signature, or it is not one to predict with.
     """
     signature = servable.signatures.get(name)
     if signature is None:
@@ -72,7 +72,7 @@ def find_signature(servable: Servable, name: str) -> meta_graph_pb2.SignatureDef
 
 
 def require_signature_inputs(servable: Servable, name: str):
-    """Inputs of the signature ``name`` (empty: the default one), as the REST API looks for them.
+    """Returns the inputs of the signature ``name`` (empty: the default), for the REST API.
 
     Raises:
         RequestError: (INVALID_ARGUMENT) there is no such signature, or it takes nothing.
@@ -87,7 +87,7 @@ def require_signature_inputs(servable: Servable, name: str):
 
 
 def resolved(servable: Servable, signature_name: str = "") -> model_pb2.ModelSpec:
-    """The ``model_spec`` of a reply: what answered, not what was asked for."""
+    """Makes the ``model_spec`` of a reply: the version that answers, not the request's spec."""
     spec = model_pb2.ModelSpec(name=servable.name, signature_name=signature_name)
     spec.version.value = servable.version
     return spec

@@ -1,4 +1,4 @@
-"""The REST face of the server: predict, status and metadata as JSON, and the metrics.
+"""The REST API of the server: predict, status and metadata as JSON, and the metrics.
 
 Paths, codes and errors are those of ``http_rest_api_util.cc`` and ``http_server.cc`` of
 https://github.com/tensorflow/serving.
@@ -33,10 +33,10 @@ from serving.server.predict import require_signature_inputs
 _LOG = logging.getLogger(__name__)
 _NAME = r"(?P<name>[^/:]+)"
 _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_ASKED = re.compile(
+_CALL_PATH = re.compile(
     rf"/v1/models/{_NAME}{_WHICH}:(?P<method>classify|regress|predict)", re.IGNORECASE
 )
-_SEEN = re.compile(rf"/v1/models(?:/{_NAME})?{_WHICH}(?P<metadata>/metadata)?", re.IGNORECASE)
+_MODEL_PATH = re.compile(rf"/v1/models(?:/{_NAME})?{_WHICH}(?P<metadata>/metadata)?", re.IGNORECASE)
 _MAX_BODY = 2**31 - 1
 _Code = grpc.StatusCode
 _STATUS = {
@@ -61,12 +61,12 @@ class RestServer:
     """Answers over HTTP. Lives on the running event loop; the work is done in threads.
 
     Args:
-        api: Api. What answers.
+        api: Api. Answers the calls.
         host: str.
         port: int. 0 takes any free one.
         threads: int. Requests that are worked on at the same time.
         timeout: float. Seconds that a request may take. Defaults to 30.
-        metrics_path: str or None. Where Prometheus reads; None: nowhere.
+        metrics_path: str or None. Path of the metrics for Prometheus; None: no metrics.
         grace: float. Seconds that requests under way have to end, when it stops. Defaults to 10.
     """
 
@@ -88,7 +88,7 @@ class RestServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace)
 
     async def start(self) -> None:
-        """Answers from now on.
+        """Starts to listen and to answer.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -127,18 +127,18 @@ class RestServer:
             return 500, {"error": shortened(f"{type(error).__name__}: {error}")}
 
     def _answer(self, method: str, path: str, body: bytes, started: float) -> bytes | str:
-        if method == "POST" and (found := _ASKED.fullmatch(path)):
-            if found["method"].lower() != "predict":
+        if method == "POST" and (match := _CALL_PATH.fullmatch(path)):
+            if match["method"].lower() != "predict":
                 raise RequestError(
                     _Code.UNIMPLEMENTED,
-                    f"{found['method']} is not implemented by this development server. "
+                    f"{match['method']} is not implemented by this development server. "
                     "Use predict.",
                 )
-            return self._predict(_spec(found), body, started)
-        if method == "GET" and (found := _SEEN.fullmatch(path)):
-            if not found["name"]:
+            return self._predict(_spec(match), body, started)
+        if method == "GET" and (match := _MODEL_PATH.fullmatch(path)):
+            if not match["name"]:
                 raise invalid("Missing model name in request.")
-            return self._metadata(found) if found["metadata"] else self._status(found)
+            return self._metadata(match) if match["metadata"] else self._status(match)
         raise invalid(f"Malformed request: {method} {path}")
 
     def _predict(self, spec: model_pb2.ModelSpec, body: bytes, started: float) -> bytes:
@@ -154,17 +154,17 @@ class RestServer:
 
         return self._api.counted(spec.name, started, answer, "predict", "REST")
 
-    def _status(self, found: re.Match) -> str:
-        request = get_model_status_pb2.GetModelStatusRequest(model_spec=_spec(found))
+    def _status(self, match: re.Match) -> str:
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=_spec(match))
         return json_format.MessageToJson(
             self._api.status(request),
             preserving_proto_field_name=True,
             always_print_fields_with_no_presence=True,
         )
 
-    def _metadata(self, found: re.Match) -> str:
+    def _metadata(self, match: re.Match) -> str:
         request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=_spec(found), metadata_field=[METADATA_FIELD]
+            model_spec=_spec(match), metadata_field=[METADATA_FIELD]
         )
         response = self._api.metadata(request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
@@ -185,14 +185,14 @@ class RestServer:
         )
 
 
-def _spec(found: re.Match) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=urllib.parse.unquote(found["name"]))
-    if found["version"]:
-        if int(found["version"]) >= 2**63:
-            raise invalid(f"Failed to convert version: {found['version']} to numeric.")
-        spec.version.value = int(found["version"])
-    if found["label"]:
-        spec.version_label = urllib.parse.unquote(found["label"])
+def _spec(match: re.Match) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=urllib.parse.unquote(match["name"]))
+    if match["version"]:
+        if int(match["version"]) >= 2**63:
+            raise invalid(f"Failed to convert version: {match['version']} to numeric.")
+        spec.version.value = int(match["version"])
+    if match["label"]:
+        spec.version_label = urllib.parse.unquote(match["label"])
     return spec
 
 

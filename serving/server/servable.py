@@ -80,7 +80,7 @@ class Servable:
         fetches: Sequence[str],
         timeout: float | None = None,
     ) -> list[np.ndarray]:
-        """Values of the tensors ``fetches``, by graph name, given those of ``feeds``.
+        """Computes the tensors ``fetches``, by graph name, from the values in ``feeds``.
 
         Args:
             feeds: mapping of tensor name to array, dtypes and shapes already checked.
@@ -100,19 +100,19 @@ class Servable:
         fetches: Sequence[str],
         timeout: float | None = None,
     ) -> list[np.ndarray]:
-        """As :meth:`run`, never together with other requests."""
+        """Does the same as :meth:`run`, never together with other requests."""
         try:
             return self._run(feeds, fetches, timeout)
         except tf.errors.OpError as error:
             raise RequestError(code_of(error.error_code), shortened(error.message)) from error
 
     def knows(self, tensor_name: str) -> bool:
-        """Whether a signature's tensor is one that can be fed or fetched."""
+        """Tells whether a tensor of a signature can be fed or fetched."""
         return tensor_name in self._tensors
 
     @property
     def warmup_path(self) -> str:
-        """Where the version keeps requests to replay before it serves."""
+        """File with requests that are replayed before the version serves."""
         return os.path.join(self.path, "assets.extra", "tf_serving_warmup_requests")
 
     def enter(self) -> None:
@@ -121,7 +121,7 @@ class Servable:
             self._leases += 1
 
     def leave(self) -> None:
-        """Ends what :meth:`enter` began."""
+        """Releases the session after :meth:`enter`."""
         with self._idle:
             self._leases -= 1
             if not self._leases:

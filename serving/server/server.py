@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import grpc
 
@@ -13,10 +15,12 @@ from serving.server.api import Api
 from serving.server.rest import RestServer
 from serving.server.service import GrpcServer
 
+_Value = TypeVar("_Value")
+
 
 @dataclass(frozen=True)
 class Listen:
-    """Where and how to listen.
+    """Address, threads and limits of a server.
 
     Args:
         host: str. Defaults to ``localhost``.
@@ -44,11 +48,11 @@ class Listen:
 
 
 class Server:
-    """Listens, answers, and stops in order.
+    """Listens over gRPC and REST, and stops in order.
 
     Args:
-        api: Api. What answers.
-        listen: Listen. Where.
+        api: Api. Answers the calls.
+        listen: Listen. Address, threads and limits.
 
     Raises:
         OSError: (from :meth:`start`) an address cannot be listened on.
@@ -63,7 +67,8 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Port of gRPC."""
+        """Port of gRPC, after :meth:`start`."""
+        assert self._grpc is not None
         return self._grpc.port
 
     @property
@@ -72,19 +77,19 @@ class Server:
         return None if self._rest is None else self._rest.port
 
     def start(self) -> None:
-        """Answers from now on."""
-        asked = self._listen
+        """Starts to listen and to answer."""
+        listen = self._listen
         self._grpc = GrpcServer(
             self._api,
-            f"{asked.host}:{asked.port}",
-            asked.threads,
-            asked.credentials,
-            asked.options,
-            asked.grace,
+            f"{listen.host}:{listen.port}",
+            listen.threads,
+            listen.credentials,
+            listen.options,
+            listen.grace,
         )
-        if asked.rest_port is not None:
+        if listen.rest_port is not None:
             try:
-                self._start_rest()
+                self._start_rest(listen.rest_port)
             except BaseException:
                 self._grpc.stop()
                 raise
@@ -92,7 +97,8 @@ class Server:
 
     def stop(self) -> None:
         """Takes no new call, and lets those under way end."""
-        rest = None if self._rest is None else self._soon(self._rest.stop())
+        assert self._grpc is not None
+        rest = None if self._rest is None else self._submit(self._rest.stop())
         try:
             self._grpc.stop()
             if rest is not None:
@@ -100,36 +106,37 @@ class Server:
         finally:
             self._end_loop()
 
-    def _start_rest(self) -> None:
-        asked = self._listen
+    def _start_rest(self, port: int) -> None:
+        listen = self._listen
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rest", daemon=True)
         self._thread.start()
 
-        async def started():
+        async def started() -> RestServer:
             rest = RestServer(
                 self._api,
-                asked.host,
-                asked.rest_port,
-                asked.rest_threads,
-                asked.rest_timeout,
-                asked.metrics_path,
-                asked.grace,
+                listen.host,
+                port,
+                listen.rest_threads,
+                listen.rest_timeout,
+                listen.metrics_path,
+                listen.grace,
             )
             await rest.start()
             return rest
 
         try:
-            self._rest = self._soon(started()).result()
+            self._rest = self._submit(started()).result()
         except BaseException:
             self._end_loop()
             raise
 
-    def _soon(self, coroutine) -> concurrent.futures.Future:
+    def _submit(self, coroutine: Coroutine[Any, Any, _Value]) -> concurrent.futures.Future[_Value]:
+        assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _end_loop(self) -> None:
-        if self._loop is None:
+        if self._loop is None or self._thread is None:
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

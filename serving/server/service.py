@@ -1,4 +1,4 @@
-"""The gRPC face of the server.
+"""The gRPC API of the server.
 
 gRPC's own threads carry bytes and nothing else: messages are read, answered and written in a pool
 of threads, and health checks have a pool of their own, which no work on the processor holds up.
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent import futures
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -31,8 +32,8 @@ OPTIONS = {
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
     "grpc.so_reuseport": 0,  # a second server on the same port must fail, not share it
-    # Python that is held up while a version loads has calls waiting: they are answered late, where
-    # gRPC's own limits of 1,000 and 3,000 would cancel them.
+    # While a version loads, calls wait: they are answered late, where gRPC's own limits of 1,000
+    # and 3,000 waiting calls would cancel them.
     "grpc.server.max_pending_requests": 100_000,
     "grpc.server.max_pending_requests_hard_limit": 100_000,
 }
@@ -41,10 +42,10 @@ _HEALTH_THREADS = 2
 
 
 class GrpcServer:
-    """Answers over gRPC, and tells health checks so.
+    """Answers over gRPC, health checks included.
 
     Args:
-        api: Api. What answers.
+        api: Api. Answers the calls.
         address: str. ``host:port``; port 0 takes any free one.
         threads: int. Calls that are worked on at the same time.
         credentials: grpc.ServerCredentials or None. For TLS; None: in the clear.
@@ -76,13 +77,13 @@ class GrpcServer:
                 grpc.method_handlers_generic_handler(
                     _PREDICTION,
                     {
-                        "Predict": self._served(
+                        "Predict": self._handler(
                             predict_pb2.PredictRequest,
                             lambda request, started, deadline: api.predict(
                                 request, started, deadline
                             ),
                         ),
-                        "GetModelMetadata": self._served(
+                        "GetModelMetadata": self._handler(
                             get_model_metadata_pb2.GetModelMetadataRequest,
                             lambda request, *_: api.metadata(request),
                         ),
@@ -92,11 +93,11 @@ class GrpcServer:
                 grpc.method_handlers_generic_handler(
                     _MODEL,
                     {
-                        "GetModelStatus": self._served(
+                        "GetModelStatus": self._handler(
                             get_model_status_pb2.GetModelStatusRequest,
                             lambda request, *_: api.status(request),
                         ),
-                        "HandleReloadConfigRequest": self._served(
+                        "HandleReloadConfigRequest": self._handler(
                             model_management_pb2.ReloadConfigRequest,
                             lambda request, *_: api.reload(request),
                         ),
@@ -116,7 +117,7 @@ class GrpcServer:
             raise OSError(f"Cannot listen on {address}")
 
     def start(self) -> None:
-        """Answers from now on, and says so to health checks."""
+        """Starts to answer; health checks report so from now on."""
         self._server.start()
         for name in SERVICES:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -127,17 +128,53 @@ class GrpcServer:
         self._server.stop(self._grace).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _served(self, kind: type, answer: Callable) -> grpc.RpcMethodHandler:
-        def call(data: bytes, context: grpc.ServicerContext) -> bytes:
-            started, left = time.monotonic(), context.time_remaining()
-            deadline = None if left is None else started + left
-            code, result = _answered(kind, answer, data, started, deadline)
-            if code is not grpc.StatusCode.OK:
-                context.abort(code, result)
-            return result
+    def _handler(self, kind: type, answer: Callable) -> grpc.RpcMethodHandler:
+        return _unary(_PooledCall(kind, answer, self._pool))
 
-        call.experimental_thread_pool = self._pool  # gRPC's only way to give a call its own pool
-        return _unary(call)
+
+class _PooledCall:
+    """A call that gRPC runs in `pool` instead of its own threads.
+
+    gRPC reads the attribute ``experimental_thread_pool`` of a call; there is no other way.
+
+    Args:
+        kind: type. The request's message class.
+        answer: callable of (request, time at which it came, deadline). Returns the reply.
+        pool: futures.ThreadPoolExecutor.
+    """
+
+    def __init__(self, kind: Any, answer: Callable, pool: futures.ThreadPoolExecutor):
+        self._kind, self._answer, self.experimental_thread_pool = kind, answer, pool
+
+    def __call__(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        started, left = time.monotonic(), context.time_remaining()
+        deadline = None if left is None else started + left
+        try:
+            return self._reply(data, started, deadline)
+        except RequestError as error:
+            context.abort(error.code, shortened(error.message))  # raises
+            raise
+
+    def _reply(self, data: bytes, started: float, deadline: float | None) -> bytes:
+        """Reads the request, answers it, and writes the reply; raises nothing but RequestError."""
+        try:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, EXPIRED)
+            try:
+                request = self._kind.FromString(data)
+            except Exception as error:  # DecodeError, of whatever implementation of protobuf
+                raise RequestError(
+                    grpc.StatusCode.INTERNAL,
+                    f"The request is no {self._kind.DESCRIPTOR.name}: {error}",
+                ) from error
+            return self._answer(request, started, deadline).SerializeToString()
+        except RequestError:
+            raise
+        except Exception as error:  # a fault of this server: answered, logged, survived
+            _LOG.exception("%s failed", self._kind.DESCRIPTOR.name)
+            raise RequestError(
+                grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def _unary(call: Callable) -> grpc.RpcMethodHandler:
@@ -145,29 +182,10 @@ def _unary(call: Callable) -> grpc.RpcMethodHandler:
 
 
 def _not_served(name: str) -> Callable:
-    def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def call(data: bytes, context: grpc.ServicerContext) -> None:
         context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
             f"{name} is not implemented by this development server. Use Predict.",
         )
 
     return call
-
-
-def _answered(kind, answer, data, started, deadline) -> tuple[grpc.StatusCode, bytes | str]:
-    """Code and answer, or code and message; nothing that is raised reaches the server itself."""
-    try:
-        if deadline is not None and time.monotonic() >= deadline:
-            raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, EXPIRED)
-        try:
-            request = kind.FromString(data)
-        except Exception as error:  # DecodeError, of whatever implementation of protobuf
-            raise RequestError(
-                grpc.StatusCode.INTERNAL, f"The request is no {kind.DESCRIPTOR.name}: {error}"
-            ) from error
-        return grpc.StatusCode.OK, answer(request, started, deadline).SerializeToString()
-    except RequestError as error:
-        return error.code, shortened(error.message)
-    except Exception as error:  # a fault of this server: answered, logged, survived
-        _LOG.exception("%s failed", kind.DESCRIPTOR.name)
-        return grpc.StatusCode.INTERNAL, shortened(f"{type(error).__name__}: {error}")

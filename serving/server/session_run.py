@@ -14,11 +14,11 @@ except ImportError:  # not where this version of TensorFlow keeps it
 
 
 class SessionRun:
-    """Values of tensors given those of others, by graph name; from any thread.
+    """Runs a session's graph from any thread: tensors by graph name in and out.
 
     ``Session.run`` takes a third of a millisecond to look at feeds and fetches anew, while it holds
-    Python's lock. Here that is done once, and a call goes where ``Session.run`` ends, with the same
-    values and errors. A version of TensorFlow that has no such place is asked in the usual way.
+    Python's lock. Here that is done once, and a call goes to the method that ``Session.run`` ends
+    in, with the same values and errors; to ``Session.run`` where TensorFlow has no such method.
 
     Args:
         session: tf.compat.v1.Session. Its graph is complete.

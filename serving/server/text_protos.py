@@ -51,17 +51,17 @@ _Message = TypeVar("_Message", bound=message.Message)
 
 
 def batching_parameters() -> message.Message:
-    """An empty ``BatchingParameters``."""
+    """Makes an empty ``BatchingParameters``."""
     return _classes()["BatchingParameters"]()
 
 
 def monitoring_config() -> message.Message:
-    """An empty ``MonitoringConfig``."""
+    """Makes an empty ``MonitoringConfig``."""
     return _classes()["MonitoringConfig"]()
 
 
 def ssl_config() -> message.Message:
-    """An empty ``SSLConfig``."""
+    """Makes an empty ``SSLConfig``."""
     return _classes()["SSLConfig"]()
 
 
@@ -92,16 +92,16 @@ def _classes() -> dict[str, type]:
         dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
     for name, fields in _FIELDS.items():
-        described = file.message_type.add(name=name)
-        for field, number, kind in fields:
-            made = described.field.add(name=field, number=number)
+        message_type = file.message_type.add(name=name)
+        for field_name, number, kind in fields:
+            field = message_type.field.add(name=field_name, number=number)
             repeated = kind.startswith("repeated ")
-            made.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
+            field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
             kind = kind.removeprefix("repeated ")
             if kind in _SCALARS:
-                made.type = _SCALARS[kind]
+                field.type = _SCALARS[kind]
             else:
-                made.type, made.type_name = _Field.TYPE_MESSAGE, kind
+                field.type, field.type_name = _Field.TYPE_MESSAGE, kind
     pool.AddSerializedFile(file.SerializeToString())
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))

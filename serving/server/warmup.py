@@ -19,7 +19,7 @@ def warm_up(servable: Servable, times: int = 1) -> int:
     """Replays ``assets.extra/tf_serving_warmup_requests``, a TFRecord of ``PredictionLog``.
 
     Args:
-        servable: Servable. Asked without batching, so that each request has its own shape.
+        servable: Servable. Run without batching, so that each request has its own shape.
         times: int. Times that each request is replayed. Defaults to 1.
 
     Returns:

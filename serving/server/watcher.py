@@ -1,4 +1,4 @@
-"""Looks at the models' folders and at the config file, again and again."""
+"""Polling of the models' folders and of the config file."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Watcher:
     def _work(self) -> None:
         now = time.monotonic()
         look, read = now + self._seconds, now + self._config_seconds
-        retry = None
+        retry: float | None = None
         while True:
             due = [look] * bool(self._seconds) + [read] * bool(self._config_seconds)
-            due += [retry] * (retry is not None)
+            due += [] if retry is None else [retry]
             self._woken.wait(max(min(due) - time.monotonic(), 0.0) if due else None)
             woken = self._woken.is_set()
             self._woken.clear()
@@ -83,6 +83,7 @@ class Watcher:
         return None if left is None else time.monotonic() + max(left, _SHORTEST)
 
     def _read(self) -> list[ModelConfig] | None:
+        assert self._config_file is not None  # or there is nothing to poll
         try:
             return read_config(self._config_file)
         except StartError as error:

@@ -1,4 +1,4 @@
-"""Calls sent at times that were set beforehand, whatever becomes of those before them.
+"""Open-loop load: calls sent at times set beforehand, whether or not earlier ones were answered.
 
 A closed loop sends the next call when the last one is answered: where the server stalls, it stops
 asking, and the stall counts once. Here latency runs from the time a call was *due*, so that a stall
@@ -24,15 +24,15 @@ OK = grpc.StatusCode.OK.name
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the calls of one run.
+    """Status and latency of the calls of one run.
 
     Attributes:
         due: float64 ``[calls]``. Seconds from the start at which each was due.
         late: float64 ``[calls]``. Seconds after that until it was really sent.
         latency: float64 ``[calls]``. Seconds from due to its end.
-        code: list of str. Its status, such as ``"OK"``.
+        code: list of str. Status of each, such as ``"OK"``.
         seconds: float. From the first due to the last end.
-        examples: dict. For each status of a failed call, the words of the first.
+        examples: dict. For each status of a failed call, the message of the first.
     """
 
     due: np.ndarray
@@ -54,7 +54,7 @@ class Outcome:
         return dict(zip(names.tolist(), counts.tolist()))
 
     def percentiles(self, *of: float) -> list[float]:
-        """Milliseconds within which that share (in percent) of the answered calls ended."""
+        """Computes the milliseconds within which so many percent of the answered calls ended."""
         answered = self.latency[self.good]
         if not answered.size:
             return [float("nan")] * len(of)
@@ -67,13 +67,16 @@ class Outcome:
 
 
 def schedule(rate: float, seconds: float, arrivals: str = "poisson", seed: int = 0) -> np.ndarray:
-    """When calls are due, float64, rising.
+    """Draws the times at which calls are due.
 
     Args:
         rate: float. Calls a second.
         seconds: float. How long.
         arrivals: str. ``"poisson"``, as independent users arrive, or ``"constant"``.
         seed: int. Of the random pauses.
+
+    Returns:
+        float64 ``[calls]``, seconds from the start, rising.
 
     Raises:
         ValueError: `rate` or `seconds` is not positive, or there is no such kind of arrivals.
@@ -89,7 +92,7 @@ def schedule(rate: float, seconds: float, arrivals: str = "poisson", seed: int =
 
 
 class Caller:
-    """One connection that carries requests as they are, already serialized.
+    """A connection that sends requests that are serialized already.
 
     Args:
         address: str. ``host:port``.
@@ -105,11 +108,11 @@ class Caller:
     def __exit__(self, *error) -> None:
         self._channel.close()
 
-    def one(self, request: bytes, timeout: float = 10.0) -> bytes:
-        """The reply to one call.
+    def call(self, request: bytes, timeout: float = 10.0) -> bytes:
+        """Sends one call and returns the reply.
 
         Raises:
-            grpc.RpcError: it failed.
+            grpc.RpcError: the call failed.
         """
         return self._call(request, timeout=timeout)
 
@@ -126,7 +129,7 @@ class Caller:
             requests: sequence of bytes. PredictRequests.
             due: float64 ``[calls]``. See :func:`schedule`.
             timeout: float. Seconds that a call may take.
-            answered: function of a call's number and its reply, or None. For a closer look.
+            answered: function of a call's number and its reply, or None. Called for each reply.
         """
         count, left = len(due), threading.Semaphore(0)
         sent, ended, codes = np.zeros(count), np.zeros(count), [""] * count
@@ -158,7 +161,7 @@ class Caller:
     def closed_loop(
         self, requests: Sequence[bytes], seconds: float, at_once: int = 8, timeout: float = 10.0
     ) -> Outcome:
-        """Keeps `at_once` calls under way: what it gets answered a second is the capacity."""
+        """Keeps `at_once` calls under way; the calls answered a second are the capacity."""
         sent: list[float] = []
         ended: list[float] = []
         codes: list[str] = []

@@ -1,4 +1,4 @@
-"""``python -m serving.tools.load``: calls at a set rate, and how long they take."""
+"""``python -m serving.tools.load``: latency of a server under calls at a set rate."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from serving.client import Client, ServingError, score_inputs
-from serving.client.lookup import newest_requests, request_mapping
-from serving.client.requests import checked, search_inputs
+from serving.client.lookup import newest_requests
 from serving.tools.arrivals import ARRIVALS, Caller, Outcome, schedule
+from serving.tools.tables import text_table
 from tfdare.commands.parser import Parser, positive_int
 from tfdare.schema import SchemaError
 from tfdare.sequences import open_sequences
 from tfdare.sequences.raw_ids import RawIds
+from tfdare.sequences.requests import (
+    HISTORY,
+    LENGTH,
+    TARGET,
+    Arrays,
+    checked,
+    request_mapping,
+    search_inputs,
+)
 
 SIGNATURES = ("search", "score", "serving_default")
-OF = (50.0, 90.0, 99.0, 99.9)
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 def _parser() -> Parser:
@@ -64,10 +73,10 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Loads and reports.
+    """Runs the load test of every signature and reports.
 
     Returns:
-        0; 1 where a call failed; 2 where there was nothing to send or nobody to ask.
+        0; 1 where a call failed; 2 where there was nothing to send, or no server.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -75,9 +84,9 @@ def main(argv: list[str] | None = None) -> int:
         due = schedule(options.rate, options.seconds, options.arrivals, options.seed)
         requests = read_mappings(options.sequences, options.split_name, options.users)
         if options.behaviors or options.candidates:
-            requests = [sized(one, options.behaviors, options.candidates) for one in requests]
+            requests = [resize(r, options.behaviors, options.candidates) for r in requests]
         with Client(options.address, options.model, timeout=options.timeout) as client:
-            sent = {name: prepared(client, name, requests) for name in options.signatures}
+            messages = {name: serialize(client, name, requests) for name in options.signatures}
     except (ServingError, SchemaError, ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -85,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     with Caller(options.address) as caller:
         for name in options.signatures:
             print(f"{name}: {len(due)} calls in {due[-1]:.1f} s ...", file=sys.stderr, flush=True)
-            outcomes[name] = caller.open_loop(sent[name], due, options.timeout)
+            outcomes[name] = caller.open_loop(messages[name], due, options.timeout)
     write_report(options.output, outcomes, f"{options.rate:g} calls a second")
     print(table(outcomes, options.rate))
     print(f"\n{options.output}: report.json, latency.png")
@@ -93,93 +102,90 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_mappings(path: str, split: str, users: int) -> list[dict[str, np.ndarray]]:
-    """The newest requests of some users, over raw ids.
+    """Reads the newest requests of the first users of a split, as request mappings.
 
     Raises:
         ValueError: the split has none.
     """
     sequences = open_sequences(path)
-    asked = itertools.islice(newest_requests(sequences, split, RawIds(sequences)), users)
-    requests = [checked(request_mapping(one, sequences.schema)) for one in asked]
+    newest = itertools.islice(newest_requests(sequences, split, RawIds(sequences)), users)
+    requests = [request_mapping(request) for request in newest]
     if not requests:
         raise ValueError(f"Split {split!r} of {path!r} has no request.")
     return requests
 
 
-def sized(
-    request: Mapping[str, np.ndarray], behaviors: int | None, candidates: int | None
-) -> dict[str, np.ndarray]:
-    """A request of one user with so many behaviors and candidates: its own, again and again."""
-    made = dict(request)
-    length = int(request["history_length"][0])
+def resize(request: Arrays, behaviors: int | None, candidates: int | None) -> dict[str, np.ndarray]:
+    """Repeats or cuts one user's request to so many behaviors and candidates."""
+    resized = dict(request)
+    length = int(request[LENGTH][0])
     for name, array in request.items():
-        if name.startswith("target_") and candidates:
-            made[name] = np.take(array, np.arange(candidates) % array.shape[1], axis=1)
-        elif name.startswith("history_") and array.ndim > 1 and behaviors:
-            made[name] = np.take(array, np.arange(behaviors) % max(length, 1), axis=1)
+        if name.startswith(TARGET) and candidates:
+            resized[name] = np.take(array, np.arange(candidates) % array.shape[1], axis=1)
+        elif name.startswith(HISTORY) and array.ndim > 1 and behaviors:
+            resized[name] = np.take(array, np.arange(behaviors) % max(length, 1), axis=1)
     if behaviors:
-        made["history_length"] = np.array([behaviors], np.int32)
-    return made
+        resized[LENGTH] = np.array([behaviors], np.int32)
+    return resized
 
 
-def prepared(
-    client: Client, signature: str, requests: Sequence[Mapping[str, np.ndarray]]
-) -> list[bytes]:
-    """Serialized PredictRequests; score is given what the server's own search finds.
+def serialize(client: Client, signature: str, requests: Sequence[Arrays]) -> list[bytes]:
+    """Serializes a PredictRequest for each request; score gets what the server's search returns.
 
     Raises:
         ServingError: the server does not answer `search`.
     """
-    made = []
+    messages = []
     for request in requests:
         if signature == "search":
             inputs = search_inputs(request)
         elif signature == "score":
-            found = client.search(request)
-            inputs = score_inputs(request, found.behavior_index, found.attention_score)
+            kept = client.search(request)
+            inputs = score_inputs(request, kept.behavior_index, kept.attention_score)
         else:
             inputs = checked(request)
-        made.append(client.call(signature, inputs).request.SerializeToString())
-    return made
+        messages.append(client.call(signature, inputs).request.SerializeToString())
+    return messages
+
+
+def milliseconds(outcome: Outcome) -> dict[str, float]:
+    """Returns the latency of an outcome at PERCENTILES, by name, such as ``"p99"``."""
+    return {f"p{p:g}": ms for p, ms in zip(PERCENTILES, outcome.percentiles(*PERCENTILES))}
 
 
 def summary(outcome: Outcome) -> dict:
-    """An outcome as JSON-ready numbers."""
+    """Summarizes an outcome as numbers ready for JSON."""
     return {
         "calls": len(outcome.due),
         "qps": outcome.qps,
         "errors": outcome.errors,
         "error_examples": outcome.examples,
-        "milliseconds": {f"p{p:g}": ms for p, ms in zip(OF, outcome.percentiles(*OF))},
+        "milliseconds": milliseconds(outcome),
         "sent_late_ms_p99": float(np.percentile(outcome.late, 99) * 1e3),
     }
 
 
 def table(outcomes: Mapping[str, Outcome], rate: float) -> str:
-    """What happened, a line each."""
-    head = ["", "calls", "asked/s", "got/s", *(f"p{p:g} ms" for p in OF), "errors"]
+    """Formats outcomes as a table, a line each."""
+    head = ["", "calls", "asked/s", "got/s", *(f"p{p:g} ms" for p in PERCENTILES), "errors"]
     rows = [
         [
             name,
-            str(len(one.due)),
+            str(len(outcome.due)),
             f"{rate:.1f}",
-            f"{one.qps:.1f}",
-            *(f"{ms:.2f}" for ms in one.percentiles(*OF)),
-            ", ".join(f"{code} {count}" for code, count in one.errors.items()) or "none",
+            f"{outcome.qps:.1f}",
+            *(f"{ms:.2f}" for ms in outcome.percentiles(*PERCENTILES)),
+            ", ".join(f"{code} {count}" for code, count in outcome.errors.items()) or "none",
         ]
-        for name, one in outcomes.items()
+        for name, outcome in outcomes.items()
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))])
-        for line in (head, *rows)
-    )
+    return "\n".join(text_table([head, *rows], left=1))
 
 
 def write_report(folder: str, outcomes: Mapping[str, Outcome], title: str) -> None:
-    """``report.json`` and ``latency.png``, under a title that says at what rate."""
+    """Writes ``report.json`` and ``latency.png``; the title says at what rate."""
     os.makedirs(folder, exist_ok=True)
-    report = {"title": title, "runs": {name: summary(one) for name, one in outcomes.items()}}
+    report = {"title": title, "runs": {name: summary(run) for name, run in outcomes.items()}}
     with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:
         json.dump(report, file, indent=2)
         file.write("\n")
@@ -194,19 +200,19 @@ def _plot(path: str, outcomes: Mapping[str, Outcome], title: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for number, (name, one) in enumerate(outcomes.items()):
-        good, color = one.good, f"C{number}"
+    for number, (name, run) in enumerate(outcomes.items()):
+        good, color = run.good, f"C{number}"
         left.plot([], [], color=color, label=name)  # named, even if no call was good
         if good.any():
-            ordered = np.sort(one.latency[good]) * 1e3
+            ordered = np.sort(run.latency[good]) * 1e3
             above = 1 - np.arange(len(ordered)) / len(ordered)
             left.plot(ordered, above, drawstyle="steps-post", color=color)
-            second, middle, highest = _over_time(one.due[good], one.latency[good] * 1e3)
+            second, middle, highest = _over_time(run.due[good], run.latency[good] * 1e3)
             right.plot(second, middle, color=color)
             right.plot(second, highest, color=color, lw=0.8, alpha=0.6)
         if not good.all():
-            right.plot(one.due[~good], one.latency[~good] * 1e3, "rx", ms=5)
-    scale = "log" if any(one.good.any() for one in outcomes.values()) else "linear"  # no data
+            right.plot(run.due[~good], run.latency[~good] * 1e3, "rx", ms=5)
+    scale = "log" if any(run.good.any() for run in outcomes.values()) else "linear"  # no data
     left.set(
         xscale=scale,
         yscale=scale,
@@ -232,12 +238,12 @@ def _plot(path: str, outcomes: Mapping[str, Outcome], title: str) -> None:
 
 
 def _over_time(due: np.ndarray, milliseconds: np.ndarray):
-    """Seconds, median and maximum of up to 100 parts of the calls, one after the other."""
+    """Returns seconds, median and maximum of up to 100 parts of the calls, in order."""
     order = np.argsort(due, kind="stable")
     parts = np.array_split(order, min(100, max(1, len(due) // 20)))
     return tuple(
-        np.array([of(values[part]) for part in parts])
-        for of, values in ((np.mean, due), (np.median, milliseconds), (np.max, milliseconds))
+        np.array([statistic(values[part]) for part in parts])
+        for statistic, values in ((np.mean, due), (np.median, milliseconds), (np.max, milliseconds))
     )
 
 

@@ -1,4 +1,4 @@
-"""``tfdare query``: ranks a user's candidates with a running server, and shows why."""
+"""``tfdare query``: ranks a user's candidates with a running server, and shows the behaviors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving.client.requests import NO_VALUE
+from serving.tools.tables import text_table
 from tfdare.commands.parser import Parser, positive_int
 from tfdare.sequences.raw_ids import UNKNOWN_ID, UNSEEN_VALUE
+from tfdare.sequences.requests import LENGTH, NO_VALUE, request_mapping
 
 TOLERANCE = 1e-6
 
@@ -43,10 +44,10 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Asks and prints.
+    """Ranks and prints.
 
     Returns:
-        0; 1 where split and whole do not agree; 2 where there was nothing to ask or no answer.
+        0; 1 where split and whole do not agree; 2 where there was nothing to rank or no answer.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     parser = _parser()
@@ -57,12 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     from serving.client.lookup import UnknownUser
 
     try:
-        answer = _ask(options)
+        answer = _rank(options)
     except (UnknownUser, ValueError, OSError) as error:
         print(f"tfdare query: {error}", file=sys.stderr)
         return 2
     except ServingError as error:
-        print(f"tfdare query: {_explained(error)}", file=sys.stderr)
+        print(f"tfdare query: {_error_text(error)}", file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps(answer, indent=2))
@@ -73,55 +74,55 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if answer["agree"] else 1
 
 
-def _ask(options) -> dict[str, Any]:
+def _rank(options) -> dict[str, Any]:
     from serving.client import Client
-    from serving.client.lookup import candidates, newest_request, request_mapping
+    from serving.client.lookup import candidates, newest_request
     from tfdare.sequences import open_sequences
     from tfdare.sequences.raw_ids import RawIds
 
     sequences = open_sequences(options.sequences)
     ids = RawIds(sequences)
-    asked = newest_request(sequences, options.split_name, options.user, ids)
-    target, label = asked.target, asked.label
+    user_request = newest_request(sequences, options.split_name, options.user, ids)
+    target, known_label = user_request.target, not options.candidates
     if options.candidates:
         target = candidates(sequences, options.split_name, options.candidates, ids)
-        label = None
-    schema = sequences.schema
-    names = schema.names
+    names = sequences.schema.names
     if not len(target[names[0]]):
-        raise ValueError(f"User {asked.user!r} has no request there. Give --candidates.")
-    request = request_mapping(asked, schema, target)
+        raise ValueError(f"User {user_request.user!r} has no request there. Give --candidates.")
+    request = request_mapping(user_request, target)
     with Client(options.address, options.model, timeout=options.timeout, retries=2) as client:
         _await_server(client, options.wait)
         whole = client.rank(request)
-        searches = whole.behavior_index is not None
+        searches = whole.searches
         split = client.rank(request, split=True, version=whole.version) if searches else whole
     difference = float(np.abs(split.probability - whole.probability).max())
-    length = int(request["history_length"][0])
+    length = int(request[LENGTH][0])
     order = np.argsort(-whole.probability[0], kind="stable")
     best = int(order[0])
 
     def features(side, index):
-        return {name: _plain(side[name][index]) for name in names}
+        return {name: _as_json(side[name][index]) for name in names}
 
     def behavior(index):
-        gap = {} if asked.time_gap is None else {"time_gap": int(asked.time_gap[index])}
-        return {"position": length - int(index), **features(asked.history, index), **gap}
+        gaps = user_request.time_gap
+        gap = {} if gaps is None else {"time_gap": int(gaps[index])}
+        return {"position": length - int(index), **features(user_request.history, index), **gap}
 
     index, score = np.array([], np.int32), np.array([], np.float32)
-    if searches:
+    if whole.behavior_index is not None and whole.attention_score is not None:
         index, score = whole.behavior_index[0, best], whole.attention_score[0, best]
     kept = np.flatnonzero(index >= 0)
     kept = kept[np.argsort(-score[kept], kind="stable")]
     weight = np.exp(score[kept] - score[kept].max()) if len(kept) else score[kept]
     weight = weight / weight.sum() if len(kept) else weight
+    context = {name: _as_json(value) for name, value in user_request.context.items()}
     return {
-        "user": asked.user,
+        "user": user_request.user,
         "address": options.address,
         "model": options.model,
         "version": whole.version,
         "history_length": length,
-        **({"context": {k: _plain(v) for k, v in asked.context.items()}} if asked.context else {}),
+        **({"context": context} if context else {}),
         **({"stand_ins": list(ids.hashed)} if ids.hashed else {}),
         "searches": searches,
         "agree": bool(difference <= TOLERANCE),
@@ -131,7 +132,7 @@ def _ask(options) -> dict[str, Any]:
                 "rank": rank,
                 **features(target, c),
                 "probability": float(whole.probability[0, c]),
-                **({} if label is None else {"clicked": bool(label[c])}),
+                **({"clicked": bool(user_request.label[c])} if known_label else {}),
             }
             for rank, c in enumerate(order, start=1)
         ],
@@ -146,21 +147,21 @@ def _ask(options) -> dict[str, Any]:
     }
 
 
-def _plain(value):
-    """An id, a list of those that are there, or a number, ready for JSON (None for unknown)."""
+def _as_json(value):
+    """Converts an id, several ids or a number (None where it is not known) for JSON."""
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if np.ndim(value) == 0:
         return int(value)
-    return [UNKNOWN_ID if i == UNSEEN_VALUE else int(i) for i in value if i != NO_VALUE]
+    return [UNKNOWN_ID if id_ == UNSEEN_VALUE else int(id_) for id_ in value if id_ != NO_VALUE]
 
 
 def _await_server(client, seconds: float) -> None:
-    """Returns once the server answers at all, or the time is up; what it answers comes later."""
+    """Waits until the server answers at all, with an error or not, or the time is up."""
     from serving.client import ServingError
 
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         try:
             client.versions(timeout=1.0)
             return
@@ -170,7 +171,7 @@ def _await_server(client, seconds: float) -> None:
             time.sleep(0.2)
 
 
-def _explained(error) -> str:
+def _error_text(error) -> str:
     if error.code is grpc.StatusCode.UNAVAILABLE:
         return (
             f"No server answers at {error.address} ({error.message}). Start one: "
@@ -180,7 +181,7 @@ def _explained(error) -> str:
 
 
 def _text(answer: dict[str, Any], top: int) -> str:
-    rows, found = answer["candidates"], answer["behaviors"]
+    rows, behaviors = answer["candidates"], answer["behaviors"]
     agree = "agree" if answer["agree"] else "DO NOT agree"
     lines = [
         f"User {answer['user']}: {answer['history_length']} behaviors, {len(rows)} candidates; "
@@ -206,9 +207,9 @@ def _text(answer: dict[str, Any], top: int) -> str:
         empty = "the history is empty" if not answer["history_length"] else "nothing matched"
         lines += [
             "",
-            f"Behaviors that search found for the best one{_of(top, len(found))}, position 1 the "
-            "newest:",
-            *(_table(found[:top]) if found else [f"  none: {empty}"]),
+            f"Behaviors that search found for the best one{_of(top, len(behaviors))}, position 1 "
+            "the newest:",
+            *(_table(behaviors[:top]) if behaviors else [f"  none: {empty}"]),
         ]
     return "\n".join(lines)
 
@@ -218,10 +219,9 @@ def _of(top: int, total: int) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    cells = [[name.replace("_", " ") for name in rows[0]]]
-    cells += [[_cell(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  " + "  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in cells]
+    head = [name.replace("_", " ") for name in rows[0]]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    return ["  " + line for line in text_table([head, *cells])]
 
 
 def _cell(value) -> str:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -28,7 +29,7 @@ from serving.client import Client, ServingError
 from serving.client.protos import predict_pb2
 from serving.client.tensors import from_proto
 from serving.tools.arrivals import METHOD, Caller, Outcome, schedule
-from serving.tools.load import OF, prepared, read_mappings, sized, write_report
+from serving.tools.load import milliseconds, read_mappings, resize, serialize, write_report
 from tfdare.commands.parser import Parser, non_negative_int
 from tfdare.schema import SchemaError
 
@@ -38,29 +39,35 @@ _MIB = 2**20
 
 
 class SoakError(Exception):
-    """The soak could not be run; carries the words for it."""
+    """The soak could not be run; the message says why."""
 
 
 @dataclass
 class Server:
-    """A development server on a folder of versions, in a process of its own."""
+    """A development server on a folder of versions, in a process of its own.
+
+    Attributes:
+        process: subprocess.Popen.
+        address: str. ``host:port`` of gRPC.
+        output: list of str. Lines that it prints.
+    """
 
     process: subprocess.Popen
     address: str
-    said: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
 
     def mib(self) -> float:
-        """Memory that the process holds."""
+        """Reads how much memory the process holds."""
         with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MIB
 
 
 @contextlib.contextmanager
 def serving(base: str, name: str) -> Iterator[Server]:
-    """A server that looks for new versions every second, and keeps the newest.
+    """Runs a server that looks for new versions every second, and keeps the newest.
 
     Raises:
-        SoakError: it does not start.
+        SoakError: the server does not start.
     """
     command = [
         sys.executable,
@@ -80,17 +87,18 @@ def serving(base: str, name: str) -> Iterator[Server]:
         "100000",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said: list[str] = []
+    assert process.stdout is not None  # it is a pipe
+    lines, output = process.stdout, []
     try:
-        for line in process.stdout:
-            said.append(line.rstrip())
-            if found := _SERVED.search(line):
-                server = Server(process, found.group(1), said)
+        for line in lines:
+            output.append(line.rstrip())
+            if match := _SERVED.search(line):
+                server = Server(process, match.group(1), output)
                 break
         else:
-            raise SoakError("The server does not start: " + " ".join(said)[-1000:])
+            raise SoakError("The server does not start: " + " ".join(output)[-1000:])
         reader = threading.Thread(
-            target=lambda: said.extend(line.rstrip() for line in process.stdout), daemon=True
+            target=lambda: output.extend(line.rstrip() for line in lines), daemon=True
         )
         reader.start()
         yield server
@@ -104,7 +112,7 @@ def serving(base: str, name: str) -> Iterator[Server]:
 
 
 def publish(source: str, base: str, version: int, broken: bool = False) -> None:
-    """A copy of a version under another number, at once; a broken one has no variables."""
+    """Copies a version to another number, in one move; a broken copy has no variables."""
     aside = os.path.join(base, f".copy-{version}")
     shutil.copytree(source, aside)
     if broken:
@@ -112,7 +120,7 @@ def publish(source: str, base: str, version: int, broken: bool = False) -> None:
     os.rename(aside, os.path.join(base, str(version)))
 
 
-class _Beside:
+class _Background:
     """Runs a thread inside a ``with`` block; :meth:`_run` ends soon after `_stop` is set."""
 
     def __init__(self):
@@ -131,7 +139,7 @@ class _Beside:
         raise NotImplementedError
 
 
-class Garbage(_Beside):
+class Garbage(_Background):
     """A client that sends what no server can use, again and again, until it is stopped."""
 
     def __init__(self, address: str, name: str, seed: int = 0):
@@ -162,7 +170,7 @@ class Garbage(_Beside):
         return request.SerializeToString()
 
 
-class Memory(_Beside):
+class Memory(_Background):
     """Samples a server's memory until it is stopped."""
 
     def __init__(self, server: Server, every: float):
@@ -179,21 +187,21 @@ class Memory(_Beside):
             self._stop.wait(self._every)
 
     def slope(self) -> float:
-        """MiB a minute over the second half, the first being the warm-up, robustly.
+        """Estimates the growth in MiB a minute over the second half, the first being the warm-up.
 
-        The median of the slopes between all pairs of samples (Theil and Sen): the peak while two
-        versions are loaded is no growth.
+        It is the median of the slopes between all pairs of samples (Theil and Sen): the peak while
+        two versions are loaded is no growth.
         """
         half = len(self.mib) // 2
         x, y = np.array(self.seconds[half:]), np.array(self.mib[half:])
         if len(x) < 2:
             return 0.0
-        one, other = np.triu_indices(len(x), 1)
-        return float(np.median((y[other] - y[one]) / (x[other] - x[one])) * 60)
+        first, second = np.triu_indices(len(x), 1)
+        return float(np.median((y[second] - y[first]) / (x[second] - x[first])) * 60)
 
 
 class Answers:
-    """Compares each reply with what the first version answered to the same request."""
+    """Compares each reply with the first version's answer to the same request."""
 
     def __init__(self, wanted: Sequence[np.ndarray]):
         self.wanted = wanted
@@ -224,16 +232,17 @@ def soak(
     share: float = 0.7,
     probe: float = 5.0,
 ) -> tuple[dict, Outcome]:
-    """The soak itself; see the module's docstring.
+    """Runs the soak, see the module's docstring.
 
     Returns:
-        The report, and what became of the calls.
+        The report, and the outcome of the calls.
     """
     with Caller(server.address) as caller:
         caller.closed_loop(requests, min(probe, 2.0))
         capacity = caller.closed_loop(requests, probe).qps
         rate = share * capacity
-        answers, events = Answers(wanted), []
+        answers = Answers(wanted)
+        events: list[dict[str, Any]] = []
         outcome: list[Outcome] = []
         sender = threading.Thread(
             target=lambda: outcome.append(
@@ -258,8 +267,8 @@ def soak(
                 )
             sender.join()
     (calls,) = outcome
-    failed = {str(v) for v in (e["version"] for e in events if e["broken"])}
-    report = {
+    working = {"1"} | {str(event["version"]) for event in events if not event["broken"]}
+    report: dict[str, Any] = {
         "seconds": seconds,
         "share": share,
         "capacity_qps": capacity,
@@ -271,7 +280,7 @@ def soak(
         "answers_by_version": {str(v): n for v, n in sorted(answers.versions.items())},
         "published": events,
         "garbage": dict(sorted(garbage.codes.items())),
-        "milliseconds": {f"p{p:g}": ms for p, ms in zip(OF, calls.percentiles(*OF))},
+        "milliseconds": milliseconds(calls),
         "memory_mib": {
             "first": memory.mib[0],
             "middle": memory.mib[len(memory.mib) // 2],
@@ -279,8 +288,7 @@ def soak(
             "slope_a_minute": memory.slope(),
         },
     }
-    asked = {str(e["version"]) for e in events} | {"1"}
-    report["swapped"] = set(report["answers_by_version"]) == asked - failed
+    report["swapped"] = set(report["answers_by_version"]) == working
     report["good"] = (
         not report["failed"]
         and not answers.wrong
@@ -321,7 +329,7 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Soaks and reports.
+    """Runs the soak and reports.
 
     Returns:
         0; 1 where something that must hold did not; 2 where it could not be run.
@@ -349,10 +357,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options) -> tuple[dict, Outcome]:
-    """The soak that the command line asks for, in a folder of its own."""
+    """Runs the soak that the command line asks for, in a folder of its own."""
     requests = [
-        sized(one, options.behaviors, options.candidates)
-        for one in read_mappings(options.sequences, options.split_name, 64)
+        resize(request, options.behaviors, options.candidates)
+        for request in read_mappings(options.sequences, options.split_name, 64)
     ]
     with tempfile.TemporaryDirectory() as scratch:
         base = os.path.join(scratch, "dare")
@@ -361,14 +369,14 @@ def run(options) -> tuple[dict, Outcome]:
         with serving(base, "dare") as server:
             print(f"served at {server.address}", file=sys.stderr, flush=True)
             with Client(server.address, "dare", timeout=60) as client:
-                sent = prepared(client, "serving_default", requests)
+                messages = serialize(client, "serving_default", requests)
                 wanted = [client.rank(request).probability for request in requests]
             return soak(
                 server,
                 options.servable,
                 base,
                 "dare",
-                sent,
+                messages,
                 wanted,
                 options.seconds,
                 options.swaps,

@@ -8,19 +8,21 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 
-from serving.client import Client, ServingError
-from serving.client.lookup import newest_requests, request_mapping
-from serving.client.requests import checked
+from serving.client import Client, RankResult, ServingError
+from serving.client.lookup import newest_requests
+from serving.tools.tables import text_table
 from tfdare.commands.parser import Parser, positive_int
 from tfdare.sequences import open_sequences
 from tfdare.sequences.raw_ids import RawIds
+from tfdare.sequences.requests import Arrays, request_mapping
 
 
 class _NotVerified(Exception):
-    """What keeps the comparison from being made; carries the words for it."""
+    """The comparison cannot be made; the message says why."""
 
 
 def _parser() -> Parser:
@@ -60,16 +62,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     try:
-        found = _compare(options)
-    except ServingError as error:
+        report = _compare(options)
+    except (ServingError, _NotVerified, ValueError, OSError) as error:
         print(f"tfdare verify: {error}", file=sys.stderr)
         return 2
-    except (_NotVerified, ValueError, OSError) as error:
-        print(f"tfdare verify: {error}", file=sys.stderr)
-        return 2
-    bad = [row for row in found["differences"] if not row["difference"] <= options.tolerance]
-    found |= {"tolerance": options.tolerance, "agree": not bad}
-    print(json.dumps(found, indent=2) if options.json else _text(found))
+    bad = [row for row in report["differences"] if not row["difference"] <= options.tolerance]
+    report |= {"tolerance": options.tolerance, "agree": not bad}
+    print(json.dumps(report, indent=2) if options.json else _text(report))
     for row in bad:
         at = "" if not row["at"] else f", at {row['at']}"
         print(
@@ -82,22 +81,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _compare(options) -> dict:
     sequences = open_sequences(options.sequences)
-    asked = list(
-        itertools.islice(
-            newest_requests(sequences, options.split_name, RawIds(sequences)), options.requests
-        )
-    )
-    if not asked:
+    newest = newest_requests(sequences, options.split_name, RawIds(sequences))
+    user_requests = list(itertools.islice(newest, options.requests))
+    if not user_requests:
         raise _NotVerified(f"Split {options.split_name!r} of {options.sequences!r} has no request.")
-    requests = [checked(request_mapping(one, sequences.schema)) for one in asked]
-    answers, versions = {}, []
+    requests = [request_mapping(request) for request in user_requests]
+    answers: dict[str, np.ndarray] = {}
+    versions: list[int] = []
     if options.address:
-        answers, versions = _ask(options, requests)
-    given = {f"{i}/{name}": v for i, request in enumerate(requests) for name, v in request.items()}
+        answers, versions = _server_answers(options, requests)
+    inputs = {f"{i}/{name}": v for i, request in enumerate(requests) for name, v in request.items()}
     with tempfile.TemporaryDirectory() as folder:
-        paths = [os.path.join(folder, name) for name in ("given.npz", "answers.npz", "out.json")]
-        np.savez(paths[0], **given)
-        np.savez(paths[1], **answers)
+        paths = [os.path.join(folder, name) for name in ("requests.npz", "answers.npz", "out.json")]
+        _save(paths[0], inputs)
+        _save(paths[1], answers)
         command = [
             sys.executable,
             "-m",
@@ -112,14 +109,24 @@ def _compare(options) -> dict:
         with open(paths[2], encoding="utf-8") as file:
             rows = json.load(file)["differences"]
     for row in rows:
-        row["user"] = asked[int(row.pop("request"))].user
-    return {"requests": len(asked), "versions": versions, "differences": rows}
+        row["user"] = user_requests[int(row.pop("request"))].user
+    return {"requests": len(requests), "versions": versions, "differences": rows}
 
 
-def _ask(options, requests):
-    """Outputs of the server, whole and split as far as it has both; versions that answered."""
+def _save(path: str, arrays: Arrays) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
+
+
+def _server_answers(options, requests: Sequence[Arrays]) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Returns the server's outputs, whole and split as far as it has both, and its versions."""
     apart = options.search_address or options.search_model
-    answers, versions = {}, set()
+    answers: dict[str, np.ndarray] = {}
+    versions = set()
+
+    def keep(number: int, signature: str, outputs: Arrays) -> None:
+        for name, value in outputs.items():
+            answers[f"{number}/server/{signature}/{name}"] = value
+
     with Client(
         options.address,
         options.model,
@@ -127,58 +134,46 @@ def _ask(options, requests):
         search_model=options.search_model,
         timeout=options.timeout,
     ) as client:
-        for i, request in enumerate(requests):
-
-            def keep(who, signature, **outputs):
-                for name, value in outputs.items():
-                    answers[f"{i}/{who}/{signature}/{name}"] = value
-
+        for number, request in enumerate(requests):
             searches = True
             if not apart:
                 whole = client.rank(request)
                 versions.add(whole.version)
-                searches = whole.behavior_index is not None
-                found = (
-                    {}
-                    if not searches
-                    else {
-                        "behavior_index": whole.behavior_index,
-                        "attention_score": whole.attention_score,
-                    }
-                )
-                keep("server", "serving_default", probability=whole.probability, **found)
+                searches = whole.searches
+                keep(number, "serving_default", {"probability": whole.probability})
+                keep(number, "serving_default", _behaviors(whole))
             if searches:
                 split = client.rank(request, split=True)
                 versions.add(split.version)
-                keep(
-                    "server",
-                    "search",
-                    behavior_index=split.behavior_index,
-                    attention_score=split.attention_score,
-                )
-                keep("server", "score", probability=split.probability)
+                keep(number, "search", _behaviors(split))
+                keep(number, "score", {"probability": split.probability})
     return answers, sorted(versions)
 
 
-def _text(found) -> str:
+def _behaviors(result: RankResult) -> dict[str, np.ndarray]:
+    """Returns the outputs of search, none where the model does not search."""
+    if result.behavior_index is None or result.attention_score is None:
+        return {}
+    return {
+        "behavior_index": result.behavior_index,
+        "attention_score": result.attention_score,
+    }
+
+
+def _text(report) -> str:
     head = ("who", "signature", "output", "difference")
     rows = [
         (row["who"], row["signature"], row["output"], f"{row['difference']:.1e}")
-        for row in found["differences"]
+        for row in report["differences"]
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
-        for line in (head, *rows)
-    ]
-    served = f"; the server answered with version {found['versions']}" if found["versions"] else ""
-    says = "agree" if found["agree"] else "DO NOT agree"
+    versions, agree = report["versions"], "agree" if report["agree"] else "DO NOT agree"
+    served = f"; the server answered with version {versions}" if versions else ""
     return "\n".join(
         [
-            f"{found['requests']} requests: greatest difference from the Keras model{served}.",
+            f"{report['requests']} requests: greatest difference from the Keras model{served}.",
             "",
-            *lines,
+            *text_table([head, *rows], left=len(head)),
             "",
-            f"They {says} to {found['tolerance']:g}.",
+            f"They {agree} to {report['tolerance']:g}.",
         ]
     )

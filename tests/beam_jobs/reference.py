@@ -31,11 +31,11 @@ def sequences(
             continue
         seen.add(row)
         users.setdefault(str(row[0]), []).append((row[3], number, row[1], row[2]))
-    users = {user: sorted(found) for user, found in users.items() if len(found) >= min_events}
+    users = {user: sorted(events) for user, events in users.items() if len(events) >= min_events}
     training = []
-    for found in users.values():
-        validation, _ = held_out(len(found))
-        training += found[: validation[0]]
+    for events in users.values():
+        validation, _ = held_out(len(events))
+        training += events[: validation[0]]
     own = {}
     for _, _, item, category in sorted(training):
         own.setdefault(item, category)
@@ -47,22 +47,22 @@ def sequences(
         pairs = [pair for pair in Counter(values).items() if pair[1] >= min_count]
         vocabularies[name] = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
     row = {
-        name: {raw: place + 2 for place, (raw, _) in enumerate(pairs)}
+        name: {raw: position + 2 for position, (raw, _) in enumerate(pairs)}
         for name, pairs in vocabularies.items()
     }
     records = {}
-    for user, found in users.items():
-        items = [row["item"].get(item, 1) for _, _, item, _ in found]
-        categories = [row["category"].get(own.get(item, c), 1) for _, _, item, c in found]
-        validation, test = held_out(len(found))
+    for user, events in users.items():
+        items = [row["item"].get(item, 1) for _, _, item, _ in events]
+        categories = [row["category"].get(own.get(item, c), 1) for _, _, item, c in events]
+        validation, test = held_out(len(events))
         train = list(range(train_start, validation[0], train_stride))
         for split, positions in (("train", train), ("validation", validation), ("test", test)):
-            times = [time for time, *_ in found]
+            times = [time for time, *_ in events]
             seen = [
-                place if coarse_clock else sum(time < times[place] for time in times)
-                for place in positions
+                position if coarse_clock else sum(time < times[position] for time in times)
+                for position in positions
             ]
-            positions = [place for place, before in zip(positions, seen) if before]
+            positions = [position for position, before in zip(positions, seen) if before]
             seen = [before for before in seen if before]
             if positions:
                 last = seen[-1]
@@ -73,5 +73,5 @@ def sequences(
                     "time": times[:last],
                     "target": [(items[p], categories[p]) for p in positions],
                 }
-    touched = {user: {item for _, _, item, _ in found} for user, found in users.items()}
+    touched = {user: {item for _, _, item, _ in events} for user, events in users.items()}
     return vocabularies, records, touched, own

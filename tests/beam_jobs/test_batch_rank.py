@@ -6,14 +6,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from beam_jobs.batch_rank import main, stack
-from beam_jobs.requests.ranked import from_json, laid_out
+from beam_jobs.batch_rank import main
+from beam_jobs.requests.ranked import from_json, lay_out
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, write_folder
 from tests.harness import randomize
 from tfdare.data import read_requests
 from tfdare.export import export_model
 from tfdare.layers import Head
 from tfdare.models import DARE
+from tfdare.sequences.requests import stack_padded
 
 
 class Exported:
@@ -226,13 +227,17 @@ def test_padding_says_nothing(exported):
         "context_price": ("float32", ()),
     }
     kinds = {name: (np.dtype(kind), shape) for name, (kind, shape) in kinds.items()}
-    one = laid_out(from_json(json.dumps(good_line(exported))), kinds)
+    request = lay_out(from_json(json.dumps(good_line(exported))), kinds)
     with pytest.raises(ValueError, match=r"context_interests must be int64 \[2\]"):
-        laid_out(from_json(json.dumps(good_line(exported, context_interests=[1000]))), kinds)
-    longer = {**one, "history_item": np.arange(5), "history_length": np.int32(5)}
-    batch = stack([one, longer])
+        lay_out(from_json(json.dumps(good_line(exported, context_interests=[1000]))), kinds)
+    longer = {
+        **request,
+        "history_item": np.arange(5)[np.newaxis],
+        "history_length": np.array([5], np.int32),
+    }
+    batch = stack_padded([request, longer])
     assert batch["history_item"].shape == (2, 5) and batch["history_tags"].shape == (2, 2, 3)
-    assert batch["history_item"][0].tolist()[2:] == [-1, -1, -1]
+    assert batch["history_item"][0].tolist()[2:] == [0, 0, 0]
     assert batch["history_length"].tolist() == [2, 5] and batch["context_interests"].shape == (2, 2)
 
 

@@ -49,22 +49,22 @@ def offline(monkeypatch):
 
 def graph(*options, chunk=("gs://bucket/log.csv", "text")):
     """The proto of the job's pipeline as the runner made it, and the options."""
-    asked = parse(
+    parsed = parse(
         [*options, "--output", "gs://bucket/sequences", "--merge_ram", "16GB", *DATAFLOW], "prog"
     )
     chunk = Chunk(0, 0, *chunk, 0, 10, (("user", 0),), 5)
-    pipeline = beam.Pipeline(options=PipelineOptions(list(asked.beam)))
+    pipeline = beam.Pipeline(options=PipelineOptions(list(parsed.beam)))
     staging = Staging("gs://bucket/sequences", False)
     built = (pipeline | "Chunks" >> beam.Create([chunk])) | "BuildSequences" >> BuildSequences(
-        asked, 64, [chunk], staging.folder
+        parsed, 64, [chunk], staging.folder
     )
-    built | "Publish" >> Publish(Finish(asked, (), 64, 1, staging, 0.0))
+    built | "Publish" >> Publish(Finish(parsed, (), 64, 1, staging, 0.0))
     pipeline.run()
     return pipeline.runner.proto_pipeline.components
 
 
 def by_name(components):
-    return {one.unique_name: one for one in components.transforms.values()}
+    return {transform.unique_name: transform for transform in components.transforms.values()}
 
 
 def test_the_graph_that_dataflow_gets():
@@ -83,10 +83,10 @@ def test_the_graph_that_dataflow_gets():
     assert "Publish/Finish" in transforms
     environments = components.environments
     hints = {}
-    for name, one in transforms.items():
-        if one.environment_id:
-            found = environments[one.environment_id].resource_hints
-            hints[name] = found.get("beam:resources:min_ram_bytes:v1", b"")
+    for name, transform in transforms.items():
+        if transform.environment_id:
+            resources = environments[transform.environment_id].resource_hints
+            hints[name] = resources.get("beam:resources:min_ram_bytes:v1", b"")
     merging = {name for name, size in hints.items() if size == b"16000000000"}
     assert {name.split("/")[2] for name in merging} == {"MergeCounts", "WriteCatalog"}
     for environment in environments.values():
@@ -117,8 +117,8 @@ def test_rows_of_a_table_are_events():
     rows = [{"uid": f"u{n % 3}", "iid": n, "at": 100 - n, "more": n / 2} for n in range(20)]
     rows += [{"uid": "u1", "iid": None, "at": 5, "more": 0.0}]
     with beam.Pipeline("FnApiRunner") as pipeline:
-        found = pipeline | beam.Create(rows) | RowsToEvents("p:d.t", form, 2)
-        events = found[EVENTS] | beam.FlatMap(
+        outputs = pipeline | beam.Create(rows) | RowsToEvents("p:d.t", form, 2)
+        events = outputs[EVENTS] | beam.FlatMap(
             lambda pair: list(
                 zip(
                     pair[1].user.to_pylist(),
@@ -128,7 +128,7 @@ def test_rows_of_a_table_are_events():
             )
         )
         assert_that(events, equal_to([(f"u{n % 3}", n, 100 - n) for n in range(20)]), "events")
-        reasons = found[REJECTED] | beam.FlatMap(
+        reasons = outputs[REJECTED] | beam.FlatMap(
             lambda some: [(row.reason, json.loads(row.row)["uid"]) for row in some.rows]
         )
         assert_that(reasons, equal_to([("item is empty", "u1")]), "rejected")
@@ -155,7 +155,7 @@ def test_a_table_needs_packages_that_beam_may_lack(tmp_path):
 def test_workers_can_publish(prepare, log, tmp_path):
     """As a template launch has it: all of it happens in the pipeline."""
     whole = prepare(log, *SMALL)
-    asked = parse(
+    options = parse(
         [
             "--input",
             str(log),
@@ -171,23 +171,25 @@ def test_workers_can_publish(prepare, log, tmp_path):
     )
     from beam_jobs.reading import inputs
 
-    files = inputs.find_files(asked.input, asked.form)
-    chunks = inputs.plan(files, asked.form, asked.chunk_bytes)
-    staging = Staging(asked.output, False)
+    files = inputs.find_files(options.input, options.form)
+    chunks = inputs.plan(files, options.form, options.chunk_bytes)
+    staging = Staging(options.output, False)
     staging.check()
-    finish = Finish(asked, tuple(files), 2, len(chunks), staging, 0.0)
-    with beam.Pipeline(options=PipelineOptions(list(asked.beam))) as pipeline:
-        built = (pipeline | beam.Create(chunks)) | BuildSequences(asked, 2, chunks, staging.folder)
+    finish = Finish(options, tuple(files), 2, len(chunks), staging, 0.0)
+    with beam.Pipeline(options=PipelineOptions(list(options.beam))) as pipeline:
+        built = (pipeline | beam.Create(chunks)) | BuildSequences(
+            options, 2, chunks, staging.folder
+        )
         built | Publish(finish)
-    made = json.loads((tmp_path / "other" / "manifest.json").read_text())
-    assert made["digests"] == whole.manifest["digests"]
-    assert made["counts"] == whole.manifest["counts"]
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    assert manifest["digests"] == whole.manifest["digests"]
+    assert manifest["counts"] == whole.manifest["counts"]
     assert (tmp_path / "other" / "_SUCCESS").exists()
 
 
 def test_a_template_is_handed_over_and_nothing_is_made(log, tmp_path, capsys):
     template = "gs://bucket/template.json"
-    asked = parse(
+    options = parse(
         [
             "--input",
             str(log),
@@ -201,7 +203,7 @@ def test_a_template_is_handed_over_and_nothing_is_made(log, tmp_path, capsys):
         ],
         "prog",
     )
-    assert build(asked) == {}
+    assert build(options) == {}
     assert f"template written to {template}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.tmp-*"))
 

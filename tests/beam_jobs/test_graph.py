@@ -11,11 +11,11 @@ COMMAND = ["--input", "gs://b/log.csv", "--format", "taobao", "--output", "gs://
 
 
 def test_the_graph_reads_like_the_story():
-    asked = parse(COMMAND, "prog")
+    options = parse(COMMAND, "prog")
     chunk = Chunk(0, 0, "gs://b/log.csv", "text", 0, 10, (("user", 0),), 5)
     pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
     chunks = pipeline | "Chunks" >> beam.Create([chunk])
-    chunks | "BuildSequences" >> BuildSequences(asked, 64, [chunk], "gs://b/sequences.tmp-1")
+    chunks | "BuildSequences" >> BuildSequences(options, 64, [chunk], "gs://b/sequences.tmp-1")
     proto = pipeline.to_runner_api()
     names = {transform.unique_name for transform in proto.components.transforms.values()}
     for stage in (
@@ -31,8 +31,8 @@ def test_the_graph_reads_like_the_story():
 
 
 def test_beams_own_options_pass_through():
-    asked = parse([*COMMAND, "--runner", "DataflowRunner", "--project=p", "--region=r"], "prog")
-    assert asked.beam == ("--runner", "DataflowRunner", "--project=p", "--region=r")
+    options = parse([*COMMAND, "--runner", "DataflowRunner", "--project=p", "--region=r"], "prog")
+    assert options.beam == ("--runner", "DataflowRunner", "--project=p", "--region=r")
     assert parse(COMMAND, "prog").beam == ("--runner=FnApiRunner",)
 
 

@@ -42,9 +42,9 @@ def test_equals_a_single_process(folder, splits, tmp_path, capsys):
         == 0
     )
     assert "its own newest behavior tells" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out" / "mutual_information.json").read_text())
+    content = json.loads((tmp_path / "out" / "mutual_information.json").read_text())
     categories = [2, 3, 4, 5]  # the most frequent of the vocabulary file
-    assert found["ids"] == folder.vocabulary("category")[:4].tolist()
+    assert content["ids"] == folder.vocabulary("category")[:4].tolist()
     requests = plain_requests(splits["train"], window=40)
     expected = InterestCounts(categories, edges)
     expected.add(
@@ -59,25 +59,25 @@ def test_equals_a_single_process(folder, splits, tmp_path, capsys):
             )
         )
     )
-    assert found["counts"] == expected.to_dict()
-    assert sum(found["counts"]["counts"]) > 100
+    assert content["counts"] == expected.to_dict()
+    assert sum(content["counts"]["counts"]) > 100
     # a line of the table, counted by hand from the requests
     lines = list(csv.DictReader((tmp_path / "out" / "mutual_information.csv").open()))
-    line = max(lines, key=lambda one: float(one["information"]))
+    line = max(lines, key=lambda row: float(row["information"]))
     target, behavior = (
         int(np.flatnonzero(folder.vocabulary("category") == int(line[name]))[0]) + 2
         for name in ("target", "behavior")
     )
     pairs = []
     for request in requests:
-        for place in range(request["target_length"]):
-            if request["target_category"][place] != target:
+        for candidate in range(request["target_length"]):
+            if request["target_category"][candidate] != target:
                 continue
             for position in range(int(line["first_position"]), int(line["last_position"]) + 1):
                 if position <= request["history_length"]:
                     at = request["history_length"] - position
                     pairs.append(
-                        (request["history_category"][at] == behavior, request["label"][place])
+                        (request["history_category"][at] == behavior, request["label"][candidate])
                     )
     x, y = zip(*pairs)
     assert sum(x) == int(line["observations"])
@@ -87,9 +87,9 @@ def test_equals_a_single_process(folder, splits, tmp_path, capsys):
 
 
 def test_neither_shards_nor_runner_change_a_byte(folder, splits, tmp_path):
-    one = write_folder(tmp_path / "one", splits, shards=1, window=40)
+    single = write_folder(tmp_path / "one", splits, shards=1, window=40)
     assert run(folder.path, tmp_path / "a") == 0
-    assert run(one.path, tmp_path / "b", "--runner=BundleBasedDirectRunner") == 0
+    assert run(single.path, tmp_path / "b", "--runner=BundleBasedDirectRunner") == 0
     names = {"mutual_information.json", "mutual_information.csv", "mutual_information.png"}
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"_SUCCESS", *names}
     for name in names:
@@ -100,7 +100,7 @@ def test_neither_shards_nor_runner_change_a_byte(folder, splits, tmp_path):
     ("more", "words"),
     [
         (["--feature", "tags"], "Received: 'tags'; "),
-        (["--split", "all"], "Received: 'all'"),
+        (["--split", "all"], "--split: invalid choice: 'all'"),
         (["--positions", 0], "--positions must be at least 1. Received: 0"),
         (["--position_edges", 2, 3], "must rise from 1. Received: [2, 3]"),
         (["--wrong", 1], "Neither an option of this job nor of Beam: --wrong 1"),

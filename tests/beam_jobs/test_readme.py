@@ -34,6 +34,7 @@ def test_options_exist():
     known = set(make_parser("prog")._option_string_actions)
     named = set(re.findall(r"(?<![\w-])(--[a-z_]+)", TEXT))
     others = {"--sequences", "--users", "--help", "--service_port", "--build", "--model"}
+    others.add("--warm_start")  # of tfdare train
     gcloud = {
         "--image",
         "--sdk-language",

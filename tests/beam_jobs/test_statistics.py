@@ -56,10 +56,10 @@ def plainly(records):
 
 def test_equals_a_plain_count(folder, splits, tmp_path):
     assert run(folder.path, tmp_path / "out") == 0
-    found = json.loads((tmp_path / "out" / "statistics.json").read_text())["now"]
+    statistics = json.loads((tmp_path / "out" / "statistics.json").read_text())["now"]
     for split, records in splits.items():
         totals, lengths, behaviors, repeats = plainly(records)
-        facts = found[split]
+        facts = statistics[split]
         assert facts["totals"] == totals
         assert facts["history_length"]["mean"] == pytest.approx(np.mean(lengths))
         assert (
@@ -86,8 +86,8 @@ def test_equals_a_plain_count(folder, splits, tmp_path):
 
 
 def test_shards_change_nothing(folder, splits, tmp_path):
-    one = write_folder(tmp_path / "one", splits, shards=1, multi_hot=MULTI_HOT)
-    assert run(folder.path, tmp_path / "a") == run(one.path, tmp_path / "b") == 0
+    single = write_folder(tmp_path / "one", splits, shards=1, multi_hot=MULTI_HOT)
+    assert run(folder.path, tmp_path / "a") == run(single.path, tmp_path / "b") == 0
     names = ("statistics.json", "statistics.html")
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Which parts carry the gain: DARE with one part more, or one less, on one folder of sequences.
+"""Measures which parts carry the gain: DARE with a part more, or a part less.
 
 python -m tests.benchmarks.ablation --sequences build/checkins --output build/ablation
 
@@ -51,7 +51,7 @@ PUBLISHED, EVIDENCE = "DARE-paper", "DARE"
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe or a way of training, and what it is set against."""
+    """A recipe or a way of training, and the base that it is compared with."""
 
     title: str
     base: str
@@ -60,7 +60,7 @@ class Variant:
 
 
 def _changed(name: str, /, **parts: Callable) -> Recipe:
-    """A published recipe with other parts; `embedding` and `recent` are the recipe's own."""
+    """Replaces parts of a published recipe, or its own fields such as `embedding` and `recent`."""
     recipe = MODELS[name]
     own = {
         key: parts.pop(key)
@@ -79,7 +79,7 @@ def _pooled(*weightings: type) -> Callable:
 
 
 def variants() -> dict[str, Variant]:
-    """All of them, by the name of their runs."""
+    """Returns all variants, by the name of their runs."""
 
     def added(title, **parts):
         return Variant(title, PUBLISHED, _changed(PUBLISHED, **parts))
@@ -148,23 +148,23 @@ def variants() -> dict[str, Variant]:
 
 
 def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> dict[str, Any]:
-    """Trains what is missing and sets all of it side by side; the content of ablation.json."""
+    """Trains what is missing and compares all variants; returns the content of ablation.json."""
     known = variants()
     bases = {known[name].base for name in names}
-    chosen = {name: one for name, one in known.items() if name in {*names, *bases}}
-    MODELS.update({name: one.recipe for name, one in chosen.items()})  # `train` looks there
+    chosen = {name: variant for name, variant in known.items() if name in {*names, *bases}}
+    MODELS.update({name: variant.recipe for name, variant in chosen.items()})  # `train` looks there
     todo = [
         (name, seed)
         for seed in seeds
         for name in chosen
         if not os.path.exists(os.path.join(_path(output, name, seed), METRICS_FILE))
     ]
-    for place, (name, seed) in enumerate(todo, 1):
+    for number, (name, seed) in enumerate(todo, 1):
         started = time.perf_counter()
         options = {**TRAINING, **chosen[name].training}
-        found = train(sequences, _path(output, name, seed), name, seed=seed, verbose=0, **options)
+        metrics = train(sequences, _path(output, name, seed), name, seed=seed, verbose=0, **options)
         print(
-            f"[{place}/{len(todo)}] {name}, seed {seed}: test AUC {found['test']['auc']:.4f}, "
+            f"[{number}/{len(todo)}] {name}, seed {seed}: test AUC {metrics['test']['auc']:.4f}, "
             f"{time.perf_counter() - started:.0f} s",
             file=sys.stderr,
             flush=True,
@@ -180,7 +180,7 @@ def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> d
                 scores[name].append(file["probability"])
     bootstrap = UserBootstrap(label, user, scores)
     rows = []
-    for name, one in chosen.items():
+    for name, variant in chosen.items():
         tests = []
         for seed in seeds:
             with open(
@@ -190,8 +190,8 @@ def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> d
         rows.append(
             {
                 "name": name,
-                "title": one.title,
-                "base": one.base,
+                "title": variant.title,
+                "base": variant.base,
                 "seeds": seeds,
                 **{
                     key: statistics.fmean(test[key] for test in tests)
@@ -199,28 +199,27 @@ def ablate(sequences: str, output: str, seeds: list[int], names: list[str]) -> d
                 },
                 "deviation": statistics.stdev(t["auc"] for t in tests) if len(seeds) > 1 else None,
                 "difference": None
-                if name == one.base
-                else dataclasses.asdict(bootstrap.difference(name, one.base)),
+                if name == variant.base
+                else dataclasses.asdict(bootstrap.difference(name, variant.base)),
             }
         )
     return {"sequences": os.path.basename(os.path.normpath(sequences)), "rows": rows}
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """One table, each base followed by its variants, best first."""
+def markdown(results: dict[str, Any]) -> str:
+    """Formats a table, each base followed by its variants, best first."""
     lines = [
         "| variant | test AUC | difference to its base [95%] | item seen before | new item |",
         "|---|---:|---:|---:|---:|",
     ]
-    for row in _ordered(found["rows"]):
-        between, base = row["difference"], row["name"] == row["base"]
+    for row in _ordered(results["rows"]):
+        difference, base = row["difference"], row["name"] == row["base"]
         title = f"**{row['title']}**" if base else row["title"]
         spread = "" if row["deviation"] is None else f" ± {row['deviation']:.4f}"
-        interval = (
-            ""
-            if between is None
-            else (f"{between['estimate']:+.4f} [{between['low']:+.4f}, {between['high']:+.4f}]")
-        )
+        interval = ""
+        if difference is not None:
+            low, high = difference["low"], difference["high"]
+            interval = f"{difference['estimate']:+.4f} [{low:+.4f}, {high:+.4f}]"
         lines.append(
             f"| {title} | {row['auc']:.4f}{spread} | {interval} | "
             f"{row['auc_seen']:.4f} | {row['auc_new']:.4f} |"
@@ -228,24 +227,24 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(found: dict[str, Any], path: str) -> None:
-    """The differences as a picture: a dot each, a bar for the interval."""
+def plot(results: dict[str, Any], path: str) -> None:
+    """Plots the differences: a dot each, a bar for the interval."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = _ordered(found["rows"])
+    rows = _ordered(results["rows"])
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.28 * len(rows)), layout="constrained")
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         if row["difference"] is None:
-            axes.axhline(place, color="#e6e9ec", linewidth=14, zorder=0)
+            axes.axhline(y, color="#e6e9ec", linewidth=14, zorder=0)
             continue
-        between = row["difference"]
-        sure = between["low"] > 0 or between["high"] < 0
-        color = "#9aa7b3" if not sure else "#2f7d4f" if between["low"] > 0 else "#c1440e"
-        axes.plot([between["low"], between["high"]], [place] * 2, color=color, linewidth=2.4)
-        axes.plot(between["estimate"], place, "o", color=color)
+        difference = row["difference"]
+        sure = difference["low"] > 0 or difference["high"] < 0
+        color = "#9aa7b3" if not sure else "#2f7d4f" if difference["low"] > 0 else "#c1440e"
+        axes.plot([difference["low"], difference["high"]], [y] * 2, color=color, linewidth=2.4)
+        axes.plot(difference["estimate"], y, "o", color=color)
     axes.axvline(0, color="#33567a", linewidth=0.8)
     axes.set_yticks(
         range(len(rows)),
@@ -267,10 +266,10 @@ def plot(found: dict[str, Any], path: str) -> None:
 def _ordered(rows):
     bases = [row for row in rows if row["name"] == row["base"]]
     for base in bases:
-        yours = [row for row in rows if row["base"] == base["name"] and row is not base]
-        rows = [row for row in rows if row not in yours]
-        at = rows.index(base) + 1
-        rows[at:at] = sorted(yours, key=lambda row: -row["auc"])
+        others = [row for row in rows if row["base"] == base["name"] and row is not base]
+        rows = [row for row in rows if row not in others]
+        start = rows.index(base) + 1
+        rows[start:start] = sorted(others, key=lambda row: -row["auc"])
     return rows
 
 
@@ -279,7 +278,7 @@ def _path(output, name, seed):
 
 
 def main() -> int:
-    """``python -m tests.benchmarks.ablation``."""
+    """Runs ``python -m tests.benchmarks.ablation``."""
     known = list(variants())
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.ablation",
@@ -298,12 +297,12 @@ def main() -> int:
         help=f"of {', '.join(known)}; default: all",
     )
     options = parser.parse_args()
-    found = ablate(options.sequences, options.output, options.seeds, options.variants)
-    write_json(os.path.join(options.output, "ablation.json"), found)
+    results = ablate(options.sequences, options.output, options.seeds, options.variants)
+    write_json(os.path.join(options.output, "ablation.json"), results)
     with open(os.path.join(options.output, "ablation.md"), "w", encoding="utf-8") as file:
-        file.write(markdown(found))
-    plot(found, os.path.join(options.output, "ablation.png"))
-    print(markdown(found))
+        file.write(markdown(results))
+    plot(results, os.path.join(options.output, "ablation.png"))
+    print(markdown(results))
     return 0
 
 

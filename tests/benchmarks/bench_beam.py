@@ -2,9 +2,9 @@
 
 10 million rows (``ROWS``), 4 million items by Zipf's law, users with 210 page views and more, in
 the published format. The whole job counts: reading, sorting, vocabularies, negatives, TFRecords.
-In turns on a tenth of the log: the job, the same result made with Polars in one process (the rival,
-not a dependency: ``pip install polars``; its record digests must equal the job's), and Beam as one
-would first write it, a dictionary a row.
+In turns on a tenth of the log: the job, the same result with Polars in one process (the rival, not
+a dependency: ``pip install polars``; its record digests must equal the job's), and the simplest
+Beam pipeline, a dictionary a row.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ ROUNDS = 3
 
 
 def measure() -> dict[str, float]:
-    """Rows a second, ratios, and the peak of the whole job's memory."""
+    """Measures rows a second, ratios, and the peak of the whole job's memory."""
     with tempfile.TemporaryDirectory() as folder:
         logs = {
             rows: write_log(pathlib.Path(folder) / f"log-{rows}.csv", rows)
             for rows in (ROWS, ROWS // 10)
         }
-        whole = _apart("job", logs[ROWS])
+        whole = _run_process("job", logs[ROWS])
         print(
             f"  {ROWS:,} rows: {ROWS / whole['seconds']:,.0f} rows/s, {whole['gib']:.2f} GiB",
             file=sys.stderr,
         )
-        sorting = _apart("sort", logs[ROWS])
+        sorting = _run_process("sort", logs[ROWS])
         figures = {
             "beam_rows_per_s": ROWS / whole["seconds"],
             "beam_peak_gib": whole["gib"],
@@ -52,7 +52,7 @@ def measure() -> dict[str, float]:
         digests = set()
         for turn in range(ROUNDS):
             for kind in ("job", "polars", "naive"):
-                done = _apart(kind, logs[ROWS // 10])
+                done = _run_process(kind, logs[ROWS // 10])
                 if done is None:
                     continue
                 seconds.setdefault(kind, []).append(done["seconds"])
@@ -60,11 +60,11 @@ def measure() -> dict[str, float]:
             print(
                 f"  round {turn + 1} of {ROUNDS}: "
                 + ", ".join(
-                    f"{name} {statistics.median(found):.1f} s" for name, found in seconds.items()
+                    f"{name} {statistics.median(times):.1f} s" for name, times in seconds.items()
                 ),
                 file=sys.stderr,
             )
-    middle = {name: statistics.median(found) for name, found in seconds.items()}
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
     if len(digests) != 1:
         raise RuntimeError(f"The job, run again or beside Polars, made other records: {digests}")
     figures["beam_over_naive"] = middle["naive"] / middle["job"]
@@ -74,7 +74,7 @@ def measure() -> dict[str, float]:
 
 
 def write_log(path: pathlib.Path, rows: int) -> pathlib.Path:
-    """A log as Taobao published it: by user, a user's rows in no order of time."""
+    """Writes a log in Taobao's format: grouped by user, a user's rows in no order of time."""
     draw = np.random.default_rng(0)
     user = np.arange(rows) // EVENTS_OF_A_USER + 1
     item = np.exp(draw.random(rows) * np.log(ITEMS)).astype(np.int64)
@@ -93,8 +93,8 @@ def write_log(path: pathlib.Path, rows: int) -> pathlib.Path:
     return path
 
 
-def _apart(kind: str, log: pathlib.Path) -> dict | None:
-    """One way in a process of its own: seconds, peak GiB, digests; None if it is not there."""
+def _run_process(kind: str, log: pathlib.Path) -> dict | None:
+    """Runs one way in a process of its own: seconds, peak GiB, digests; None without Polars."""
     if (
         kind == "polars"
         and subprocess.run(
@@ -122,15 +122,15 @@ def _options(log: str, output: str):
 
 
 def job(log: str, folder: str) -> str:
-    """The job itself."""
+    """Runs the job itself."""
     from beam_jobs.build_sequences import build
 
-    made = build(_options(log, f"{folder}/sequences"))
-    return json.dumps(made["digests"]["records"], sort_keys=True)
+    manifest = build(_options(log, f"{folder}/sequences"))
+    return json.dumps(manifest["digests"]["records"], sort_keys=True)
 
 
 def sort(log: str, folder: str) -> None:
-    """Reading, grouping and sorting alone."""
+    """Reads, groups and sorts, nothing else."""
     import apache_beam as beam
 
     from beam_jobs.build_sequences import default_buckets
@@ -138,20 +138,20 @@ def sort(log: str, folder: str) -> None:
     from beam_jobs.reading import inputs
     from beam_jobs.reading.events import EVENTS, ReadEvents
 
-    asked = _options(log, folder)
-    files = inputs.find_files(asked.input, asked.form)
+    options = _options(log, folder)
+    files = inputs.find_files(options.input, options.form)
     buckets = default_buckets(inputs.text_size(files))
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        chunks = pipeline | beam.Create(inputs.plan(files, asked.form, asked.chunk_bytes))
-        read = chunks | ReadEvents(asked.form, buckets, asked.chunk_bytes)
+        chunks = pipeline | beam.Create(inputs.plan(files, options.form, options.chunk_bytes))
+        read = chunks | ReadEvents(options.form, buckets, options.chunk_bytes)
         histories = read[EVENTS] | SortHistories(
-            asked.form, buckets, asked.min_events, asked.max_events, True
+            options.form, buckets, options.min_events, options.max_events, True
         )
-        histories[HISTORIES] | beam.Map(lambda one: len(one.users))
+        histories[HISTORIES] | beam.Map(lambda batch: len(batch.users))
 
 
 def polars(log: str, folder: str) -> str:
-    """The same records: Polars reads, filters, drops repeats, and sorts; the rest is the job's."""
+    """Writes the records of the job; Polars reads, filters, drops repeats, and sorts."""
     import polars as pl
 
     from beam_jobs.histories.histories import Histories
@@ -160,7 +160,7 @@ def polars(log: str, folder: str) -> str:
     from beam_jobs.vocabulary.learn import count_items, make_catalog
     from tfdare.sequences.record import encode, write_framed
 
-    asked = _options(log, folder)
+    options = _options(log, folder)
     names = ["user", "item", "category", "behavior", "time"]
     kinds = dict(zip(names, [pl.String, pl.Int64, pl.Int64, pl.String, pl.Int64]))
     table = (
@@ -168,7 +168,7 @@ def polars(log: str, folder: str) -> str:
         .with_row_index("order")
         .filter(pl.col("behavior") == "pv")
         .unique(["user", "item", "category", "time"], keep="first", maintain_order=True)
-        .filter(pl.len().over("user") >= asked.min_events)
+        .filter(pl.len().over("user") >= options.min_events)
         .sort("user", "time", "order")
         .collect()
     )
@@ -179,24 +179,25 @@ def polars(log: str, folder: str) -> str:
     }
     length = users["len"].to_numpy().astype(np.int64)
     histories = Histories(0, users["user"].to_list(), length, columns)
-    counts = count_items(histories, asked.protocol, asked.form, asked.form.features)
-    learned = Learned(make_catalog(counts, asked.form.features, asked.min_count))
+    counts = count_items(histories, options.protocol, options.form, options.form.features)
+    learned = Learned(make_catalog(counts, options.form.features, options.min_count))
     digests = {}
     for split, records, _ in build_requests(
-        histories, learned, asked.form, asked.protocol, asked.sampling
+        histories, learned, options.form, options.protocol, options.sampling
     ):
         data = [encode(record) for record in records]
         with open(f"{folder}/{split}.tfrecord", "wb") as file:
-            for one in data:
-                write_framed(file, one)
+            for example in data:
+                write_framed(file, example)
         digests[split] = f"{records_digest(data) % 2**64:016x}"
     return json.dumps(digests, sort_keys=True)
 
 
 def naive(log: str, folder: str) -> None:
-    """Beam as one would first write it: a dictionary a row, a list a user."""
+    """Runs the simplest Beam pipeline: a dictionary a row, a list a user."""
     import apache_beam as beam
 
+    from tfdare.schema import FIRST_ID, OOV_ID
     from tfdare.sequences.record import UserRecord, encode
 
     names = ["user", "item", "category", "behavior", "time"]
@@ -215,10 +216,10 @@ def naive(log: str, folder: str) -> None:
             if self.learned is None:
                 counts = json.loads(pathlib.Path(path).read_text())
                 items = [item for item, _ in counts]
-                place = {item: number + 2 for number, item in enumerate(items)}
+                row_of = {item: row for row, item in enumerate(items, FIRST_ID)}
                 cumulative = list(itertools.accumulate(count for _, count in counts))
-                self.learned = place, items, cumulative
-            place, items, cumulative = self.learned
+                self.learned = row_of, items, cumulative
+            row_of, items, cumulative = self.learned
             user, rows = pair
             touched, draw = {row["item"] for row in rows}, random.Random(user)
             length = len(rows)
@@ -233,7 +234,7 @@ def naive(log: str, folder: str) -> None:
                         target.append(other)
 
             def column(values):
-                return np.array([place.get(value, 1) for value in values], np.int32)
+                return np.array([row_of.get(value, OOV_ID) for value in values], np.int32)
 
             yield encode(
                 UserRecord(
@@ -277,7 +278,7 @@ def naive(log: str, folder: str) -> None:
 
 
 def main(kind: str, log: str) -> None:
-    """One way; prints what it took."""
+    """Runs one way; prints its seconds, peak memory and digests."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         digests = {"job": job, "sort": sort, "polars": polars, "naive": naive}[kind](log, folder)

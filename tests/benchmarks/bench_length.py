@@ -21,8 +21,8 @@ PLOT = pathlib.Path("build") / "length.png"
 
 
 def measure() -> dict[str, float]:
-    """Milliseconds an example and GiB, by length, and how they grow."""
-    found = {}
+    """Measures milliseconds an example and GiB by length, and how they grow."""
+    results = {}
     for length in LENGTHS:
         done = subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.bench_length", str(length)],
@@ -33,28 +33,28 @@ def measure() -> dict[str, float]:
         )
         if done.returncode:
             raise RuntimeError(f"N = {length} failed: {done.stderr.strip()[-2000:]}")
-        found[length] = json.loads(done.stdout.splitlines()[-1])
+        results[length] = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"  N = {length:,}: {found[length]['ms']:.2f} ms an example, "
-            f"{found[length]['gib']:.2f} GiB",
+            f"  N = {length:,}: {results[length]['ms']:.2f} ms an example, "
+            f"{results[length]['gib']:.2f} GiB",
             file=sys.stderr,
         )
-    _plot(found)
+    _plot(results)
     figures = {}
-    for length, one in found.items():
-        figures[f"length_ms_per_example@{length}"] = one["ms"]
-        figures[f"length_peak_gib@{length}"] = one["gib"]
-    # Twice the length: twice the time, were it linear; 4 were it quadratic.
-    figures["length_time_20000_over_10000"] = found[20_000]["ms"] / found[10_000]["ms"]
-    base = found[200]["gib"]
-    figures["length_memory_20000_over_10000"] = (found[20_000]["gib"] - base) / (
-        found[10_000]["gib"] - base
+    for length, result in results.items():
+        figures[f"length_ms_per_example@{length}"] = result["ms"]
+        figures[f"length_peak_gib@{length}"] = result["gib"]
+    # For twice the length: 2 if time is linear in it, 4 if quadratic.
+    figures["length_time_20000_over_10000"] = results[20_000]["ms"] / results[10_000]["ms"]
+    base = results[200]["gib"]
+    figures["length_memory_20000_over_10000"] = (results[20_000]["gib"] - base) / (
+        results[10_000]["gib"] - base
     )
     return figures
 
 
-def one(length: int) -> dict[str, float]:
-    """One length, in this process."""
+def measure_length(length: int) -> dict[str, float]:
+    """Measures one length, in this process."""
     from tests.benchmarks.bench_training import StepTimes, variant
     from tfdare.optimizers import SparseAdam
 
@@ -72,19 +72,19 @@ def one(length: int) -> dict[str, float]:
     }
 
 
-def _plot(found):
+def _plot(results):
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    lengths = list(found)
+    lengths = list(results)
     for axis, key, title in (
         (axes[0], "ms", "time per example, ms"),
         (axes[1], "gib", "greatest memory, GiB"),
     ):
-        values = [found[length][key] for length in lengths]
+        values = [results[length][key] for length in lengths]
         axis.plot(lengths, values, marker="o", color="tab:blue")
         slope = (values[-1] - values[0]) / (lengths[-1] - lengths[0])
         axis.plot(
@@ -104,4 +104,4 @@ def _plot(found):
 
 
 if __name__ == "__main__":
-    print(json.dumps(one(int(sys.argv[1]))))
+    print(json.dumps(measure_length(int(sys.argv[1]))))

@@ -1,8 +1,8 @@
 """One table's update, against moving its bytes and against other ways to compute it.
 
 138,649 row ids (683 requests x 203), drawn uniformly: from 4,068,791 items, nearly all distinct,
-and from 9,408 categories, each about 15 times. All that is compared runs in turns, in an order
-drawn anew for each turn, and figures are medians. ``*_over_bare`` is the whole update, summing of
+and from 9,408 categories, each about 15 times. The functions run in turns, in a new random order
+each turn, and figures are medians. ``*_over_bare`` is the whole update, summing of
 duplicates included, over a gather and a scatter of the distinct rows of the table and of its slots.
 """
 
@@ -23,7 +23,7 @@ TURNS = 40
 
 
 def seconds(functions: dict, arguments: tuple) -> dict[str, float]:
-    """Median seconds of each function."""
+    """Measures the median seconds of each function."""
     taken = {name: [] for name in functions}
     for turn in range(-2, TURNS):
         for name in random.sample(sorted(functions), len(functions)):
@@ -35,7 +35,7 @@ def seconds(functions: dict, arguments: tuple) -> dict[str, float]:
 
 
 def compiled(function):
-    """Without a result, so that nothing but the work is timed."""
+    """Compiles a function."""
     return tf.function(function, autograph=False)
 
 
@@ -44,7 +44,7 @@ def write(variable, rows, values):
 
 
 def stepping(optimizer, table):
-    """The optimizer's step of the table alone."""
+    """Compiles the optimizer's step of the table alone."""
     optimizer.build([table])
     return compiled(
         lambda rows, values: optimizer.apply_gradients([(tf.IndexedSlices(values, rows), table)])
@@ -52,7 +52,7 @@ def stepping(optimizer, table):
 
 
 def moving(variables, rows):
-    """A gather and a scatter of distinct rows of each variable."""
+    """Compiles a gather and a scatter of distinct rows of each variable."""
     rows = tf.unique(rows)[0]
 
     def move(*_):
@@ -63,13 +63,13 @@ def moving(variables, rows):
 
 
 def summed_by_segments(values, rows):
-    """What `sum_duplicates` replaces."""
-    distinct, place = tf.unique(rows)
-    return distinct, tf.math.unsorted_segment_sum(values, place, tf.size(distinct))
+    """Sums duplicates as TensorFlow's optimizers do; `sum_duplicates` replaces this."""
+    distinct, index = tf.unique(rows)
+    return distinct, tf.math.unsorted_segment_sum(values, index, tf.size(distinct))
 
 
 def plain_adam(optimizer, table):
-    """SparseAdam's formula after an unsorted segment sum."""
+    """Compiles SparseAdam's formula after an unsorted segment sum."""
     first, second = raw(optimizer._momentums[0]), raw(optimizer._velocities[0])
 
     def step(rows, values):
@@ -85,7 +85,7 @@ def plain_adam(optimizer, table):
 
 
 def fused_adagrad(table, accumulator):
-    """TensorFlow's own kernel for sparse Adagrad, duplicates summed as SparseAdagrad does."""
+    """Compiles TensorFlow's kernel for sparse Adagrad; duplicates are summed by SparseAdagrad's."""
 
     def step(rows, values):
         gradient = sum_duplicates(tf.IndexedSlices(values, rows))
@@ -102,7 +102,7 @@ def fused_adagrad(table, accumulator):
 
 
 def measure_table(size: int, columns: int) -> dict[str, float]:
-    """Seconds of every way to update a table of this size."""
+    """Measures the seconds of every way to update a table of this size."""
     rng = np.random.default_rng(0)
     rows = tf.constant(rng.integers(0, size, IDS, dtype=np.int32))
     values = tf.constant(rng.normal(size=(IDS, columns)).astype(np.float32))
@@ -136,7 +136,7 @@ def measure_table(size: int, columns: int) -> dict[str, float]:
 
 
 def measure() -> dict[str, float]:
-    """Milliseconds of SparseAdam's update, and ratios."""
+    """Measures the milliseconds of SparseAdam's update, and ratios."""
     figures = {}
     for name, size, columns in (
         ("items_16", ITEMS, 16),

@@ -1,6 +1,6 @@
 """The reader alone: requests from disk to batches, shuffled, with a window of 200 behaviors.
 
-Two made-up folders: users with a hundred to three hundred behaviors and a request at every third
+Two random folders: users with a hundred to three hundred behaviors and a request at every third
 from the 20th on, as of the check-ins; and users with 2,000 behaviors and 20 requests near their
 end, as of the paper's protocol. An epoch is read and, in turns with it, the same batches are
 copied by NumPy, which is the least that any reader must do.
@@ -26,7 +26,7 @@ ROUNDS = 7
 
 
 def make_user(random: np.random.Generator, name: str, length: int, position: np.ndarray):
-    """A user whose ids are drawn uniformly, with `CANDIDATES` for every request."""
+    """Makes a user whose ids are drawn uniformly, with `CANDIDATES` for every request."""
     draw = lambda size, rows: random.integers(2, rows, size, dtype=np.int32)
     candidates = CANDIDATES * len(position)
     time = np.arange(length) * 60
@@ -43,27 +43,27 @@ def make_user(random: np.random.Generator, name: str, length: int, position: np.
 
 
 def short_histories(random: np.random.Generator, users: int = 3_000):
-    """Users like those of the check-ins."""
+    """Makes users like those of the check-ins."""
     for user in range(users):
         length = int(random.integers(100, 300))
         yield make_user(random, f"s{user}", length, np.arange(20, length, 3))
 
 
 def long_histories(random: np.random.Generator, users: int = 4_000):
-    """Users with 2,000 behaviors and 20 requests, every fifth event back from the last."""
+    """Makes users with 2,000 behaviors and 20 requests, at every fifth of the last 100."""
     for user in range(users):
         yield make_user(random, f"l{user}", 2_000, np.arange(1_900, 2_000, 5))
 
 
 def epoch(dataset) -> tuple[float, list]:
-    """Seconds of one pass, and its batches."""
+    """Reads all batches; returns the seconds and the batches."""
     started = time.perf_counter()
     batches = list(dataset)
     return time.perf_counter() - started, batches
 
 
 def copy(batches: list) -> float:
-    """Seconds of a NumPy copy of the batches."""
+    """Measures the seconds of a NumPy copy of the batches."""
     arrays = [
         [part.numpy() for part in (*requests.values(), label, weight)]
         for requests, label, weight in batches
@@ -76,7 +76,7 @@ def copy(batches: list) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Examples (requests x candidates) a second, and the time over that of a plain copy."""
+    """Measures examples (requests x candidates) a second, and the time over a plain copy's."""
     figures: dict[str, float] = {}
     kinds = (("", short_histories), ("_long", long_histories))
     for suffix, users in kinds:

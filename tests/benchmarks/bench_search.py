@@ -1,10 +1,10 @@
 """Search through the SavedModel's session: one user, N behaviors, C candidates.
 
-A run goes where ``Session.run`` ends, as in the development server: what that does in Python,
-0.3 ms a call, is the same for all that is compared.
+All calls go through the session of the development server, which leaves out what ``Session.run``
+does in Python, 0.3 ms a call.
 
 In turns, in one process: the exported ``search``; the straight way (gather, one product,
-``tf.math.top_k``), the same signature of the same model whose search is not taken apart; the
+``tf.math.top_k``), the same signature of the same model whose search runs in one piece; the
 straight way on a copy of the history for every candidate; and a bound, the product and one pass
 over its scores, nothing else. All over row ids of a million items. Writes ``build/search.png``.
 """
@@ -73,7 +73,7 @@ class Search:
 
 
 def session_of(module: tf.Module, name: str, base: str) -> Search:
-    """The module through a SavedModel."""
+    """Saves the module as a SavedModel and loads its ``search``."""
     path = os.path.join(base, name)
     tf.saved_model.save(module, path, signatures=module.signatures_by_name)
     return Search(path)
@@ -82,7 +82,7 @@ def session_of(module: tf.Module, name: str, base: str) -> Search:
 def servable(
     base: str, window: int, straight: bool = False, columns: int = COLUMNS, top_k: int = TOP_K
 ):
-    """An exported DARE whose attention tables have `columns`."""
+    """Exports a DARE whose attention tables have `columns`."""
     schema = Schema(
         (Feature("item", ITEMS, columns, 1), Feature("category", CATEGORIES, columns, 1)),
         window=window,
@@ -95,7 +95,7 @@ def servable(
 
 
 def request(behaviors: int, candidates: int) -> dict[str, np.ndarray]:
-    """One user's full history and candidates, row ids drawn evenly."""
+    """Draws one user's full history and candidates, row ids uniformly."""
     rng = np.random.default_rng(behaviors)
     inputs = {"history_length": np.array([behaviors], np.int32)}
     for name, size in (("item", ITEMS), ("category", CATEGORIES)):
@@ -105,7 +105,7 @@ def request(behaviors: int, candidates: int) -> dict[str, np.ndarray]:
 
 
 def copied(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as one row for each candidate, each with its own copy of the history."""
+    """Copies a request into a row for each candidate, each with its own copy of the history."""
     candidates = inputs["target_item"].shape[1]
     return {
         name: array.reshape(candidates, 1)
@@ -116,12 +116,11 @@ def copied(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def in_turns(calls, seconds: float = SECONDS, turn: float = 0.0) -> dict[str, float]:
-    """Median milliseconds of each call, in turns whose order is drawn anew each time: what ran
-    before leaves caches and threads as it will.
+    """Measures the median milliseconds of each call, in turns of a new random order each time.
 
-    Where one of them fills all caches and takes many times as long, a turn is calls for that many
-    seconds of which the first does not count: each in the state in which it leaves the machine
-    itself, and both for as long.
+    The order matters, because a call changes the state of caches and threads for the next one.
+    Where one call fills all caches and takes many times as long, `turn` seconds of the same call
+    make a turn, of which the first call does not count.
     """
     times = {name: [] for name in calls}
     for call in [*calls.values(), *calls.values()]:
@@ -138,60 +137,60 @@ def in_turns(calls, seconds: float = SECONDS, turn: float = 0.0) -> dict[str, fl
                 times[name].append(time.perf_counter() - started)
                 if time.perf_counter() >= end:
                     break
-    return {name: statistics.median(found) * 1e3 for name, found in times.items()}
+    return {name: statistics.median(taken) * 1e3 for name, taken in times.items()}
 
 
 def measure() -> dict[str, float]:
-    """Milliseconds and ratios, by size."""
+    """Measures milliseconds and ratios, by size."""
     figures, sizes = {}, {}
     with tempfile.TemporaryDirectory() as base:
         bound = session_of(Bound(2 * COLUMNS + 1), "bound", base)
         for behaviors, candidates in SIZES:
             search, straight = (servable(base, behaviors, straight=way) for way in (False, True))
-            one = request(behaviors, candidates)
+            inputs = request(behaviors, candidates)
             rng = np.random.default_rng(0)
             query, key = (
                 rng.normal(size=(n, 2 * COLUMNS + 1)).astype(np.float32)
                 for n in (candidates, behaviors)
             )
-            same(search(one), straight(one))
+            check_same(search(inputs), straight(inputs))
             calls = {
-                "search": lambda: search(one),
-                "straight": lambda: straight(one),
+                "search": lambda: search(inputs),
+                "straight": lambda: straight(inputs),
                 "bound": lambda: bound({"query": query, "key": key}),
             }
             size = f"{behaviors}x{candidates}"
-            found = sizes[size] = in_turns(calls)
-            figures[f"search_ms@{size}"] = found["search"]
-            figures[f"search_over_straight@{size}"] = found["straight"] / found["search"]
+            times = sizes[size] = in_turns(calls)
+            figures[f"search_ms@{size}"] = times["search"]
+            figures[f"search_over_straight@{size}"] = times["straight"] / times["search"]
             if (behaviors, candidates) == COPIED:
-                rows = copied(one)
+                rows = copied(inputs)
                 beside = in_turns(
                     {"search": calls["search"], "copy": lambda: straight(rows)}, 2 * SECONDS, TURN
                 )
                 figures[f"search_over_copy@{size}"] = beside["copy"] / beside["search"]
-                told(f"{size} beside a copy for each candidate", beside)
-            figures[f"search_over_bound@{size}"] = found["search"] / found["bound"]
-            told(size, found)
-        one = request(*VARIED)
+                print_times(f"{size} beside a copy for each candidate", beside)
+            figures[f"search_over_bound@{size}"] = times["search"] / times["bound"]
+            print_times(size, times)
+        inputs = request(*VARIED)
         by_k = in_turns(
             {
                 f"{way}{k}": lambda session=servable(base, VARIED[0], way == "straight", top_k=k): (
-                    session(one)
+                    session(inputs)
                 )
                 for k in MOST_K
                 for way in ("search", "straight")
             },
             2 * SECONDS,
         )
-        told("by K", by_k)
+        print_times("by K", by_k)
         by_dim = in_turns(
             {
-                dim: lambda session=servable(base, VARIED[0], columns=dim): session(one)
+                dim: lambda session=servable(base, VARIED[0], columns=dim): session(inputs)
                 for dim in DIMS
             }
         )
-        told("by columns", by_dim)
+        print_times("by columns", by_dim)
     size = "x".join(map(str, VARIED))
     for k in MOST_K:
         ratio = by_k[f"straight{k}"] / by_k[f"search{k}"]
@@ -202,32 +201,32 @@ def measure() -> dict[str, float]:
     return figures
 
 
-def same(one, other) -> None:
-    """Refuses to time what does not find the same.
+def check_same(search, straight) -> None:
+    """Checks that both ways return the same scores.
 
     Raises:
-        AssertionError: the scores found differ.
+        AssertionError: the scores differ.
     """
-    np.testing.assert_allclose(one["attention_score"], other["attention_score"], atol=1e-5)
+    np.testing.assert_allclose(search["attention_score"], straight["attention_score"], atol=1e-5)
 
 
-def told(what, found) -> None:
-    """A line of progress."""
+def print_times(title, times) -> None:
+    """Prints a line of progress."""
     print(
-        f"  {what}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()),
+        f"  {title}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items()),
         file=sys.stderr,
     )
 
 
 def plot(sizes, by_k, by_dim) -> None:
-    """``build/search.png``."""
+    """Writes ``build/search.png``."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    place = np.arange(len(sizes))
+    x = np.arange(len(sizes))
     for shift, (name, label, color) in enumerate(
         (
             ("straight", "straight way", "tab:gray"),
@@ -236,15 +235,15 @@ def plot(sizes, by_k, by_dim) -> None:
         )
     ):
         axes[0].bar(
-            place + 0.27 * (shift - 1),
-            [found[name] for found in sizes.values()],
+            x + 0.27 * (shift - 1),
+            [times[name] for times in sizes.values()],
             0.25,
             label=label,
             color=color,
         )
     axes[0].set_yscale("log")
     axes[0].set_xticks(
-        place, [f"{int(n):,} x {c}" for n, c in (s.split("x") for s in sizes)], rotation=20
+        x, [f"{int(n):,} x {c}" for n, c in (s.split("x") for s in sizes)], rotation=20
     )
     axes[0].set(title=f"behaviors x candidates, K = {TOP_K}", ylabel="milliseconds a request")
     of = f"{VARIED[0]:,} x {VARIED[1]}"

@@ -1,4 +1,4 @@
-"""The development server beside the bare session: what a call costs, and how many it answers.
+"""The development server beside the bare session: time of a call, and calls a second.
 
 DARE over row ids of 100,000 items, 16 + 16 columns, K = 20; one user, C = 100 candidates, N = 1,000
 and 10,000 behaviors; search, score, and both (rank). A call through gRPC on this machine and the
@@ -18,13 +18,13 @@ import time
 import numpy as np
 
 from serving.client import Client, SearchResult, score_inputs
-from serving.client.requests import search_inputs
 from serving.tools.arrivals import Caller, schedule
 from serving.tools.load import write_report
 from serving.tools.soak import serving
 from tfdare.export import export_model
 from tfdare.models import DARE
 from tfdare.schema import Feature, Schema
+from tfdare.sequences.requests import search_inputs
 from tfdare.session import SavedModelSession
 
 BEHAVIORS, CANDIDATES = (1_000, 10_000), 100
@@ -35,7 +35,7 @@ REPORTS = os.path.join("build", "load")
 
 
 def requests_of(session: SavedModelSession, behaviors: int) -> dict[str, dict[str, np.ndarray]]:
-    """Inputs of each signature for one user with a full history."""
+    """Draws the inputs of each signature for one user with a full history."""
     rng = np.random.default_rng(behaviors)
     inputs = {"history_length": np.array([behaviors], np.int32)}
     for name, size in (("item", ITEMS), ("category", CATEGORIES)):
@@ -43,19 +43,19 @@ def requests_of(session: SavedModelSession, behaviors: int) -> dict[str, dict[st
         inputs[f"target_{name}"] = rng.integers(2, size, (1, CANDIDATES))
     inputs = search_inputs(inputs)
     rows = as_rows(inputs)
-    found = session.run("search", rows)
-    result = SearchResult(found["behavior_index"], found["attention_score"], 1)
+    outputs = session.run("search", rows)
+    result = SearchResult(outputs["behavior_index"], outputs["attention_score"], 1)
     score = as_rows(score_inputs(inputs, result.behavior_index, result.attention_score))
     return {"search": rows, "score": score, "serving_default": rows}
 
 
 def as_rows(inputs):
-    """Ids as int32, as a servable over row ids takes them."""
+    """Casts ids to int32, which a servable over row ids takes."""
     return {k: v.astype(np.int32) if v.dtype == np.int64 else v for k, v in inputs.items()}
 
 
 def measure() -> dict[str, float]:
-    """Milliseconds and calls a second, by call and length."""
+    """Measures milliseconds and calls a second, by call and length."""
     schema = Schema(
         (Feature("item", ITEMS), Feature("category", CATEGORIES)), window=max(BEHAVIORS)
     )
@@ -72,11 +72,11 @@ def measure() -> dict[str, float]:
                 inputs = requests_of(session, behaviors)
                 for name, signature in NAMES.items():
                     size = f"{name}_{behaviors}x{CANDIDATES}"
-                    one = inputs[signature]
-                    sent = [client.call(signature, one).request.SerializeToString()]
+                    arrays = inputs[signature]
+                    sent = [client.call(signature, arrays).request.SerializeToString()]
                     bare, served = in_turns(
-                        lambda: session.run(signature, one),
-                        lambda: caller.one(sent[0]),
+                        lambda: session.run(signature, arrays),
+                        lambda: caller.call(sent[0]),
                     )
                     capacity = caller.closed_loop(sent, SECONDS).qps
                     due = schedule(capacity / 2, SECONDS)
@@ -104,15 +104,15 @@ def measure() -> dict[str, float]:
 
 
 def in_turns(*calls) -> list[float]:
-    """Median milliseconds of each call."""
+    """Measures the median milliseconds of each call, in turns."""
     times = [[] for _ in calls]
     for turn in range(TURNS + 5):
-        for call, found in zip(calls, times):
+        for call, taken in zip(calls, times):
             started = time.perf_counter()
             call()
             if turn >= 5:
-                found.append(time.perf_counter() - started)
-    return [statistics.median(found) * 1e3 for found in times]
+                taken.append(time.perf_counter() - started)
+    return [statistics.median(taken) * 1e3 for taken in times]
 
 
 if __name__ == "__main__":

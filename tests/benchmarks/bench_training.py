@@ -3,8 +3,8 @@
 2,049 examples a step (683 requests x 3 candidates) of 200 behaviors, 16 + 16 columns, auxiliary
 loss on; ids drawn uniformly, which gives a batch the most distinct rows it can have. In turns: DARE
 with SparseAdam on requests, with RowwiseAdagrad, with Keras's own Adam, on one row per example,
-over a tenth of the items; TWIN; DARE as published, without the facts about matches, and that one as
-one writes it first (:mod:`tests.benchmarks.plain_step`); the memory bound (:func:`memory_bound`).
+over a tenth of the items; TWIN; DARE as published, without the facts about matches, and that one in
+plain TensorFlow (:mod:`tests.benchmarks.plain_step`); the memory bound (:func:`memory_bound`).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class StepTimes(tf.keras.callbacks.Callback):
 def batches(
     requests: int, candidates: int, items: int, window: int = WINDOW, count: int = 6
 ) -> tf.data.Dataset:
-    """Random requests, made once and repeated."""
+    """Draws random requests once and repeats them."""
     rng = np.random.default_rng(0)
-    made = []
+    parts = []
     for _ in range(count):
         inputs = {
             "history_length": np.full(requests, window, np.int32),
@@ -58,8 +58,8 @@ def batches(
             inputs[f"history_{name}"] = draw(requests, window)
             inputs[f"target_{name}"] = draw(requests, candidates)
         label = (rng.random((requests, candidates)) < 1 / 3).astype(np.float32)
-        made.append((inputs, label, np.ones_like(label)))
-    stacked = tf.nest.map_structure(lambda *parts: np.stack(parts), *made)
+        parts.append((inputs, label, np.ones_like(label)))
+    stacked = tf.nest.map_structure(lambda *arrays: np.stack(arrays), *parts)
     return tf.data.Dataset.from_tensor_slices(stacked).repeat().prefetch(2)
 
 
@@ -71,7 +71,7 @@ def variant(
     model: str = "DARE",
     window: int = WINDOW,
 ):
-    """A compiled model and its data."""
+    """Returns a compiled model and its data."""
     schema = Schema((Feature("item", items), Feature("category", CATEGORIES)), window=window)
     network = build_model(model, schema)
     network.compile(optimizer=optimizer, loss=CandidateCrossentropy(), jit_compile=False)
@@ -79,15 +79,15 @@ def variant(
 
 
 def memory_bound(side_by_side: bool = False):
-    """A function that moves, once, the bytes that a step must move, and does nothing else.
+    """Returns a function that moves, once, the bytes that a step must move, and nothing else.
 
     Forward: the rows of all behaviors and targets are gathered. Backward: as many bytes of gradient
     are written. Update: the distinct rows and both their moments are gathered and written back.
 
     Args:
-        side_by_side: bool. Whether the same bytes lie in the layout that costs least, the columns
-            of attention and representation in one table and both moments in another, instead of
-            in two tables with two moments each, which is what lets the stages be served apart.
+        side_by_side: bool. Whether the bytes have the cheapest layout, the columns of attention
+            and representation in one table and both moments in another, instead of two tables with
+            two moments each, with which the stages can be served apart.
     """
     rng = np.random.default_rng(0)
     shape = REQUESTS * (WINDOW + CANDIDATES)
@@ -113,7 +113,7 @@ def memory_bound(side_by_side: bool = False):
 
 
 def measure() -> dict[str, float]:
-    """Examples a second, and the ratios of training."""
+    """Measures examples a second, and the ratios of training."""
     rows = REQUESTS * CANDIDATES
     adam = tf.keras.optimizers.Adam(0.01)
     variants = {
@@ -171,9 +171,9 @@ def measure() -> dict[str, float]:
 
 
 def _times(function, count):
-    found = []
+    times = []
     for _ in range(count):
         started = time.perf_counter()
         function()
-        found.append(time.perf_counter() - started)
-    return found[WARM_STEPS:]
+        times.append(time.perf_counter() - started)
+    return times[WARM_STEPS:]

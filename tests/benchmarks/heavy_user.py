@@ -21,7 +21,7 @@ USERS, EVENTS_OF_A_USER = 2_000, 260
 
 
 def write_log(path: pathlib.Path, events: int) -> None:
-    """A csv log in no order: user 0 has so many events, the others 260 each."""
+    """Writes a csv log in random order: user 0 has `events` events, the others 260 each."""
     draw = np.random.default_rng(0)
     user = np.concatenate(
         [np.zeros(events, np.int64), np.repeat(np.arange(1, USERS + 1), EVENTS_OF_A_USER)]
@@ -39,35 +39,37 @@ def write_log(path: pathlib.Path, events: int) -> None:
 
 
 def build(log: str, output: str) -> None:
-    """The job, in a process of its own; prints counts and the peak of its memory."""
+    """Runs the job in this process; prints counts and the peak of its memory."""
     from beam_jobs.build_sequences import build as build_sequences
     from beam_jobs.options import parse
 
-    made = build_sequences(parse(["--input", log, "--format", "csv", "--output", output], "heavy"))
-    rows = made["counts"]["rows"]
+    manifest = build_sequences(
+        parse(["--input", log, "--format", "csv", "--output", output], "heavy")
+    )
+    rows = manifest["counts"]["rows"]
     print(
         json.dumps(
             {
                 **{name: rows[name] for name in ("read", "rejected", "cut", "kept")},
-                "longest_history": made["counts"]["events"]["longest_history"],
+                "longest_history": manifest["counts"]["events"]["longest_history"],
                 "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-                "seconds": made["seconds"],
+                "seconds": manifest["seconds"],
             }
         )
     )
 
 
 def main() -> int:
-    """Writes the log, runs the job."""
+    """Writes the log and runs the job in a process of its own."""
     if sys.argv[1:2] == ["--build"]:
         build(*sys.argv[2:])
         return 0
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=5_000_000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / "log.csv"
-        write_log(log, asked.events)
+        write_log(log, options.events)
         return subprocess.run(
             [
                 sys.executable,

@@ -1,4 +1,4 @@
-"""DARE's training step as one writes it first, to see what the layers and optimizers here gain.
+"""DARE's training step in plain TensorFlow, to measure the gain of the layers and optimizers here.
 
 The same model (`DARE-paper`): two tables a feature, positions, the 20 best behaviors of 200 for one
 head and all of them for the other. Laid out by request and updated by rows, as here, in
@@ -52,7 +52,7 @@ class PlainStep(tf.Module):
 
     @tf.function(autograph=False)
     def step(self, inputs: Mapping[str, tf.Tensor], label: tf.Tensor) -> tf.Tensor:
-        """Forward, backward, update."""
+        """Runs forward pass, backward pass and update."""
         with tf.GradientTape() as tape:
             loss = self._loss(inputs, label)
         gradients = tape.gradient(loss, self.weights)
@@ -71,10 +71,10 @@ class PlainStep(tf.Module):
         scores = tf.einsum("ucd,und->ucn", query, key) / query.shape[-1] ** 0.5
         scores += tf.gather(near, tf.maximum(distance, 0))[:, None]
         scores = tf.where((distance > 0)[:, None], scores, -1e9)
-        best, place = tf.math.top_k(scores, TOP_K)
-        found = tf.gather(history, place, batch_dims=1)
+        best, index = tf.math.top_k(scores, TOP_K)
+        selected = tf.gather(history, index, batch_dims=1)
         sums = [
-            tf.einsum("uck,uckd->ucd", tf.nn.softmax(best), found),
+            tf.einsum("uck,uckd->ucd", tf.nn.softmax(best), selected),
             tf.einsum("ucn,und->ucd", tf.nn.softmax(scores), history),
         ]
         loss = 0.0

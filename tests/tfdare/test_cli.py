@@ -165,7 +165,7 @@ def test_chatter_is_dropped_and_the_rest_comes_through(capfd, monkeypatch):
     "error, code, words",
     [
         (None, 0, ""),
-        (UsageError("--k is 0"), 2, "tfdare try: --k is 0\n"),
+        (UsageError("`k` is 0, `j` is 1"), 2, "tfdare try: --k is 0, `j` is 1\n"),
         (SchemaError("no _SUCCESS"), 2, "tfdare try: no _SUCCESS\n"),
         (KeyboardInterrupt(), 130, "tfdare try: stopped"),
     ],

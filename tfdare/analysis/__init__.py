@@ -1,13 +1,23 @@
-"""What the paper measures, on any model and log: functions of numbers, and their plots."""
+"""The paper's measurements, for any model and log: functions that return numbers, and plots.
+
+Terms, the same in all modules:
+
+* A table has two *sides*: attention reads rows to score behaviors, representation reads rows that
+  are pooled for the head. A *shared* table serves both.
+* A *truth* says how relevant each behavior of a history is to each candidate: mutual information,
+  or the relations that the simulator planted.
+* The first model is the *reference*: differences are the reference minus each other model.
+* Intervals hold 95% of resamples, in which users (or rows of a table) are drawn with replacement.
+"""
 
 from tfdare.analysis.accuracy import measure_accuracy, plot_calibration, plot_slices
 from tfdare.analysis.attention import (
     attention_accuracy,
     category_of,
     interest_counts,
+    keep_positive_lift,
     plot_attention,
     position_edges,
-    speaking_for,
 )
 from tfdare.analysis.batches import UserBatches
 from tfdare.analysis.convergence import (
@@ -49,6 +59,7 @@ __all__ = [
     "gradient_numbers",
     "gradients_of",
     "interest_counts",
+    "keep_positive_lift",
     "list_findings",
     "measure_accuracy",
     "measure_discriminability",
@@ -63,5 +74,4 @@ __all__ = [
     "plot_slices",
     "position_edges",
     "retrace_training",
-    "speaking_for",
 ]

@@ -1,4 +1,4 @@
-"""The evaluation in full, as figures: calibration, and metrics by slice."""
+"""Accuracy of trained models: metrics by slice, calibration curves, and their figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tfdare.evaluation import Predictions, evaluate_in_full, predict, slices_of
 from tfdare.files import as_json
-from tfdare.metrics import calibration_curve
+from tfdare.metrics import Interval, calibration_curve
 from tfdare.sequences import Sequences
 
 
@@ -22,7 +22,7 @@ def measure_accuracy(
     limit: int | None = 300_000,
     progress: Callable = iter,
 ) -> dict[str, Any]:
-    """Calibration curves, and every metric on every slice with intervals over users.
+    """Computes every metric on every slice, with intervals over users, and calibration curves.
 
     Args:
         models: mapping of name to RequestModel; the first is the reference of the differences.
@@ -31,30 +31,31 @@ def measure_accuracy(
         resamples: int. Of users.
         batch_size: int. Requests at once.
         limit: int or None. Candidates, about.
-        progress: function that passes models' names on, to show progress.
+        progress: function that wraps an iterable of models' names to show progress.
 
     Returns:
         ``slices`` of :func:`tfdare.evaluation.evaluate_in_full`, and ``calibration`` by model:
         ``predicted``, ``clicked`` and ``targets`` of each bin.
     """
-    found: dict[str, Predictions] = {
+    predictions: dict[str, Predictions] = {
         name: predict(models[name], sequences, split, batch_size, limit)
         for name in progress(list(models))
     }
-    slices = slices_of(next(iter(found.values())), sequences, split)
+    slices = slices_of(next(iter(predictions.values())), sequences, split)
     return as_json(
         {
             "split": split,
-            "slices": evaluate_in_full(found, slices, resamples),
+            "slices": evaluate_in_full(predictions, slices, resamples),
             "calibration": {
-                name: calibration_curve(one.label, one.probability) for name, one in found.items()
+                name: calibration_curve(part.label, part.probability)
+                for name, part in predictions.items()
             },
         }
     )
 
 
 def plot_calibration(numbers: Mapping[str, Any]):
-    """Draws the click rate that came against the one that was predicted.
+    """Draws the observed click rate against the predicted one.
 
     Args:
         numbers: mapping. What :func:`measure_accuracy` returns.
@@ -65,38 +66,38 @@ def plot_calibration(numbers: Mapping[str, Any]):
     from tfdare.analysis.style import FAINT, color_of, finish, new_figure
 
     figure, ((curve, gap),) = new_figure(1, 2, height=3.6)
-    whole = numbers["slices"]["all"]["parts"][0]["models"]
+    all_targets = numbers["slices"]["all"]["parts"][0]["models"]
     curve.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
     gap.axhline(0, color=FAINT, linewidth=1)
-    for model, one in numbers["calibration"].items():
-        ece = whole[model]["ece"]
+    for model, bins in numbers["calibration"].items():
+        ece = all_targets[model]["ece"]
         curve.plot(
-            one["predicted"],
-            one["clicked"],
+            bins["predicted"],
+            bins["clicked"],
             "o-",
             color=color_of(model),
             markersize=3.5,
-            label=f"{model}, ECE {ece['estimate']:.4f} [{ece['low']:.4f}, {ece['high']:.4f}]",
+            label=f"{model}, ECE {Interval.from_json(ece):.4f}",
         )
-        difference = np.array(one["clicked"]) - np.array(one["predicted"])
+        difference = np.array(bins["clicked"]) - np.array(bins["predicted"])
         gap.plot(
             range(1, len(difference) + 1), difference, "o-", color=color_of(model), markersize=3.5
         )
     curve.set(
         xlabel="predicted click rate",
-        ylabel="click rate that came",
-        title="Calibration, bins of equally many targets",
+        ylabel="observed click rate",
+        title="Calibration, in bins with equally many targets",
     )
     gap.set(
-        xlabel="bin, from the least to the most likely",
-        ylabel="came minus predicted",
-        title="How far off, bin by bin",
+        xlabel="bin, from the lowest to the highest prediction",
+        ylabel="observed minus predicted",
+        title="Calibration error of each bin",
     )
     return finish(figure)
 
 
 def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
-    """Draws a metric by slice, and the differences to the first model.
+    """Draws a metric by slice, and the differences from the first model.
 
     Args:
         numbers: mapping. What :func:`measure_accuracy` returns.
@@ -119,12 +120,12 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
     ):
         for number, name in enumerate(names):
             color = color_of(name.split(" - ")[-1])
-            aside = 0.16 * (number - (len(names) - 1) / 2)
+            offset = 0.16 * (number - (len(names) - 1) / 2)
             values = [part[kind][name][metric] for _, part in parts]
-            known = [i for i, one in enumerate(values) if one["estimate"] is not None]
+            known = [i for i, value in enumerate(values) if value["estimate"] is not None]
             axis.errorbar(
                 [values[i]["estimate"] for i in known],
-                [i + aside for i in known],
+                [i + offset for i in known],
                 xerr=np.array(
                     [
                         [max(values[i]["estimate"] - values[i]["low"], 0) for i in known],
@@ -144,12 +145,12 @@ def plot_slices(numbers: Mapping[str, Any], metric: str = "auc"):
     if pairs:
         axes[1].axvline(0, color="black", linewidth=0.8)
         axes[1].set_yticklabels([])
-        axes[1].set_title(f"{pairs[0].split(' - ')[0]} minus each other, in the other's color")
-    axes[0].set_title(f"{metric} by slice, 95% intervals over users")
+        axes[1].set_title(f"{pairs[0].split(' - ')[0]} minus the other, in the other's color")
+    axes[0].set_title(f"{metric} by slice, with 95% intervals over users")
     handles, names = axes[0].get_legend_handles_labels()
     finish(figure)
     for axis in axes:
-        axis.get_legend().remove()  # points may lie anywhere
+        axis.get_legend().remove()  # it could cover points; one legend below serves both
     figure.legend(
         handles, names, frameon=False, fontsize=8, loc="outside lower center", ncols=len(names)
     )

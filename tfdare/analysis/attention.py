@@ -1,4 +1,4 @@
-"""Is attention where the information is? Mutual information beside what was learned."""
+"""Learned attention compared with mutual information, by behavior category and position."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from tfdare.analysis.batches import UserBatches, kept_and_attention
+from tfdare.analysis.batches import UserBatches, search_and_attention
 from tfdare.data import read_requests
 from tfdare.evaluation import Predictor
 from tfdare.files import as_json
-from tfdare.schema import Schema
+from tfdare.schema import FIRST_ID, Schema
 from tfdare.sequences import Sequences
 from tfdare.sequences.mutual_information import (
     TOP_CATEGORIES,
     InterestCounts,
     InterestTable,
-    place_of,
+    category_index,
 )
 
 
 def category_of(schema: Schema) -> str:
-    """The feature that tells kinds of items apart: ``category``, else the last of one value."""
+    """Returns ``category``, or the last feature of a single value where there is no category."""
     names = [feature.name for feature in schema.features if feature.max_values == 1]
     return "category" if "category" in names else names[-1]
 
 
 def position_edges(window: int) -> list[int]:
-    """Where buckets of positions start: 1 to 8 each of its own, then three an octave.
+    """Returns where buckets of positions start: 1 to 8 one each, then three per doubling.
 
-    Few targets fall on one far position; behaviors that are far back are counted together.
+    Old positions are grouped because each alone has few observations.
+
+    Args:
+        window: int. The oldest position; the last edge is one more.
+
+    Example:
+        >>> position_edges(20)
+        [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 21]
     """
     edges = {*range(1, 9)}
     step = 8.0
@@ -50,18 +57,18 @@ def interest_counts(
     batch_size: int = 683,
     progress: Callable = iter,
 ) -> InterestCounts:
-    """Counts of (behavior is of category c at position p, candidate of category t was clicked).
+    """Counts how often a candidate of category t was clicked after category c at position p.
 
     Args:
         sequences: Sequences.
-        split: str. Defaults to the train split: the truth that the model could know.
+        split: str. Defaults to the train split, all that a model could have learned from.
         limit: int or None. Requests, about.
         batch_size: int. Requests at once.
-        progress: function that passes batches on, to show progress.
+        progress: function that wraps an iterable of batches to show progress.
     """
     schema, name = sequences.schema, category_of(sequences.schema)
     rows = next(f.vocabulary_size for f in schema.features if f.name == name)
-    counts = InterestCounts(range(2, rows), position_edges(schema.window))
+    counts = InterestCounts(range(FIRST_ID, rows), position_edges(schema.window))
     done = 0
     for requests, label, weight in progress(read_requests(sequences, split, batch_size)):
         parts = (
@@ -78,10 +85,10 @@ def interest_counts(
     return counts
 
 
-def speaking_for(table: InterestTable) -> InterestTable:
-    """The table without what speaks against the click: information counts where lift is above 1.
+def keep_positive_lift(table: InterestTable) -> InterestTable:
+    """Sets the information of behaviors that do not raise the click rate (lift <= 1) to zero.
 
-    Mutual information has no sign: a behavior that makes the click unlikely informs, too.
+    Mutual information has no sign: a behavior that makes the click unlikely is informative, too.
     """
     information = np.where(table.cell_lift > 1, table.cell_information, 0.0)
     return dataclasses.replace(table, cell_information=information)
@@ -97,10 +104,10 @@ def attention_accuracy(
     batch_size: int = 256,
     progress: Callable = iter,
 ) -> dict[str, Any]:
-    """Truth and learned attention over (behavior category, position), for some target categories.
+    """Compares learned attention with mutual information for some target categories.
 
-    Learned attention of a cell is the mean weight, in the softmax over the whole history, that
-    behaviors of this category at this position get from candidates of the target category.
+    Learned attention is the mean weight, in the softmax over the whole history, that behaviors of
+    a category at a position get from candidates of the target category.
 
     Args:
         models: mapping of name to RequestModel.
@@ -110,22 +117,27 @@ def attention_accuracy(
         split: str.
         limit: int or None. Requests, about.
         batch_size: int. Requests at once.
-        progress: function that passes batches on, to show progress.
+        progress: function that wraps an iterable of batches to show progress.
 
     Returns:
         ``positions`` (titles of the buckets), ``targets``: for each target category its raw
-        ``id``, ``categories`` (raw ids of the ten behavior categories that inform most),
+        ``id``, ``categories`` (raw ids of the ten most informative behavior categories),
         ``information``, ``lift`` and ``support`` ``[10, B]``, and by model ``weight`` ``[10, B]``
-        (None where no such behavior came), ``behaviors`` and ``rank_correlation`` of weight and
-        information over the cells.
+        (None where there was no such behavior), ``behaviors`` and ``rank_correlation`` of weight
+        and information over the cells.
     """
     name, edges = category_of(sequences.schema), table.edges
     rows = _frequent_targets(sequences, split, name, limit, batch_size)[:target_categories]
-    raw = np.concatenate([[0, 0], sequences.vocabulary(name)])
-    behaviors = {row: _informative(table, row) for row in rows}
-    cells = {row: (found.size, edges.size - 1) for row, found in behaviors.items()}
-    sums = {(model, row): np.zeros((2, *cells[row])) for model in models for row in rows}
-    askers = {model: Predictor(network, kept_and_attention) for model, network in models.items()}
+    raw = np.concatenate([np.zeros(FIRST_ID, np.int64), sequences.vocabulary(name)])
+    behaviors = {row: _most_informative(table, row) for row in rows}
+    sums = {
+        (model, row): np.zeros((2, behaviors[row].size, edges.size - 1))
+        for model in models
+        for row in rows
+    }
+    predictors = {
+        model: Predictor(network, search_and_attention) for model, network in models.items()
+    }
     for requests, _, weight, _ in progress(UserBatches(sequences, split, batch_size, limit)):
         target = requests[f"target_{name}"].numpy()
         wanted = np.isin(target, rows) & (weight.numpy() > 0)
@@ -134,31 +146,32 @@ def attention_accuracy(
         history = requests[f"history_{name}"].numpy()
         position = requests["history_length"].numpy()[:, None] - np.arange(history.shape[1])
         bucket = np.searchsorted(edges, position, side="right") - 1
-        for model, ask in askers.items():
-            attention = ask(requests)[1]
+        for model, predictor in predictors.items():
+            attention = predictor(requests)[1]
             for row in rows:
                 user, candidate = np.nonzero(wanted & (target == row))
-                place = place_of(behaviors[row], history)[user]
-                inside = (place >= 0) & (position[user] > 0)
-                at = place[inside], bucket[user][inside]
-                np.add.at(sums[model, row][0], at, attention[user, candidate][inside])
-                np.add.at(sums[model, row][1], at, 1)
+                behavior = category_index(behaviors[row], history)[user]
+                inside = (behavior >= 0) & (position[user] > 0)
+                cell = behavior[inside], bucket[user][inside]
+                np.add.at(sums[model, row][0], cell, attention[user, candidate][inside])
+                np.add.at(sums[model, row][1], cell, 1)
     return as_json(
         {
             "split": split,
-            "positions": _titles(edges),
+            "positions": _titles(edges.tolist()),
             "targets": [
                 {
                     "id": raw[row],
                     "row": row,
                     "categories": raw[behaviors[row]],
                     **{
-                        what: _cells(table, what, row, behaviors[row])
-                        for what in ("information", "lift", "support")
+                        quantity: _cell_values(table, quantity, row, behaviors[row])
+                        for quantity in ("information", "lift", "support")
                     },
                     "models": {
-                        model: _learned(
-                            sums[model, row], _cells(table, "information", row, behaviors[row])
+                        model: _learned_attention(
+                            sums[model, row],
+                            _cell_values(table, "information", row, behaviors[row]),
                         )
                         for model in models
                     },
@@ -174,36 +187,42 @@ def _frequent_targets(sequences, split, name, limit, batch_size) -> list[int]:
     count = np.zeros(rows, np.int64)
     for requests, _, weight, _ in UserBatches(sequences, split, batch_size, limit):
         count += np.bincount(requests[f"target_{name}"].numpy()[weight.numpy() > 0], minlength=rows)
-    count[:2] = 0
+    count[:FIRST_ID] = 0
     return [int(row) for row in np.argsort(-count, kind="stable") if count[row]]
 
 
-def _informative(table: InterestTable, target: int) -> np.ndarray:
-    """Row ids of the behavior categories that inform most about a target category.
+def _most_informative(table: InterestTable, target: int) -> np.ndarray:
+    """Returns row ids of the behavior categories that inform most about a target category.
 
     Ranked by the sum over positions of information times observations.
     """
     size, buckets = table.categories.size, table.edges.size - 1
-    mine = table.cells // (size * buckets) == place_of(table.categories, np.array(target))
-    category = table.cells[mine] // buckets % size
+    of_target = table.cells // (size * buckets) == category_index(
+        table.categories, np.array(target)
+    )
+    category = table.cells[of_target] // buckets % size
     total = np.bincount(
-        category, table.cell_information[mine] * table.cell_support[mine], minlength=size
+        category,
+        table.cell_information[of_target] * table.cell_support[of_target],
+        minlength=size,
     )
     return table.categories[np.argsort(-total, kind="stable")[:TOP_CATEGORIES]]
 
 
-def _cells(table: InterestTable, what: str, target: int, behaviors: np.ndarray) -> np.ndarray:
-    """Values of one target category, ``[behaviors, B]``."""
+def _cell_values(
+    table: InterestTable, quantity: str, target: int, behaviors: np.ndarray
+) -> np.ndarray:
+    """Returns ``information``, ``lift`` or ``support`` of a target category, ``[behaviors, B]``."""
     size, buckets = table.categories.size, table.edges.size - 1
-    row = int(place_of(table.categories, np.array(target)))
-    column = place_of(table.categories, behaviors)
+    row = int(category_index(table.categories, np.array(target)))
+    column = category_index(table.categories, behaviors)
     cell = (row * size + column[:, None]) * buckets + np.arange(buckets)
-    place = np.minimum(np.searchsorted(table.cells, cell), table.cells.size - 1)
-    nothing = 1.0 if what == "lift" else 0
-    return np.where(table.cells[place] == cell, getattr(table, f"cell_{what}")[place], nothing)
+    index = np.minimum(np.searchsorted(table.cells, cell), table.cells.size - 1)
+    default = 1.0 if quantity == "lift" else 0
+    return np.where(table.cells[index] == cell, getattr(table, f"cell_{quantity}")[index], default)
 
 
-def _learned(sums: np.ndarray, information: np.ndarray) -> dict[str, Any]:
+def _learned_attention(sums: np.ndarray, information: np.ndarray) -> dict[str, Any]:
     weight = np.divide(sums[0], sums[1], out=np.full(sums[0].shape, np.nan), where=sums[1] > 0)
     known = np.isfinite(weight)
     both = np.ptp(weight[known]) > 0 and np.ptp(information[known]) > 0 if known.any() else False
@@ -222,7 +241,7 @@ def _titles(edges: Sequence[int]) -> list[str]:
 
 
 def plot_attention(numbers: Mapping[str, Any]):
-    """Draws heat maps: a row for each target category; truth, then every model.
+    """Draws heat maps, one row per target category: mutual information, then each model.
 
     Args:
         numbers: mapping. What :func:`attention_accuracy` returns.
@@ -238,25 +257,27 @@ def plot_attention(numbers: Mapping[str, Any]):
     figure, axes = new_figure(
         max(len(targets), 1), columns, height=3.1, width=max(11.0, 2.9 * columns)
     )
-    for target, of_target in zip(targets, axes):
-        truth, *learned = of_target
+    for target, (truth, *learned) in zip(targets, axes):
         _heat_map(truth, target["information"], target["categories"], positions)
         truth.set(
-            title=f"Category {target['id']}: information, nats", ylabel="category of the behavior"
+            title=f"Target category {target['id']}:\nmutual information, nats",
+            ylabel="behavior category",
         )
-        for model, one in zip(models, learned):
-            found = target["models"][model]
-            _heat_map(one, found["weight"], target["categories"], positions)
-            r = found["rank_correlation"]
-            one.set_title(f"{model}: attention{'' if r is None else f' (rank corr. {r:.2f})'}")
+        for model, axis in zip(models, learned):
+            weight, r = (target["models"][model][key] for key in ("weight", "rank_correlation"))
+            _heat_map(axis, weight, target["categories"], positions)
+            correlation = "" if r is None else f"\nrank correlation with information: {r:.2f}"
+            axis.set_title(f"{model}: attention{correlation}")
     return finish(figure)
 
 
 def _heat_map(axes, values, categories, positions) -> None:
+    from tfdare.analysis.style import GRID
+
     values = np.array(values, float)
     known = values[np.isfinite(values)]
     axes.grid(False)
-    axes.set_facecolor("#e6e9ec")  # shows where nothing is known
+    axes.set_facecolor(GRID)  # shows where nothing is known
     image = axes.imshow(
         values,
         aspect="auto",

@@ -1,4 +1,4 @@
-"""Requests of a split for measurements, and what models do with them before they score."""
+"""Batches of a split for the measurements, and a model's search and attention on them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tfdare.sequences import Sequences
 
 
 class UserBatches:
-    """``(requests, label, weight, user)`` batch by batch; users are bytes ``[U]``.
+    """Batches ``(requests, label, weight, user)`` of a split; users are bytes ``[U]``.
 
     Args:
         sequences: Sequences.
         split: str.
         batch_size: int. Requests at once. Defaults to 256.
-        limit: int or None. Stop after about this many requests. Files hold users by hash, so that
-            the first ones are as good as any. Defaults to all.
+        limit: int or None. Stop after about this many requests. Users are ordered by hash, so the
+            first ones are a random sample. Defaults to all.
     """
 
     def __init__(
         self, sequences: Sequences, split: str, batch_size: int = 256, limit: int | None = None
     ):
-        self._given = sequences, split, batch_size
+        self._source = sequences, split, batch_size
         requests = sequences.requests(split)
         self._batches = -(-(requests if limit is None else min(limit, requests)) // batch_size)
 
@@ -34,15 +34,15 @@ class UserBatches:
         return self._batches
 
     def __iter__(self) -> Iterator[tuple]:
-        read = read_requests(*self._given, with_history_facts=True).take(self._batches)
+        read = read_requests(*self._source, with_history_facts=True).take(self._batches)
         for requests, label, weight in read:
             user = requests.pop("user").numpy()
             kept = {n: v for n, v in requests.items() if not n.startswith("target_repeats_")}
             yield kept, label, weight, np.asarray(user)
 
 
-def kept_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
-    """What a model's search keeps, and how it attends to the whole history.
+def search_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what a model's search keeps, and its attention to the whole history.
 
     Returns:
         ``behavior_index`` int32 ``[U, C, K]``, and the softmax over the whole history, float32
@@ -53,10 +53,10 @@ def kept_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
     scores = tf.cast(model.attend(requests), tf.float32)
     real = tf.sequence_mask(length, tf.shape(scores)[-1])[:, tf.newaxis]
     weights = masked_softmax(scores, real)
-    if hasattr(model, "search"):
+    if model.searches:
         index = model.search(requests)["behavior_index"]
     else:
-        place = tf.math.top_k(weights, tf.minimum(20, tf.shape(weights)[-1])).indices
-        index = length[:, tf.newaxis, tf.newaxis] - 1 - place
-    turned = newest_first(tf.transpose(weights, [0, 2, 1]), length)
-    return index, tf.transpose(turned, [0, 2, 1])
+        newest = tf.math.top_k(weights, tf.minimum(20, tf.shape(weights)[-1])).indices
+        index = length[:, tf.newaxis, tf.newaxis] - 1 - newest
+    oldest_first = newest_first(tf.transpose(weights, [0, 2, 1]), length)  # its own inverse
+    return index, tf.transpose(oldest_first, [0, 2, 1])

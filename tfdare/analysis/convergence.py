@@ -1,4 +1,4 @@
-"""How fast a model learns, and what accuracy costs in columns and in time of search."""
+"""Convergence (AUC by training examples) and efficiency (by width and search time)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ from tfdare.training.run_folder import PREDICTIONS
 
 
 class AUCProbe(tf.keras.callbacks.Callback):
-    """AUC against examples seen, finer than an epoch.
-
-    Every so many steps the model ranks the same held-out requests.
+    """Measures AUC on held-out requests every so many training steps.
 
     Args:
-        batches: sequence of ``(requests, label, weight, user)``, such as
-            :class:`tfdare.analysis.UserBatches` gives them; kept in memory.
-        every: int. Steps between two looks; the first is before the first step. Defaults to 20.
-        examples_a_step: float. Candidates that a training step sees.
+        batches: sequence of ``(requests, label, weight, user)``, as those of
+            :class:`tfdare.analysis.UserBatches`; kept in memory.
+        every: int. Steps between two measurements; the first comes before the first step.
+            Defaults to 20.
+        examples_a_step: float. Candidates in one training step.
+
+    Attributes:
+        steps: list of int. Training steps before each measurement.
+        probabilities: list of float32 ``[n]``. Predictions at each measurement.
+        label: bool ``[n]``.
+        user: int ``[n]``.
     """
 
     def __init__(self, batches: Sequence[tuple], every: int = 20, examples_a_step: float = 1.0):
@@ -45,28 +50,32 @@ class AUCProbe(tf.keras.callbacks.Callback):
         )
         user = np.concatenate(
             [
-                np.broadcast_to(one[3][:, None], real.shape)[real]
-                for one, real in zip(batches, self._real)
+                np.broadcast_to(users[:, None], real.shape)[real]
+                for (*_, users), real in zip(batches, self._real)
             ]
         )
         self.user = np.unique(user, return_inverse=True)[1]
-        self._predictor, self._step = None, 0
+        self._predictor: Predictor | None = None
+        self._step = 0
 
     def on_train_begin(self, logs=None):
+        """Measures before the first step, unless an earlier fit did."""
         if self._predictor is None:
-            self.look()
+            self.measure()
 
     def on_train_batch_end(self, batch, logs=None):
+        """Measures after every `every` steps."""
         self._step += 1
         if self._step % self.every == 0:
-            self.look()
+            self.measure()
 
     def on_train_end(self, logs=None):
+        """Measures after the last step."""
         if self.steps[-1] != self._step:
-            self.look()
+            self.measure()
 
-    def look(self) -> None:
-        """Ranks the requests now."""
+    def measure(self) -> None:
+        """Ranks the held-out requests with the model's present weights."""
         if self._predictor is None:
             self._predictor = Predictor(self.model)
         self.steps.append(self._step)
@@ -81,37 +90,34 @@ class AUCProbe(tf.keras.callbacks.Callback):
 
 
 def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) -> dict[str, Any]:
-    """AUC by examples seen of models that looked at the same requests, with intervals over users.
-
-    The examples that a model needs for an AUC are read off its curve, made monotone (best so far)
-    and linear between looks.
+    """Computes AUC by training examples for several models, with intervals over users.
 
     Args:
-        probes: mapping of name to AUCProbe; the first is the reference.
+        probes: mapping of name to AUCProbe, all on the same requests; the first is the reference.
         resamples: int. Of users.
 
     Returns:
         By model ``examples`` and ``auc`` (95% intervals); ``speed``: for each other model its
-        best AUC, the examples that it and that the reference needed for it, and ``ratio``, how
-        many times as many it needed (interval over users; None where the reference never gets
-        there).
+        best AUC, the examples that it and that the reference needed to reach it, and ``ratio``,
+        how many times as many it needed (interval over users; None where the reference never
+        reaches it).
     """
     first = next(iter(probes))
     label, user = probes[first].label, probes[first].user
     scores = {
-        (name, look): [probability]
+        (name, index): [probability]
         for name, probe in probes.items()
-        for look, probability in enumerate(probe.probabilities)
+        for index, probability in enumerate(probe.probabilities)
     }
     bootstrap = UserBootstrap(label, user, scores, resamples)
     examples = {
         name: np.array(probe.steps) * probe.examples_a_step for name, probe in probes.items()
     }
-    curves, drawn = {}, {}
+    curves, resampled = {}, {}
     for name, probe in probes.items():
-        looks = range(len(probe.steps))
-        curves[name] = [bootstrap.auc((name, look)) for look in looks]
-        drawn[name] = np.stack([bootstrap.drawn((name, look)) for look in looks])
+        indices = range(len(probe.steps))
+        curves[name] = [bootstrap.auc((name, index)) for index in indices]
+        resampled[name] = np.stack([bootstrap.drawn((name, index)) for index in indices])
     numbers: dict[str, Any] = {
         "requests": sum(len(real) for real in probes[first]._real),
         "users": int(user.max()) + 1,
@@ -119,15 +125,17 @@ def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) ->
         "speed": {},
     }
     for name in [name for name in probes if name != first]:
-        pair = [np.array([one.estimate for one in curves[n]]) for n in (first, name)]
-        pair = [np.column_stack([one, drawn[n]]) for one, n in zip(pair, (first, name))]
+        reference, other = (  # column 0 is the estimate, the others are resamples
+            np.column_stack([[auc.estimate for auc in curves[n]], resampled[n]])
+            for n in (first, name)
+        )
         needed = [
-            _needed(examples[first], one, examples[name], other)
-            for one, other in zip(pair[0].T, pair[1].T)
+            _examples_to_best(examples[first], reference_auc, examples[name], auc)
+            for reference_auc, auc in zip(reference.T, other.T)
         ]
-        ratio = np.array([theirs / mine if mine else np.nan for mine, theirs in needed])
+        ratio = np.array([more / fewer if fewer else np.nan for fewer, more in needed])
         numbers["speed"][name] = {
-            "auc": float(np.max(pair[1][:, 0])),
+            "auc": float(np.max(other[:, 0])),
             "examples": needed[0][1],
             "reference_examples": needed[0][0],
             "reference": first,
@@ -137,14 +145,19 @@ def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) ->
     return as_json(numbers)
 
 
-def _needed(examples, auc, other_examples, other_auc) -> tuple[float, float]:
-    """Examples that one curve and another need for the other's best AUC."""
+def _examples_to_best(examples, auc, other_examples, other_auc) -> tuple[float, float]:
+    """Returns the examples after which a curve, and another, reach the other's best AUC."""
     goal = float(np.max(other_auc))
     return examples_to(goal, examples, auc), examples_to(goal, other_examples, other_auc)
 
 
 def examples_to(goal: float, examples: Sequence[float], auc: Sequence[float]) -> float:
-    """Examples at which a curve first reaches an AUC, linear between looks; NaN if never.
+    """Returns the examples after which a curve first reaches an AUC; NaN if it never does.
+
+    Args:
+        goal: float. The AUC.
+        examples: sequence of float, rising.
+        auc: sequence of float. AUC after so many examples; linear between them.
 
     Example:
         >>> examples_to(0.7, [0, 100, 200], [0.5, 0.6, 0.8])
@@ -153,25 +166,25 @@ def examples_to(goal: float, examples: Sequence[float], auc: Sequence[float]) ->
     reached = np.flatnonzero(np.asarray(auc) >= goal)
     if not reached.size:
         return float("nan")
-    at = int(reached[0])
-    if at == 0 or auc[at] == auc[at - 1]:
-        return float(examples[at])
-    part = (goal - auc[at - 1]) / (auc[at] - auc[at - 1])
-    return float(examples[at - 1] + part * (examples[at] - examples[at - 1]))
+    i = int(reached[0])
+    if i == 0 or auc[i] == auc[i - 1]:
+        return float(examples[i])
+    fraction = (goal - auc[i - 1]) / (auc[i] - auc[i - 1])
+    return float(examples[i - 1] + fraction * (examples[i] - examples[i - 1]))
 
 
 def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
-    """AUC against the width of attention tables, and against time of search.
+    """Reads AUC by attention width, and the time of search, from a comparison.
 
     Args:
-        folder: str. That `tfdare compare` wrote.
+        folder: str. Folder that `tfdare compare` wrote.
         resamples: int. Of users.
 
     Returns:
         ``models``: by name a list, by `attention_dim`, of ``attention_dim``,
         ``representation_dim``, ``auc``, ``low``, ``high`` (95% interval over users), ``to_widest``
-        (AUC minus that of the model's widest attention, interval in pairs), ``search_ms`` and
-        ``search_bytes``.
+        (AUC minus that of the model's widest attention, with the interval of the difference),
+        ``search_ms`` and ``search_bytes``.
 
     Raises:
         UsageError: there is no finished comparison in the folder.
@@ -181,19 +194,20 @@ def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
         raise UsageError(f"No finished comparison at {folder!r}: it has no comparison.json")
     with open(path, encoding="utf-8") as file:
         rows = sorted(json.load(file)["rows"], key=lambda row: row["attention_dim"])
-    label, user, scores = None, None, {}
-    for place, row in enumerate(rows):
-        one = Row(row["model"], row["attention_dim"], row["representation_dim"])
+    label, user = None, None
+    scores: dict[int, list[np.ndarray]] = {}
+    for index, row in enumerate(rows):
+        configuration = Row(row["model"], row["attention_dim"], row["representation_dim"])
         for seed in row["seeds"]:
-            name = Trial(one, row["learning_rate"], seed).name
-            with np.load(os.path.join(folder, "runs", name, PREDICTIONS)) as found:
-                label, user = found["label"], found["user"]
-                scores.setdefault(place, []).append(found["probability"])
+            name = Trial(configuration, row["learning_rate"], seed).name
+            with np.load(os.path.join(folder, "runs", name, PREDICTIONS)) as predictions:
+                label, user = predictions["label"], predictions["user"]
+                scores.setdefault(index, []).append(predictions["probability"])
     bootstrap = UserBootstrap(label, user, scores, resamples)
     models: dict[str, list] = {}
-    widest = {row["model"]: place for place, row in enumerate(rows)}
-    for place, row in enumerate(rows):
-        auc = bootstrap.auc(place)
+    widest = {row["model"]: index for index, row in enumerate(rows)}
+    for index, row in enumerate(rows):
+        auc = bootstrap.auc(index)
         models.setdefault(row["model"], []).append(
             {
                 "attention_dim": row["attention_dim"],
@@ -201,7 +215,7 @@ def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
                 "auc": auc.estimate,
                 "low": auc.low,
                 "high": auc.high,
-                "to_widest": bootstrap.difference(place, widest[row["model"]]),
+                "to_widest": bootstrap.difference(index, widest[row["model"]]),
                 "search_ms": row.get("search_ms"),
                 "search_bytes": row.get("search_bytes"),
             }
@@ -210,7 +224,7 @@ def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
 
 
 def plot_convergence(numbers: Mapping[str, Any]):
-    """Draws AUC against examples seen.
+    """Draws AUC against training examples.
 
     Args:
         numbers: mapping. What :func:`convergence_numbers` returns.
@@ -221,31 +235,33 @@ def plot_convergence(numbers: Mapping[str, Any]):
     from tfdare.analysis.style import band, color_of, finish, new_figure
 
     figure, ((axes,),) = new_figure(1, 1, height=3.6, width=8)
-    for model, one in numbers["models"].items():
-        band(axes, one["examples"], one["auc"], color_of(model), model)
-    for name, one in numbers["speed"].items():
-        if one["reference_examples"] is not None:
+    for model, curve in numbers["models"].items():
+        band(axes, curve["examples"], curve["auc"], color_of(model), model)
+    for name, speed in numbers["speed"].items():
+        if speed["reference_examples"] is not None:
             axes.hlines(
-                one["auc"],
-                one["reference_examples"],
-                one["examples"],
+                speed["auc"],
+                speed["reference_examples"],
+                speed["examples"],
                 colors=color_of(name),
                 linestyles=":",
                 linewidth=1.2,
             )
-    lows = [one["auc"][min(1, len(one["auc"]) - 1)]["low"] for one in numbers["models"].values()]
+    aucs = [curve["auc"] for curve in numbers["models"].values()]
+    lows = [auc[min(1, len(auc) - 1)]["low"] for auc in aucs]
     axes.set_ylim(bottom=min(low for low in lows if low is not None) - 0.01)
     axes.set(
-        xlabel="training examples seen",
+        xlabel="training examples",
         ylabel="validation AUC",
-        title="Convergence; dotted: from where the first model has the other's best AUC",
+        title="Convergence. Dotted: the examples that the first model saves to reach the other's "
+        "best AUC",
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
     return finish(figure)
 
 
 def plot_efficiency(numbers: Mapping[str, Any]):
-    """Draws AUC against columns of the attention tables, and against the time of search.
+    """Draws AUC against the width of attention tables, and against the time of search.
 
     Args:
         numbers: mapping. What :func:`efficiency` returns.
@@ -285,7 +301,7 @@ def plot_efficiency(numbers: Mapping[str, Any]):
     width.set(
         xlabel="columns of an attention table, K_A",
         ylabel="test AUC",
-        title="Accuracy against the width of attention",
+        title="AUC by width of the attention tables",
     )
-    speed.set(xlabel="search, ms", title="and against the time of search (labels: K_A)")
+    speed.set(xlabel="search time, ms", title="AUC by search time (labels: K_A)")
     return finish(figure)

@@ -1,4 +1,4 @@
-"""How much of the label is in a representation: k-means, and what its clusters tell of a click."""
+"""Discriminability: mutual information of the label and clusters of representations."""
 
 from __future__ import annotations
 
@@ -31,32 +31,31 @@ def measure_discriminability(
     batch_size: int = 256,
     progress: Callable = iter,
 ) -> dict[str, Any]:
-    """Mutual information between cluster and label, for growing numbers of clusters.
+    """Clusters representations and computes the mutual information of cluster and label.
 
-    The representation is what pooling hands to the head (`RequestModel.represent`), ``[v, h,
-    v * h]`` where it is target-aware, without evidence and context, so that models compare alike.
-    Its columns are standardized, as the head's batch normalization does before anything else;
-    then `MiniBatchKMeans` of scikit-learn.
+    The representation is the pooled input of the head (`RequestModel.represent`), ``[v, h,
+    v * h]`` where it is target-aware, without evidence and context, which only some models have.
+    Its columns are standardized, as by the head's batch normalization, and clustered by
+    `MiniBatchKMeans` of scikit-learn.
 
     Args:
         models: mapping of name to RequestModel; the first is the reference of the differences.
         sequences: Sequences.
-        clusters: sequence of int. Numbers of clusters m.
+        clusters: sequence of int. Numbers of clusters, m.
         split: str.
         limit: int or None. Requests, about.
         seed: int. Of k-means.
-        resamples: int. Of users, for the intervals (clusters stay as they are).
+        resamples: int. Of users, for the intervals; clusters are computed once.
         batch_size: int. Requests at once.
-        progress: function that passes batches on, to show progress.
+        progress: function that wraps an iterable of batches to show progress.
 
     Returns:
-        ``clusters``, ``targets``, ``entropy`` of the label in nats (the most that is possible),
-        ``models``: by name ``information`` with 95% intervals over users for each m; and
-        ``differences`` to the reference, resample by resample. With n targets, m clusters of a
-        representation that tells nothing would show about (m - 1) / 2n nats (``bias``): the same
-        for all models.
+        ``clusters``, ``targets``, ``entropy`` of the label in nats (the upper bound), ``models``:
+        by name ``information`` with 95% intervals over users for each m; ``differences`` from the
+        reference, resample by resample; and ``bias``, the (m - 1) / 2n nats that m random clusters
+        of n targets would show on average.
     """
-    columns, label, user = _represented(models, sequences, split, limit, batch_size, progress)
+    columns, label, user = _representations(models, sequences, split, limit, batch_size, progress)
     users = int(user.max()) + 1
     kept = [m for m in clusters if m <= label.size]
     numbers: dict[str, Any] = {
@@ -69,33 +68,36 @@ def measure_discriminability(
         "models": {},
         "differences": {},
     }
-    drawn = {}
+    resampled = {}
     for name in models:
-        found = [
-            _of_clusters(columns[name], label, user, users, m, seed, resamples)
+        information = [
+            _cluster_information(columns[name], label, user, users, m, seed, resamples)
             for m in progress(kept)
         ]
-        drawn[name] = [of_m for _, of_m in found]
+        resampled[name] = [of_m for _, of_m in information]
         numbers["models"][name] = {
             "columns": int(columns[name].shape[1]),
-            "information": [interval(value, of_m) for value, of_m in found],
+            "information": [interval(value, of_m) for value, of_m in information],
         }
     first = next(iter(models))
     for name in [name for name in models if name != first]:
         pairs = zip(
             numbers["models"][first]["information"],
             numbers["models"][name]["information"],
-            drawn[first],
-            drawn[name],
+            resampled[first],
+            resampled[name],
         )
         numbers["differences"][f"{first} - {name}"] = [
-            interval(one.estimate - other.estimate, a - b) for one, other, a, b in pairs
+            interval(a.estimate - b.estimate, resampled_a - resampled_b)
+            for a, b, resampled_a, resampled_b in pairs
         ]
     return as_json(numbers)
 
 
-def _represented(models, sequences, split, limit, batch_size, progress):
-    askers = {
+def _representations(
+    models, sequences, split, limit, batch_size, progress
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    predictors = {
         name: Predictor(model, lambda network, requests: network.represent(requests))
         for name, model in models.items()
     }
@@ -103,8 +105,8 @@ def _represented(models, sequences, split, limit, batch_size, progress):
     labels, users = [], []
     for requests, label, weight, user in progress(UserBatches(sequences, split, batch_size, limit)):
         real = weight.numpy() > 0
-        for name, ask in askers.items():
-            columns[name].append(ask(requests)[real])
+        for name, predictor in predictors.items():
+            columns[name].append(predictor(requests)[real])
         labels.append(label.numpy()[real])
         users.append(np.broadcast_to(user[:, None], real.shape)[real])
     joined = {name: _standardized(np.concatenate(parts)) for name, parts in columns.items()}
@@ -118,33 +120,35 @@ def _standardized(values: np.ndarray) -> np.ndarray:
     return ((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)).astype(np.float32)
 
 
-def _of_clusters(values, label, user, users, m, seed, resamples):
-    """Information of m clusters, and that of each resample of users."""
+def _cluster_information(values, label, user, users, m, seed, resamples):
+    """Returns the mutual information of m clusters and the label, and that in each resample."""
     kmeans = MiniBatchKMeans(m, random_state=seed, n_init=1, batch_size=2048, max_iter=20)
-    with threadpool_limits(1):  # for such small products, threads wait for each other
+    with threadpool_limits(1):  # products are so small that threads slow them down
         cluster = kmeans.fit_predict(values)
     counts = np.zeros((users, m * 2), np.float32)
     np.add.at(counts, (user, cluster * 2 + label), 1)
-    drawn = [
-        _information((weights.astype(np.float32) @ counts).reshape(len(weights), m, 2))
-        for weights in resamples_of(users, resamples)
-    ]
-    value, drawn = float(mutual_info_score(label, cluster)), np.concatenate(drawn)
-    # Resamples are of fewer users, which makes information seem larger: the spread alone counts.
-    return value, drawn - drawn.mean() + value
+    resampled = np.concatenate(
+        [
+            _information((weights.astype(np.float32) @ counts).reshape(len(weights), m, 2))
+            for weights in resamples_of(users, resamples)
+        ]
+    )
+    value = float(mutual_info_score(label, cluster))
+    # A resample has fewer distinct users, which biases information upwards: center it.
+    return value, resampled - resampled.mean() + value
 
 
 def _information(counts: np.ndarray) -> np.ndarray:
-    """I(row; column) in nats of tables ``[B, m, 2]``."""
+    """Returns I(row; column) in nats of tables of counts ``[B, m, 2]``."""
     total = counts.sum(axis=(1, 2), keepdims=True, dtype=np.float64)
     joint = counts / total
-    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=2, keepdims=True)
-    ratio = np.divide(joint, apart, out=np.ones_like(joint), where=joint > 0)
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=2, keepdims=True)
+    ratio = np.divide(joint, independent, out=np.ones_like(joint), where=joint > 0)
     return np.sum(joint * np.log(ratio), axis=(1, 2))
 
 
 def plot_discriminability(numbers: Mapping[str, Any]):
-    """Draws information against the number of clusters, and the differences to the reference.
+    """Draws information against the number of clusters, and differences from the reference.
 
     Args:
         numbers: mapping. What :func:`measure_discriminability` returns.
@@ -155,24 +159,24 @@ def plot_discriminability(numbers: Mapping[str, Any]):
     from tfdare.analysis.style import FAINT, band, color_of, finish, new_figure
 
     figure, ((curves, differences),) = new_figure(1, 2, height=3.4)
-    for model, one in numbers["models"].items():
-        band(curves, numbers["clusters"], one["information"], color_of(model), model)
+    for model, of_model in numbers["models"].items():
+        band(curves, numbers["clusters"], of_model["information"], color_of(model), model)
     curves.plot(
         numbers["clusters"],
         numbers["bias"],
         color=FAINT,
         linestyle=":",
-        label="of a representation that tells nothing",
+        label="expected from random clusters",
     )
     curves.set(
-        xlabel="clusters",
-        ylabel="information about the label, nats",
-        title=f"Discriminability (all there is: {numbers['entropy']:.3f} nats)",
+        xlabel="number of clusters",
+        ylabel="mutual information with the label, nats",
+        title=f"Discriminability (upper bound: {numbers['entropy']:.3f} nats)",
     )
     for pair, values in numbers["differences"].items():
         band(differences, numbers["clusters"], values, color_of(pair.split(" - ")[1]), pair)
     differences.axhline(0, color="black", linewidth=0.8)
-    differences.set(xlabel="clusters", title="difference, with 95% intervals over users")
+    differences.set(xlabel="number of clusters", title="Differences, with 95% intervals over users")
     for axes in (curves, differences):
         axes.set_xscale("log", base=2)
         axes.set_xticks(numbers["clusters"], [str(m) for m in numbers["clusters"]])

@@ -1,4 +1,4 @@
-"""All measurements on the same models and data, one after the other."""
+"""All measurements of the paper on the same models and data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from tfdare.analysis.attention import (
     attention_accuracy,
     category_of,
     interest_counts,
-    speaking_for,
+    keep_positive_lift,
 )
 from tfdare.analysis.batches import UserBatches
 from tfdare.analysis.convergence import convergence_numbers, efficiency
 from tfdare.analysis.discriminability import measure_discriminability
 from tfdare.analysis.gradients import gradient_numbers, gradients_of
 from tfdare.analysis.retrace import retrace_training, trace_steps
-from tfdare.analysis.search_quality import InformationTruth, PlantedTruth, measure_search_quality
+from tfdare.analysis.search_quality import (
+    InformationTruth,
+    PlantedTruth,
+    Relevance,
+    measure_search_quality,
+)
 from tfdare.data import read_requests
 from tfdare.models import MODELS
 from tfdare.sequences import Sequences
@@ -28,17 +33,18 @@ PROBE_REQUESTS = 256
 HELD_OUT_REQUESTS = 3000
 
 
-class Measured:
-    """Trained models, measured.
+class Measurements:
+    """Takes all measurements of trained models.
 
     Args:
-        runs: mapping of name to Run; the first is compared to each other one.
-        sequences: Sequences. That all were trained on.
-        split: str. That is ranked.
+        runs: mapping of name to Run; the first is the reference of the differences.
+        sequences: Sequences. Those that all were trained on.
+        split: str. The split that is ranked.
         limit: int. Requests for search and discriminability, about.
         resamples: int. Of users.
-        shown: function of a title to a function that passes things on and shows progress.
-        say: function of a line, or None.
+        show_progress: function of a title that returns a function that wraps an iterable to show
+            progress.
+        say: function of a line that says which measurement starts, or None.
     """
 
     def __init__(
@@ -48,11 +54,11 @@ class Measured:
         split: str,
         limit: int,
         resamples: int,
-        shown: Callable,
+        show_progress: Callable,
         say: Callable[[str], None] | None = None,
     ):
         self._runs, self._sequences, self._split = runs, sequences, split
-        self._limit, self._resamples, self._shown = limit, resamples, shown
+        self._limit, self._resamples, self._show_progress = limit, resamples, show_progress
         self._say = say or (lambda line: None)
 
     @functools.cached_property
@@ -60,7 +66,7 @@ class Measured:
         """The trained models by name."""
         return {name: run.model() for name, run in self._runs.items()}
 
-    def everything(
+    def measure_all(
         self,
         truth: str | None,
         comparison: str | None,
@@ -69,24 +75,24 @@ class Measured:
         min_count: int,
         smoothing: float,
     ) -> dict[str, Any]:
-        """All measurements; arguments as of :func:`tfdare.analysis.runner.analyze`.
+        """Takes all measurements; arguments as of :func:`tfdare.analysis.runner.analyze`.
 
         Returns:
             A dict with a part for each section of the report.
         """
-        cost = None if comparison is None else efficiency(comparison, self._resamples)
+        efficiency_numbers = None if comparison is None else efficiency(comparison, self._resamples)
         planted = None if truth is None else PlantedTruth(truth, self._sequences)
-        numbers: dict[str, Any] = {"data": self._data(), "models": self._about()}
+        numbers: dict[str, Any] = {"data": self._describe_data(), "models": self._describe_models()}
         self._say("[1/5] accuracy, calibration and slices")
         numbers["accuracy"] = measure_accuracy(
             self.models,
             self._sequences,
             self._split,
             self._resamples,
-            progress=self._shown("ranking"),
+            progress=self._show_progress("ranking"),
         )
-        self._say("[2/5] mutual information, and attention beside it")
-        counts = interest_counts(self._sequences, progress=self._shown("counting"))
+        self._say("[2/5] attention against mutual information")
+        counts = interest_counts(self._sequences, progress=self._show_progress("counting"))
         table = counts.table(smoothing, min_count)
         numbers["attention"] = {
             "min_count": min_count,
@@ -97,16 +103,17 @@ class Measured:
                 table,
                 split=self._split,
                 limit=2 * self._limit,
-                progress=self._shown("attention"),
+                progress=self._show_progress("attention"),
             ),
         }
-        self._say("[3/5] search against what matters")
+        self._say("[3/5] quality of search")
         name = category_of(self._sequences.schema)
-        truths = {
+        truths: dict[str, Relevance] = {
             "information": InformationTruth(table, name),
-            "information_for": InformationTruth(speaking_for(table), name),
-            **({} if planted is None else {"planted": planted}),
+            "information_for": InformationTruth(keep_positive_lift(table), name),
         }
+        if planted is not None:
+            truths["planted"] = planted
         numbers["search"] = measure_search_quality(
             self.models,
             self._sequences,
@@ -114,29 +121,36 @@ class Measured:
             self._split,
             self._limit,
             resamples=self._resamples,
-            progress=self._shown("search"),
+            progress=self._show_progress("search"),
         )
-        self._say("[4/5] clusters of representations")
+        self._say("[4/5] discriminability of representations")
         numbers["discriminability"] = measure_discriminability(
             self.models,
             self._sequences,
             split=self._split,
             limit=self._limit,
             resamples=self._resamples,
-            progress=self._shown("clusters"),
+            progress=self._show_progress("clusters"),
         )
         self._say(
-            "[5/5] gradients and convergence: training once more, watched"
+            "[5/5] gradients and convergence, while training once more"
             if steps
             else "[5/5] gradients of the trained models"
         )
-        numbers.update(self.training(steps, every))
-        numbers["efficiency"] = cost
+        numbers.update(self.measure_training(steps, every))
+        numbers["efficiency"] = efficiency_numbers
         return numbers
 
-    def training(self, steps: int, every: int) -> dict[str, Any]:
-        """``gradients`` and ``convergence`` of trainings traced again; without `steps` the
-        gradients of the trained models alone."""
+    def measure_training(self, steps: int, every: int) -> dict[str, Any]:
+        """Measures gradients and AUC while fresh models are trained.
+
+        Args:
+            steps: int. Most training steps; 0 measures the gradients of the trained models instead.
+            every: int. Steps between measurements.
+
+        Returns:
+            ``gradients`` and, unless `steps` is 0, ``convergence``.
+        """
         batch = next(
             iter(
                 read_requests(
@@ -154,7 +168,7 @@ class Measured:
         held_out = list(UserBatches(self._sequences, "validation", 512, HELD_OUT_REQUESTS))
         gradients, auc = {}, {}
         for name, run in self._runs.items():
-            with self._shown(name)(range(trace_steps(run, self._sequences, steps))) as bar:
+            with self._show_progress(name)(range(trace_steps(run, self._sequences, steps))) as bar:
                 gradients[name], auc[name] = retrace_training(
                     run, self._sequences, batch, held_out, every, steps, bar.update
                 )
@@ -165,19 +179,19 @@ class Measured:
             "convergence": convergence_numbers(auc, self._resamples),
         }
 
-    def _data(self):
-        found, split = self._sequences, self._split
+    def _describe_data(self):
+        sequences, split = self._sequences, self._split
         return {
             "split": split,
-            "requests": found.requests(split),
-            "users": found.users(split),
-            "window": found.schema.window,
-            "schema_digest": found.schema.digest,
-            "category": category_of(found.schema),
+            "requests": sequences.requests(split),
+            "users": sequences.users(split),
+            "window": sequences.schema.window,
+            "schema_digest": sequences.schema.digest,
+            "category": category_of(sequences.schema),
         }
 
-    def _about(self):
-        kept = (
+    def _describe_models(self):
+        options = (
             "attention_dim",
             "representation_dim",
             "top_k",
@@ -191,7 +205,7 @@ class Measured:
             name: {
                 "model": run.options["model"],
                 "title": MODELS[run.options["model"]].title,
-                **{key: run.options.get(key) for key in kept},
+                **{key: run.options.get(key) for key in options},
             }
             for name, run in self._runs.items()
         }

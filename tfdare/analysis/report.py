@@ -1,4 +1,4 @@
-"""An analysis as one HTML page that needs nothing beside it."""
+"""The report of an analysis: one HTML page with its figures embedded."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Section:
     """One measurement in the report.
 
     Attributes:
-        key: str. Where its numbers lie in ``analysis.json``.
+        key: str. Key of its numbers in ``analysis.json``.
         title: str.
-        text: str. What is measured and how, a paragraph.
+        text: str. A paragraph: what is measured and how.
         figures: list of (alternative text, matplotlib Figure).
         tables: list of (title, header, rows of str).
     """
@@ -48,15 +48,18 @@ class Section:
 
 
 def render(
-    title: str, facts: Iterable[str], found: Sequence[Finding], sections: Sequence[Section]
+    title: str, facts: Iterable[str], findings: Sequence[Finding], sections: Sequence[Section]
 ) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
         title: str.
         facts: iterable of str. Lines about data and models.
-        found: sequence of Finding.
+        findings: sequence of Finding.
         sections: sequence of Section.
+
+    Returns:
+        HTML.
     """
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -64,34 +67,35 @@ def render(
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{html.escape(title)}</h1>",
         *(f"<div class='note'>{html.escape(fact)}</div>" for fact in facts),
-        "<h2>Does the paper hold here?</h2>",
-        "<p>Claims of <a href='https://arxiv.org/abs/2410.02604'>DARE (ICLR 2025)</a> on this "
-        "data, with 95% intervals over users (of gradients: over rows of the table). A claim "
-        "<b>holds</b> or <b>does not hold</b> where the whole interval lies on one side; else "
-        "this data cannot tell. Intervals leave out what another seed of training would "
-        "change.</p>",
-        _findings(found),
+        "<h2>Do the paper's claims hold here?</h2>",
+        "<p>Claims of <a href='https://arxiv.org/abs/2410.02604'>the DARE paper (ICLR 2025)</a> "
+        "and the numbers on this data, with 95% intervals over users (for gradients: over rows of "
+        "the table). A claim <b>holds</b> or <b>does not hold</b> if the whole interval lies on "
+        "one side of its bound; "
+        "otherwise it is <b>not separable</b>: there is too little data to tell. The intervals do "
+        "not include the variation between training seeds.</p>",
+        _findings_table(findings),
     ]
     for section in sections:
         parts += _section(section)
     return "\n".join([*parts, "</body></html>\n"])
 
 
-def _findings(found):
-    if not found:
+def _findings_table(findings):
+    if not findings:
         return (
-            "<p>There is no pair of models here that the paper compares: add a model with "
+            "<p>No pair of models here is compared in the paper: add a model with "
             "<code>--against</code>.</p>"
         )
     rows = []
-    for one in found:
-        kind = {HOLDS: "holds", FAILS: "fails"}.get(one.verdict, "open")
-        cells = "".join(
-            f"<td>{html.escape(text)}</td>" for text in (one.claim, one.paper, one.here)
-        )
-        rows.append(f"<tr>{cells}<td class='verdict {kind}'>{html.escape(one.verdict)}</td></tr>")
+    for finding in findings:
+        kind = {HOLDS: "holds", FAILS: "fails"}.get(finding.verdict, "open")
+        texts = (finding.claim, finding.paper, finding.here)
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+        verdict = html.escape(finding.verdict)
+        rows.append(f"<tr>{cells}<td class='verdict {kind}'>{verdict}</td></tr>")
     return (
-        "<table><tr><th>claim</th><th>in the paper</th><th>on this data</th><th></th></tr>"
+        "<table><tr><th>claim</th><th>in the paper</th><th>on this data</th><th>verdict</th></tr>"
         + "".join(rows)
         + "</table>"
     )
@@ -103,7 +107,7 @@ def _section(section: Section) -> list[str]:
         f"<p>{html.escape(section.text)}</p>",
     ]
     for text, figure in section.figures:
-        parts.append(f"<img alt='{html.escape(text, quote=True)}' src='{_embedded(figure)}'>")
+        parts.append(f"<img alt='{html.escape(text, quote=True)}' src='{_data_url(figure)}'>")
     for title, header, rows in section.tables:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
         body = "".join(
@@ -121,7 +125,7 @@ def _section(section: Section) -> list[str]:
     return parts
 
 
-def _embedded(figure) -> str:
+def _data_url(figure) -> str:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=130)
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""A run's training once more, watched: what each side sends to the tables, how fast it learns."""
+"""Repeats a run's training to measure gradients and AUC along the way."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ def retrace_training(
     most_steps: int = 240,
     after_step: Callable[[], None] | None = None,
 ) -> tuple[GradientProbe, AUCProbe]:
-    """Trains a fresh model with a run's options and seed, and looks at it every so many steps.
+    """Trains a fresh model with a run's options and seed, and measures it every so many steps.
 
-    The run's own model is not touched. A run that was warm-started is traced from cold.
+    The run's own model does not change. A warm-started run is repeated from random weights.
 
     Args:
         run: Run.
-        sequences: Sequences. That it was trained on.
-        batch: ``(requests, label, weight)`` whose gradients are looked at.
-        held_out: sequence of ``(requests, label, weight, user)`` that are ranked at every look.
-        every: int. Steps between looks.
+        sequences: Sequences. Those that it was trained on.
+        batch: ``(requests, label, weight)`` whose gradients are measured.
+        held_out: sequence of ``(requests, label, weight, user)`` on which AUC is measured.
+        every: int. Steps between measurements.
         most_steps: int. Steps after which it ends, if the run's epochs have more.
         after_step: function called after each step, to show progress.
+
+    Returns:
+        The probes of the gradients and of the AUC.
     """
     options = run.options
     per_epoch = -(-sequences.requests("train") // options["batch_size"])
@@ -43,7 +46,7 @@ def retrace_training(
     )
     gradients = GradientProbe(batch, every)
     auc = AUCProbe(held_out, every, sequences.candidates("train") / per_epoch)
-    told = tf.keras.callbacks.LambdaCallback(
+    step_callback = tf.keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: after_step() if after_step else None
     )
     network.fit(
@@ -51,12 +54,12 @@ def retrace_training(
         epochs=1,
         verbose=0,
         shuffle=False,
-        callbacks=[gradients, auc, told],
+        callbacks=[gradients, auc, step_callback],
     )
     return gradients, auc
 
 
 def trace_steps(run: Run, sequences: Sequences, most_steps: int) -> int:
-    """Steps that :func:`retrace_training` makes."""
+    """Returns the number of steps of :func:`retrace_training`."""
     per_epoch = -(-sequences.requests("train") // run.options["batch_size"])
     return min(most_steps, run.options["epochs"] * per_epoch)

@@ -1,4 +1,4 @@
-"""Runs every analysis on trained models, and writes the page and its data."""
+"""Takes all measurements of trained models, and writes the report and its numbers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from tfdare.analysis.findings import list_findings
-from tfdare.analysis.measure_all import Measured
+from tfdare.analysis.measure_all import Measurements
 from tfdare.analysis.report import render
 from tfdare.analysis.sections import sections_of
 from tfdare.errors import UsageError
-from tfdare.files import as_json, write_json
+from tfdare.files import as_json, write_json, write_text
 from tfdare.sequences import open_matching
 from tfdare.training import load_run
 from tfdare.training.run_folder import run_name
@@ -41,27 +41,28 @@ def analyze(
     """Measures trained models and writes ``report.html`` and ``analysis.json``.
 
     Args:
-        runs: sequence of str. Folders that `tfdare train` wrote; the first is the one that is
-            compared to each other one.
-        sequences: str. Folder that all of them were trained on.
+        runs: sequence of str. Folders that `tfdare train` wrote; the first is the reference, which
+            is compared to each other one.
+        sequences: str. Folder of sequences that all of them were trained on.
         output: str. Folder for both files.
-        truth: str or None. What was planted in a simulated log, its ``.truth.json``.
+        truth: str or None. The ``.truth.json`` of a simulated log, for its planted relations.
         comparison: str or None. Folder that `tfdare compare` wrote, for efficiency.
-        split: str. That is ranked.
+        split: str. The split that is ranked.
         limit: int. Requests for search and discriminability, about.
-        steps: int. Most steps of the training that is traced again; 0 leaves that out.
-        every: int. Steps between looks.
-        min_count: int. Observations below which a (category, position) informs nothing.
+        steps: int. Most training steps of the new training in which gradients and convergence are
+            measured; 0 measures the gradients of the trained models instead.
+        every: int. Steps between measurements.
+        min_count: int. Observations below which the information of a (category, position) is 0.
         smoothing: float. Added to each count of the mutual information.
         resamples: int. Of users, for the intervals.
-        progress: bool. Whether progress is shown on a terminal's stderr.
+        progress: bool. Whether to show progress on standard error.
 
     Returns:
         The content of ``analysis.json``.
 
     Raises:
-        UsageError, SchemaError: a run, the sequences or an option are not usable; what lies at
-            `output` stays as it was.
+        UsageError, SchemaError: a run, the sequences or an option are not usable; `output` stays
+            as it was.
     """
     for name, value, least in (
         ("limit", limit, 1),
@@ -72,41 +73,41 @@ def analyze(
         ("resamples", resamples, 1),
     ):
         if not value >= least:
-            raise UsageError(f"--{name} must be at least {least}. Received: {value}")
+            raise UsageError(f"`{name}` must be at least {least}. Received: {value}")
     if os.path.lexists(output) and not os.path.isdir(output):
-        raise UsageError(f"{output!r} exists and is not a folder; choose another --output")
+        raise UsageError(f"{output!r} exists and is not a folder; choose another `output`")
     if truth is not None and not os.path.exists(truth):
         raise UsageError(
             f"No planted truth at {truth!r}; `tfdare simulate` writes it beside its log"
         )
     started = time.perf_counter()
-    opened = [load_run(path) for path in runs]
-    named = {run_name(one, opened): one for one in opened}
-    if len(named) < len(opened):
+    loaded = [load_run(path) for path in runs]
+    named = {run_name(run, loaded): run for run in loaded}
+    if len(named) < len(loaded):
         raise UsageError(f"Runs must have different names. Received: {', '.join(runs)}")
-    folder = next(open_matching(sequences, one.schema) for one in opened)
+    folder = next(open_matching(sequences, run.schema) for run in loaded)
     if not folder.requests(split):
         raise UsageError(f"The {split} split of {sequences!r} holds no requests")
 
-    def shown(title):
-        return lambda parts: tqdm(
-            parts,
+    def show_progress(title):
+        return lambda iterable: tqdm(
+            iterable,
             desc=f"  {title}",
             leave=False,
             file=sys.stderr,
             disable=None if progress else True,
         )
 
-    measured = Measured(
+    measurements = Measurements(
         named,
         folder,
         split=split,
         limit=limit,
         resamples=resamples,
-        shown=shown,
+        show_progress=show_progress,
         say=(lambda line: print(line, file=sys.stderr, flush=True)) if progress else None,
     )
-    numbers = measured.everything(
+    numbers = measurements.measure_all(
         truth=truth,
         comparison=comparison,
         steps=steps,
@@ -123,22 +124,19 @@ def analyze(
         "smoothing": smoothing,
         "resamples": resamples,
     }
-    found = list_findings(numbers)
-    numbers["findings"] = found
+    findings = list_findings(numbers)
+    numbers["findings"] = findings
     numbers["seconds"] = round(time.perf_counter() - started, 1)
     numbers = as_json(numbers)
     page = render(
         f"{', '.join(named)} on {os.path.basename(os.path.abspath(sequences))}",
         _facts(numbers),
-        found,
+        findings,
         sections_of(numbers),
     )
     os.makedirs(output, exist_ok=True)
-    unfinished = os.path.join(output, f"{REPORT}.tmp")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(page)
     write_json(os.path.join(output, NUMBERS), numbers)
-    os.replace(unfinished, os.path.join(output, REPORT))
+    write_text(os.path.join(output, REPORT), page)
     return numbers
 
 
@@ -146,11 +144,11 @@ def _facts(numbers):
     data = numbers["data"]
     yield (
         f"{data['requests']:,} requests of {data['users']:,} users in the {data['split']} "
-        f"split, window {data['window']}."
+        f"split; histories of up to {data['window']} behaviors."
     )
-    for name, one in numbers["models"].items():
+    for name, model in numbers["models"].items():
         yield (
-            f"{name}: {one['title']}, K_A = {one['attention_dim']}, K_R = "
-            f"{one['representation_dim']}, K = {one['top_k']}, {one['epochs']} epochs, "
-            f"seed {one['seed']}."
+            f"{name}: {model['title']}, attention width K_A = {model['attention_dim']}, "
+            f"representation width K_R = {model['representation_dim']}, search keeps K = "
+            f"{model['top_k']} behaviors, {model['epochs']} epochs, seed {model['seed']}."
         )

@@ -1,4 +1,4 @@
-"""Does search find what matters? Against mutual information, full attention and planted truth."""
+"""Quality of search: NDCG and recall of what it keeps, by several measures of relevance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.analysis.batches import UserBatches, kept_and_attention
+from tfdare.analysis.batches import UserBatches, search_and_attention
 from tfdare.compat import tf
 from tfdare.evaluation import Predictor
 from tfdare.evaluation.slices import by_edges, item_frequency
@@ -22,25 +22,30 @@ from tfdare.simulation.planted import PULLS, relations, relevance
 MEASURES = {"ndcg": search_ndcg, "recall": search_recall}
 TRUTHS = {
     "information": "mutual information",
-    "information_for": "what speaks for the click",
-    "attention": "its own full attention",
+    "information_for": "mutual information, lift > 1",
+    "attention": "the model's full attention",
     "planted": "planted relations",
 }
+EXACT = 0.9995
+"""Above this NDCG, search counts as exact."""
 Relevance = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+"""A truth: function of requests (arrays) to the relevance of their behaviors, ``[U, C, N]``."""
 
 
 class PlantedTruth:
-    """What the simulator planted: a behavior of category c, ``lag(c)`` page views before a target
-    of c's partner category, is relevant (1); all else is not (0).
+    """Relevance by the relations that the simulator planted.
+
+    A behavior of category c, ``lag(c)`` page views before a target of c's partner category, is
+    relevant (1); all others are not (0).
 
     Args:
         path: str. The ``.truth.json`` that `tfdare simulate` wrote beside its log.
-        sequences: Sequences. That were prepared from this log, page views alone.
+        sequences: Sequences. Prepared from the page views of this log.
     """
 
     def __init__(self, path: str, sequences: Sequences):
         with open(path, encoding="utf-8") as file:
-            self._relations = relations(json.load(file), sequences.vocabulary("category"))
+            self._relations = relations(json.load(file), sequences.vocabulary("category").tolist())
 
     def __call__(self, requests) -> np.ndarray:
         target, history = (
@@ -52,7 +57,7 @@ class PlantedTruth:
 
 
 class InformationTruth:
-    """Mutual information of "category c at position p" and the click on the target's category.
+    """Relevance by mutual information of "category c at position p" and the target's click.
 
     Args:
         table: InterestTable. Of all categories, from the train split.
@@ -81,41 +86,41 @@ def measure_search_quality(
     batch_size: int = 256,
     progress: Callable = iter,
 ) -> dict[str, Any]:
-    """NDCG@K and recall@K of what models' searches keep, all on the same targets.
+    """Computes NDCG@K and recall@K of the behaviors that models' searches keep.
 
     Args:
         models: mapping of name to RequestModel; the first is the reference of the differences.
         sequences: Sequences.
         truths: mapping of name to function of requests (arrays) to relevance ``[U, C, N]``, oldest
-            behavior first, such as :class:`InformationTruth` and :class:`PlantedTruth`. Full
-            attention is measured besides.
+            behavior first, such as :class:`InformationTruth` and :class:`PlantedTruth`. Each
+            model's own attention over the whole history is added as ``"attention"``.
         split: str.
         limit: int or None. Requests, about; the first users of the split.
-        top_k: int or None. K; None: all that each search keeps.
+        top_k: int or None. K; None counts all behaviors that each search keeps.
         resamples: int. Of users.
         batch_size: int. Requests at once.
-        progress: function that passes batches on, to show progress.
+        progress: function that wraps an iterable of batches to show progress.
 
     Returns:
         ``targets``, ``users``, ``top_k``; by truth and model ``ndcg`` and ``recall`` with 95%
-        intervals over users and the share of targets for which something is relevant; the same
-        ``by_length`` of the history and ``by_frequency`` of the target's item; and
-        ``differences`` to the reference, resample by resample.
+        intervals over users and ``targets_with_truth``, the share of targets with any relevant
+        behavior; the same ``by_length`` of the history and ``by_frequency`` of the target's item;
+        and ``differences`` from the reference, resample by resample.
     """
-    askers = {name: Predictor(model, kept_and_attention) for name, model in models.items()}
+    predictors = {name: Predictor(model, search_and_attention) for name, model in models.items()}
     frequency = item_frequency(sequences)
     columns: dict[str, list] = {"user": [], "length": [], "frequency": []}
-    found: dict[tuple, list] = {}
+    measured: dict[tuple, list] = {}
     for requests, _, weight, user in progress(UserBatches(sequences, split, batch_size, limit)):
         real = weight.numpy() > 0
         arrays = {name: value.numpy() for name, value in requests.items()}
         relevance = {name: truth(arrays) for name, truth in truths.items()}
-        for name, ask in askers.items():
-            index, attention = ask(requests)
+        for name, predictor in predictors.items():
+            index, attention = predictor(requests)
             for truth, value in {**relevance, "attention": attention}.items():
                 for measure, function in MEASURES.items():
                     values = function(tf.constant(value), tf.constant(index), top_k).numpy()
-                    found.setdefault((truth, name, measure), []).append(values[real])
+                    measured.setdefault((truth, name, measure), []).append(values[real])
         shape = real.shape
         columns["user"].append(np.broadcast_to(user[:, None], shape)[real])
         length = arrays["history_length"]
@@ -124,7 +129,7 @@ def measure_search_quality(
         columns["frequency"].append(frequency[item][real])
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     joined["user"] = np.unique(joined["user"], return_inverse=True)[1]
-    values = {key: np.concatenate(parts) for key, parts in found.items()}
+    values = {key: np.concatenate(parts) for key, parts in measured.items()}
     slices = {f"by_{name}": by_edges(joined[name]) for name in ("length", "frequency")}
     numbers: dict[str, Any] = {
         "split": split,
@@ -134,31 +139,31 @@ def measure_search_quality(
         "truths": {},
     }
     for truth in [*truths, "attention"]:
-        numbers["truths"][truth] = _of_truth(
+        numbers["truths"][truth] = _numbers_of_truth(
             truth, list(models), values, joined["user"], slices, resamples
         )
     return as_json(numbers)
 
 
-def _of_truth(truth, names, values, user, slices, resamples):
+def _numbers_of_truth(truth, names, values, user, slices, resamples) -> dict[str, Any]:
     of_truth: dict[str, Any] = {"models": {}, "differences": {}}
-    drawn = {}
+    resampled = {}
     for name in names:
         numbers: dict[str, Any] = {}
         for measure in MEASURES:
             of_targets = values[truth, name, measure]
             known = np.isfinite(of_targets)
-            sums = _by_user(of_targets, known, user)
+            sums = _sums_by_user(of_targets, known, user)
             numbers[measure] = ratio_interval(*sums, resamples)
             numbers["targets_with_truth"] = float(known.mean())
-            drawn[name, measure] = resampled_ratios(*sums, resamples)
-            for kind, (titles, place) in slices.items():
+            resampled[name, measure] = resampled_ratios(*sums, resamples)
+            for kind, (titles, part) in slices.items():
                 numbers.setdefault(kind, {"titles": titles, "targets": []})
-                inside = [known & (place == i) for i in range(len(titles))]
-                numbers[kind]["targets"] = [int(one.sum()) for one in inside]
+                parts = [known & (part == i) for i in range(len(titles))]
+                numbers[kind]["targets"] = [int(rows.sum()) for rows in parts]
                 numbers[kind][measure] = [
-                    ratio_interval(*_by_user(of_targets, one, user), max(resamples // 5, 1))
-                    for one in inside
+                    ratio_interval(*_sums_by_user(of_targets, rows, user), max(resamples // 5, 1))
+                    for rows in parts
                 ]
         of_truth["models"][name] = numbers
     first = names[0]
@@ -167,14 +172,14 @@ def _of_truth(truth, names, values, user, slices, resamples):
             measure: interval(
                 of_truth["models"][first][measure].estimate
                 - of_truth["models"][name][measure].estimate,
-                drawn[first, measure] - drawn[name, measure],
+                resampled[first, measure] - resampled[name, measure],
             )
             for measure in MEASURES
         }
     return of_truth
 
 
-def _by_user(values, known, user):
+def _sums_by_user(values, known, user) -> tuple[np.ndarray, np.ndarray]:
     users = int(user.max()) + 1
     return (
         np.bincount(user[known], values[known], users),
@@ -183,9 +188,9 @@ def _by_user(values, known, user):
 
 
 def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
-    """Draws one row a truth: all targets, by history length, by target frequency.
+    """Draws one row per truth: all targets, by history length, by target frequency.
 
-    A truth that every model meets fully, as exact search meets full attention, is left out.
+    A truth on which every model is exact, as exact search is on full attention, is left out.
 
     Args:
         numbers: mapping. What :func:`measure_search_quality` returns.
@@ -197,36 +202,42 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
     from tfdare.analysis.style import color_of, finish, new_figure
 
     truths = {
-        truth: found
-        for truth, found in numbers["truths"].items()
-        if any((one[measure]["estimate"] or 0) < 0.9995 for one in found["models"].values())
+        truth: of_truth
+        for truth, of_truth in numbers["truths"].items()
+        if any((m[measure]["estimate"] or 0) < EXACT for m in of_truth["models"].values())
     } or numbers["truths"]
     figure, axes = new_figure(len(truths), 3, height=2.7)
-    what = f"{measure.upper() if measure == 'ndcg' else measure}@{numbers['top_k'] or 'K'}"
-    for (truth, found), (whole, *others) in zip(truths.items(), axes):
-        for place, (model, one) in enumerate(found["models"].items()):
-            value = one[measure]
+    metric = f"{measure.upper() if measure == 'ndcg' else measure}@{numbers['top_k'] or 'K'}"
+    for (truth, of_truth), (whole, *others) in zip(truths.items(), axes):
+        for index, (model, of_model) in enumerate(of_truth["models"].items()):
+            value = of_model[measure]
             if value["estimate"] is None:
                 continue
-            whole.bar(place, value["estimate"], color=color_of(model), width=0.7)
+            whole.bar(index, value["estimate"], color=color_of(model), width=0.7)
             whole.errorbar(
-                place, value["estimate"], yerr=_arms(value), color="black", capsize=3, linewidth=1
+                index,
+                value["estimate"],
+                yerr=_error_bars(value),
+                color="black",
+                capsize=3,
+                linewidth=1,
             )
             whole.annotate(
                 f"{value['estimate']:.3f}",
-                (place, value["high"]),
+                (index, value["high"]),
                 xytext=(0, 3),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
             )
             for axis, kind in zip(others, ("by_length", "by_frequency")):
-                kept = [i for i, v in enumerate(one[kind][measure]) if v["estimate"] is not None]
-                values = [one[kind][measure][i] for i in kept]
+                titles, values = of_model[kind]["titles"], of_model[kind][measure]
+                known = [i for i, v in enumerate(values) if v["estimate"] is not None]
+                bars = [_error_bars(values[i]) for i in known]
                 axis.errorbar(
-                    [i + 0.04 * place for i in kept],
-                    [v["estimate"] for v in values],
-                    yerr=np.concatenate([_arms(v) for v in values], axis=1) if values else None,
+                    [i + 0.04 * index for i in known],
+                    [values[i]["estimate"] for i in known],
+                    yerr=np.concatenate(bars, axis=1) if bars else None,
                     marker="o",
                     markersize=4,
                     capsize=2,
@@ -234,20 +245,20 @@ def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
                     linewidth=1.4,
                     label=model,
                 )
-                axis.set_xticks(range(len(one[kind]["titles"])), one[kind]["titles"])
-                axis.set_xlim(-0.5, len(one[kind]["titles"]) - 0.3)
-        whole.set_xticks(range(len(found["models"])), list(found["models"]))
+                axis.set_xticks(range(len(titles)), titles)
+                axis.set_xlim(-0.5, len(titles) - 0.3)
+        whole.set_xticks(range(len(of_truth["models"])), list(of_truth["models"]))
         whole.margins(y=0.15)
-        whole.set_title(f"{what}: {TRUTHS.get(truth, truth)}")
-        others[0].set_title("by length of the history")
-        others[1].set_title("by training events of the target's item")
+        whole.set_title(f"{metric}: {TRUTHS.get(truth, truth)}")
+        others[0].set_title("by history length")
+        others[1].set_title("by training events of the target item")
         for axis in others:
             axis.margins(y=0.15)
-            axis.set_ylabel(what)
+            axis.set_ylabel(metric)
     return finish(figure)
 
 
-def _arms(value):
+def _error_bars(value):
     low, high = value["low"], value["high"]
     if low is None:
         return np.zeros((2, 1))

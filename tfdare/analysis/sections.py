@@ -1,4 +1,4 @@
-"""The sections of the report: words, figures and tables for each measurement."""
+"""The sections of the report: text, figures and tables for each measurement."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from tfdare.analysis.accuracy import plot_calibration, plot_slices
 from tfdare.analysis.attention import plot_attention
 from tfdare.analysis.convergence import plot_convergence, plot_efficiency
 from tfdare.analysis.discriminability import plot_discriminability
+from tfdare.analysis.findings import format_interval
 from tfdare.analysis.gradients import plot_gradients
 from tfdare.analysis.report import Section
-from tfdare.analysis.search_quality import TRUTHS, plot_search_quality
+from tfdare.analysis.search_quality import EXACT, TRUTHS, plot_search_quality
 from tfdare.evaluation.slices import METRICS
 
 
 def sections_of(numbers: Mapping[str, Any]) -> list[Section]:
-    """A section for every measurement that the numbers hold, in the order of the paper."""
-    made = (
+    """Makes a section for every measurement in the numbers of an analysis, in the paper's order."""
+    makers = (
         _gradients,
         _attention,
         _search,
@@ -26,48 +27,51 @@ def sections_of(numbers: Mapping[str, Any]) -> list[Section]:
         _efficiency,
         _accuracy,
     )
-    return [section for section in (make(numbers) for make in made) if section is not None]
+    return [section for section in (make(numbers) for make in makers) if section is not None]
 
 
 def _gradients(numbers):
-    found = numbers["gradients"]
+    gradients = numbers["gradients"]
     feature = numbers["data"]["category"]
-    looks = max(len(one["steps"]) for one in found.values())
+    first_feature = next(iter(next(iter(gradients.values()))["features"]))
+    count = max(len(of_model["steps"]) for of_model in gradients.values())
+    moments = f"{count} times during a new training with each run's options and seed"
     rows = [
         [
             model,
             name,
-            str(one["rows"]),
-            _shown(one["ratio"], 2),
-            "n/a" if one["median_ratio"] is None else f"{one['median_ratio']:.2f}",
-            _shown(one["conflict"], 3) if one["shared"] else "two tables",
+            str(table["rows"]),
+            format_interval(table["ratio"], ".2f"),
+            "n/a" if table["median_ratio"] is None else f"{table['median_ratio']:.2f}",
+            format_interval(table["conflict"], ".3f") if table["shared"] else "two tables",
         ]
-        for model, of_model in found.items()
-        for name, one in of_model["features"].items()
+        for model, of_model in gradients.items()
+        for name, table in of_model["features"].items()
     ]
     return Section(
         "gradients",
         "Gradients: domination and conflict",
-        "Where one table serves both sides, each row hears two gradients of the training loss: "
-        "through its attention scores and through its representation, taken apart look-up by "
-        f"look-up on one fixed batch at {looks} moments of a training with the run's options and "
-        "seed. In conflict is a row whose two gradients have a negative cosine. Tables that are "
-        "separate cannot conflict; their norms are shown for what they are. Intervals are over "
-        "rows.",
+        "Where one embedding table serves both attention and representation, each of its rows "
+        "gets two gradients of the training loss: one through the attention scores and one "
+        "through the pooled representation. They are measured separately, on one fixed batch, "
+        f"{moments if count > 1 else 'with the trained models'}. Domination: the "
+        "representation side's gradient is larger. Conflict: the two gradients of a row point in "
+        "opposite directions (negative cosine). Models with a table for each side cannot have "
+        "conflicts. Intervals are over rows of the table.",
         [
-            (f"gradient norms and conflict, {name} table", plot_gradients(found, name))
-            for name in dict.fromkeys([feature, next(iter(next(iter(found.values()))["features"]))])
+            (f"gradient norms and conflict, {name} table", plot_gradients(gradients, name))
+            for name in dict.fromkeys([feature, first_feature])
         ],
         [
             (
-                "Every table",
+                "All tables",
                 [
                     "model",
                     "table",
                     "rows",
-                    "norm, representation / attention",
+                    "gradient norm, representation / attention",
                     "median over rows",
-                    "share in conflict",
+                    "share of rows in conflict",
                 ],
                 rows,
             )
@@ -76,61 +80,62 @@ def _gradients(numbers):
 
 
 def _attention(numbers):
-    found = numbers["attention"]
+    attention = numbers["attention"]
     return Section(
         "attention",
-        "Attention beside mutual information",
-        'Truth: mutual information, in nats, between "the behavior at position p is of category '
-        'c" and the click on a candidate of the target category, from the train split; far '
-        "positions are counted in buckets. Categories with fewer than "
-        f"{found['min_count']} observations at a position count as nothing; smoothing "
-        f"{found['smoothing']:g}. Shown are the ten behavior categories that inform most, for the "
-        "most frequent target categories; beside it the mean weight that each model's attention "
-        "over the whole history gives to such behaviors. Gray: none came.",
-        [("heat maps of information and attention", plot_attention(found))],
+        "Attention compared with mutual information",
+        "How much does a behavior of a category, at a position of the history, tell about a click "
+        "on a candidate of the target category? The left heat map answers with their mutual "
+        "information in nats, from the train split, for the most frequent target categories and "
+        "the ten most informative behavior categories; old positions are grouped. Cells with "
+        f"fewer than {attention['min_count']} observations count as 0 (smoothing "
+        f"{attention['smoothing']:g}). The other heat maps show the mean weight that each model's "
+        "attention over the whole history gives to such behaviors; gray cells have none.",
+        [("heat maps of mutual information and attention", plot_attention(attention))],
     )
 
 
 def _search(numbers):
-    found = numbers["search"]
+    search = numbers["search"]
     rows = [
         [
             TRUTHS.get(truth, truth),
             model,
-            _shown(one["ndcg"], 4),
-            _shown(one["recall"], 4),
-            f"{one['targets_with_truth']:.1%}",
+            format_interval(of_model["ndcg"], ".4f"),
+            format_interval(of_model["recall"], ".4f"),
+            f"{of_model['targets_with_truth']:.1%}",
         ]
-        for truth, of_truth in found["truths"].items()
-        for model, one in of_truth["models"].items()
+        for truth, of_truth in search["truths"].items()
+        for model, of_model in of_truth["models"].items()
     ]
     exact = [
         model
-        for model, one in found["truths"]["attention"]["models"].items()
-        if one["ndcg"]["estimate"] is not None and one["ndcg"]["estimate"] > 0.9995
+        for model, of_model in search["truths"]["attention"]["models"].items()
+        if (of_model["ndcg"]["estimate"] or 0) > EXACT
     ]
-    told = (
-        f" Against its own full attention the search of {', '.join(exact)} is exact."
+    exact_search = (
+        f" Measured by its own full attention, the search of {', '.join(exact)} is exact."
         if exact
         else ""
     )
     return Section(
         "search",
-        "Search: does it find what matters?",
-        f"NDCG@{found['top_k']} (and recall, in the table) of the behaviors that search kept, in "
-        "its order, with linear gains: against mutual information (which has no sign: a behavior "
-        "that speaks against the click informs, too), against that of behaviors which speak for "
-        "the click, against the model's own attention over the whole history and, for a simulated "
-        f"log, against the planted relations. {found['targets']:,} targets of {found['users']:,} "
-        f"users; intervals over users.{told}",
+        "Search: does it find the relevant behaviors?",
+        f"NDCG@{search['top_k']} and recall of the behaviors that search keeps (linear gains). "
+        "Relevance is measured in several ways: the mutual information of behavior and click; the "
+        "same, only for behaviors that raise the click rate (lift above 1), because a behavior "
+        "that makes a click unlikely is informative, too; the model's own attention over the "
+        "whole history; and, for a simulated log, the relations that the simulator planted. "
+        f"{search['targets']:,} targets of {search['users']:,} users; intervals over users."
+        f"{exact_search}",
         [
-            ("NDCG of search", plot_search_quality(found)),
-            ("recall of search", plot_search_quality(found, "recall")),
+            ("NDCG of search", plot_search_quality(search)),
+            ("recall of search", plot_search_quality(search, "recall")),
         ],
         [
             (
-                "Every truth",
-                ["truth", "model", "NDCG", "recall", "targets with something relevant"],
+                "All measures of relevance",
+                ["relevance", "model", "NDCG", "recall", "targets with a relevant behavior"],
                 rows,
             )
         ],
@@ -138,105 +143,108 @@ def _search(numbers):
 
 
 def _discriminability(numbers):
-    found = numbers["discriminability"]
+    clusters = numbers["discriminability"]
     rows = [
-        [model, *(_shown(value, 4) for value in one["information"])]
-        for model, one in found["models"].items()
+        [model, *(format_interval(value, ".4f") for value in of_model["information"])]
+        for model, of_model in clusters["models"].items()
     ]
     return Section(
         "discriminability",
-        "Representations: how much of the label is in them",
-        "What pooling hands to the head (without evidence and context), columns standardized as "
-        "the head does first, clustered by k-means; then the mutual information between cluster "
-        f"and label. {found['targets']:,} targets of {found['users']:,} users; intervals over "
-        "users.",
-        [("information of clusters about the label", plot_discriminability(found))],
-        [("Every number of clusters", ["model", *map(str, found["clusters"])], rows)],
+        "Discriminability: how well representations separate clicks",
+        "The pooled representation that the head receives (without evidence and context) is "
+        "standardized and clustered by k-means. The more mutual information there is between "
+        "cluster and click, the better the representation discriminates. "
+        f"{clusters['targets']:,} targets of {clusters['users']:,} users; intervals over users.",
+        [("mutual information of clusters and the label", plot_discriminability(clusters))],
+        [("All numbers of clusters", ["model", *map(str, clusters["clusters"])], rows)],
     )
 
 
 def _convergence(numbers):
-    found = numbers.get("convergence")
-    if found is None:
+    convergence = numbers.get("convergence")
+    if convergence is None:
         return None
     return Section(
         "convergence",
         "Convergence",
-        "AUC on the same held-out requests of the validation split against training examples "
-        "seen, in a training with the run's options and seed; "
-        f"{found['requests']:,} requests of {found['users']:,} users, intervals over users.",
-        [("AUC against examples seen", plot_convergence(found))],
+        "A fresh model is trained with each run's options and seed. The curve is its AUC on the "
+        f"same {convergence['requests']:,} requests of {convergence['users']:,} users of the "
+        "validation split after so many training examples; intervals over users.",
+        [("AUC against training examples", plot_convergence(convergence))],
         [
             (
-                f"{model}, every look",
+                f"{model}: AUC by training examples",
                 ["examples", "AUC"],
                 [
-                    [f"{examples:,.0f}", _shown(auc, 4)]
-                    for examples, auc in zip(one["examples"], one["auc"])
+                    [f"{examples:,.0f}", format_interval(auc, ".4f")]
+                    for examples, auc in zip(curve["examples"], curve["auc"])
                 ],
             )
-            for model, one in found["models"].items()
+            for model, curve in convergence["models"].items()
         ],
     )
 
 
 def _efficiency(numbers):
-    found = numbers.get("efficiency")
-    if not found:
+    efficiency = numbers.get("efficiency")
+    if not efficiency:
         return None
     rows = [
         [
             model,
-            str(one["attention_dim"]),
-            str(one["representation_dim"]),
-            f"{one['auc']:.4f}",
-            _shown(one["to_widest"], 4),
-            "n/a" if one["search_ms"] is None else f"{one['search_ms']:.2f}",
+            str(row["attention_dim"]),
+            str(row["representation_dim"]),
+            f"{row['auc']:.4f}",
+            format_interval(row["to_widest"], ".4f"),
+            "n/a" if row["search_ms"] is None else f"{row['search_ms']:.2f}",
         ]
-        for model, of_model in found["models"].items()
-        for one in of_model
+        for model, of_model in efficiency["models"].items()
+        for row in of_model
     ]
     return Section(
         "efficiency",
         "Efficiency",
-        "Test AUC against the columns of an attention table and against the time of search, from "
-        "`tfdare compare`; intervals over users.",
-        [("AUC against attention columns and search time", plot_efficiency(found))],
-        [("Every row", ["model", "K_A", "K_R", "AUC", "minus the widest", "search, ms"], rows)],
+        "Test AUC by the width of the attention tables (K_A; K_R is that of the representation "
+        "tables) and by the time of search, from `tfdare compare`; intervals over users.",
+        [("AUC by attention width and search time", plot_efficiency(efficiency))],
+        [
+            (
+                "All widths",
+                ["model", "K_A", "K_R", "AUC", "minus the widest", "search time, ms"],
+                rows,
+            )
+        ],
     )
 
 
 def _accuracy(numbers):
-    found = numbers["accuracy"]
+    accuracy = numbers["accuracy"]
     tables = []
     for metric in METRICS:
-        first = found["slices"]["all"]["parts"][0]
+        first = accuracy["slices"]["all"]["parts"][0]
         header = ["slice", "targets", *first["models"], *first["differences"]]
         rows = [
             [
                 part["title"] if name == "all" else f"{cut['title']}: {part['title']}",
                 f"{part['targets']:,}",
-                *(_shown(one[metric], 4) for one in part["models"].values()),
-                *(_shown(one[metric], 4) for one in part["differences"].values()),
+                *(
+                    format_interval(values[metric], ".4f")
+                    for kind in ("models", "differences")
+                    for values in part[kind].values()
+                ),
             ]
-            for name, cut in found["slices"].items()
+            for name, cut in accuracy["slices"].items()
             for part in cut["parts"]
         ]
         tables.append((metric, header, rows))
     return Section(
         "accuracy",
         "Accuracy, calibration and slices",
-        f"The {found['split']} split. Normalized entropy is log loss over that of the mean click "
-        "rate; the calibration error is over bins of equally many targets. Differences are taken "
-        "in the same resamples of users.",
-        [("AUC by slice", plot_slices(found)), ("calibration", plot_calibration(found))],
+        f"Metrics on the {accuracy['split']} split and its slices. Normalized entropy: log loss "
+        "divided by that of always predicting the mean click rate. ECE: expected calibration "
+        "error, the mean distance of predicted and observed click rate over bins with equally "
+        "many targets. Intervals are over users; differences compare models on the same resamples "
+        "of users.",
+        [("AUC by slice", plot_slices(accuracy)), ("calibration", plot_calibration(accuracy))],
         tables,
     )
-
-
-def _shown(one, digits: int) -> str:
-    if one["estimate"] is None:
-        return "n/a"
-    if one["low"] is None:
-        return f"{one['estimate']:.{digits}f}"
-    return f"{one['estimate']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"

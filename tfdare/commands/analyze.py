@@ -12,7 +12,7 @@ from tfdare.sequences import SPLITS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``tfdare analyze``."""
+    """Runs ``tfdare analyze``; returns the exit code."""
     parser = Parser(
         "analyze",
         "tfdare analyze --run build/dare --against build/twin --sequences build/sequences "
@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--resamples", type=int, default=200, help="of users, for 95%% intervals")
 
     def action(options):
-        given = dict(vars(options))
-        runs = [given.pop("run"), *given.pop("against")]
-        numbers = analyze(runs, **given)
+        arguments = dict(vars(options))
+        runs = [arguments.pop("run"), *arguments.pop("against")]
+        numbers = analyze(runs, **arguments)
         print(
             findings_table(list_findings(numbers)) or "  no pair of models that the paper compares"
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 from tfdare.commands.parser import Parser, run
-from tfdare.commands.train import add_options
+from tfdare.commands.train import add_train_options
 from tfdare.comparison import markdown
 from tfdare.comparison.runner import (
     LIST_DEFAULTS,
+    RESAMPLES,
     TRAINING_DEFAULTS,
     compare,
 )
@@ -16,7 +17,7 @@ from tfdare.models import MODELS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``tfdare compare``."""
+    """Runs ``tfdare compare``; returns the exit code."""
     parser = Parser(
         "compare",
         "tfdare compare --sequences build/sequences --output build/comparison "
@@ -68,12 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         metavar="RATE",
         help="if several, the first seed's validation AUC chooses, row by row",
     )
-    add_options(parser, epochs=TRAINING_DEFAULTS["epochs"], patience=TRAINING_DEFAULTS["patience"])
-    add("--resamples", type=int, default=1000, help="of users, for the intervals")
+    add_train_options(parser, TRAINING_DEFAULTS)
+    add("--resamples", type=int, default=RESAMPLES, help="of users, for the intervals")
 
     def action(options):
-        found = compare(**vars(options), say=lambda line: print(line, flush=True))
-        print(f"\n{markdown(found)}")
+        comparison = compare(**vars(options), say=lambda line: print(line, flush=True))
+        print(f"\n{markdown(comparison)}")
         print(f"Written to {os.path.join(options.output, 'comparison.md')}, .json and .png")
 
     return run(parser, argv, action)

@@ -1,7 +1,6 @@
-"""``tfdare demo``: the whole path once, by the same commands a person would type.
+"""``tfdare demo``: the path from a log to a served model, by the other commands.
 
-It is a script over the other commands, each in a process of its own: what it prints can be
-pasted, and nothing here knows more than they do.
+Each runs in a process of its own, and is printed as a line to paste.
 """
 
 from __future__ import annotations
@@ -15,17 +14,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from tfdare.commands.parser import Parser, run
 from tfdare.errors import UsageError
+from tfdare.text import text_table
 
 MODELS = ("DARE", "TWIN")
 _READY = re.compile(r"served at (?P<address>\S+:\d+)")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``tfdare demo``."""
+    """Runs ``tfdare demo``; returns the exit code."""
     parser = Parser(
         "demo",
         "tfdare demo --output build/demo",
@@ -48,7 +49,7 @@ def _demo(options) -> None:
     output = options.output
     if os.path.exists(output):
         if os.listdir(output) and not os.path.exists(os.path.join(output, ".tfdare-demo")):
-            raise UsageError(f"{output!r} exists and is no earlier demo; choose another --output")
+            raise UsageError(f"{output!r} exists and is no earlier demo; choose another `output`")
         shutil.rmtree(output)
     os.makedirs(output)
     open(os.path.join(output, ".tfdare-demo"), "w", encoding="utf-8").close()
@@ -97,7 +98,7 @@ def _demo(options) -> None:
     _say("Served, and asked over gRPC")
     _serve_and_query(at)
     print(f"\nDone in {time.perf_counter() - started:.0f} s. What lies where:")
-    for name, what in (
+    contents = (
         ("log.csv.gz", "the simulated log"),
         ("sequences", "vocabularies, TFRecords, manifest.json, rejected rows"),
         ("DARE", "trained model, metrics.json, TensorBoard log"),
@@ -108,9 +109,10 @@ def _demo(options) -> None:
             "SavedModel; `tfdare serve --model_base_path "
             f"{os.path.join(at['servables'], 'dare')} --model_name dare`",
         ),
-    ):
-        if os.path.exists(at[name]):
-            print(f"  {at[name]:<28} {what}")
+    )
+    print(
+        text_table([(at[name], what) for name, what in contents if os.path.exists(at[name])], "<")
+    )
 
 
 def _say(title: str) -> None:
@@ -140,7 +142,8 @@ def _serve_and_query(at: dict[str, str]) -> None:
     )
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
         try:
-            address = _address(server)
+            assert server.stdout is not None
+            address = _address(server.stdout)
             _command(
                 "query",
                 "--address",
@@ -157,11 +160,12 @@ def _serve_and_query(at: dict[str, str]) -> None:
             server.wait(timeout=30)
 
 
-def _address(server: subprocess.Popen) -> str:
-    for line in server.stdout:
+def _address(output: Iterable[str]) -> str:
+    """Prints the server's lines up to the one that names its address."""
+    for line in output:
         print(line, end="", flush=True)
-        if found := _READY.search(line):
-            return found["address"]
+        if ready := _READY.search(line):
+            return ready["address"]
     raise UsageError("the server stopped before it served; see above")
 
 
@@ -172,20 +176,15 @@ def _table(metrics: dict[str, dict[str, Any]]) -> str:
         ("item new to the user", "auc_new"),
         ("GAUC, by user", "gauc"),
     )
-    baselines = next(iter(metrics.values()))["baselines"]
-    lines = [f"  {'':<24}" + "".join(f"{model:>9}" for model in metrics) + f"{'counts':>9}"]
+    counts = next(iter(metrics.values()))["baselines"]["repeat_counts"]
+    rows = [["", *metrics, "counts"]]
     for title, key in slices:
         values = [numbers[key] for numbers in metrics.values()]
-        values.append(baselines["repeat_counts"] if key == "auc" else None)
-        lines.append(
-            f"  {title:<24}"
-            + "".join(f"{'':>9}" if value is None else f"{value:>9.4f}" for value in values)
-        )
-    return "\n".join(
-        [
-            *lines,
-            "  counts: logistic regression on how often the user had the item and category before",
-        ]
+        values.append(counts if key == "auc" else None)
+        rows.append([title, *("" if value is None else f"{value:.4f}" for value in values)])
+    return (
+        f"{text_table(rows)}\n"
+        "  counts: logistic regression on how often the user had the item and category before"
     )
 
 

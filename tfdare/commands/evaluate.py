@@ -6,26 +6,30 @@ import os
 
 from tfdare.commands.parser import Parser, run
 from tfdare.errors import UsageError
-from tfdare.evaluation import evaluate, predict, summary
-from tfdare.files import write_json
-from tfdare.sequences import SPLITS, open_matching
-from tfdare.training import load_run
+from tfdare.evaluation import (
+    evaluate,
+    evaluate_in_full,
+    predict,
+    slices_of,
+    slices_table,
+    summary,
+)
+from tfdare.evaluation.slices import METRICS
+from tfdare.files import as_json, write_json
+from tfdare.sequences import SPLITS, Sequences, open_matching
+from tfdare.training import Run, load_run
 from tfdare.training.run_folder import METRICS_FILE, run_name, update_metrics
 
 EVALUATION = "evaluation.json"
 
 
-def _in_full(runs, sequences, options) -> None:
-    from tfdare.evaluation import evaluate_in_full, slices_of, slices_table
-    from tfdare.evaluation.slices import METRICS
-    from tfdare.files import as_json
-
-    found = {
-        run_name(one, runs): predict(one.model(), sequences, options.split, options.batch_size)
-        for one in runs
+def _evaluate_slices(runs: list[Run], sequences: Sequences, options) -> None:
+    predictions = {
+        run_name(run, runs): predict(run.model(), sequences, options.split, options.batch_size)
+        for run in runs
     }
-    slices = slices_of(next(iter(found.values())), sequences, options.split)
-    numbers = evaluate_in_full(found, slices, options.resamples)
+    slices = slices_of(next(iter(predictions.values())), sequences, options.split)
+    numbers = evaluate_in_full(predictions, slices, options.resamples)
     for metric in METRICS:
         print(f"\n{slices_table(numbers, metric)}")
     path = os.path.join(options.run, EVALUATION)
@@ -34,7 +38,7 @@ def _in_full(runs, sequences, options) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``tfdare evaluate``."""
+    """Runs ``tfdare evaluate``; returns the exit code."""
     parser = Parser(
         "evaluate",
         "tfdare evaluate --run build/dare --sequences build/sequences --split test",
@@ -61,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     def action(options):
         for name in ("batch_size", "resamples"):
             if getattr(options, name) < 1:
-                raise UsageError(f"--{name} must be positive. Received: {getattr(options, name)}")
+                raise UsageError(f"`{name}` must be positive. Received: {getattr(options, name)}")
         opened = load_run(options.run)
         sequences = open_matching(options.sequences, opened.schema)
         numbers = evaluate(opened.model(), sequences, options.split, options.batch_size)
@@ -71,6 +75,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"  written to {os.path.join(options.run, METRICS_FILE)}")
         if options.slices or options.against:
             runs = [opened] + ([load_run(options.against)] if options.against else [])
-            _in_full(runs, sequences, options)
+            _evaluate_slices(runs, sequences, options)
 
     return run(parser, argv, action)

@@ -13,16 +13,14 @@ from tfdare.errors import UsageError
 from tfdare.export import ExportError, export_servables
 from tfdare.export.check import TOLERANCE
 from tfdare.export.compact_tables import DTYPES
-from tfdare.export.publish import (
-    REPORT,
-)
+from tfdare.export.publish import REPORT
 from tfdare.export.signatures import signature_inputs
 from tfdare.sequences import Sequences, open_matching
 from tfdare.training import load_run
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``tfdare export``."""
+    """Runs ``tfdare export``; returns the exit code."""
     parser = Parser(
         "export",
         "tfdare export --run build/dare --output build/servables --name dare",
@@ -81,20 +79,20 @@ def main(argv: list[str] | None = None) -> int:
                 f"{path}: {names} ran through the session loader and agree with the Keras model "
                 f"to {TOLERANCE:g}"
             )
-        _say(os.path.join(paths[options.name], "assets.extra", REPORT), paths)
+        _print_sizes(os.path.join(paths[options.name], "assets.extra", REPORT), paths)
 
     return run(parser, argv, action)
 
 
 def _test_requests(sequences: Sequences, most: int = 512):
     for inputs, *_ in read_requests(sequences, "test", batch_size=most):
-        made = {name: value.numpy() for name, value in inputs.items()}
-        return made, f"test requests of {os.path.basename(os.path.abspath(sequences.path))}"
-    raise UsageError(f"{sequences.path!r} has no test requests. Received: --sequences")
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        return arrays, f"test requests of {os.path.basename(os.path.abspath(sequences.path))}"
+    raise UsageError(f"{sequences.path!r} has no test requests. Received: `sequences`")
 
 
-def _say(report_path: str, paths: Mapping[str, str]) -> None:
-    """What the halves hold, and what the type of the attention tables costs."""
+def _print_sizes(report_path: str, paths: Mapping[str, str]) -> None:
+    """Prints what the type of the attention tables costs, and the size of each servable."""
     if not os.path.exists(report_path):
         return
     with open(report_path, encoding="utf-8") as file:

@@ -1,8 +1,9 @@
-"""What the commands share: a parser whose help starts with a line to paste, and clean endings."""
+"""Parsing, error messages and exit codes of all commands."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -26,13 +27,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(parser: Parser, argv: Sequence[str] | None, action: Callable) -> int:
-    """Parses `argv`, calls ``action(options)``; 0 when it returns, 2 when it raises a
-    :class:`UsageError` or :class:`SchemaError`, whose message is printed."""
+    """Parses `argv`, calls ``action(options)``, and returns the exit code.
+
+    That is 0 when the action returns, 2 when it raises a :class:`UsageError` or
+    :class:`SchemaError`: its message is printed, options that it names in backquotes with dashes.
+    """
     options = parser.parse_args(argv)
     try:
         action(options)
     except (UsageError, SchemaError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {_with_dashes(str(error), options)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: stopped", file=sys.stderr)
@@ -40,18 +44,25 @@ def run(parser: Parser, argv: Sequence[str] | None, action: Callable) -> int:
     return 0
 
 
+def _with_dashes(message: str, options: argparse.Namespace) -> str:
+    def dashed(name: re.Match[str]) -> str:
+        return f"--{name[1]}" if name[1] in options else name[0]
+
+    return re.sub(r"`(\w+)`", dashed, message)
+
+
 def positive_int(text: str) -> int:
-    """An argument that must be an integer of at least 1."""
+    """Reads an integer of at least 1."""
     return at_least(text, 1)
 
 
 def non_negative_int(text: str) -> int:
-    """An argument that must be an integer of at least 0."""
+    """Reads an integer of at least 0."""
     return at_least(text, 0)
 
 
 def at_least(text: str, minimum: int) -> int:
-    """``text`` as an integer of at least ``minimum``.
+    """Reads an integer of at least ``minimum``.
 
     Raises:
         argparse.ArgumentTypeError: it is not one.

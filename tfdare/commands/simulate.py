@@ -22,10 +22,11 @@ from tfdare.simulation.logs import NAMES, read_sample
 from tfdare.simulation.options import RANGES
 from tfdare.simulation.plot import plot_beside
 from tfdare.simulation.statistics import measure
+from tfdare.text import text_table
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``tfdare simulate``: writes a log and its truth, or fits the options to a log."""
+    """Runs ``tfdare simulate``; returns the exit code."""
     parser = Parser(
         "simulate",
         "tfdare simulate --output log.csv --users 2000 --items 5000 --categories 100 "
@@ -66,12 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     for field in dataclasses.fields(SimulatorOptions):
         low, high = RANGES[field.name]
-        shown = f"{low} or more" if high >= 10**6 else f"{low} to {high}"
+        bounds = f"{low} or more" if high >= 10**6 else f"{low} to {high}"
         add(
             f"--{field.name}",
             type=type(field.default),
             default=argparse.SUPPRESS,
-            help=f"{shown} (default: {field.default})",
+            help=f"{bounds} (default: {field.default})",
         )
     add("--bad_rows", type=int, default=0, help="malformed rows to add")
     add("--quiet", action="store_true", help="no progress bar")
@@ -104,10 +105,10 @@ def _run(arguments: argparse.Namespace) -> None:
         if arguments.plot:
             if known is None or known.real is None:
                 raise UsageError("--plot needs a log to show beside: --like or --fit")
-            found = measure(
+            simulated = measure(
                 views_of(simulate(dataclasses.replace(options, users=known.real["users"])))
             )
-            _plot(arguments, known.real, found, f"simulated --like {arguments.like}")
+            _plot(arguments, known.real, simulated, f"simulated --like {arguments.like}")
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
 
@@ -143,7 +144,7 @@ def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> Non
     def say(line: str) -> None:
         print(f"  {line}", flush=True)
 
-    found = fit(
+    fitted = fit(
         sample.views,
         other_behaviors=sample.other_behaviors,
         users=sample.users,
@@ -151,14 +152,13 @@ def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> Non
         rounds=arguments.rounds,
         say=say,
     )
-    for name, error in found.error.items():
-        print(f"  {name:<16} off by {error:.2f}")
+    print(text_table([[name, f"off by {error:.2f}"] for name, error in fitted.error.items()]))
     if arguments.output:
-        parameters.write(arguments.output, found)
+        parameters.write(arguments.output, fitted)
         print(f"{arguments.output}: options for --like")
     if arguments.plot:
         name = " ".join(map(os.path.basename, arguments.fit))
-        _plot(arguments, found.real, found.simulated, f"{name}, and a log simulated like it")
+        _plot(arguments, fitted.real, fitted.simulated, f"{name}, and a log simulated like it")
 
 
 def _plot(arguments, real, simulated, title) -> None:
@@ -169,13 +169,12 @@ def _plot(arguments, real, simulated, title) -> None:
 def _columns(text: str | None) -> dict[str, str] | None:
     if text is None:
         return None
-    found = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
-    unknown = sorted(set(found) - set(NAMES))
-    if unknown or not all(found.values()):
+    columns = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
+    if not set(columns) <= set(NAMES) or not all(columns.values()):
         raise UsageError(
             f"--columns takes {', '.join(NAMES)}, each as name=column. Received: {text}"
         )
-    return found
+    return columns
 
 
 if __name__ == "__main__":

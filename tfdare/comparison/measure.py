@@ -1,12 +1,13 @@
-"""What a trained model costs to serve: its size, and the time of its search."""
+"""The cost of serving a trained model: its size, and the time of its search."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +22,14 @@ TURNS = 15
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one model costs.
+    """The cost of serving one model.
 
     Attributes:
         parameters: int. All weights, moving averages included.
         search_bytes: int. Of the tables that a search server must hold: the attention side's;
             for a model of one stage all tables.
         search_ms: float. Median over turns, one user's history and candidates.
-        whole_call: bool. Whether there is no search to call alone, and the whole was timed.
+        whole_call: bool. Whether the model has no search to call alone: all of it was timed.
     """
 
     parameters: int
@@ -44,20 +45,21 @@ def measure_costs(
     candidates: int = CANDIDATES,
     turns: int = TURNS,
 ) -> dict:
-    """Measures models in turns, in this one process, so that all see the same machine.
+    """Measures models in turns in one process, so that the machine is the same for all.
 
     Args:
         models: mapping of any key to RequestModel.
         sequences: Sequences. Real behaviors and targets are taken from the test split.
         behaviors: int. Length of the one history.
         candidates: int. Targets.
-        turns: int.
+        turns: int. Timed calls of each model.
 
     Returns:
         Measurement by key.
     """
-    requests = one_user(sequences, behaviors, candidates)
-    calls, seconds = {}, {key: [] for key in models}
+    requests = make_request(sequences, behaviors, candidates)
+    calls: dict[Any, Callable] = {}
+    seconds: dict[Any, list[float]] = {key: [] for key in models}
     for key, model in models.items():
         step = tf.function(_step(model), autograph=False)
         calls[key] = step.get_concrete_function(requests)
@@ -70,14 +72,14 @@ def measure_costs(
             int(model.count_params()),
             search_bytes(model),
             1e3 * statistics.median(seconds[key]),
-            not _two_stage(model),
+            not model.searches,
         )
         for key, model in models.items()
     }
 
 
-def one_user(sequences: Sequences, behaviors: int, candidates: int) -> dict[str, tf.Tensor]:
-    """One request of so many real behaviors and real targets, of as many users as it takes."""
+def make_request(sequences: Sequences, behaviors: int, candidates: int) -> dict[str, tf.Tensor]:
+    """Joins behaviors and targets of several users of the test split into one request."""
     parts: dict[str, list] = {}
     have = {"history": 0, "target": 0}
     wanted = {"history": behaviors, "target": candidates}
@@ -98,37 +100,34 @@ def one_user(sequences: Sequences, behaviors: int, candidates: int) -> dict[str,
                 break
         if any(have[kind] == before[kind] < wanted[kind] for kind in wanted):
             raise ValueError(f"The test split of {sequences.path!r} holds no behaviors or targets")
-    made = {}
-    for name, found in parts.items():
+    request = {}
+    for name, arrays_of_users in parts.items():
         kind = name.split("_", 1)[0]
-        joined = np.concatenate(found)
-        made[name] = joined if kind == "context" else joined[np.newaxis, : wanted[kind]]
-    made["history_length"] = np.array([behaviors], np.int32)
-    made["target_length"] = np.array([candidates], np.int32)
-    return {name: tf.constant(value) for name, value in made.items()}
+        joined = np.concatenate(arrays_of_users)
+        request[name] = joined if kind == "context" else joined[np.newaxis, : wanted[kind]]
+    request["history_length"] = np.array([behaviors], np.int32)
+    request["target_length"] = np.array([candidates], np.int32)
+    return {name: tf.constant(value) for name, value in request.items()}
 
 
 def search_bytes(model) -> int:
-    """Bytes of the tables that must lie where search runs."""
+    """Counts the bytes of the tables that a search server must hold."""
     embedding = model.embedding
     tables = {}
-    for side in ("attention",) if _two_stage(model) else ("attention", "representation"):
-        found = [
+    for side in ("attention",) if model.searches else ("attention", "representation"):
+        tables_of_side = [
             embedding.table_of(side, name, role)
             for name in embedding.schema.names
             for role in (HISTORY, TARGET)
         ]
-        found += [getattr(embedding, f"{side}_{what}_table") for what in ("position", "time_gap")]
-        tables.update({id(table): table for table in found if table is not None})
+        for name in ("position", "time_gap"):
+            tables_of_side.append(getattr(embedding, f"{side}_{name}_table"))
+        tables.update({id(table): table for table in tables_of_side if table is not None})
     return sum(math.prod(table.shape) * tf.as_dtype(table.dtype).size for table in tables.values())
 
 
-def _two_stage(model) -> bool:
-    return hasattr(model, "search")
-
-
 def _step(model):
-    if _two_stage(model):
+    if model.searches:
         return lambda requests: model.search(requests)["behavior_index"]
     return lambda requests: model(requests, training=False)
 

@@ -65,10 +65,10 @@ ORDERINGS = (
 
 
 def holds_in(better: str, worse: str) -> tuple[int, int]:
-    """In how many of the paper's settings (logs x columns) the ordering holds, and of how many."""
-    pairs = [
-        one > other
+    """Counts the paper's settings (logs x columns) in which the ordering holds, and all of them."""
+    above = [
+        first > second
         for of_columns in AUC.values()
-        for one, other in zip(of_columns[better], of_columns[worse])
+        for first, second in zip(of_columns[better], of_columns[worse])
     ]
-    return sum(pairs), len(pairs)
+    return sum(above), len(above)

@@ -1,4 +1,4 @@
-"""What is to be trained: rows of the table, and the trials of each row."""
+"""What a comparison trains: rows of its table, and the trials of each row."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Trial:
 
 @functools.cache
 def shares_tables(model: str) -> bool:
-    """Whether the model's one table must serve both sides, so that it has one dimension."""
+    """Checks whether one table of the model serves both sides, so that it has one dimension."""
     unequal = Schema((Feature("item", 3),), window=1).with_dims(1, 2)
     try:
         MODELS[model].embedding(unequal).build()
@@ -67,7 +67,7 @@ def shares_tables(model: str) -> bool:
 def rows_of(
     models: Sequence[str], attention_dims: Sequence[int], representation_dims: Sequence[int]
 ) -> list[Row]:
-    """All rows: every model with every pair of dimensions.
+    """Combines every model with every pair of dimensions.
 
     A model whose one table serves both sides gets a table as narrow as the attention side: the
     search server that holds it is then as small as the other models'. Each row comes once.

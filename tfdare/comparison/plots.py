@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
+
+from tfdare.files import replacing
 
 _DARE, _OTHER, _FAINT = "#c1440e", "#33567a", "#9aa7b3"
 
 
-def plot(found: dict[str, Any], path: str) -> None:
+def plot(comparison: dict[str, Any], path: str) -> None:
     """Draws a comparison.
 
     Left, every row's test AUC: a dot for the mean, faint dots for the seeds, a bar for the 95%
@@ -17,15 +18,15 @@ def plot(found: dict[str, Any], path: str) -> None:
     search.
 
     Args:
-        found: dict. What :func:`tfdare.comparison.runner.compare` returns.
-        path: str. Of the image; put in place in one step.
+        comparison: dict. What :func:`tfdare.comparison.runner.compare` returns.
+        path: str. Of the image, written in one step.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = found["rows"]
+    rows = comparison["rows"]
     widths = {row["attention_dim"] for row in rows}
     height = max(3.4, 1.4 + 0.3 * len(rows))
     figure, (left, right) = pyplot.subplots(
@@ -40,16 +41,15 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e9ec", linewidth=0.8)
         axes.set_axisbelow(True)
-    seeds = len(found["seeds"])
+    data, seeds = comparison["data"], len(comparison["seeds"])
     figure.suptitle(
-        f"{found['data']['sequences']}: {found['data']['test_targets']:,} test targets, "
+        f"{data['sequences']}: {data['test_targets']:,} test targets, "
         f"{seeds} seed{'s' if seeds > 1 else ''}",
         fontsize=10,
     )
-    unfinished = f"{path}.tmp"
-    figure.savefig(unfinished, format="png", dpi=150)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
     pyplot.close(figure)
-    os.replace(unfinished, path)
 
 
 def _color(row) -> str:
@@ -58,7 +58,7 @@ def _color(row) -> str:
 
 def _dots(axes, rows, many) -> None:
     references = {row["difference"]["to"]["model"] for row in rows if row["difference"]}
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         auc, color = row["test"]["auc"], _color(row)
         ends = []
         if row["difference"]:
@@ -67,14 +67,14 @@ def _dots(axes, rows, many) -> None:
         elif not references:
             ends = [row["auc_interval"]["low"], row["auc_interval"]["high"]]
         axes.plot(
-            ends, [place] * len(ends), color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt"
+            ends, [y] * len(ends), color=color, linewidth=2.4, alpha=0.55, solid_capstyle="butt"
         )
         values = [value for value in auc["values"] if value is not None]
-        axes.plot(values, [place] * len(values), "o", color=_FAINT, markersize=3)
-        axes.plot(auc["mean"], place, "o", color=color, markersize=7)
+        axes.plot(values, [y] * len(values), "o", color=_FAINT, markersize=3)
+        axes.plot(auc["mean"], y, "o", color=color, markersize=7)
         axes.annotate(
             f"{auc['mean']:.4f}",
-            (max([auc["mean"], *ends, *values]), place),
+            (max([auc["mean"], *ends, *values]), y),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
@@ -104,14 +104,14 @@ def _curves(axes, rows, widths) -> None:
             name += f", {row['representation_dim']} for representation"
         by_model.setdefault(name, []).append(row)
     labels = []
-    for place, (name, found) in enumerate(by_model.items()):
-        found = sorted(found, key=lambda row: row["attention_dim"])
-        main = found[0]["model"] in ("DARE", "TWIN")
-        color = _color(found[0]) if main else _FAINT
-        aside = 1 + 0.03 * (place - (len(by_model) - 1) / 2)  # bars of one width, side by side
-        x = [row["attention_dim"] * aside for row in found]
-        y = [row["test"]["auc"]["mean"] for row in found]
-        spread = [row["test"]["auc"]["deviation"] or 0.0 for row in found]
+    for index, (name, of_model) in enumerate(by_model.items()):
+        of_model = sorted(of_model, key=lambda row: row["attention_dim"])
+        main = of_model[0]["model"] in ("DARE", "TWIN")
+        color = _color(of_model[0]) if main else _FAINT
+        aside = 1 + 0.03 * (index - (len(by_model) - 1) / 2)  # bars of one width, side by side
+        x = [row["attention_dim"] * aside for row in of_model]
+        y = [row["test"]["auc"]["mean"] for row in of_model]
+        spread = [row["test"]["auc"]["deviation"] or 0.0 for row in of_model]
         axes.errorbar(
             x,
             y,
@@ -133,13 +133,13 @@ def _curves(axes, rows, widths) -> None:
     gap = 11 * axes.figure.dpi / 72  # pixels from line to line
     last, right = float("-inf"), max(x for _, x, _, _ in labels)
     for y, x, name, color in sorted(labels):
-        at = axes.transData.transform((x, y))[1]
-        last = max(at, last + gap)
+        height = axes.transData.transform((x, y))[1]
+        last = max(height, last + gap)
         x = right if x * 1.5 > right else x
         axes.annotate(
             name,
             (x, y),
-            xytext=(9, (last - at) * 72 / axes.figure.dpi),
+            xytext=(9, (last - height) * 72 / axes.figure.dpi),
             textcoords="offset points",
             va="center",
             fontsize=8,
@@ -175,15 +175,15 @@ def _against_search(axes, rows) -> None:
 
 
 def _name_points(axes, rows) -> None:
-    """Names beside the points, moved up or down so that none lies on another or on a point."""
+    """Writes names beside the points, moved up or down so that none covers another or a point."""
     from matplotlib.transforms import Bbox
 
     figure = axes.figure
     figure.draw_without_rendering()
     points = [(row["search_ms"], row["test"]["auc"]["mean"]) for row in rows]
-    places = axes.transData.transform(points)
+    pixels = axes.transData.transform(points)
     half = 4 * figure.dpi / 72
-    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in places]
+    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in pixels]
     moves = (0, 10, -10, 20, -20, 30, -30, 40, -40, 50, -50)
     for row, point in zip(rows, points):
         for move in moves:
@@ -205,7 +205,7 @@ def _name_points(axes, rows) -> None:
 
 
 def _text_box(text, figure):
-    """Extent of an annotation's words without its line."""
+    """Returns the extent of an annotation's text, without its line."""
     from matplotlib.text import Text
 
     renderer = figure.canvas.get_renderer()

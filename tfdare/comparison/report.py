@@ -1,4 +1,4 @@
-"""From finished trials to numbers: means over seeds, paired differences, orderings."""
+"""The numbers of finished trials: means over seeds, paired differences, orderings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def summarize_trials(
     costs: Mapping[Row, Measurement],
     resamples: int = 1000,
 ) -> dict[str, Any]:
-    """All that ``comparison.json`` holds about the models.
+    """Computes what ``comparison.json`` holds about the models.
 
     Args:
         trials: Trials. All of them finished.
@@ -48,11 +48,11 @@ def summarize_trials(
         UsageError: predictions of two runs are not of the same targets.
     """
     done = {row: _finished(trials, row, rates[row], seeds) for row in rates}
-    done = {row: found for row, found in done.items() if found}
+    done = {row: of_row for row, of_row in done.items() if of_row}
     bootstrap = _bootstrap(trials, done, resamples)
-    rows = []
-    for row, found in done.items():
-        metrics = [trials.metrics(trial) for trial in found]
+    rows: list[dict[str, Any]] = []
+    for row, of_row in done.items():
+        metrics = [trials.metrics(trial) for trial in of_row]
         reference = _counterpart(REFERENCE, row, done)
         rows.append(
             {
@@ -63,8 +63,8 @@ def summarize_trials(
                 "columns": row.columns,
                 "one_table": shares_tables(row.model),
                 "learning_rate": rates[row],
-                "seeds": [trial.seed for trial in found],
-                "diverged": [seed for seed in seeds if seed not in {t.seed for t in found}],
+                "seeds": [trial.seed for trial in of_row],
+                "diverged": [seed for seed in seeds if seed not in {t.seed for t in of_row}],
                 "test": {name: _spread([m["test"][name] for m in metrics]) for name in _TEST},
                 "validation_auc": _spread([m["validation"]["auc"] for m in metrics]),
                 "best_epoch": _spread([m["training"]["best_epoch"] for m in metrics]),
@@ -72,7 +72,7 @@ def summarize_trials(
                 **(dataclasses.asdict(costs[row]) if row in costs else {}),
                 "auc_interval": dataclasses.asdict(bootstrap.auc(row)),
                 "difference": None
-                if reference in (None, row)
+                if reference is None or reference == row
                 else {
                     "to": {"model": reference.model, "columns": reference.columns},
                     **dataclasses.asdict(bootstrap.difference(row, reference)),
@@ -80,7 +80,7 @@ def summarize_trials(
                 "paper": _paper(row),
             }
         )
-    rows.sort(key=lambda one: -one["test"]["auc"]["mean"])
+    rows.sort(key=lambda row: -row["test"]["auc"]["mean"])
     return {
         "rows": rows,
         "orderings": _orderings(done, bootstrap),
@@ -89,121 +89,114 @@ def summarize_trials(
 
 
 def _finished(trials, row, rate, seeds) -> list[Trial]:
-    found = [Trial(row, rate, seed) for seed in seeds]
-    return [trial for trial in found if not trials.diverged(trial)]
+    of_row = [Trial(row, rate, seed) for seed in seeds]
+    return [trial for trial in of_row if not trials.diverged(trial)]
 
 
 def _bootstrap(trials, done, resamples) -> UserBootstrap:
-    label = user = None
+    targets: tuple[np.ndarray, np.ndarray] | None = None
     scores: dict[Row, list[np.ndarray]] = {}
-    for row, found in done.items():
-        for trial in found:
+    for row, of_row in done.items():
+        for trial in of_row:
             path = os.path.join(trials.path(trial), PREDICTIONS)
             with np.load(path) as file:
-                if label is None:
-                    label, user = file["label"], file["user"]
-                elif not (
-                    np.array_equal(label, file["label"]) and np.array_equal(user, file["user"])
-                ):
+                label_and_user = file["label"], file["user"]
+                targets = targets or label_and_user
+                if not all(map(np.array_equal, targets, label_and_user)):
                     raise UsageError(
                         f"{path!r} holds predictions of other targets than the other "
                         "runs: the sequences were changed in between"
                     )
                 scores.setdefault(row, []).append(file["probability"])
-    return UserBootstrap(label, user, scores, resamples)
+    assert targets is not None, "no trials"
+    return UserBootstrap(*targets, scores, resamples)
 
 
 def _counterpart(model: str, row: Row, done) -> Row | None:
-    """The row of `model` that `row` is set against: with as narrow an attention side."""
-    same = [one for one in done if one.model == model and one.attention_dim == row.attention_dim]
+    """Returns the row of `model` to compare `row` with: as wide in attention, and in
+    representation unless `row` has a single table."""
+    rivals = [r for r in done if r.model == model and r.attention_dim == row.attention_dim]
     if not shares_tables(row.model):
-        same = [one for one in same if one.representation_dim == row.representation_dim]
-    return max(same, key=lambda one: one.representation_dim, default=None)
+        rivals = [r for r in rivals if r.representation_dim == row.representation_dim]
+    return max(rivals, key=lambda rival: rival.representation_dim, default=None)
 
 
 def _orderings(done, bootstrap) -> list[dict[str, Any]]:
-    """Every ordering of the paper that these rows can judge, for every pair of dimensions."""
-    found = []
+    """Judges the paper's orderings of the models in these rows, for every pair of dimensions."""
+    orderings = []
     for better, worse in paper.ORDERINGS:
-        for one, other in _pairs(done, better, worse):
-            between = bootstrap.difference(one, other)
-            of_paper = paper.holds_in(better, worse)
-            found.append(
+        for row, rival in _pairs(done, better, worse):
+            difference = bootstrap.difference(row, rival)
+            holds, settings = paper.holds_in(better, worse)
+            orderings.append(
                 {
                     "better": better,
                     "worse": worse,
-                    "columns": [one.columns, other.columns],
-                    "verdict": _VERDICTS[between.sign],
-                    **dataclasses.asdict(between),
-                    "paper_holds": of_paper[0],
-                    "paper_settings": of_paper[1],
+                    "columns": [row.columns, rival.columns],
+                    "verdict": _VERDICTS[difference.sign],
+                    **dataclasses.asdict(difference),
+                    "paper_holds": holds,
+                    "paper_settings": settings,
                 }
             )
-    return found + _above_all(done, bootstrap)
+    return orderings + _above_all(done, bootstrap)
 
 
 def _pairs(done, better, worse) -> list[tuple[Row, Row]]:
-    """Rows of both models with equally wide attention; of the widest representation, if one of
-    the two has a single table."""
-    pairs = []
-    for one in done:
-        rivals = [
-            other
-            for other in done
-            if one.model == better
-            and other.model == worse
-            and other.attention_dim == one.attention_dim
-        ]
-        if shares_tables(better) == shares_tables(worse):
-            rivals = [
-                other for other in rivals if other.representation_dim == one.representation_dim
-            ]
-        pairs += [(one, other) for other in rivals]
-    widest: dict[tuple, tuple[Row, Row]] = {}
-    for one, other in pairs:
-        narrow = other if shares_tables(other.model) else one
-        if shares_tables(better) == shares_tables(worse):
-            narrow = one
-        key, wide = narrow, max(one.representation_dim, other.representation_dim)
-        if key not in widest or wide > max(row.representation_dim for row in widest[key]):
-            widest[key] = (one, other)
+    """Pairs rows of both models with equally wide attention, and equally wide representation;
+    where only one of the two has a single table, with the widest representation."""
+    alike = shares_tables(better) == shares_tables(worse)
+    widest: dict[Row, tuple[Row, Row]] = {}
+    for row in done:
+        for rival in done:
+            if (row.model, rival.model) != (better, worse):
+                continue
+            if row.attention_dim != rival.attention_dim:
+                continue
+            if alike and row.representation_dim != rival.representation_dim:
+                continue
+            narrow = rival if not alike and shares_tables(worse) else row
+            wide = max(row.representation_dim, rival.representation_dim)
+            if narrow not in widest or wide > max(r.representation_dim for r in widest[narrow]):
+                widest[narrow] = (row, rival)
     return list(widest.values())
 
 
 def _above_all(done, bootstrap) -> list[dict[str, Any]]:
-    """Whether the paper's DARE is above every rival of equal dimensions; what is named after it
-    is none."""
-    found = []
-    for one in (row for row in done if row.model == paper.DARE):
+    """Judges whether the paper's DARE is above all rivals of equal dimensions, other DAREs left
+    out."""
+    orderings = []
+    for row in done:
+        if row.model != paper.DARE:
+            continue
         rivals = [
-            other
-            for other in done
-            if other.model.split("-")[0] != REFERENCE
-            and _counterpart(paper.DARE, other, done) == one
+            rival
+            for rival in done
+            if rival.model.split("-")[0] != REFERENCE
+            and _counterpart(paper.DARE, rival, done) == row
         ]
         if len(rivals) < 2:
             continue
-        between = {other: bootstrap.difference(one, other) for other in rivals}
-        below = [other for other in rivals if between[other].sign < 0]
-        level = [other for other in rivals if between[other].sign == 0]
-        verdict = "reversed" if below else "not separable" if level else "holds"
-        closest = min(rivals, key=lambda other: between[other].estimate)
-        found.append(
+        differences = {rival: bootstrap.difference(row, rival) for rival in rivals}
+        ahead = [rival for rival in rivals if differences[rival].sign < 0]
+        level = [rival for rival in rivals if differences[rival].sign == 0]
+        closest = min(rivals, key=lambda rival: differences[rival].estimate)
+        orderings.append(
             {
                 "better": paper.DARE,
                 "worse": "all",
-                "columns": [one.columns, closest.columns],
-                "verdict": verdict,
-                **dataclasses.asdict(between[closest]),
+                "columns": [row.columns, closest.columns],
+                "verdict": _VERDICTS[-1 if ahead else 0 if level else 1],
+                **dataclasses.asdict(differences[closest]),
                 "closest": closest.model,
-                "above": len(rivals) - len(below) - len(level),
+                "above": len(rivals) - len(ahead) - len(level),
                 "of": len(rivals),
-                "ahead_of_it": [other.model for other in below],
-                "not_separable": [other.model for other in level],
+                "ahead_of_it": [rival.model for rival in ahead],
+                "not_separable": [rival.model for rival in level],
                 **_paper_above_all(),
             }
         )
-    return found
+    return orderings
 
 
 def _paper_above_all() -> dict[str, int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfdare.comparison import (
+    Row,
     Trial,
     Trials,
     markdown,
@@ -19,33 +21,36 @@ from tfdare.comparison import (
 )
 from tfdare.compat import KERAS_VERSION, tf
 from tfdare.errors import UsageError
-from tfdare.files import write_json
+from tfdare.files import write_json, write_text
 from tfdare.models import MODELS
 from tfdare.schema import SchemaError
 from tfdare.sequences import Sequences, open_sequences
-from tfdare.training import load_run
+from tfdare.training import TrainOptions, load_run
 
 STATE = "compare.json"
+OF_EACH_TRIAL = (
+    "model",
+    "attention_dim",
+    "representation_dim",
+    "learning_rate",
+    "seed",
+    "warm_start",
+)
+"""Options of training in which trials differ, or which have no meaning here."""
+
 TRAINING_DEFAULTS = {
-    "epochs": 4,
-    "patience": 1,
-    "batch_size": 683,
-    "top_k": 20,
-    "optimizer": "adam",
-    "schedule": "constant",
-    "table_learning_rate": None,
-    "clip_norm": 0.0,
-    "weight_decay": 0.0,
-    "dropout": 0.0,
-    "auxiliary_weight": 1.0,
+    name: value
+    for name, value in dataclasses.asdict(TrainOptions(epochs=4, patience=1)).items()
+    if name not in OF_EACH_TRIAL
 }
-LIST_DEFAULTS = {
+LIST_DEFAULTS: dict[str, tuple] = {
     "models": tuple(MODELS),
     "seeds": (1, 2, 3),
     "attention_dims": (16,),
     "representation_dims": (16,),
     "learning_rates": (0.01,),
 }
+RESAMPLES = 1000
 
 
 def compare(
@@ -56,11 +61,11 @@ def compare(
     attention_dims: Sequence[int] = LIST_DEFAULTS["attention_dims"],
     representation_dims: Sequence[int] = LIST_DEFAULTS["representation_dims"],
     learning_rates: Sequence[float] = LIST_DEFAULTS["learning_rates"],
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     say: Callable[[str], None] = print,
-    **training,
+    **training: Any,
 ) -> dict[str, Any]:
-    """Trains models with equal care, and says which is better and how surely.
+    """Trains models alike, and compares them with intervals over users.
 
     Every model is trained with every seed and every pair of dimensions, each in a run of its own
     under ``output/runs/``. A finished run is never repeated and one that was cut off resumes, so
@@ -78,9 +83,8 @@ def compare(
             among them, for every row on its own.
         resamples: int. Of users, for the intervals.
         say: function of a line. Where progress goes.
-        **training: arguments of :func:`tfdare.training.train` that all runs share: `epochs` (here
-            4), `patience` (here 1), `batch_size`, `top_k`, `optimizer`, `schedule`,
-            `table_learning_rate`, `clip_norm`, `weight_decay`, `dropout`, `auxiliary_weight`.
+        **training: fields of :class:`tfdare.training.TrainOptions` that all runs share: all but
+            those of :data:`OF_EACH_TRIAL`. Defaults as there, but 4 `epochs` and a `patience` of 1.
 
     Returns:
         The content of ``comparison.json``: ``rows``, best first, ``orderings``, ``baselines``,
@@ -95,14 +99,16 @@ def compare(
     unknown = sorted(set(options) - set(TRAINING_DEFAULTS))
     if unknown:
         raise TypeError(f"`compare` has no arguments {unknown}. Known: {sorted(TRAINING_DEFAULTS)}")
-    lists = {
-        "models": models,
-        "seeds": seeds,
-        "attention_dims": attention_dims,
-        "representation_dims": representation_dims,
-        "learning_rates": learning_rates,
+    lists: dict[str, list] = {
+        name: list(dict.fromkeys(values))
+        for name, values in {
+            "models": models,
+            "seeds": seeds,
+            "attention_dims": attention_dims,
+            "representation_dims": representation_dims,
+            "learning_rates": learning_rates,
+        }.items()
     }
-    lists = {name: list(dict.fromkeys(values)) for name, values in lists.items()}
     _check(lists, resamples)
     opened = open_sequences(sequences)
     for split in ("validation", "test"):
@@ -113,70 +119,56 @@ def compare(
                 f"{counts}. No AUC can be told from it"
             )
     _keep_state(output, options, opened)
-    rows = rows_of(*(lists[n] for n in ("models", "attention_dims", "representation_dims")))
+    rows = rows_of(lists["models"], lists["attention_dims"], lists["representation_dims"])
     trials = Trials(sequences, os.path.join(output, "runs"), options, say)
     rates, seeds = lists["learning_rates"], lists["seeds"]
     chosen = trials.run(rows, rates, seeds)
-    first = {row: _first_finished(trials, row, chosen[row], seeds) for row in chosen}
-    first = {row: trial for row, trial in first.items() if trial is not None}
+    first = _first_finished(trials, chosen, seeds)
     if not first:
-        raise UsageError("Every run diverged; lower --learning_rates or pass --clip_norm 1")
+        raise UsageError("Every run diverged; lower `learning_rates` or set a `clip_norm` of 1")
     say("Measuring search")
     costs = measure_costs(
         {row: load_run(trials.path(trial)).model() for row, trial in first.items()}, opened
     )
     tf.keras.backend.clear_session()
     say(f"Resampling users {resamples:,} times")
-    found = {
+    comparison = {
         **summarize_trials(trials, {row: chosen[row] for row in first}, seeds, costs, resamples),
         "data": _data(opened),
         "options": options,
         "seeds": seeds,
         "learning_rates": rates,
         "resamples": resamples,
-        "tuning": []
-        if len(rates) == 1
-        else [
-            {
-                "model": row.model,
-                "columns": row.columns,
-                "seed": seeds[0],
-                "validation_auc": {
-                    repr(rate): auc
-                    for rate, auc in trials.validation_by_rate(row, rates, seeds[0]).items()
-                },
-            }
-            for row in rows
-        ],
+        "tuning": _tuning(trials, rows, rates, seeds[0]),
         "without_result": [f"{row.model} ({row.columns})" for row in rows if row not in first],
         "command": _command(sequences, output, lists, options, resamples),
     }
-    write_json(os.path.join(output, "comparison.json"), found)
-    _write_text(os.path.join(output, "comparison.md"), markdown(found))
-    plot(found, os.path.join(output, "comparison.png"))
-    return found
+    write_json(os.path.join(output, "comparison.json"), comparison)
+    write_text(os.path.join(output, "comparison.md"), markdown(comparison))
+    plot(comparison, os.path.join(output, "comparison.png"))
+    return comparison
 
 
-def _check(lists, resamples) -> None:
+def _check(lists: Mapping[str, Sequence[Any]], resamples: int) -> None:
     for name, values in lists.items():
         if not values:
-            raise UsageError(f"--{name} must name at least one. Received none")
+            raise UsageError(f"`{name}` must name at least one. Received none")
     for model in lists["models"]:
         if model not in MODELS:
-            raise UsageError(f"--models must be of {', '.join(MODELS)}. Received: {model}")
+            raise UsageError(f"`models` must be of {', '.join(MODELS)}. Received: {model}")
     for name in ("attention_dims", "representation_dims", "learning_rates"):
         for value in lists[name]:
             if not 0 < value < float("inf"):
-                raise UsageError(f"--{name} must be positive. Received: {value}")
+                raise UsageError(f"`{name}` must be positive. Received: {value}")
     for seed in lists["seeds"]:
         if seed < 0:
-            raise UsageError(f"--seeds must not be negative. Received: {seed}")
+            raise UsageError(f"`seeds` must not be negative. Received: {seed}")
     if resamples < 1:
-        raise UsageError(f"--resamples must be positive. Received: {resamples}")
+        raise UsageError(f"`resamples` must be positive. Received: {resamples}")
 
 
 def _keep_state(output: str, options: dict[str, Any], opened: Sequences) -> None:
-    """Writes down what all runs share, or refuses another than was written before."""
+    """Writes what all runs share, or checks that it is what was written before."""
     state = {
         **options,
         "schema_digest": opened.schema.digest,
@@ -190,28 +182,53 @@ def _keep_state(output: str, options: dict[str, Any], opened: Sequences) -> None
             before = json.load(file)
         differ = sorted(k for k in {*before, *state} if before.get(k) != state.get(k))
         if differ:
-            told = ", ".join(f"{k}: {before.get(k)}, now {state.get(k)}" for k in differ)
+            changes = ", ".join(f"{k}: {before.get(k)}, now {state.get(k)}" for k in differ)
             raise UsageError(
-                f"{output!r} holds a comparison with other options ({told}); repeat those, or "
-                "choose another --output"
+                f"{output!r} holds a comparison with other options ({changes}); repeat those, or "
+                "choose another `output`"
             )
         return
     if os.path.lexists(output) and (not os.path.isdir(output) or os.listdir(output)):
-        raise UsageError(f"{output!r} exists and is no comparison; choose another --output")
+        raise UsageError(f"{output!r} exists and is no comparison; choose another `output`")
     os.makedirs(output, exist_ok=True)
     write_json(path, state)
 
 
-def _first_finished(trials, row, rate, seeds) -> Trial | None:
-    found = [Trial(row, rate, seed) for seed in seeds]
-    return next((trial for trial in found if not trials.diverged(trial)), None)
+def _first_finished(
+    trials: Trials, rates: Mapping[Row, float], seeds: Sequence[int]
+) -> dict[Row, Trial]:
+    """Returns each row's trial with the first seed that did not diverge, where there is one."""
+    first = {}
+    for row, rate in rates.items():
+        for trial in (Trial(row, rate, seed) for seed in seeds):
+            if not trials.diverged(trial):
+                first[row] = trial
+                break
+    return first
+
+
+def _tuning(trials: Trials, rows: Sequence[Row], rates: Sequence[float], seed: int) -> list[dict]:
+    """Returns the validation AUC of each row by rate; nothing for a single rate."""
+    if len(rates) == 1:
+        return []
+    return [
+        {
+            "model": row.model,
+            "columns": row.columns,
+            "seed": seed,
+            "validation_auc": {
+                repr(rate): auc for rate, auc in trials.validation_by_rate(row, rates, seed).items()
+            },
+        }
+        for row in rows
+    ]
 
 
 def _data(opened: Sequences) -> dict[str, Any]:
     inputs = opened.manifest.get("input", [])
     return {
         "sequences": os.path.basename(os.path.abspath(opened.path)),
-        "input": [os.path.basename(str(one["file"])) for one in inputs],
+        "input": [os.path.basename(str(file["file"])) for file in inputs],
         "schema_digest": opened.schema.digest,
         "split": dict(opened.schema.split),
         "window": opened.schema.window,
@@ -223,7 +240,7 @@ def _data(opened: Sequences) -> dict[str, Any]:
 
 
 def _command(sequences, output, lists, options, resamples) -> str:
-    """The line that does all of this again; folders given by absolute path by their name alone."""
+    """Returns the command that repeats this comparison, absolute paths cut to their last part."""
 
     def folder(path):
         return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else path
@@ -235,12 +252,6 @@ def _command(sequences, output, lists, options, resamples) -> str:
     for name, value in options.items():
         if value != TRAINING_DEFAULTS[name]:
             words += [f"--{name}", str(value)]
-    if resamples != 1000:
+    if resamples != RESAMPLES:
         words += ["--resamples", str(resamples)]
     return shlex.join(words)
-
-
-def _write_text(path: str, text: str) -> None:
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(f"{path}.tmp", path)

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, as it can stand in a README."""
+"""A comparison as Markdown tables, for a README."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from typing import Any
 
 from tfdare.comparison.measure import BEHAVIORS, CANDIDATES
 from tfdare.comparison.paper import DARE, LOGS
+from tfdare.metrics import Interval
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The content of ``comparison.json`` as tables with a line under them that says what they are.
+def markdown(comparison: dict[str, Any]) -> str:
+    """Formats a comparison as Markdown tables, with notes on data and method under them.
 
     Args:
-        found: dict. What :func:`tfdare.comparison.runner.compare` returns.
+        comparison: dict. What :func:`tfdare.comparison.runner.compare` returns.
     """
-    rows = found["rows"]
+    rows = comparison["rows"]
     columns = len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
     parts = [
         "# Comparison",
         _accuracy(rows, columns),
         _cost(rows, columns),
-        _about(found),
+        _about(comparison),
         "## The paper's orderings on this data",
-        _orderings(found, columns),
+        _orderings(comparison, columns),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -31,7 +32,7 @@ def _accuracy(rows, columns) -> str:
     paper = any(row["paper"] for row in rows)
     references = {row["difference"]["to"]["model"] for row in rows if row["difference"]}
     heads = ["model", *(["columns"] if columns else []), "test AUC"]
-    heads += [f"difference to {one} [95%]" for one in sorted(references)]
+    heads += [f"difference to {model} [95%]" for model in sorted(references)]
     heads += ["AUC, item seen before", "AUC, new item", "GAUC", "log loss"]
     heads += [f"paper, {log}" for log in LOGS] if paper else []
     lines = []
@@ -79,9 +80,9 @@ def _cost(rows, columns) -> str:
     return _table(heads, lines)
 
 
-def _about(found) -> str:
-    data, options, rows = found["data"], found["options"], found["rows"]
-    seeds = found["seeds"]
+def _about(comparison) -> str:
+    data, options, rows = comparison["data"], comparison["options"], comparison["rows"]
+    seeds = comparison["seeds"]
     split = data["split"]
     protocol = ", ".join(
         f"{name} {value}"
@@ -93,7 +94,7 @@ def _about(found) -> str:
         if options["patience"]
         else ""
     )
-    rates = found["learning_rates"]
+    rates = comparison["learning_rates"]
     tuned = (
         ""
         if len(rates) == 1
@@ -101,7 +102,7 @@ def _about(found) -> str:
         f"{seeds[0]}"
     )
     log = f" of {_listed(data['input'])}" if data["input"] else ""
-    baselines = found["baselines"]
+    baselines = comparison["baselines"]
     of_paper = any(row["paper"] for row in rows)
     lines = [
         f"Data: `{data['sequences']}`{log}; {data['users']:,} users, "
@@ -109,8 +110,8 @@ def _about(found) -> str:
         f"histories cut at {data['window']:,}. Protocol `{split.get('protocol')}` ({protocol}). "
         f"Seeds {_listed(seeds)}; at most {options['epochs']} epochs{patience}; the epoch with "
         f"the best validation AUC is tested{tuned}. ± is the deviation over seeds; intervals are "
-        f"over {found['resamples']:,} resamples of users, on the mean of the seeds. Repeat counts "
-        f"of the item and its features alone reach AUC "
+        f"over {comparison['resamples']:,} resamples of users, on the mean of the seeds. Repeat "
+        f"counts of the item and its features alone reach AUC "
         f'{_number(baselines["repeat_counts"], ".4f")}, "was this item in the history" '
         f"{_number(baselines['seen'], '.4f')}.",
         f"Search: one user of {BEHAVIORS:,} behaviors, {CANDIDATES} candidates, in turns in one "
@@ -135,16 +136,16 @@ def _about(found) -> str:
         f"{row['title']} ({row['columns']}), seeds {_listed(row['diverged'])}"
         for row in rows
         if row["diverged"]
-    ] + found["without_result"]
+    ] + comparison["without_result"]
     if lost:
         lines.append(f"Diverged, and left out: {'; '.join(lost)}.")
-    lines.append(f"`{found['command']}`")
+    lines.append(f"`{comparison['command']}`")
     return "\n\n".join(lines)
 
 
-def _orderings(found, columns) -> str:
-    orderings = found["orderings"]
-    models = {row["model"] for row in found["rows"]}
+def _orderings(comparison, columns) -> str:
+    orderings = comparison["orderings"]
+    models = {row["model"] for row in comparison["rows"]}
     missing = (
         ""
         if DARE in models
@@ -156,23 +157,20 @@ def _orderings(found, columns) -> str:
     if not orderings:
         return missing or "None of the models compared here are ordered by the paper."
     lines = []
-    for one in orderings:
-        claim = f"{one['better'].replace(DARE, 'DARE, as published')} > {one['worse']}"
+    for ordering in orderings:
+        claim = f"{ordering['better'].replace(DARE, 'DARE, as published')} > {ordering['worse']}"
         if columns:
-            claim += f" ({one['columns'][0]} against {one['columns'][1]})"
-        said = one["verdict"]
-        if one["worse"] == "all":
-            said += f": above {one['above']} of {one['of']}"
-            said += f"; behind {_listed(one['ahead_of_it'])}" if one["ahead_of_it"] else ""
-            said += (
-                f"; not separable from {_listed(one['not_separable'])}"
-                if one["not_separable"]
-                else ""
-            )
-        difference = _difference(one)
-        if one["worse"] == "all":
-            difference += f" (closest: {one['closest']})"
-        lines.append([claim, said, difference, f"{one['paper_holds']} of {one['paper_settings']}"])
+            claim += f" ({ordering['columns'][0]} against {ordering['columns'][1]})"
+        verdict, difference = ordering["verdict"], _difference(ordering)
+        if ordering["worse"] == "all":
+            verdict += f": above {ordering['above']} of {ordering['of']}"
+            if ordering["ahead_of_it"]:
+                verdict += f"; behind {_listed(ordering['ahead_of_it'])}"
+            if ordering["not_separable"]:
+                verdict += f"; not separable from {_listed(ordering['not_separable'])}"
+            difference += f" (closest: {ordering['closest']})"
+        settings = f"{ordering['paper_holds']} of {ordering['paper_settings']}"
+        lines.append([claim, verdict, difference, settings])
     heads = ["the paper says", "here", "AUC difference [95%]", "in the paper's settings"]
     return (
         _table(heads, lines)
@@ -193,15 +191,13 @@ def _title(row) -> str:
     return f"**{row['title']}**" if row["model"] == "DARE" else row["title"]
 
 
-def _with_deviation(found) -> str:
-    mean = _number(found["mean"], ".4f")
-    return mean if found["deviation"] is None else f"{mean} ± {found['deviation']:.4f}"
+def _with_deviation(over_seeds) -> str:
+    mean, deviation = _number(over_seeds["mean"], ".4f"), over_seeds["deviation"]
+    return mean if deviation is None else f"{mean} ± {deviation:.4f}"
 
 
-def _difference(found) -> str:
-    if found is None:
-        return ""
-    return f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+def _difference(numbers) -> str:
+    return "" if numbers is None else f"{Interval.from_json(numbers):+.4f}"
 
 
 def _number(value, form) -> str:

@@ -1,10 +1,11 @@
-"""The trainings of a comparison: each in a folder of its own, none ever repeated."""
+"""The trainings of a comparison, each in a folder of its own; finished ones are not repeated."""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,11 +21,11 @@ DIVERGED = "diverged.json"
 
 
 class Trials:
-    """Trains what is missing under one folder, and knows what is there.
+    """Trains the trials that are missing under one folder, and reads those that are finished.
 
     Args:
         sequences: str. Folder of sequences.
-        folder: str. Where the runs lie, one folder each.
+        folder: str. Of the runs, each in a folder of its own.
         options: mapping. Arguments of :func:`tfdare.training.train` that all trials share.
         say: function of a line, for progress.
     """
@@ -37,23 +38,20 @@ class Trials:
         self._seconds: dict[str, list[float]] = {}
 
     def path(self, trial: Trial) -> str:
-        """Folder of one trial."""
+        """Returns the folder of one trial."""
         return os.path.join(self._folder, trial.name)
 
     def diverged(self, trial: Trial) -> bool:
-        """Whether the trial ended with a loss that was no number."""
+        """Checks whether the trial ended with a loss that was no number."""
         return os.path.exists(os.path.join(self.path(trial), DIVERGED))
 
     def finished(self, trial: Trial) -> bool:
-        """Whether nothing is left to train for it."""
-        at = self.path(trial)
-        whole = all(os.path.exists(os.path.join(at, n)) for n in (METRICS_FILE, MODEL, PREDICTIONS))
-        return whole or self.diverged(trial)
+        """Checks whether the trial needs no more training."""
+        paths = (os.path.join(self.path(trial), n) for n in (METRICS_FILE, MODEL, PREDICTIONS))
+        return all(map(os.path.exists, paths)) or self.diverged(trial)
 
-    def metrics(self, trial: Trial) -> dict[str, Any] | None:
-        """The trial's ``metrics.json``; None if it diverged."""
-        if self.diverged(trial):
-            return None
+    def metrics(self, trial: Trial) -> dict[str, Any]:
+        """Reads the ``metrics.json`` of a trial that did not diverge."""
         with open(os.path.join(self.path(trial), METRICS_FILE), encoding="utf-8") as file:
             return json.load(file)
 
@@ -70,57 +68,61 @@ class Trials:
         """
         first = [Trial(row, rate, seeds[0]) for row in rows for rate in rates]
         later = len(rows) * (len(seeds) - 1)
-        self._work(first, later, len(first) + later)
-        chosen = {row: self.best_rate(row, rates, seeds[0]) for row in rows}
-        chosen = {row: rate for row, rate in chosen.items() if rate is not None}
+        self._train_missing(first, later, len(first) + later)
+        best = {row: self.best_rate(row, rates, seeds[0]) for row in rows}
+        chosen = {row: rate for row, rate in best.items() if rate is not None}
         rest = [Trial(row, chosen[row], seed) for seed in seeds[1:] for row in chosen]
-        self._work(rest, 0, len(first) + len(rest))
+        self._train_missing(rest, 0, len(first) + len(rest))
         return chosen
 
     def best_rate(self, row: Row, rates: Sequence[float], seed: int) -> float | None:
-        """The rate with the highest validation AUC, the first of equals; None if all diverged."""
+        """Returns the first rate with the best validation AUC; None if all diverged."""
         values = self.validation_by_rate(row, rates, seed)
-        known = [rate for rate in rates if values[rate] is not None]
-        return max(known, key=lambda rate: values[rate], default=None)
+        known = {rate: value for rate, value in values.items() if value is not None}
+        return max(known, key=known.__getitem__, default=None)
 
     def validation_by_rate(
         self, row: Row, rates: Sequence[float], seed: int
     ) -> dict[float, float | None]:
-        """Validation AUC of one seed by rate; None where it diverged."""
-        found = {rate: self.metrics(Trial(row, rate, seed)) for rate in rates}
-        return {rate: m and m["validation"]["auc"] for rate, m in found.items()}
+        """Reads the validation AUC of one seed by rate; None where it diverged."""
+        trials = {rate: Trial(row, rate, seed) for rate in rates}
+        return {
+            rate: None if self.diverged(trial) else self.metrics(trial)["validation"]["auc"]
+            for rate, trial in trials.items()
+        }
 
-    def _work(self, trials: Sequence[Trial], after: int, total: int) -> None:
+    def _train_missing(self, trials: Sequence[Trial], after: int, total: int) -> None:
         todo = [trial for trial in trials if not self.finished(trial)]
         if len(todo) < len(trials):
             self._say(f"{len(trials) - len(todo)} of {len(trials)} runs were finished before")
         done = total - after - len(todo)
-        for place, trial in enumerate(todo, 1):
+        for number, trial in enumerate(todo, done + 1):
             started = time.perf_counter()
             try:
                 metrics = self._train(trial)
             except Diverged as error:
                 write_json(os.path.join(self.path(trial), DIVERGED), {"error": str(error)})
-                self._say(f"[{done + place}/{total}] {trial}: {error}")
+                self._say(f"[{number}/{total}] {trial}: {error}")
                 continue
             seconds = time.perf_counter() - started
             self._seconds.setdefault(trial.row.model, []).append(seconds)
             training = metrics["training"]
-            left = total - done - place
-            said = (
-                f"[{done + place}/{total}] {trial}: validation AUC "
-                f"{_show(metrics['validation']['auc'])}, test {_show(metrics['test']['auc'])}, "
+            left = total - number
+            line = (
+                f"[{number}/{total}] {trial}: validation AUC "
+                f"{_digits(metrics['validation']['auc'])}, test {_digits(metrics['test']['auc'])}, "
                 f"best epoch {training['best_epoch']} of {training['epochs_run']}, "
                 f"{seconds:.0f} s"
             )
             if left:
-                said += f"; {left} left, about {_duration(self._ahead(todo[place:], left))}"
-            self._say(said)
+                ahead = self._seconds_left(todo[number - done :], left)
+                line += f"; {left} left, about {_duration(ahead)}"
+            self._say(line)
 
-    def _ahead(self, todo: Sequence[Trial], left: int) -> float:
-        """Seconds to come: each model's own mean if it is known, the mean of all for the rest."""
-        means = {model: sum(found) / len(found) for model, found in self._seconds.items()}
-        overall = sum(means.values()) / len(means)
+    def _seconds_left(self, todo: Sequence[Trial], left: int) -> float:
+        """Estimates by each model's mean time, for models not timed yet by the mean of those."""
+        means = {model: statistics.fmean(times) for model, times in self._seconds.items()}
+        overall = statistics.fmean(means.values())
         known = [means.get(trial.row.model, overall) for trial in todo]
         return sum(known) + overall * (left - len(known))
 
@@ -143,7 +145,7 @@ class Trials:
             gc.collect()
 
 
-def _show(auc: float | None) -> str:
+def _digits(auc: float | None) -> str:
     return "n/a" if auc is None else f"{auc:.4f}"
 
 

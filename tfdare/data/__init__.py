@@ -1,4 +1,4 @@
-"""From a folder of sequences to batched requests for ``model.fit``."""
+"""Reads batched requests for ``model.fit`` from a folder of sequences."""
 
 from tfdare.data.reader import read_requests
 

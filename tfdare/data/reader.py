@@ -1,4 +1,4 @@
-"""From a folder of sequences to batched requests for ``model.fit``."""
+"""Reads batched requests for ``model.fit`` from a folder of sequences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfdare.sequences import Sequences, open_sequences
 from tfdare.sequences.record import GZIP_SUFFIX
 
 SHUFFLE_BYTES = 256 << 20
-_PARSED = 32  # users parsed at once
+_PARSED_USERS = 32  # parsed at once
 _REQUEST_BYTES = 64  # of a request in memory, beside its user's history
 
 
@@ -26,7 +26,7 @@ def read_requests(
     seed: int = 0,
     with_history_facts: bool = False,
 ) -> tf.data.Dataset:
-    """Requests of one split, as ``model.fit`` takes them.
+    """Reads the requests of one split, batched for ``model.fit``.
 
     Args:
         sequences: path or Sequences. A finished folder.
@@ -35,11 +35,11 @@ def read_requests(
             positive and two negatives are 2,049 examples.
         window: int or None. N, behaviors of history to keep. Defaults to the schema's.
         digest: str or None. `Schema.digest` that the folder must have, a trained model's say.
-        shuffle: int or True. Requests that are mixed with each other, about: as many users are
-            read as bring so many, and their requests come in random order. Their histories are in
-            memory as far back as a window shows, twice over (the next users are read meanwhile).
-            True mixes as many as fit into 256 MiB: the last users of a pass weigh most in what was
-            learned, so that few at a time make a worse model. 0 keeps the order of the files.
+        shuffle: int or True. About how many requests are mixed: users are read until they have so
+            many, and their requests come in random order. Their histories are in memory as far
+            back as a window shows, twice over (the next users are read meanwhile). True mixes as
+            many as fit into 256 MiB: the last users of a pass weigh most in what was learned, so
+            that few at a time make a worse model. 0 keeps the order of the files.
         seed: int. Of the shuffle; each epoch's order differs, each run's is the same.
         with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature of one
             value, ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value
@@ -90,39 +90,41 @@ def read_requests(
     several = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     if schema.encoding == LISTS:
         records = records.map(cutter.from_lists, **several)
-    users = records.batch(_PARSED).map(cutter.parse, **several)
-    pool = _users_a_pool(sequences, split, shuffle or 4 * batch_size)
+    users = records.batch(_PARSED_USERS).map(cutter.parse, **several)
+    pool = _users_per_pool(sequences, split, shuffle or 4 * batch_size)
     if with_history_facts and not shuffle:
-        pool = min(pool, _PARSED)  # whole histories are sorted to count in them
+        pool = min(pool, _PARSED_USERS)  # whole histories are sorted to count in them
     users = users.rebatch(pool)
     if shuffle:
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-        pools = tf.data.Dataset.zip((users, seeds)).map(lambda user, seed: cutter.join(*user, seed))
+        pools = tf.data.Dataset.zip((users, seeds)).map(
+            lambda users, seed: cutter.join(users[0], users[1], seed)
+        )
     else:
         pools = users.map(cutter.join)
-    parts = pools.prefetch(1).flat_map(lambda flat, request: _parts(flat, request, batch_size))
-    requests = parts.map(cutter.cut, **several).rebatch(batch_size)
-    # The manifest knows how many there are, so that progress bars and Keras do, too.
+    slices = pools.prefetch(1).flat_map(lambda flat, request: _slices(flat, request, batch_size))
+    requests = slices.map(cutter.cut, **several).rebatch(batch_size)
+    # The number from the manifest gives Keras and its progress bars the length.
     count = -(-sequences.requests(split) // batch_size)
     batches = requests.apply(tf.data.experimental.assert_cardinality(count))
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _requests_that_fit(sequences: Sequences, split: str) -> int:
-    """Requests whose users fit twice into :data:`SHUFFLE_BYTES`, by the manifest's mean."""
+    """Returns how many requests fit twice into :data:`SHUFFLE_BYTES`, by the manifest's mean."""
     mean = sequences.bytes(split) / max(sequences.requests(split), 1) + _REQUEST_BYTES
     return max(1, int(SHUFFLE_BYTES / 2 / mean))
 
 
-def _users_a_pool(sequences: Sequences, split: str, requests: int) -> int:
-    """Users that bring about so many requests, by the manifest's mean."""
+def _users_per_pool(sequences: Sequences, split: str, requests: int) -> int:
+    """Returns how many users have about so many requests, by the manifest's mean."""
     users = max(sequences.users(split), 1)
     mean = max(sequences.requests(split) / users, 1e-9)
     return int(min(max(-(-requests // mean), 1), users))
 
 
-def _parts(flat, request, size: int):
-    """The pool's requests, `size` at a time, each time beside the whole pool."""
+def _slices(flat, request, size: int):
+    """Splits the pool's requests into slices of `size`, each beside the whole pool's arrays."""
     count = tf.size(request["end"], tf.int64)
     starts = tf.data.Dataset.range(0, count, size)
     return starts.map(

@@ -1,4 +1,4 @@
-"""Many users' records as flat arrays, and the windows of requests cut out of them.
+"""Joins many users' records into flat arrays and cuts the windows of requests out of them.
 
 The packed bytes of many users, joined and decoded once, are the concatenation of their arrays. A
 request is a few numbers that point into it, so requests are mixed by mixing those numbers, and a
@@ -15,7 +15,7 @@ _DTYPES = {"<i8": tf.int64, "<i4": tf.int32, "u1": tf.uint8, "<f4": tf.float32}
 
 
 class Cutter:
-    """Serialized records -> users' bytes -> joined arrays -> batches of requests.
+    """Turns serialized records into batches of requests: :meth:`parse`, :meth:`join`, :meth:`cut`.
 
     Args:
         schema: Schema. Of the records.
@@ -32,8 +32,14 @@ class Cutter:
         self._counted = [name for name, width in self._width.items() if width == 1]
 
     def from_lists(self, data):
-        """One serialized record of int64 and float lists, string ``[]`` -> bytes of its arrays by
-        name, string ``[]``, as a packed record holds them."""
+        """Converts a serialized record of int64 and float lists to the bytes of a packed one.
+
+        Args:
+            data: string ``[]``.
+
+        Returns:
+            Bytes of its arrays by name, string ``[]`` each.
+        """
         kinds = self._kinds()
         parsed = tf.io.parse_single_example(
             data,
@@ -86,18 +92,19 @@ class Cutter:
         return parsed, cut
 
     def join(self, parsed, cut, seed=None):
-        """Bytes by name, string ``[B]`` -> flat arrays, and what points into them.
+        """Joins the bytes of several users into flat arrays, and computes their requests.
 
         Args:
-            parsed, cut: what :meth:`parse` gives.
+            parsed, cut: what :meth:`parse` returns.
             seed: int64 scalar or None. Mixes the requests; None keeps their order.
 
         Returns:
-            ``(flat, request)``: arrays of all users, and arrays ``[R]`` of all requests.
+            ``(flat, request)``: arrays of all users, and arrays ``[R]`` of all requests, among
+            them the indices into `flat` between which their histories and targets lie.
         """
         schema = self._schema
         flat = {side: self._side(parsed, side) for side in ("history", "target")}
-        flat["label"] = _with_nothing(_joined(parsed["label"], tf.uint8))
+        flat["label"] = _zero_padded(_joined(parsed["label"], tf.uint8))
         length = tf.strings.length(parsed[f"history_{schema.item.name}"]) // 4
         start = tf.cumsum(length, exclusive=True)
         position = _joined(parsed["position"], tf.int32)
@@ -110,7 +117,7 @@ class Cutter:
             "target_length": target_length,
         }
         if schema.time_gap is not None:
-            flat["history_time"] = _with_nothing(_joined(parsed["history_time"], tf.int64))
+            flat["history_time"] = _zero_padded(_joined(parsed["history_time"], tf.int64))
             request["request_time"] = _joined(parsed["request_time"], tf.int64)
         for name, kind in self._context.items():
             request[f"context_{name}"] = _joined(
@@ -119,7 +126,7 @@ class Cutter:
         if self._facts:
             flat["user"] = parsed["user"]
             request["user"] = user
-            request["first"] = tf.gather(start, user)  # all of the history is there
+            request["first"] = tf.gather(start, user)  # histories are not trimmed: `cut` is 0
             for name in self._counted:
                 flat[f"keys_{name}"] = _count_keys(_joined(parsed[f"history_{name}"], tf.int32))
         if seed is not None:
@@ -130,7 +137,14 @@ class Cutter:
         return flat, request
 
     def cut(self, flat, request):
-        """Requests that point into flat arrays -> ``(requests, label, weight)``."""
+        """Gathers the tensors of requests from flat arrays.
+
+        Args:
+            flat, request: what :meth:`join` returns; `request` may be a slice of the requests.
+
+        Returns:
+            ``(requests, label, weight)``, as :func:`tfdare.data.read_requests` describes them.
+        """
         schema = self._schema
         length, target_length = request["history_length"], request["target_length"]
         requests = {"history_length": length, "target_length": target_length}
@@ -162,13 +176,13 @@ class Cutter:
         return requests, label, weight
 
     def _side(self, parsed, side):
-        """All features of history or target side by side, ``[total + 1, values]``: one gather
-        then takes them all."""
+        """Joins all features of history or target side by side, ``[total + 1, values]``, so that
+        one gather takes them all."""
         columns = [
             tf.reshape(_joined(parsed[f"{side}_{name}"], tf.int32), [-1, width])
             for name, width in self._width.items()
         ]
-        return _with_nothing(tf.concat(columns, axis=1))
+        return _zero_padded(tf.concat(columns, axis=1))
 
     def _parse(self, data):
         if isinstance(data, dict):
@@ -178,7 +192,7 @@ class Cutter:
         )
 
     def _kinds(self):
-        """Names of what is read of a record, and the type of its arrays; the user has none."""
+        """Returns the dtype of each array of a record that is read, by name; None for the user."""
         schema = self._schema
         kinds = {f"{side}_{name}": "<i4" for side in ("history", "target") for name in schema.names}
         kinds |= {name: kind for name, kind in ARRAY_DTYPES.items() if name != "history_time"}
@@ -189,14 +203,14 @@ class Cutter:
         return {**kinds, "user": None} if self._facts else kinds
 
     def _history_bytes(self):
-        """Names of what has a value for every behavior, and the bytes of one behavior."""
+        """Yields the name of each array with a value per behavior, and the bytes of a behavior."""
         for name, width in self._width.items():
             yield f"history_{name}", 4 * width
         if self._schema.time_gap is not None:
             yield "history_time", _DTYPES[ARRAY_DTYPES["history_time"]].size
 
     def _checks(self, parsed, length, positions, candidates, position, user, newest, oldest):
-        """Joined arrays of one user must not run into the next user's."""
+        """Asserts that a record's arrays fit together: joined, they would shift the next user's."""
         expected = {name: length * width for name, width in self._history_bytes()}
         expected["position"] = expected["target_length"] = positions * 4
         for name, width in self._width.items():
@@ -243,44 +257,43 @@ class Cutter:
 
 
 def _as_bytes(values):
-    """An array's bytes as a string scalar: they end its serialized form, whose head says what it
-    is."""
+    """Returns an array's bytes as a string scalar: the end of its serialized form."""
     size = tf.size(values) * values.dtype.size
     return tf.strings.substr(tf.io.serialize_tensor(values), -size, size)
 
 
 def _joined(data, dtype, width=1):
-    """Bytes of many users, string ``[B]``, as one array: ``[total]``, or ``[total, width]``."""
+    """Decodes the bytes of many users, string ``[B]``: ``[total]``, or ``[total, width]``."""
     values = tf.io.decode_raw(tf.strings.reduce_join(data), dtype)
     return values if width == 1 else tf.reshape(values, [-1, width])
 
 
-def _with_nothing(values):
-    """The array with a zero at its end, for the places where there is nothing to take."""
+def _zero_padded(values):
+    """Appends a zero, to which the padding of windows points."""
     return tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1))
 
 
 def _windows(start, length, width, values):
-    """Places ``start .. start + length - 1`` of the values as int32 ``[R, width]``, the last place
-    (where there is nothing) beyond; and bool ``[R, width]``, which are real."""
-    place = tf.range(width)[tf.newaxis, :]
-    real = place < length[:, tf.newaxis]
-    return tf.where(real, start[:, tf.newaxis] + place, tf.shape(values)[0] - 1), real
+    """Computes the indices ``start .. start + length - 1`` of the values, int32 ``[R, width]``,
+    padded with the index of the last value, a zero; and bool ``[R, width]``: not padding."""
+    offset = tf.range(width)[tf.newaxis, :]
+    real = offset < length[:, tf.newaxis]
+    return tf.where(real, start[:, tf.newaxis] + offset, tf.shape(values)[0] - 1), real
 
 
 def _count_keys(history):
-    """Behaviors sorted by (id, place), as int64: an id's behaviors between two places lie between
-    two bounds."""
+    """Sorts behaviors by (id, index), as int64 keys: two searches then count an id's behaviors
+    between two indices."""
     size = tf.size(history, tf.int64)
     return tf.sort(tf.cast(history, tf.int64) * size + tf.range(size))
 
 
 def _repeats(keys, start, stop, target):
-    """How often each target ``[R, C]`` occurs from ``start[r]`` to before ``stop[r]``."""
+    """Counts how often each target ``[R, C]`` occurs from ``start[r]`` to before ``stop[r]``."""
     base = tf.cast(target, tf.int64) * tf.size(keys, tf.int64)
     lower = base + tf.cast(start, tf.int64)[:, tf.newaxis]
     upper = base + tf.cast(stop, tf.int64)[:, tf.newaxis]
     bounds = tf.searchsorted(keys, tf.reshape(tf.stack([lower, upper]), [-1]))
     bounds = tf.reshape(bounds, tf.concat([[2], tf.shape(target)], 0))
-    known = tf.cast(target > OOV_ID, tf.int32)  # who knows which items share the unknown row
+    known = tf.cast(target > OOV_ID, tf.int32)  # many ids share row OOV_ID
     return tf.ensure_shape((bounds[1] - bounds[0]) * known, target.shape)

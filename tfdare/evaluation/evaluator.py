@@ -1,4 +1,4 @@
-"""How well a trained model ranks one split, beside the baselines that any model must beat."""
+"""Metrics of a trained model on a split, and of simple baselines on the same targets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from tfdare.evaluation.predictions import Predictions, Predictor, predict
 from tfdare.metrics import auc, expected_calibration_error, gauc, logloss, normalized_entropy
 from tfdare.schema import SchemaError
 from tfdare.sequences import Sequences
+from tfdare.text import text_table
 
 BASELINE_TARGETS = 200_000
 
 
 def evaluate(model, sequences: Sequences, split: str, batch_size: int = 512) -> dict[str, Any]:
-    """The numbers of ``metrics.json`` for one split; see :func:`evaluate_splits`."""
+    """Computes the numbers of ``metrics.json`` for one split; see :func:`evaluate_splits`."""
     return evaluate_splits(model, sequences, (split,), batch_size)[split]
 
 
@@ -29,7 +30,7 @@ def evaluate_splits(
     batch_size: int = 512,
     keep: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The numbers of ``metrics.json``, by split; the baseline is fitted once for all.
+    """Computes the numbers of ``metrics.json`` by split, with one baseline fitted for all.
 
     A request counts as *seen* when the item it clicked is already in the user's earlier history,
     as *new* otherwise; sampled negatives are never items of the user, so the two slices compare
@@ -59,43 +60,44 @@ def evaluate_splits(
         if not sequences.requests(split):
             raise SchemaError(f"The {split} split of {sequences.path!r} holds no requests")
     regression = _fit_repeat_counts(sequences)
-    numbers, predictor = {}, Predictor(model)
+    numbers: dict[str, dict[str, Any]] = {}
+    predictor = Predictor(model)
     for split in splits:
-        found = predict(predictor, sequences, split, batch_size)
-        wrong = np.flatnonzero(~np.isfinite(found.probability))
+        predictions = predict(predictor, sequences, split, batch_size)
+        wrong = np.flatnonzero(~np.isfinite(predictions.probability))
         if wrong.size:
             raise UsageError(
-                f"The model predicts {found.probability[wrong[0]]} for a candidate of request "
-                f"{found.request[wrong[0]]:,} (from 0) of the {split} split, and for "
+                f"The model predicts {predictions.probability[wrong[0]]} for a candidate of "
+                f"request {predictions.request[wrong[0]]:,} (from 0) of the {split} split, and for "
                 f"{wrong.size - 1:,} more: its weights or the inputs are not finite"
             )
         if keep and split in keep:
-            found.save(keep[split])
-        numbers[split] = _numbers(found, regression)
+            predictions.save(keep[split])
+        numbers[split] = _numbers(predictions, regression)
     return numbers
 
 
-def _numbers(found: Predictions, regression: LogisticRegression | None) -> dict[str, Any]:
-    item_seen, seen = found.repeats[:, 0] > 0, found.clicked_before
+def _numbers(predictions: Predictions, regression: LogisticRegression | None) -> dict[str, Any]:
+    label, probability = predictions.label, predictions.probability
+    user, request, seen = predictions.user, predictions.request, predictions.clicked_before
     numbers: dict[str, Any] = {}
     for suffix, rows in (("", slice(None)), ("_seen", seen), ("_new", ~seen)):
-        label, probability = found.label[rows], found.probability[rows]
-        numbers[f"auc{suffix}"] = auc(label, probability)
-        numbers[f"gauc{suffix}"] = gauc(label, probability, found.user[rows])
-    numbers["request_gauc"] = gauc(found.label, found.probability, found.request)
-    numbers["logloss"] = logloss(found.label, found.probability)
-    numbers["normalized_entropy"] = normalized_entropy(found.label, found.probability)
-    numbers["ece"] = expected_calibration_error(found.label, found.probability)
-    numbers["targets"] = int(found.label.size)
-    numbers["clicks"] = int(found.label.sum())
-    numbers["requests"] = int(found.request.max()) + 1
-    numbers["requests_seen"] = int(np.unique(found.request[seen]).size)
-    numbers["users"] = int(found.user.max()) + 1
+        numbers[f"auc{suffix}"] = auc(label[rows], probability[rows])
+        numbers[f"gauc{suffix}"] = gauc(label[rows], probability[rows], user[rows])
+    numbers["request_gauc"] = gauc(label, probability, request)
+    numbers["logloss"] = logloss(label, probability)
+    numbers["normalized_entropy"] = normalized_entropy(label, probability)
+    numbers["ece"] = expected_calibration_error(label, probability)
+    numbers["targets"] = int(label.size)
+    numbers["clicks"] = int(label.sum())
+    numbers["requests"] = int(request.max()) + 1
+    numbers["requests_seen"] = int(np.unique(request[seen]).size)
+    numbers["users"] = int(user.max()) + 1
     numbers["baselines"] = {
-        "seen": auc(found.label, item_seen),
+        "seen": auc(label, predictions.repeats[:, 0] > 0),
         "repeat_counts": None
         if regression is None
-        else auc(found.label, regression.decision_function(_counts(found))),
+        else auc(label, regression.decision_function(_repeat_features(predictions))),
     }
     return numbers
 
@@ -105,30 +107,30 @@ def _fit_repeat_counts(sequences: Sequences) -> LogisticRegression | None:
     if len(np.unique(train.label)) < 2:
         return None
     regression = LogisticRegression(max_iter=1000)
-    return regression.fit(_counts(train), train.label > 0.5)
+    return regression.fit(_repeat_features(train), train.label > 0.5)
 
 
-def _counts(found: Predictions) -> np.ndarray:
-    return np.concatenate([np.log1p(found.repeats), found.repeats > 0], axis=1)
+def _repeat_features(predictions: Predictions) -> np.ndarray:
+    repeats = predictions.repeats
+    return np.concatenate([np.log1p(repeats), repeats > 0], axis=1)
 
 
 def summary(numbers: dict[str, Any]) -> str:
-    """The numbers as a person reads them, a few lines."""
+    """Formats the main numbers of a split as a table and a line for a terminal."""
 
-    def show(name):
-        value = numbers[name]
-        return "  n/a " if value is None else f"{value:.4f}"
+    def digits(value: float | None) -> str:
+        return "n/a" if value is None else f"{value:.4f}"
 
-    base = numbers["baselines"]
-    counts = "n/a" if base["repeat_counts"] is None else f"{base['repeat_counts']:.4f}"
+    titles = {"": "all", "_seen": "item seen before", "_new": "item new to the user"}
+    rows = [
+        [title, digits(numbers[f"auc{suffix}"]), digits(numbers[f"gauc{suffix}"])]
+        for suffix, title in titles.items()
+    ]
     return "\n".join(
         [
-            f"  {'targets':<22}{'AUC':>8}{'GAUC':>9}",
-            f"  {'all':<22}{show('auc'):>8}{show('gauc'):>9}",
-            f"  {'item seen before':<22}{show('auc_seen'):>8}{show('gauc_seen'):>9}",
-            f"  {'item new to the user':<22}{show('auc_new'):>8}{show('gauc_new'):>9}",
+            text_table([["targets", "AUC", "GAUC"], *rows]),
             f"  log loss {numbers['logloss']:.4f}, calibration error {numbers['ece']:.4f}; "
-            f"{numbers['targets']:,} targets of "
-            f"{numbers['users']:,} users; repeat counts alone reach AUC {counts}",
+            f"{numbers['targets']:,} targets of {numbers['users']:,} users; "
+            f"repeat counts alone reach AUC {digits(numbers['baselines']['repeat_counts'])}",
         ]
     )

@@ -1,8 +1,7 @@
-"""What a model predicts for every candidate of a split, beside the facts of its requests."""
+"""Predictions of a model for every candidate of a split, with facts about its requests."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,12 +9,13 @@ import numpy as np
 
 from tfdare.compat import tf
 from tfdare.data import read_requests
+from tfdare.files import replacing
 from tfdare.sequences import Sequences
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One entry a candidate, padded ones left out.
+    """Columns with one entry per candidate; padding is left out.
 
     Attributes:
         label: float32 ``[n]``.
@@ -46,21 +46,22 @@ class Predictions:
         return before[self.request]
 
     def save(self, path: str) -> None:
-        """Writes `label` (uint8), `probability` and `user` (int32) as a compressed npz, put in
-        place in one step; equal sequences and splits give equal users in equal order."""
-        unfinished = f"{path}.tmp"
-        with open(unfinished, "wb") as file:
+        """Writes `label` (uint8), `probability` and `user` (int32) as a compressed npz, in one
+        step.
+
+        Equal sequences and splits give equal users in equal order.
+        """
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(
                 file,
                 label=(self.label > 0.5).astype(np.uint8),
                 probability=self.probability.astype(np.float32),
                 user=self.user.astype(np.int32),
             )
-        os.replace(unfinished, path)
 
 
 class Predictor:
-    """A model as a graph that is traced once, for batches of any size.
+    """A function of a model, traced once, for batches of any size.
 
     Args:
         model: RequestModel.
@@ -68,25 +69,27 @@ class Predictor:
     """
 
     def __init__(self, model, ask: Callable | None = None):
-        self._model, self._call = model, None
+        self._model = model
         self._ask = ask or (lambda model, requests: model(requests, training=False))
+        self._call: Callable | None = None
 
     def __call__(self, requests: Mapping[str, tf.Tensor]):
-        """What the model answers, as arrays."""
+        """Returns the model's output as arrays."""
         if self._call is None:
             like = {
                 name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name)
                 for name, value in requests.items()
             }
-            graph = tf.function(lambda given: self._ask(self._model, given), autograph=False)
+            graph = tf.function(lambda requests: self._ask(self._model, requests), autograph=False)
             self._call = graph.get_concrete_function(like)
-        return tf.nest.map_structure(lambda value: value.numpy(), self._call(dict(requests)))
+        output = self._call(dict(requests))
+        return tf.nest.map_structure(lambda value: value.numpy(), output)
 
 
 def predict(
     model, sequences: Sequences, split: str, batch_size: int = 512, limit: int | None = None
 ) -> Predictions:
-    """Probabilities of every candidate of a split.
+    """Predicts the probability of a click on every candidate of a split.
 
     Args:
         model: RequestModel, Predictor, or None for the facts alone (probabilities are then zero).
@@ -96,7 +99,7 @@ def predict(
         limit: int or None. Stop after about this many candidates.
     """
     predictor = model if model is None or isinstance(model, Predictor) else Predictor(model)
-    names = [feature.name for feature in sequences.schema.features if feature.max_values == 1]
+    features = [feature.name for feature in sequences.schema.features if feature.max_values == 1]
     columns: dict[str, list] = {
         name: []
         for name in ("label", "probability", "user", "request", "repeats", "history_length", "item")
@@ -106,7 +109,7 @@ def predict(
         sequences, split, batch_size, with_history_facts=True
     ):
         users = requests.pop("user").numpy()
-        repeats = [requests.pop(f"target_repeats_{name}").numpy() for name in names]
+        repeats = [requests.pop(f"target_repeats_{name}").numpy() for name in features]
         real = weight.numpy() > 0
         probability = np.zeros_like(label) if predictor is None else predictor(requests)
         request = np.broadcast_to(seen_requests + np.arange(len(users))[:, np.newaxis], real.shape)
@@ -123,5 +126,5 @@ def predict(
         if limit is not None and count >= limit:
             break
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    names, joined["user"] = np.unique(joined["user"], return_inverse=True)
-    return Predictions(**joined, names=[name.decode() for name in names.tolist()])
+    users, joined["user"] = np.unique(joined["user"], return_inverse=True)
+    return Predictions(**joined, names=[user.decode() for user in users.tolist()])

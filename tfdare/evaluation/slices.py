@@ -1,4 +1,4 @@
-"""Metrics of a split in full: by slices, with intervals over users, and two models in pairs."""
+"""Metrics of models by slices of a split, with intervals over users, and differences in pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from tfdare.evaluation.predictions import Predictions
 from tfdare.metrics import Interval, auc_by_group
 from tfdare.metrics.bootstrap import WeightedAUC, interval, resamples_of
 from tfdare.metrics.calibration import BINS, bin_of, entropy, probability_bins
+from tfdare.schema import FIRST_ID
 from tfdare.sequences import Sequences
+from tfdare.text import text_table
 
 METRICS = ("auc", "gauc", "logloss", "normalized_entropy", "ece")
 ALL = "all"
@@ -22,38 +24,38 @@ class Slices(NamedTuple):
     """One way to cut a split into parts.
 
     Attributes:
-        title: str. What is told apart.
+        title: str. By what the split is cut.
         parts: list of str. A title each.
-        place: int ``[n]``. To which part each target belongs.
+        part_index: int ``[n]``. The part that each target belongs to.
     """
 
     title: str
     parts: list[str]
-    place: np.ndarray
+    part_index: np.ndarray
 
 
-def slices_of(found: Predictions, sequences: Sequences, split: str) -> dict[str, Slices]:
-    """The slices in which a ranking model is looked at, quarters where there is an order.
+def slices_of(predictions: Predictions, sequences: Sequences, split: str) -> dict[str, Slices]:
+    """Cuts a split in four ways: into quarters where there is an order, else by kind.
 
     Args:
-        found: Predictions. Of any model; slices depend on the data alone.
+        predictions: Predictions. Of any model; slices depend on the data alone.
         sequences: Sequences.
-        split: str. That `found` is of.
+        split: str. The split of `predictions`.
 
     Returns:
         ``history_length`` (in the window), ``target`` (whether the request's click is on an item
         that the user had before), ``target_frequency`` (of the candidate's item in the training
         period) and ``activity`` (events of the user).
     """
-    length = {record.user: record.history_time.size for record in sequences.records(split)}
-    activity = np.array([length[name] for name in found.names], np.int64)[found.user]
-    frequency = item_frequency(sequences)[found.item]
+    events = {record.user: record.history_time.size for record in sequences.records(split)}
+    activity = np.array([events[name] for name in predictions.names], np.int64)[predictions.user]
+    frequency = item_frequency(sequences)[predictions.item]
     return {
-        "history_length": Slices("length of the history", *by_edges(found.history_length)),
+        "history_length": Slices("length of the history", *by_edges(predictions.history_length)),
         "target": Slices(
             "item of the click",
             ["new to the user", "seen before"],
-            found.clicked_before.astype(np.int64),
+            predictions.clicked_before.astype(np.int64),
         ),
         "target_frequency": Slices("training events of the item", *by_edges(frequency)),
         "activity": Slices("events of the user", *by_edges(activity)),
@@ -61,10 +63,10 @@ def slices_of(found: Predictions, sequences: Sequences, split: str) -> dict[str,
 
 
 class Resampled:
-    """All metrics of one model on some targets, and what they are in resamples of users.
+    """All metrics of one model on some targets, and on resamples of their users.
 
     Args:
-        found: Predictions.
+        predictions: Predictions.
         rows: bool ``[n]`` or None. Targets that count; None: all.
         resamples: int. Equal for all models, so that differences can be taken in pairs.
         bins: int. Of the calibration error; the edges are those of the data.
@@ -72,30 +74,30 @@ class Resampled:
 
     def __init__(
         self,
-        found: Predictions,
+        predictions: Predictions,
         rows: np.ndarray | None = None,
         resamples: int = 200,
         bins: int = BINS,
     ):
-        rows = np.ones(found.label.size, bool) if rows is None else rows
-        label = found.label[rows].astype(np.float64)
-        probability = found.probability[rows].astype(np.float64)
-        user = found.user[rows]
-        users = int(found.user.max()) + 1
+        rows = np.ones(predictions.label.size, bool) if rows is None else rows
+        label = predictions.label[rows].astype(np.float64)
+        probability = predictions.probability[rows].astype(np.float64)
+        user = predictions.user[rows]
+        users = int(predictions.user.max()) + 1
         sums = _sums_by_user(label, probability, user, users, bins)
         auc = WeightedAUC(label, probability, user)
         whole = np.ones((1, users))
         self.targets, self.clicks = int(label.size), int(label.sum())
         self._estimate = _metrics(whole, sums, auc)
-        drawn = [_metrics(block, sums, auc) for block in resamples_of(users, resamples)]
-        self._drawn = {name: np.concatenate([one[name] for one in drawn]) for name in METRICS}
+        drawn = [_metrics(weights, sums, auc) for weights in resamples_of(users, resamples)]
+        self._drawn = {name: np.concatenate([block[name] for block in drawn]) for name in METRICS}
 
     def interval(self, metric: str) -> Interval:
-        """A metric, and its 95% interval."""
+        """Returns a metric with its 95% interval."""
         return interval(self._estimate[metric][0], self._drawn[metric])
 
     def difference(self, other: Resampled, metric: str) -> Interval:
-        """This model's metric minus the other's, resample by resample."""
+        """Returns this model's metric minus the other's, resample by resample."""
         return interval(
             self._estimate[metric][0] - other._estimate[metric][0],
             self._drawn[metric] - other._drawn[metric],
@@ -103,7 +105,7 @@ class Resampled:
 
 
 def _sums_by_user(label, probability, user, users, bins):
-    """What each user brings to every metric but AUC: columns of ``[users, ...]``."""
+    """Computes each user's share of every metric but AUC: columns of ``[users, ...]``."""
     clipped = np.clip(probability, _TINY, 1 - _TINY)
     loss = -(label * np.log(clipped) + (1 - label) * np.log1p(-clipped))
     edges = probability_bins(probability, bins)
@@ -137,7 +139,7 @@ def _metrics(weights, sums, auc) -> dict[str, np.ndarray]:
 def evaluate_in_full(
     predictions: Mapping[str, Predictions], slices: Mapping[str, Slices], resamples: int = 200
 ) -> dict[str, Any]:
-    """Every metric of every model on every slice, and differences to the first model.
+    """Computes all metrics of all models on all slices, and differences to the first model.
 
     Args:
         predictions: mapping of model to Predictions of the same targets in the same order.
@@ -165,29 +167,29 @@ def evaluate_in_full(
         name: {
             "title": cut.title,
             "parts": [
-                _of_part(predictions, title, cut.place == place, resamples)
-                for place, title in enumerate(cut.parts)
-                if (cut.place == place).any()
+                _evaluate_part(predictions, title, cut.part_index == index, resamples)
+                for index, title in enumerate(cut.parts)
+                if (cut.part_index == index).any()
             ],
         }
         for name, cut in every.items()
     }
 
 
-def _of_part(predictions, title, rows, resamples):
-    found = {name: Resampled(one, rows, resamples) for name, one in predictions.items()}
-    first, *others = found
+def _evaluate_part(predictions, title, rows, resamples) -> dict[str, Any]:
+    models = {name: Resampled(of_model, rows, resamples) for name, of_model in predictions.items()}
+    first, *others = models
     return {
         "title": title,
-        "targets": found[first].targets,
-        "clicks": found[first].clicks,
+        "targets": models[first].targets,
+        "clicks": models[first].clicks,
         "models": {
-            name: {metric: one.interval(metric) for metric in METRICS}
-            for name, one in found.items()
+            name: {metric: resampled.interval(metric) for metric in METRICS}
+            for name, resampled in models.items()
         },
         "differences": {
             f"{first} - {name}": {
-                metric: found[first].difference(found[name], metric) for metric in METRICS
+                metric: models[first].difference(models[name], metric) for metric in METRICS
             }
             for name in others
         },
@@ -195,39 +197,49 @@ def _of_part(predictions, title, rows, resamples):
 
 
 def slices_table(numbers: Mapping[str, Any], metric: str = "auc") -> str:
-    """One metric by slice, as a person reads it."""
-    first = next(iter(numbers.values()))["parts"][0]
-    pairs = list(first["differences"])
-    head = [*first["models"], *pairs]
-    lines = [f"  {metric:<42}" + "".join(f"{name:>28}" for name in head)]
-    for cut in numbers.values():
-        for part in cut["parts"]:
-            title = part["title"] if part["title"] == ALL else f"{cut['title']}: {part['title']}"
-            values = [
-                one[metric] for one in (*part["models"].values(), *part["differences"].values())
-            ]
-            lines.append(f"  {title:<42}" + "".join(f"{_shown(one):>28}" for one in values))
-    return "\n".join(lines)
+    """Formats one metric by slice as a table for a terminal.
+
+    Args:
+        numbers: mapping. What :func:`evaluate_in_full` returns.
+        metric: str. One of :data:`METRICS`.
+    """
+    parts = [
+        (part["title"] if name == ALL else f"{cut['title']}: {part['title']}", part)
+        for name, cut in numbers.items()
+        for part in cut["parts"]
+    ]
+    rows = [
+        [title, *(f"{values[metric]:.4f}" for values in _columns(part).values())]
+        for title, part in parts
+    ]
+    return text_table([[metric, *_columns(parts[0][1])], *rows])
 
 
-def _shown(one: Interval) -> str:
-    if not np.isfinite(one.estimate):
-        return "n/a"
-    return f"{one.estimate:.4f} [{one.low:.4f}, {one.high:.4f}]"
+def _columns(part: Mapping[str, Any]) -> dict[str, Mapping[str, Interval]]:
+    return {**part["models"], **part["differences"]}
 
 
 def item_frequency(sequences: Sequences) -> np.ndarray:
-    """Events of each item's row in the training period; 0 for padding and what is unknown."""
-    name = sequences.schema.item.name
-    with open(sequences.vocabulary_path(name), encoding="utf-8") as file:
-        counts = [int(line.split("\t")[1]) for line in file]
-    return np.array([0, 0, *counts], np.int64)
+    """Counts the events of each item's row in the training period; 0 for padding and unknown ids.
+
+    Returns:
+        int64 ``[rows]``.
+    """
+    counts = sequences.frequencies(sequences.schema.item.name)
+    return np.concatenate([np.zeros(FIRST_ID, np.int64), counts])
 
 
 def by_edges(values: np.ndarray, parts: int = 4) -> tuple[list[str], np.ndarray]:
-    """Quarters of the values: a title each, and to which one each value belongs.
+    """Cuts values into parts of about equal size, quarters by default.
 
     Equal values stay together, so that there may be fewer parts.
+
+    Args:
+        values: int ``[n]``.
+        parts: int. Defaults to 4.
+
+    Returns:
+        A title for each part, and the part that each value belongs to, int ``[n]``.
     """
     edges = np.unique(np.quantile(values, np.arange(1, parts) / parts, method="lower"))
     edges = edges[edges < values.max()].astype(np.int64)

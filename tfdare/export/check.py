@@ -1,4 +1,4 @@
-"""Whether an exported model runs the way a server runs it, and answers as the Keras model does."""
+"""Checks that an exported model runs as on a server, with the outputs of the Keras model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 class ExportError(RuntimeError):
-    """The SavedModel does not run as a server would run it, or answers differently."""
+    """The SavedModel does not run as on a server, or its outputs differ from the Keras model's."""
 
 
 def check_export(path: str, model, requests, vocabularies) -> float:
@@ -37,7 +37,7 @@ def check_export(path: str, model, requests, vocabularies) -> float:
         vocabularies: Sequences or None. As for :func:`tfdare.export.export_model`.
 
     Returns:
-        The greatest difference found.
+        The greatest difference.
 
     Raises:
         ExportError: a signature fails, or differs by more than 1e-5.
@@ -46,7 +46,7 @@ def check_export(path: str, model, requests, vocabularies) -> float:
 
 
 def check_exports(exports: Sequence[tuple[str, Any]], model, vocabularies) -> float:
-    """The same for several SavedModels of one model, all in one process.
+    """Checks several SavedModels of one model, as :func:`check_export`, in one process.
 
     Args:
         exports: sequence of ``(path, requests)``.
@@ -56,18 +56,21 @@ def check_exports(exports: Sequence[tuple[str, Any]], model, vocabularies) -> fl
     """
     return max(
         compare(model, requests, answers, vocabularies)
-        for (_, requests), answers in zip(exports, run_apart(exports))
+        for (_, requests), answers in zip(exports, run_in_subprocess(exports))
     )
 
 
-def run_apart(exports: Iterable[tuple[str, Any]]) -> list[list[dict[str, dict[str, np.ndarray]]]]:
-    """Answers of SavedModels through the session loader, all in one process that is not this one.
+def run_in_subprocess(
+    exports: Iterable[tuple[str, Any]],
+) -> list[list[dict[str, dict[str, np.ndarray]]]]:
+    """Runs SavedModels through the session loader, all in one separate process.
 
     Args:
         exports: iterable of ``(path, requests)``, as for :func:`check_export`.
 
     Returns:
-        For each, as many ``{signature name: {output name: array}}`` as requests.
+        For each SavedModel a list of ``{signature name: {output name: array}}``, one for each of
+        its requests.
 
     Raises:
         ExportError: one of them does not load, or does not run.
@@ -76,35 +79,35 @@ def run_apart(exports: Iterable[tuple[str, Any]]) -> list[list[dict[str, dict[st
     with tempfile.TemporaryDirectory() as folder:
         arguments = []
         for i, (path, requests) in enumerate(exports):
-            given, answers = (os.path.join(folder, f"{i}.{end}.npz") for end in ("in", "out"))
-            np.savez(
-                given,
-                **{
-                    f"{j}/{signature}/{name}": array
-                    for j, batch in enumerate(requests)
-                    for signature, inputs in batch.items()
-                    for name, array in inputs.items()
-                },
+            inputs_path, outputs_path = (
+                os.path.join(folder, f"{i}.{end}.npz") for end in ("in", "out")
             )
-            arguments += [path, given, answers]
+            arrays = {
+                f"{j}/{signature}/{name}": array
+                for j, batch in enumerate(requests)
+                for signature, inputs in batch.items()
+                for name, array in inputs.items()
+            }
+            np.savez(inputs_path, **arrays)
+            arguments += [path, inputs_path, outputs_path]
         command = [sys.executable, "-m", "tfdare.session", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ExportError(
                 f"The SavedModel fails in the session loader:\n{done.stderr.strip()[-2000:]}"
             )
-        found = []
+        answers: list[list[dict[str, dict[str, np.ndarray]]]] = []
         for (_, requests), path in zip(exports, arguments[2::3]):
-            found.append([{signature: {} for signature in batch} for batch in requests])
+            answers.append([{signature: {} for signature in batch} for batch in requests])
             with np.load(path) as file:
                 for key in file.files:
                     batch, signature, name = key.split("/")
-                    found[-1][int(batch)][signature][name] = file[key]
-        return found
+                    answers[-1][int(batch)][signature][name] = file[key]
+        return answers
 
 
 def compare(model, requests, answers, vocabularies) -> float:
-    """The greatest difference of a SavedModel's answers from the Keras model's.
+    """Returns the greatest difference between a SavedModel's answers and the Keras model's.
 
     Args:
         model, requests, vocabularies: as for :func:`check_export`.
@@ -115,11 +118,12 @@ def compare(model, requests, answers, vocabularies) -> float:
     """
     lookups = row_lookups(model, vocabularies)
     greatest = 0.0
-    for inputs_of, got_of in zip(requests, answers, strict=True):
-        for signature, inputs in inputs_of.items():
+    for batch, batch_answers in zip(requests, answers, strict=True):
+        for signature, inputs in batch.items():
             rows = to_row_ids(inputs, lookups, model.schema)
-            for name, (answer, wanted) in compared(model, rows, got_of[signature]).items():
-                gap = _difference(answer, wanted)
+            pairs = pair_outputs(model, rows, batch_answers[signature])
+            for name, (answer, expected) in pairs.items():
+                gap = _difference(answer, expected)
                 if not gap <= TOLERANCE:
                     raise ExportError(
                         f"Signature {signature!r}, {name} differs from the Keras model "
@@ -130,7 +134,7 @@ def compare(model, requests, answers, vocabularies) -> float:
 
 
 def row_lookups(model, vocabularies) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """A function of raw ids to rows for every feature; none where signatures take row ids."""
+    """Returns a function of raw ids to row ids by feature; empty where signatures take row ids."""
     hashed = {part.name: part.hash_buckets for part in model.schema.categorical}
     return {
         name: partial(hash_rows, buckets=hashed[name])
@@ -141,57 +145,62 @@ def row_lookups(model, vocabularies) -> dict[str, Callable[[np.ndarray], np.ndar
 
 
 def to_row_ids(inputs, lookups, schema) -> dict[str, np.ndarray]:
-    """Inputs over raw ids as inputs over row ids; `lookups` maps a feature to its function."""
+    """Converts inputs over raw ids to row ids; `lookups` is as of :func:`row_lookups`."""
     rows = dict(inputs)
     for key, part in id_inputs(schema).items():
         if key in rows and part.name in lookups:
-            found = lookups[part.name](rows[key])
+            ids = lookups[part.name](rows[key])
             several = part.max_values > 1
-            rows[key] = np.where(rows[key] == NO_VALUE, PADDING_ID, found) if several else found
+            rows[key] = np.where(rows[key] == NO_VALUE, PADDING_ID, ids) if several else ids
     return rows
 
 
-def compared(model, rows, got):
-    """What a signature answered beside what the Keras model says, by name.
+def pair_outputs(model, rows, outputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Pairs a signature's outputs with those of the Keras model, by name.
 
-    Two behaviors whose scores are a rounding step apart may change places, so a found behavior is
-    compared by the score that the model gives it, and the probability by what was found.
+    Two behaviors whose scores differ by a rounding step may change places. Behaviors that search
+    found are therefore compared by the score that the model gives them, and the probability with
+    the model's for the same behaviors.
+
+    Args:
+        model: RequestModel.
+        rows: mapping of input name to array, over row ids.
+        outputs: mapping of output name to array, of the signature.
     """
-    if "behavior_index" not in got:
-        whole = "history_length" in rows
-        wanted = model(rows) if whole else model.score(rows)
-        return {"probability": (got["probability"], wanted.numpy())}
-    index, length = got["behavior_index"], rows["history_length"][:, np.newaxis, np.newaxis]
-    wanted = model.search(rows)
-    place = np.where(index >= 0, length - 1 - index, -1)
+    if "behavior_index" not in outputs:
+        expected = model(rows) if "history_length" in rows else model.score(rows)
+        return {"probability": (outputs["probability"], expected.numpy())}
+    index, length = outputs["behavior_index"], rows["history_length"][:, np.newaxis, np.newaxis]
+    expected = model.search(rows)
+    newest = np.where(index >= 0, length - 1 - index, -1)  # 0 is the newest behavior
     scores = np.pad(model.attend(rows).numpy(), [(0, 0), (0, 0), (1, 0)])
     top_k = model.search_layer.top_k
     pairs = {
-        "attention_score": (got["attention_score"], wanted["attention_score"].numpy()),
+        "attention_score": (outputs["attention_score"], expected["attention_score"].numpy()),
         "number of behaviors found": (
             (index >= 0).sum(-1),
-            (wanted["behavior_index"] >= 0).numpy().sum(-1),
+            (expected["behavior_index"] >= 0).numpy().sum(-1),
         ),
         "score of behavior_index": (
-            np.take_along_axis(scores, place + 1, axis=-1),
-            got["attention_score"],
+            np.take_along_axis(scores, newest + 1, axis=-1),
+            outputs["attention_score"],
         ),
     }
-    # The newest, which follow what was searched for, may be among the latter, too.
+    # The newest behaviors follow the top K, and may be among them, too.
     for part in (index[..., :top_k], index[..., top_k:]):
         pairs[f"repeats in behavior_index of {part.shape[-1]} slots"] = (
             _repeats(part),
             np.zeros(index.shape[:2]),
         )
-    if "probability" in got:
+    if "probability" in outputs:
         names = [*model.schema.names, *([TIME_GAP] if model.schema.time_gap is not None else [])]
         history = {
             name: newest_first(tf.constant(rows[f"history_{name}"]), rows["history_length"])
             for name in names
         }
-        behaviors = gather_behaviors(history, tf.constant(place, tf.int32))
-        again = model.score({**rows, **behaviors, "attention_score": got["attention_score"]})
-        pairs["probability"] = (got["probability"], again.numpy())
+        behaviors = gather_behaviors(history, tf.constant(newest, tf.int32))
+        scored = model.score({**rows, **behaviors, "attention_score": outputs["attention_score"]})
+        pairs["probability"] = (outputs["probability"], scored.numpy())
     return pairs
 
 
@@ -203,23 +212,26 @@ def _repeats(index):
 def lookup_rows(
     raw_ids: np.ndarray, ids: np.ndarray, order: np.ndarray | None = None
 ) -> np.ndarray:
-    """Rows of raw ids by a sorted vocabulary, int32; the check's own way, apart from the graph's.
+    """Looks up the row ids of raw ids in NumPy, independently of the exported graph.
 
     Args:
-        raw_ids: int64 ``[V]``; element ``i`` has row ``i + 2``.
+        raw_ids: int64 ``[V]``. The vocabulary; element ``i`` has row id ``i + 2``.
         ids: int64, any shape.
-        order: int ``[V]`` or None. What sorts `raw_ids`, where many calls share it.
+        order: int ``[V]`` or None. ``argsort`` of `raw_ids`, to compute it once for many calls.
+
+    Returns:
+        int32, the shape of `ids`; 1 for ids that the vocabulary lacks.
     """
     if not raw_ids.size:
         return np.full(ids.shape, OOV_ID, np.int32)
     if order is None:
         order = np.argsort(raw_ids, kind="stable")
-    place = np.clip(np.searchsorted(raw_ids, ids, sorter=order), 0, raw_ids.size - 1)
-    known = raw_ids[order[place]] == ids
-    return np.where(known, order[place] + FIRST_ID, OOV_ID).astype(np.int32)
+    index = np.clip(np.searchsorted(raw_ids, ids, sorter=order), 0, raw_ids.size - 1)
+    known = raw_ids[order[index]] == ids
+    return np.where(known, order[index] + FIRST_ID, OOV_ID).astype(np.int32)
 
 
-def _difference(got, wanted):
-    if got.shape != wanted.shape or not np.isfinite(got).all():
+def _difference(answer, expected):
+    if answer.shape != expected.shape or not np.isfinite(answer).all():
         return float("inf")
-    return float(np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0))
+    return float(np.max(np.abs(answer.astype(np.float64) - expected), initial=0.0))

@@ -1,9 +1,8 @@
-"""Attention tables in fewer bytes, for search servers that hold as much of the catalog as fits."""
+"""Attention tables in fewer bytes, so that a search server can hold a larger catalog."""
 
 from __future__ import annotations
 
 import contextlib
-import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,14 +16,14 @@ _TABLES = ("attention_position_table", "attention_time_gap_table")
 
 
 class CompactTable(tf.Module):
-    """A table as it is stored, and its rows as numbers again.
+    """A table in a compact type, whose rows are read as float32.
 
-    As int8 each row has a scale of its own, so that the largest of the row is 127.
+    int8 has a scale for each row, by which the row's largest value becomes 127.
 
     Args:
         values: float32 ``[rows, columns]``.
         dtype: str. One of :data:`DTYPES`.
-        name: str. Of the variable; ``<name>_scale`` is that of the scales.
+        name: str. Of the variable; the scales are called ``<name>_scale``.
     """
 
     def __init__(self, values: np.ndarray, dtype: str, name: str):
@@ -38,28 +37,28 @@ class CompactTable(tf.Module):
         self.values = tf.Variable(tf.cast(values, dtype), trainable=False, name=name)
 
     def rows(self, ids: tf.Tensor) -> tf.Tensor:
-        """float32 ``[..., columns]``."""
-        found = tf.cast(tf.gather(self.values, ids), tf.float32)
+        """Returns the rows of `ids`, float32 ``[..., columns]``."""
+        values = tf.cast(tf.gather(self.values, ids), tf.float32)
         if self.scale is None:
-            return found
-        return found * tf.gather(self.scale, ids)[..., tf.newaxis]
+            return values
+        return values * tf.gather(self.scale, ids)[..., tf.newaxis]
 
     def whole(self) -> tf.Tensor:
-        """float32 ``[rows, columns]``."""
+        """Returns the whole table, float32 ``[rows, columns]``."""
         return self.rows(tf.range(self.values.shape[0]))
 
     @property
     def bytes(self) -> int:
-        """What its variables take."""
+        """Size of its variables."""
         return sum(v.shape.num_elements() * v.dtype.size for v in self.variables)
 
 
 class CompactAttention:
-    """A model's attention tables in another type, and what that costs.
+    """A model's attention tables in a compact type.
 
     Args:
-        model: TwoStageModel, whose attention tables are its own: see
-            :func:`tfdare.export.signatures.check_apart`.
+        model: TwoStageModel. Its attention tables must not be shared with representation: see
+            :func:`tfdare.export.signatures.check_separable`.
         dtype: str. One of :data:`DTYPES`.
 
     Raises:
@@ -79,7 +78,7 @@ class CompactAttention:
 
     @contextlib.contextmanager
     def rounded(self) -> Iterator[None]:
-        """Inside, the model's own tables hold what the compact ones stand for."""
+        """Rounds the model's own tables, inside the context, to the values of the compact ones."""
         for weight, table in zip(self._weights, self.tables):
             weight.assign(table.whole())
         try:
@@ -90,53 +89,55 @@ class CompactAttention:
 
     @contextlib.contextmanager
     def stored(self) -> Iterator[None]:
-        """Inside, what is traced reads the compact tables. float32 tables are those there are."""
-        embedding = self.model.embedding
+        """Makes graphs traced inside the context read the compact tables (float32: the model's)."""
+        reader = self.model.embedding.reader
         if self.dtype == "float32":
             yield
             return
         instead = {id(raw(weight)): table for weight, table in zip(self._weights, self.tables)}
-        embedding.compact = types.MappingProxyType(instead)  # a dict would be tracked by Keras
+        reader.compact = instead
         try:
             yield
         finally:
-            embedding.compact = None
+            reader.compact = {}
 
     def report(self, requests: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
-        """Bytes, and how much of what float32 tables find the compact ones find, too.
+        """Reports the size of the tables, and how much of the float32 search they still find.
 
         Args:
             requests: mapping of name to array, over row ids, for the model's search.
-            source: str. What they are.
+            source: str. Where the requests come from.
+
+        Returns:
+            The type, bytes before and after, recall of the behaviors that search finds with
+            float32 tables, the targets that it is measured on, and `source`.
         """
-        before = self.model.search(requests)
+        before = self.model.search(requests)["behavior_index"].numpy()
         with self.rounded():
-            after = self.model.search(requests)
-        whole, part = (found["behavior_index"].numpy() for found in (before, after))
-        there = whole >= 0
-        real = np.full(whole.shape[:2], True)
+            after = self.model.search(requests)["behavior_index"].numpy()
+        real = np.full(before.shape[:2], True)
         if "target_length" in requests:
-            real = np.arange(whole.shape[1]) < np.array(requests["target_length"])[:, np.newaxis]
-        there &= real[..., np.newaxis]
-        kept = (whole[..., :, np.newaxis] == part[..., np.newaxis, :]).any(-1) & there
+            real = np.arange(before.shape[1]) < np.array(requests["target_length"])[:, np.newaxis]
+        relevant = (before >= 0) & real[..., np.newaxis]
+        kept = (before[..., :, np.newaxis] == after[..., np.newaxis, :]).any(-1) & relevant
         bytes_before = sum(values.nbytes for values in self._before)
         slots = self.model.search_layer.slots
         return {
             "attention_dtype": self.dtype,
             "bytes": bytes_before if self.dtype == "float32" else sum(t.bytes for t in self.tables),
             "bytes_float32": bytes_before,
-            f"recall@{slots}": float(kept.sum() / max(there.sum(), 1)),
+            f"recall@{slots}": float(kept.sum() / max(relevant.sum(), 1)),
             "targets": int(real.sum()),
             "measured_on": source,
         }
 
 
 def _attention_tables(embedding) -> list:
-    """Every weight that answers for attention, once each."""
-    found = [
+    """Returns every weight that attention reads, once each."""
+    tables = [
         embedding.table_of("attention", name, role)
         for name in embedding.schema.names
         for role in ("history", "target")
     ]
-    found += [table for name in _TABLES if (table := getattr(embedding, name)) is not None]
-    return list({id(raw(weight)): weight for weight in found}.values())
+    tables += [table for name in _TABLES if (table := getattr(embedding, name)) is not None]
+    return list({id(raw(weight)): weight for weight in tables}.values())

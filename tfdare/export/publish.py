@@ -1,9 +1,9 @@
-"""SavedModels that TensorFlow Serving loads, published only once they ran.
+"""Export of SavedModels for TensorFlow Serving, published only after they passed the checks.
 
-A model is written beside its place, every signature runs through the v1 Session loader in a
+A model is written to a temporary folder, every signature runs through the v1 Session loader in a
 separate process (the path a server takes) and must agree with the Keras model, and only then the
-folder is renamed to ``base/<name>/<version>/``. Where search and score are exported apart, none of
-the servables is published before all are good.
+folder is renamed to ``base/<name>/<version>/``. Where search and score are exported as servables of
+their own, none is published before all passed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tfdare.errors import UsageError
 from tfdare.export.check import check_exports
 from tfdare.export.compact_tables import CompactAttention
 from tfdare.export.sample_requests import example_requests
-from tfdare.export.signatures import SCORE, SEARCH, ServingModule, check_apart
+from tfdare.export.signatures import SCORE, SEARCH, ServingModule, check_separable
 from tfdare.export.warmup import write_warmup
 from tfdare.models import RequestModel
 from tfdare.sequences import Sequences
 
 REPORT = "attention.json"
-"""In ``assets.extra``: in which type the attention tables are stored, and what that costs."""
+"""In ``assets.extra``: the type of the attention tables, their bytes, and the recall of search."""
 
 
 def export_model(
@@ -73,78 +73,82 @@ def export_servables(
     attention_dtype: str = "float32",
     recall_on: tuple[Mapping[str, np.ndarray], str] | None = None,
 ) -> dict[str, str]:
-    """Writes, checks and publishes one version, whole and, if asked for, in its two halves.
+    """Writes, checks and publishes one version, whole and, with `split`, as two servables, too.
 
-    ``<name>`` answers all signatures. ``<name>_search`` answers ``search`` and holds nothing that
-    only score reads, ``<name>_score`` answers ``score`` and holds nothing that only search reads.
-    All get the same version, and none is published before all are good.
+    ``<name>`` has all signatures. ``<name>_search`` has ``search`` and only the variables that it
+    reads; ``<name>_score`` has ``score`` and only the variables that it reads. All get the same
+    version, and none is published before all passed the checks.
 
     Args:
         model, base, vocabularies, name, version: see :func:`export_model`.
-        split: bool. Whether the halves are written, too. Defaults to False.
+        split: bool. Whether to write the servables of search and score, too. Defaults to False.
         attention_dtype: str. Type in which attention tables are stored: ``float32``, ``float16``,
             ``bfloat16``, or ``int8`` with a scale for each row; they are float32 again once rows
             are gathered. Defaults to ``"float32"``.
-        recall_on: requests over row ids and what they are, on which is measured what another type
-            loses; made-up ones by default. ``assets.extra/attention.json`` says it.
+        recall_on: tuple of requests over row ids and a name for them, or None. On these the recall
+            of search with compact tables is measured, for ``assets.extra/attention.json``.
+            Defaults to made-up requests.
 
     Returns:
         The published folders by servable.
 
     Raises:
-        UsageError: as for :func:`export_model`; or the model's stages share tables, and it is to
-            be split or attention to be stored otherwise.
-        ExportError: as for :func:`export_model`; compact tables must agree with a model of the
+        UsageError: as for :func:`export_model`; or `split` or a compact `attention_dtype` for a
+            model whose stages share tables.
+        ExportError: as for :func:`export_model`; compact tables are compared with a model of the
             same rounded weights.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.\-]+", name) or name.startswith("."):
-        raise UsageError(f"--name must be letters, digits, '_', '-' or '.'. Received: {name!r}")
-    signatures = {name: None}
+        raise UsageError(f"`name` must be letters, digits, '_', '-' or '.'. Received: {name!r}")
+    signatures: dict[str, str | None] = {name: None}  # of each servable; None: all
     if split:
         signatures |= {f"{name}_{only}": only for only in (SEARCH, SCORE)}
     if version is None:
-        taken = [int(v) for part in signatures for v in _versions(os.path.join(base, part))]
-        version = 1 + max(taken, default=0)
+        existing = [
+            int(v) for servable in signatures for v in _versions(os.path.join(base, servable))
+        ]
+        version = 1 + max(existing, default=0)
     if version < 0:
-        raise UsageError(f"--version must not be negative. Received: {version}")
-    targets = {part: os.path.join(base, part, str(version)) for part in signatures}
+        raise UsageError(f"`version` must not be negative. Received: {version}")
+    targets = {servable: os.path.join(base, servable, str(version)) for servable in signatures}
     for target in targets.values():
         if os.path.exists(target):
             raise UsageError(f"{target!r} exists; versions are never overwritten, choose another")
     compact = None
     if split or attention_dtype != "float32":
-        check_apart(model)
+        check_separable(model)
         compact = CompactAttention(model, attention_dtype)
     with contextlib.ExitStack() as stack:
-        asides = {}
-        for part in signatures:
-            os.makedirs(os.path.join(base, part), exist_ok=True)
-            # A server takes any child whose name is an integer: this one is not.
-            asides[part] = tempfile.mkdtemp(
-                prefix=f".writing-{version}-", dir=os.path.join(base, part)
+        temporary: dict[str, str] = {}
+        for servable in signatures:
+            os.makedirs(os.path.join(base, servable), exist_ok=True)
+            # A server loads any child whose name is an integer: this one's is not.
+            temporary[servable] = tempfile.mkdtemp(
+                prefix=f".writing-{version}-", dir=os.path.join(base, servable)
             )
-            stack.callback(shutil.rmtree, asides[part], ignore_errors=True)
+            stack.callback(shutil.rmtree, temporary[servable], ignore_errors=True)
         requests = example_requests(model, vocabularies)
-        report = compact.report(*(recall_on or _made_up(model))) if compact else None
+        report = compact.report(*(recall_on or _made_up_requests(model))) if compact else None
         stack.enter_context(compact.rounded() if compact else contextlib.nullcontext())
-        asked = []
-        for part, only in signatures.items():
+        exports = []
+        for servable, only in signatures.items():
             inputs = [{k: v for k, v in b.items() if only in (None, k)} for b in requests]
             with compact.stored() if compact else contextlib.nullcontext():
                 module = ServingModule(model, vocabularies, only)
-            _write(module, asides[part], part, model, inputs, None if only == SCORE else report)
-            asked.append((asides[part], inputs))
-        check_exports(asked, model, vocabularies)
-        _publish(asides, targets)
+            path = temporary[servable]
+            _write(module, path, servable, model, inputs, None if only == SCORE else report)
+            exports.append((path, inputs))
+        check_exports(exports, model, vocabularies)
+        _publish(temporary, targets)
     return targets
 
 
-def _made_up(model):
+def _made_up_requests(model):
     return example_requests(model, None)[2][SEARCH], "made-up histories of evenly drawn ids"
 
 
 def _write(module, path, name, model, requests, report: Mapping[str, Any] | None) -> None:
-    with _only_warnings():
+    with _without_info_messages():
         tf.saved_model.save(module, path, signatures=module.signatures_by_name)
     extra = os.path.join(path, "assets.extra")
     os.makedirs(extra)
@@ -156,29 +160,29 @@ def _write(module, path, name, model, requests, report: Mapping[str, Any] | None
     write_warmup(os.path.join(extra, "tf_serving_warmup_requests"), name, requests)
 
 
-def _publish(asides: Mapping[str, str], targets: Mapping[str, str]) -> None:
-    """All under their names, or, where one cannot be renamed, none."""
-    for aside in asides.values():
-        _sync(aside)
-        os.chmod(aside, 0o755)  # mkdtemp makes it private; a server runs as somebody else
+def _publish(temporary: Mapping[str, str], targets: Mapping[str, str]) -> None:
+    """Renames all folders to their targets or, if a rename fails, none."""
+    for folder in temporary.values():
+        _sync(folder)
+        os.chmod(folder, 0o755)  # mkdtemp makes it private; a server runs as somebody else
     done = []
     try:
-        for part, target in targets.items():
-            os.rename(asides[part], target)
-            done.append(part)
+        for servable, target in targets.items():
+            os.rename(temporary[servable], target)
+            done.append(servable)
     except OSError:
-        for part in done:
-            os.rename(targets[part], asides[part])
+        for servable in done:
+            os.rename(targets[servable], temporary[servable])
         raise
     for target in targets.values():
         _sync_folder(os.path.dirname(target))
 
 
 @contextlib.contextmanager
-def _only_warnings():
+def _without_info_messages():
     logger = tf.get_logger()
     before = logger.level
-    logger.setLevel("WARNING")  # where assets were written is a passing name here
+    logger.setLevel("WARNING")  # they name temporary folders
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Made-up inputs of every signature, for the check of an export and for its warm-up."""
+"""Made-up inputs for every signature, to check and to warm up an export."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from tfdare.models import RequestModel
 from tfdare.schema import FIRST_ID, MAX_GAP, OOV_ID, PADDING_ID
 from tfdare.sequences import Sequences
 
+UNKNOWN_RAW_ID = 1 << 62
+"""This and higher ids are in no vocabulary."""
+
 
 def example_requests(
     model: RequestModel, vocabularies: Sequences | None, seed: int = 0
 ) -> list[dict[str, dict[str, np.ndarray]]]:
-    """Inputs for every signature in a few shapes, ids drawn from the vocabularies.
+    """Makes inputs for every signature in a few shapes, with ids from the vocabularies.
 
-    Among them an empty history, one shorter than K, a full one, ids never seen, fewer values than
-    a feature may have, numbers that are not known, and one candidate as well as many.
+    They include an empty history, one shorter than K, a full one, unknown ids, fewer values than a
+    feature may have, missing numbers (NaN), one candidate and many.
+
+    Args:
+        model: RequestModel.
+        vocabularies: Sequences or None. As for :func:`tfdare.export.export_model`.
+        seed: int. Of the draws. Defaults to 0.
 
     Returns:
         A list of ``{signature name: {input name: array}}``.
@@ -33,17 +41,17 @@ def example_requests(
         known = max(part.vocabulary_size - FIRST_ID, 1)
         row = rng.integers(0, known, shape)
         if vocabularies is None:
-            made = (row + OOV_ID).astype(np.int32)
+            values = (row + OOV_ID).astype(np.int32)
         else:
             raw_ids = known_ids[part.name]
             drawn = raw_ids[row] if raw_ids.size else row.astype(np.int64)
-            made = np.where(rng.random(shape) < 0.05, np.int64(2**62) + row, drawn)
+            values = np.where(rng.random(shape) < 0.05, UNKNOWN_RAW_ID + row, drawn)
         if part.max_values > 1:
-            values = rng.integers(0, part.max_values + 1, (*shape[:-1], 1))
-            values.flat[:1], values.flat[-1:] = 0, part.max_values
-            nothing = PADDING_ID if vocabularies is None else NO_VALUE
-            made = np.where(np.arange(part.max_values) < values, made, nothing)
-        return made
+            counts = rng.integers(0, part.max_values + 1, (*shape[:-1], 1))
+            counts.flat[:1], counts.flat[-1:] = 0, part.max_values
+            padding = PADDING_ID if vocabularies is None else NO_VALUE
+            values = np.where(np.arange(part.max_values) < counts, values, padding)
+        return values
 
     def array(name, spec, shape, length):
         shape = shape + tuple(spec.shape[len(shape) :])
@@ -52,16 +60,16 @@ def example_requests(
         if name == "history_length":
             return length
         if name == "behavior_position":
-            place = np.arange(1, shape[2] + 1, dtype=np.int32)
-            found = np.where(place <= length[:, None, None], place, 0)
-            return np.broadcast_to(found, shape).astype(np.int32)
+            position = np.arange(1, shape[2] + 1, dtype=np.int32)
+            position = np.where(position <= length[:, None, None], position, 0)
+            return np.broadcast_to(position, shape).astype(np.int32)
         if spec.dtype == tf.int32:  # a time gap
             octave = rng.uniform(0, 31, shape)
             return np.minimum(np.exp2(octave) - 1, MAX_GAP).astype(np.int32)
-        made = rng.normal(size=shape)
+        numbers = rng.normal(size=shape)
         if name.startswith("context_"):
-            made = np.where(rng.random(shape) < 0.3, np.nan, made)
-        return made.astype(np.float32)
+            numbers = np.where(rng.random(shape) < 0.3, np.nan, numbers)
+        return numbers.astype(np.float32)
 
     batches = []
     for behaviors, lengths, candidates in (
@@ -78,15 +86,15 @@ def example_requests(
             "behavior": (users, candidates, slots),
             "attention": (users, candidates, slots),
         }
-        made: dict[str, np.ndarray] = {}  # signatures share what has the same name
+        arrays: dict[str, np.ndarray] = {}  # signatures share inputs of the same name
         for inputs in specs.values():
             for name, spec in inputs.items():
-                if name not in made:
+                if name not in arrays:
                     shape = shapes[name.partition("_")[0]][: spec.shape.rank]
-                    made[name] = array(name, spec, shape, length)
+                    arrays[name] = array(name, spec, shape, length)
         batches.append(
             {
-                signature: {name: made[name] for name in inputs}
+                signature: {name: arrays[name] for name in inputs}
                 for signature, inputs in specs.items()
             }
         )
@@ -94,9 +102,9 @@ def example_requests(
 
 
 def raw_ids_of(model, vocabularies) -> dict[str, np.ndarray]:
-    """Each feature's vocabulary, its file read once; empty where signatures take row ids.
+    """Returns raw ids of each feature from its vocabulary; empty where signatures take row ids.
 
-    A hashed feature takes any id: some are made up.
+    A hashed feature has no vocabulary: its ids are made up.
     """
     if vocabularies is None:
         return {}

@@ -15,21 +15,22 @@ from tfdare.sequences import Sequences
 
 SEARCH, SCORE, DEFAULT = "search", "score", "serving_default"
 NO_VALUE = -1
-"""Raw id that fills the last axis of a feature of several values; over row ids it is 0."""
+"""Raw id that pads the last axis of a feature of several values; among row ids it is 0."""
 
 
 class ServingModule(tf.Module):
-    """What goes into the SavedModel: raw variables, vocabularies, functions.
+    """The contents of the SavedModel: raw variables, vocabularies, functions.
 
-    A model of two stages answers ``search``, ``score`` and ``serving_default``, one without search
-    only the last. The Keras model itself stays outside: tracked, Keras 3 would store its variables
-    twice, and the copy that the signatures read would never be restored by a server.
+    A model of two stages has the signatures ``search``, ``score`` and ``serving_default``, one
+    without search only the last. The Keras model itself is no attribute: Keras 3 would store its
+    variables twice, and a server would never restore the copy that the signatures read.
 
     Args:
         model: RequestModel.
-        vocabularies: Sequences or None. Where the vocabulary files lie; None makes signatures
+        vocabularies: Sequences or None. The folder of the vocabulary files; None makes signatures
             over row ids.
-        only: str or None. A single signature; the module then holds what that one reads.
+        only: str or None. A single signature; the module then holds only the variables that this
+            signature reads.
 
     Attributes:
         signatures_by_name: mapping of name to concrete function.
@@ -42,7 +43,7 @@ class ServingModule(tf.Module):
         self, model: RequestModel, vocabularies: Sequences | None, only: str | None = None
     ):
         super().__init__(name="tfdare")
-        instead = model.embedding.compact or {}
+        instead = model.embedding.reader.compact
         weights = [] if only else [raw(weight) for weight in model.weights]
         self.model_variables = [weight for weight in weights if id(weight) not in instead]
         raw_ids = vocabularies is not None
@@ -52,7 +53,7 @@ class ServingModule(tf.Module):
         parts = id_inputs(model.schema)
         names = {parts[key].name for inputs in specs.values() for key in inputs if key in parts}
         self.lookups = {}
-        if raw_ids:
+        if vocabularies is not None:
             self.lookups = {
                 part.name: _lookup(vocabularies.vocabulary_path(part.name))
                 for part in model.schema.categorical
@@ -71,11 +72,11 @@ class ServingModule(tf.Module):
                     self.model_variables.append(variable)
 
 
-def check_apart(model: RequestModel) -> None:
-    """Refuses a model whose two stages could not be served without each other's tables.
+def check_separable(model: RequestModel) -> None:
+    """Checks that search and score read different variables, so that each can be served alone.
 
     Raises:
-        UsageError: the model does not search, or both stages read one variable.
+        UsageError: the model does not search, or both stages read the same variable.
     """
     if not isinstance(model, TwoStageModel):
         raise UsageError(
@@ -97,7 +98,7 @@ def check_apart(model: RequestModel) -> None:
 
 
 def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
-    """Every signature input that holds ids, and the feature whose ids they are."""
+    """Returns the feature of every signature input that holds ids."""
     kinds = dict.fromkeys(schema.names, ("history", "target", "behavior"))
     return {
         f"{kind}_{part.name}": part
@@ -107,12 +108,12 @@ def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
 
 
 def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.TensorSpec]]:
-    """Names, types and shapes of each signature's inputs.
+    """Returns names, types and shapes of each signature's inputs.
 
     U requests, N behaviors, C candidates, K slots of search. Ids have a last axis of `max_values`
-    where that is more than 1; what a behavior lacks of them is -1 among raw ids and 0 among row
-    ids. Raw ids that the vocabulary lacks share the row out of vocabulary, -1 of a single value
-    among them. The context is no input of ``search``, which does not use it.
+    where that is more than 1, padded with -1 (raw ids) or 0 (row ids). Raw ids that the vocabulary
+    lacks share one row, out of vocabulary; so does -1 of a feature of a single value. Context is
+    no input of ``search``, which does not use it.
 
     Args:
         model: RequestModel.
@@ -123,45 +124,45 @@ def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.Te
     """
     schema = model.schema
 
-    def one(name, shape, dtype):
+    def spec(name, shape, dtype):
         return {name: tf.TensorSpec(shape, dtype, name)}
 
     def ids(kind, part, shape):
         values = [part.max_values] if part.max_values > 1 else []
-        return one(f"{kind}_{part.name}", shape + values, id_dtype)
+        return spec(f"{kind}_{part.name}", shape + values, id_dtype)
 
     def features(kind, shape):
-        made = {}
+        specs = {}
         for feature in schema.features:
-            made.update(ids(kind, feature, shape))
-        return made
+            specs.update(ids(kind, feature, shape))
+        return specs
 
     def time_gap(kind, shape):
         name = f"{kind}_{TIME_GAP}"
-        return one(name, shape, tf.int32) if schema.time_gap is not None else {}
+        return spec(name, shape, tf.int32) if schema.time_gap is not None else {}
 
     context = {}
     for part in schema.context:
         if isinstance(part, CategoricalContext):
             context.update(ids("context", part, [None]))
         else:
-            context.update(one(f"context_{part.name}", [None], tf.float32))
+            context.update(spec(f"context_{part.name}", [None], tf.float32))
     targets = features("target", [None, None])
     search = {
         **features("history", [None, None]),
         **time_gap("history", [None, None]),
-        **one("history_length", [None], tf.int32),
+        **spec("history_length", [None], tf.int32),
         **targets,
     }
     if not isinstance(model, TwoStageModel):
         return {DEFAULT: {**search, **context}}
-    found = [None, None, model.search_layer.slots]
+    behaviors = [None, None, model.search_layer.slots]
     score = {
         **targets,
-        **features("behavior", found),
-        **time_gap("behavior", found),
-        **one("behavior_position", found, tf.int32),
-        **one("attention_score", found, tf.float32),
+        **features("behavior", behaviors),
+        **time_gap("behavior", behaviors),
+        **spec("behavior_position", behaviors, tf.int32),
+        **spec("attention_score", behaviors, tf.float32),
         **context,
     }
     return {SEARCH: search, SCORE: score, DEFAULT: {**search, **context}}
@@ -186,41 +187,41 @@ def _functions(model, lookups, raw_ids):
         return converted
 
     def search(**inputs):
-        found = model.search(rows(inputs))
-        return {name: found[name] for name in ("behavior_index", "attention_score")}
+        outputs = model.search(rows(inputs))
+        return {name: outputs[name] for name in ("behavior_index", "attention_score")}
 
     def score(**inputs):
         return {"probability": model.score(rows(inputs))}
 
-    def both(**inputs):
-        found = model.search(rows(inputs))
+    def search_and_score(**inputs):
+        outputs = model.search(rows(inputs))
         return {
-            "probability": model.score(found),
-            "behavior_index": found["behavior_index"],
-            "attention_score": found["attention_score"],
+            "probability": model.score(outputs),
+            "behavior_index": outputs["behavior_index"],
+            "attention_score": outputs["attention_score"],
         }
 
-    def whole(**inputs):
+    def rank(**inputs):
         return {"probability": model(rows(inputs))}
 
     if isinstance(model, TwoStageModel):
-        return {SEARCH: search, SCORE: score, DEFAULT: both}
-    return {DEFAULT: whole}
+        return {SEARCH: search, SCORE: score, DEFAULT: search_and_score}
+    return {DEFAULT: rank}
 
 
 def _to_rows(ids, lookup, part):
     if lookup is not None:
-        found = tf.cast(lookup.lookup(ids), tf.int32)
-        return tf.where(ids == NO_VALUE, PADDING_ID, found) if part.max_values > 1 else found
-    # Gather would fail on any other row. Without a sign, those below 0 are above all others.
+        rows = tf.cast(lookup.lookup(ids), tf.int32)
+        return tf.where(ids == NO_VALUE, PADDING_ID, rows) if part.max_values > 1 else rows
+    # tf.gather would fail on any other row id; as unsigned numbers, negative ones are too large.
     known = tf.bitcast(ids, tf.uint32) < tf.constant(part.vocabulary_size, tf.uint32)
     return select(known, ids, tf.fill(tf.shape(ids), OOV_ID))
 
 
 def _hashed(ids, part):
-    """As :func:`tfdare.schema.id_hash.hash_rows`, in the graph, in int64: products wrap alike."""
+    """Computes :func:`tfdare.schema.id_hash.hash_rows` in the graph, with int64 that overflows."""
 
-    def shifted(x, bits):  # zeros come in from the left
+    def shifted(x, bits):  # as unsigned: zeros enter from the left
         return tf.bitwise.bitwise_and(
             tf.bitwise.right_shift(x, tf.constant(bits, tf.int64)),
             tf.constant((1 << (64 - bits)) - 1, tf.int64),

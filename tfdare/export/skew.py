@@ -1,8 +1,8 @@
-"""Whether what is served answers as what was trained: Keras model, SavedModel and server compared.
+"""Training-serving skew: outputs of the SavedModel and of servers against the Keras model's.
 
 ``python -m tfdare.export.skew RUN SERVABLE REQUESTS.npz ANSWERS.npz OUT.json`` is the half of
 ``tfdare verify`` that needs TensorFlow. REQUESTS holds ``<request>/<input>`` over raw ids, ANSWERS
-``<request>/<who>/<signature>/<output>`` of those who were asked already.
+``<request>/<who>/<signature>/<output>`` of whoever answered already, such as a server.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfdare.compat import tf
 from tfdare.errors import UsageError
-from tfdare.export.check import TOLERANCE, compared, row_lookups, to_row_ids
+from tfdare.export.check import TOLERANCE, pair_outputs, row_lookups, to_row_ids
 from tfdare.export.compact_tables import CompactAttention
 from tfdare.export.publish import REPORT
 from tfdare.export.signatures import DEFAULT, SCORE, SEARCH
-from tfdare.layers import gather_behaviors
-from tfdare.layers.embedding import TIME_GAP
+from tfdare.sequences.requests import score_inputs
 from tfdare.session import SavedModelSession
 from tfdare.training import load_run
 
@@ -32,10 +31,10 @@ Outputs = Mapping[str, np.ndarray]
 
 
 def session_answers(
-    session: SavedModelSession, request: Mapping[str, np.ndarray], names: Iterable[str]
+    session: SavedModelSession, request: Mapping[str, np.ndarray]
 ) -> dict[str, Outputs]:
-    """Outputs of every signature of a servable for one request; score gets what search found."""
-    answers = {}
+    """Runs every signature of a servable on one request; score gets what its search returns."""
+    answers: dict[str, Outputs] = {}
     for signature in (SEARCH, SCORE, DEFAULT):
         if signature not in session.signatures:
             continue
@@ -43,26 +42,14 @@ def session_answers(
         if signature == SCORE:
             if SEARCH not in answers:
                 continue
-            inputs = score_inputs(request, answers[SEARCH], names)
-        known = session.signatures[signature].inputs
-        answers[signature] = session.run(signature, {name: inputs[name] for name in known})
+            inputs = _score_inputs(request, answers[SEARCH])
+        names = session.signatures[signature].inputs
+        answers[signature] = session.run(signature, {name: inputs[name] for name in names})
     return answers
 
 
-def score_inputs(
-    request: Mapping[str, np.ndarray], found: Outputs, names: Iterable[str]
-) -> dict[str, np.ndarray]:
-    """The request with the behaviors that search found, as ``score`` takes them."""
-    index = found["behavior_index"]
-    history = {
-        name: tf.constant(request[f"history_{name}"])
-        for name in (*names, TIME_GAP)
-        if f"history_{name}" in request
-    }
-    gathered = {k: v.numpy() for k, v in gather_behaviors(history, tf.constant(index)).items()}
-    length = request["history_length"][:, np.newaxis, np.newaxis]
-    gathered["behavior_position"] = np.where(index >= 0, length - index, 0).astype(np.int32)
-    return {**request, **gathered, "attention_score": found["attention_score"]}
+def _score_inputs(request: Mapping[str, np.ndarray], outputs: Outputs) -> dict[str, np.ndarray]:
+    return score_inputs(request, outputs["behavior_index"], outputs["attention_score"])
 
 
 def differences(
@@ -71,7 +58,7 @@ def differences(
     requests: Mapping[str, Mapping[str, np.ndarray]],
     answers: Mapping[str, Mapping[str, Mapping[str, Outputs]]],
 ) -> list[dict[str, Any]]:
-    """The greatest difference from the Keras model of every output of everyone, and where it is.
+    """Computes the greatest difference of every output from the Keras model's, and where it is.
 
     Args:
         model: RequestModel.
@@ -90,10 +77,9 @@ def differences(
             for signature, outputs in of_signature.items():
                 inputs = requests[number]
                 if signature == SCORE:
-                    inputs = score_inputs(inputs, of_signature[SEARCH], model.schema.names)
-                    inputs.pop("history_length")  # by which the whole is told from score alone
+                    inputs = _score_inputs(inputs, of_signature[SEARCH])
                 rows = to_row_ids(inputs, lookups, model.schema)
-                for output, (got, wanted) in compared(model, rows, outputs).items():
+                for output, (got, wanted) in pair_outputs(model, rows, outputs).items():
                     gap, at = _gap(got, wanted)
                     key = (who, signature, output)
                     if key not in greatest or not gap <= greatest[key]["difference"]:
@@ -119,20 +105,26 @@ def _gap(got, wanted):
     return float(gap[at]), [int(i) for i in at]
 
 
-def _nested(path: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _load_nested(path: str) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
     with np.load(path) as file:
         for key in file.files:
-            place = found
+            branch = tree
             *folders, name = key.split("/")
             for folder in folders:
-                place = place.setdefault(folder, {})
-            place[name] = file[key]
-    return found
+                branch = branch.setdefault(folder, {})
+            branch[name] = file[key]
+    return tree
 
 
-def verify(run: str, servable: str, given: str, answered: str) -> list[dict[str, Any]]:
-    """:func:`differences` of a servable's session, and of those who were asked already.
+def verify(run: str, servable: str, requests_path: str, answers_path: str) -> list[dict[str, Any]]:
+    """Computes the :func:`differences` of a servable's session and of the answers in a file.
+
+    Args:
+        run: str. Folder that ``tfdare train`` wrote.
+        servable: str. Folder of one exported version.
+        requests_path: str. REQUESTS.npz, see the module's docstring.
+        answers_path: str. ANSWERS.npz.
 
     Raises:
         UsageError: there is no such run or servable, or the servable takes row ids.
@@ -142,13 +134,14 @@ def verify(run: str, servable: str, given: str, answered: str) -> list[dict[str,
             f"No servable at {servable!r}: it has no saved_model.pb. Give the folder of one version"
         )
     opened = load_run(run)
-    model, requests, answers = opened.model(), _nested(given), _nested(answered)
+    model = opened.model()
+    requests, answers = _load_nested(requests_path), _load_nested(answers_path)
     session = SavedModelSession(servable)
     kinds = {i.dtype for n, i in session.signatures[DEFAULT].inputs.items() if "target_" in n}
     if tf.int64.as_datatype_enum not in kinds:
         raise UsageError(f"{servable!r} takes row ids; verify sends the raw ids of the log")
     for number, request in requests.items():
-        own = session_answers(session, request, model.schema.names)
+        own = session_answers(session, request)
         answers[number] = {SESSION: own, **answers.get(number, {})}
     session.close()
     with rounded_as(model, servable):
@@ -156,7 +149,7 @@ def verify(run: str, servable: str, given: str, answered: str) -> list[dict[str,
 
 
 def rounded_as(model, servable: str):
-    """A context in which the model has its attention tables as a servable stores them."""
+    """Returns a context in which the model's attention tables are rounded as a servable's are."""
     path = os.path.join(servable, "assets.extra", REPORT)
     if not os.path.exists(path):
         return contextlib.nullcontext()
@@ -165,15 +158,19 @@ def rounded_as(model, servable: str):
 
 
 def main(argv: list[str]) -> int:
-    """See the module's docstring; 2 and one line on standard error where it cannot be done."""
-    run, servable, given, answered, out = argv
+    """Writes OUT.json, see the module's docstring.
+
+    Returns:
+        0; 2, with a line on standard error, where there is nothing to compare.
+    """
+    run, servable, requests_path, answers_path, out = argv
     try:
-        found = verify(run, servable, given, answered)
+        rows = verify(run, servable, requests_path, answers_path)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
     with open(out, "w", encoding="utf-8") as file:
-        json.dump({"tolerance": TOLERANCE, "differences": found}, file)
+        json.dump({"tolerance": TOLERANCE, "differences": rows}, file)
     return 0
 
 

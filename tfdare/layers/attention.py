@@ -38,15 +38,15 @@ class ScaledDotAttention(tf.keras.layers.Layer):
         queries, keys = in_parts(query), in_parts(key)
         scale = float(sum(part.shape[-1] for part in queries)) ** -0.5
         scores = sum(
-            tf.matmul(one * scale, other, transpose_b=True) for one, other in zip(queries, keys)
+            tf.matmul(query * scale, key, transpose_b=True) for query, key in zip(queries, keys)
         )
         return add_position(scores, position_score)
 
     def as_product(self, query, key, offset) -> tuple[tf.Tensor, tf.Tensor]:
-        """Query and key whose inner products are the scores, `offset` included.
+        """Returns query and key whose inner products are the scores, `offset` included.
 
-        A column of ones meets a column of offsets, so that neither the score of position nor a mask
-        (minus infinity) costs a pass over the scores.
+        The query gets a column of ones and the key a column of offsets, so that neither the score
+        of position nor a mask (minus infinity) costs a pass over the scores.
 
         Args:
             query, key: as of the call.
@@ -65,28 +65,28 @@ class ScaledDotAttention(tf.keras.layers.Layer):
 
 
 def in_parts(tensor) -> list[tf.Tensor]:
-    """A tensor, or a list of the parts that side by side would make it, as a list."""
+    """Returns a tensor, or parts of it along the last axis, as a list of parts."""
     return list(tensor) if isinstance(tensor, (list, tuple)) else [tensor]
 
 
-def in_one(tensor) -> tf.Tensor:
-    """The parts side by side."""
+def concat_parts(tensor) -> tf.Tensor:
+    """Returns a tensor, or parts of it, as one tensor."""
     parts = in_parts(tensor)
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
 
 
 def add_position(scores: tf.Tensor, position_score: tf.Tensor | None) -> tf.Tensor:
-    """Scores ``[U, C, N]`` with the score of position, where there is one."""
+    """Adds the score of position, if there is one, to scores ``[U, C, N]``."""
     if position_score is None:
         return scores
     return scores + tf.cast(position_score, scores.dtype)
 
 
 def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Softmax over the last axis among what `mask` keeps; zero elsewhere.
+    """Computes the softmax over the last axis of what `mask` keeps; zero elsewhere.
 
-    A row with nothing to keep is all zero: no behavior, no weight. The lowest number of the dtype
-    weighs nothing either: as a score it says that a behavior does not match at all.
+    A row of which the mask keeps nothing is all zero. The lowest number of the dtype, as a score,
+    says that a behavior does not match at all; its weight is zero, too.
 
     Args:
         scores: float ``[..., N]``.
@@ -102,8 +102,8 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         kept = tf.where(mask, scores, lowest)
         weights = _softmax(kept) * tf.cast(tf.not_equal(kept, lowest), scores.dtype)
 
-        def gradient(of_weights):  # what weighs nothing gets none
-            shares = of_weights * weights
+        def gradient(upstream):  # zero where the weight is zero
+            shares = upstream * weights
             return shares - weights * tf.reduce_sum(shares, axis=-1, keepdims=True)
 
         return weights, gradient
@@ -112,7 +112,7 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 _FEW = 64
-"""Scores a row up to which the fused softmax takes longer to set up than the row to compute."""
+"""Scores in a row, below which plain ops are faster than the fused softmax."""
 
 
 def _softmax(scores):

@@ -65,28 +65,28 @@ class ClusterAttention(tf.keras.layers.Layer):
         return tf.transpose(mean, [0, 2, 1])
 
     def clusters(self, value: tf.Tensor, history_length: tf.Tensor) -> tf.Tensor:
-        """Number of each behavior's cluster within its history: int32 ``[U, N]``."""
+        """Returns the number of each behavior's cluster in its history: int32 ``[U, N]``."""
         behaviors = tf.shape(value)[1]
         length = tf.cast(history_length, tf.int32)[:, tf.newaxis]
-        # Padding is a value of its own, so that no cluster mixes it with behaviors.
+        # Padding gets a value of its own, so that no cluster mixes it with behaviors.
         value = tf.where(tf.range(behaviors) < length, tf.cast(value, tf.int32), -1)
         order = tf.argsort(value, axis=1, stable=True)
         ordered = tf.gather(value, order, batch_dims=1)
-        place = tf.range(behaviors)[tf.newaxis]
+        column = tf.range(behaviors)[tf.newaxis]
         changes = tf.concat(
             [tf.ones_like(ordered[:, :1], tf.bool), ordered[:, 1:] != ordered[:, :-1]], axis=1
         )
-        # Runs are numbered; the first place of each run is where its number changes.
+        # A run is a series of equal values; `start` is its first column.
         run = tf.cumsum(tf.cast(changes, tf.int32), axis=1) - 1
         users = tf.shape(value)[0]
         segment = tf.range(users)[:, tf.newaxis] * behaviors + run
         first = tf.math.unsorted_segment_min(
-            tf.reshape(tf.broadcast_to(place, tf.shape(run)), [-1]),
+            tf.reshape(tf.broadcast_to(column, tf.shape(run)), [-1]),
             tf.reshape(segment, [-1]),
             users * behaviors,
         )
         start = tf.gather(first, segment)
-        number = start + (place - start) // self.size * self.size
+        number = start + (column - start) // self.size * self.size
         inverse = tf.argsort(order, axis=1)
         return tf.gather(number, inverse, batch_dims=1)
 

@@ -42,7 +42,7 @@ class ContextEmbedding(tf.keras.layers.Layer):
 
     @property
     def output_dim(self) -> int:
-        """Width of what comes out."""
+        """Columns of the output."""
         return sum(
             feature.dim if isinstance(feature, CategoricalContext) else 2
             for feature in self.schema.context

@@ -1,105 +1,82 @@
-"""Base of the embeddings: which table answers for which side, attention or representation."""
+"""Base of the embeddings: look-ups into the tables of features, by side and role."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
-from tfdare.compat import raw, tf
-from tfdare.layers.lookups import Together
-from tfdare.schema import Feature, Schema
-
-HISTORY, TARGET = "history", "target"
-"""Who is looked up: a behavior of the history, or a candidate."""
-TIME_GAP = "time_gap"
-POSITION = "position"
-_SIDES = ("attention", "representation")
+from tfdare.compat import tf
+from tfdare.layers.distances import distance_score, position_rows, time_gap_rows
+from tfdare.layers.recorder import Lookup, LookupRecorder
+from tfdare.layers.table_reader import TableReader
+from tfdare.layers.tables import HISTORY, POSITION, SIDES, TARGET, TIME_GAP, EmbeddingTables
+from tfdare.schema import PADDING_ID
 
 
-class Lookup(NamedTuple):
-    """One look-up into a table.
+class JointLookup:
+    """Reads each table once for all ids of a training step.
 
-    Attributes:
-        side: str. ``"attention"`` or ``"representation"``.
-        name: str. Of the feature, or ``"position"``, ``"time_gap"``.
-        ids: int ``[...]``. Rows of the table.
-        rows: float ``[..., D]``. What was found there; the gradient that reaches it is the one
-            that this side sends to the table.
+    One read has one gradient: it names rows once for history and targets, and in the same order
+    for every table of a feature, so that an optimizer finds their duplicates once for all.
+
+    Args:
+        groups: sequence of sequences of int tensors. A table that is read for one of a group's
+            tensors is read for the others, too. Tensors are known by identity.
+        reader: TableReader.
     """
 
-    side: str
-    name: str
-    ids: tf.Tensor
-    rows: tf.Tensor
+    def __init__(self, groups: Sequence[Sequence[tf.Tensor]], reader: TableReader):
+        self._groups, self._reader = groups, reader
+        self._flat = [
+            tf.concat([tf.cast(tf.reshape(ids, [-1]), group[0].dtype) for ids in group], axis=0)
+            for group in groups
+        ]
+        self._rows: dict[tuple[int, int], list[tf.Tensor]] = {}
+
+    def rows(self, table, ids: tf.Tensor) -> tf.Tensor | None:
+        """Returns rows ``[..., D]`` of a table, or None where `ids` are in no group."""
+        for number, group in enumerate(self._groups):
+            for member, known in enumerate(group):
+                if known is ids:
+                    return self._group_rows(table, number)[member]
+        return None
+
+    def _group_rows(self, table, number):
+        group, key = self._groups[number], (id(table), number)
+        if key not in self._rows:
+            rows = self._reader.rows(table, self._flat[number])
+            # Split along the first axis: no copies.
+            parts = tf.split(rows, [tf.size(ids) for ids in group], axis=0)
+            self._rows[key] = [
+                tf.reshape(part, tf.concat([tf.shape(ids), tf.shape(part)[1:]], axis=0))
+                for part, ids in zip(parts, group)
+            ]
+            for part, ids in zip(self._rows[key], group):
+                part.set_shape([*ids.shape, table.shape[-1]])
+        return self._rows[key]
 
 
-class _Recorder:
-    def __init__(self):
-        self.lookups: list[Lookup] = []
+class RoleEmbedding(EmbeddingTables):
+    """Base of the embeddings: embeddings of behaviors and targets for both sides.
 
-
-class RoleEmbedding(tf.keras.layers.Layer):
-    """Base of the embeddings: tables per feature, asked for by side and by role.
-
-    A subclass says which tables exist (:meth:`make_tables`). Unless it says otherwise
-    (:meth:`table_of`), history and target share a table. Tables start at
-    N(0, `initializer_stddev`^2): a row-sparse optimizer leaves rare rows where they started, so
-    they must start small.
+    A subclass says which tables exist: see :class:`tfdare.layers.tables.EmbeddingTables`.
 
     Args:
         schema: Schema or its dict. Features, vocabulary sizes, dimensions, window, position.
         initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.02.
+
+    Attributes:
+        reader: TableReader. Reads the tables.
     """
 
-    def __init__(
-        self, schema: Schema | Mapping[str, Any], initializer_stddev: float = 0.02, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
-        if not initializer_stddev > 0:
-            raise ValueError(
-                "`initializer_stddev` must be positive. "
-                f"Received: initializer_stddev={initializer_stddev}"
-            )
-        self.initializer_stddev = initializer_stddev
-        self._recorder = self._together = None
-        self.compact = None
+    def __init__(self, schema, initializer_stddev: float = 0.02, **kwargs):
+        super().__init__(schema, initializer_stddev, **kwargs)
+        self.reader = TableReader()
+        self._recorder = LookupRecorder()
+        self._joint_lookup: JointLookup | None = None
 
-    def build(self, input_shape=None):
-        if self.built:
-            return
-        self.position_buckets = self.schema.position.buckets(self.schema.window)
-        self.attention_time_gap_table = self.representation_time_gap_table = None
-        self.make_tables()
-        self.built = True
-
-    def make_tables(self) -> None:
-        """Fills `attention_tables`, `representation_tables` (feature name to weight), and the
-        tables of position and time gap (weight or None)."""
-        raise NotImplementedError
-
-    def table_of(self, side: str, name: str, role: str):
-        """The weight that answers for a feature on a side (``"attention"`` or
-        ``"representation"``) in a role (``"history"`` or ``"target"``)."""
-        tables = self.attention_tables if side == "attention" else self.representation_tables
-        return tables[name]
-
-    def shares(self, name: str) -> bool:
-        """Whether one table answers for a feature (or position, time gap) on both sides."""
-        if name in (POSITION, TIME_GAP):
-            of_side = [getattr(self, f"{side}_{name}_table") for side in _SIDES]
-            return of_side[0] is not None and of_side[0] is of_side[1]
-        return all(
-            self.table_of("attention", name, role) is self.table_of("representation", name, role)
-            for role in (HISTORY, TARGET)
-        )
-
-    @contextlib.contextmanager
-    def recorded(self) -> Iterator[list[Lookup]]:
-        """Keeps every look-up that is made inside, for measurements.
+    def recorded(self) -> contextlib.AbstractContextManager[list[Lookup]]:
+        """Records every look-up made inside, for measurements.
 
         Example:
             >>> from tfdare.layers import SharedEmbedding
@@ -111,11 +88,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
             >>> lookups[0].side, lookups[0].name, lookups[0].rows is parts[0]
             ('attention', 'item', True)
         """
-        self._recorder = _Recorder()
-        try:
-            yield self._recorder.lookups
-        finally:
-            self._recorder = None
+        return self._recorder.recorded()
 
     @contextlib.contextmanager
     def looked_up_once(
@@ -127,63 +100,29 @@ class RoleEmbedding(tf.keras.layers.Layer):
             history, target: mappings of feature name to int ids, the very tensors that will be
                 looked up; other tensors are looked up as they come.
         """
-        groups = []
+        groups: list[Sequence[tf.Tensor]] = []
         for name in self.schema.names:
             both = history[name], target[name]
             one_table = all(
                 self.table_of(side, name, HISTORY) is self.table_of(side, name, TARGET)
-                for side in _SIDES
+                for side in SIDES
             )
             groups += [both] if one_table else [(ids,) for ids in both]
-        self._together = Together(groups)
+        self._joint_lookup = JointLookup(groups, self.reader)
         try:
             yield
         finally:
-            self._together = None
-
-    def table(self, name: str, rows: int, columns: int):
-        """A trainable ``[rows, columns]`` weight."""
-        return self.add_weight(
-            name=name,
-            shape=(rows, columns),
-            initializer=tf.keras.initializers.RandomNormal(stddev=self.initializer_stddev),
-            trainable=True,
-        )
-
-    def make_distance_tables(self, prefix: str, side: str) -> None:
-        """Sets the tables of position and of time gap for one side, None without columns."""
-        schema, dim = self.schema, f"{side}_dim"
-        columns = getattr(schema.position, dim)
-        rows = schema.position.size(schema.window)
-        table = self.table(f"{prefix}_position", rows, columns) if columns else None
-        setattr(self, f"{side}_position_table", table)
-        if schema.time_gap is not None and getattr(schema.time_gap, dim):
-            gap = schema.time_gap
-            table = self.table(f"{prefix}_{TIME_GAP}", gap.size, getattr(gap, dim))
-            setattr(self, f"{side}_{TIME_GAP}_table", table)
-
-    @property
-    def attention_dim(self) -> int:
-        """Columns of the attention side, features side by side; position and gap left out."""
-        return sum(feature.attention_dim for feature in self.schema.features)
-
-    @property
-    def representation_dim(self) -> int:
-        """Columns of the representation side, features side by side, position and gap included."""
-        gap = self.schema.time_gap
-        features = sum(feature.representation_dim for feature in self.schema.features)
-        distances = self.schema.position.representation_dim
-        return features + distances + (gap.representation_dim if gap is not None else 0)
+            self._joint_lookup = None
 
     def attention_parts(self, ids: Mapping[str, tf.Tensor], role: str = HISTORY):
-        """e^Att, a tensor ``[..., attention_dim of the feature]`` for each feature.
+        """Returns e^Att in parts: a tensor ``[..., attention_dim]`` for each feature.
 
-        Kept apart, they need no copy to lie side by side: inner products of the parts add up.
+        Inner products of the parts add up, so that the parts need not be concatenated.
         """
         return self._parts("attention", ids, role)
 
     def attention(self, ids: Mapping[str, tf.Tensor], role: str = HISTORY) -> tf.Tensor:
-        """e^Att of behaviors or targets.
+        """Returns e^Att of behaviors or targets.
 
         Args:
             ids: mapping of feature name to integer row ids, all of one shape ``[...]``; with a
@@ -196,7 +135,7 @@ class RoleEmbedding(tf.keras.layers.Layer):
         return tf.concat(self.attention_parts(ids, role), axis=-1)
 
     def position_score(self, position: tf.Tensor) -> tf.Tensor | None:
-        """The time part of the attention score, one number per position: <p_i, p_0> / sqrt(d).
+        """Computes the part of the attention score that position adds: <p_i, p_0> / sqrt(d).
 
         Args:
             position: int ``[...]``. Distance to the target, 1 for the newest behavior.
@@ -204,10 +143,13 @@ class RoleEmbedding(tf.keras.layers.Layer):
         Returns:
             float ``[...]``, or None where the schema gives position no attention columns.
         """
-        return self._distance_score(POSITION, self.attention_position_table, self.bucket(position))
+        if self.attention_position_table is None:
+            return None
+        table = self._whole(self.attention_position_table, POSITION)
+        return distance_score(table, self.bucket(position))
 
     def time_gap_score(self, time_gap: tf.Tensor) -> tf.Tensor | None:
-        """The same for the time between a behavior and the request.
+        """Computes the same for the time between a behavior and the request.
 
         Args:
             time_gap: int ``[...]``, of the log's clock.
@@ -217,32 +159,31 @@ class RoleEmbedding(tf.keras.layers.Layer):
         """
         if self.attention_time_gap_table is None:
             return None
-        return self._distance_score(
-            TIME_GAP, self.attention_time_gap_table, self.gap_bucket(time_gap)
-        )
+        table = self._whole(self.attention_time_gap_table, TIME_GAP)
+        return distance_score(table, self.gap_bucket(time_gap))
 
     def representation_parts(
         self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
     ) -> list[tf.Tensor]:
-        """e^Repr, a tensor for each feature, then position and gap where the schema has them.
+        """Returns e^Repr in parts: of each feature, then of position and gap if there are any.
 
         The part of position has the shape of `position`, whatever the shape of the ids.
         """
         side = "representation"
         parts = self._parts(side, ids, role)
         if self.representation_position_table is not None:
-            row = self.bucket(position)
-            parts.append(self._gather(self.representation_position_table, row, side, POSITION))
+            rows = self.bucket(position)
+            parts.append(self._look_up(self.representation_position_table, rows, side, POSITION))
         if self.representation_time_gap_table is not None:
             gap = ids.get(TIME_GAP)
-            row = tf.zeros_like(position) if gap is None else self.gap_bucket(gap)
-            parts.append(self._gather(self.representation_time_gap_table, row, side, TIME_GAP))
+            rows = tf.zeros_like(position) if gap is None else self.gap_bucket(gap)
+            parts.append(self._look_up(self.representation_time_gap_table, rows, side, TIME_GAP))
         return parts
 
     def representation(
         self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
     ) -> tf.Tensor:
-        """e^Repr of behaviors or targets.
+        """Returns e^Repr of behaviors or targets.
 
         Args:
             ids: mapping of feature name to integer row ids, all of one shape ``[...]``; behaviors
@@ -267,74 +208,42 @@ class RoleEmbedding(tf.keras.layers.Layer):
         )
 
     def bucket(self, position: tf.Tensor) -> tf.Tensor:
-        """Table row of a position; what lies beyond the window shares its last row."""
-        buckets = tf.constant(self.position_buckets)
-        return tf.gather(buckets, tf.clip_by_value(position, 0, self.schema.window))
+        """Returns the table row of a position; all beyond the window share its last row."""
+        return position_rows(position, self.position_buckets)
 
     def gap_bucket(self, time_gap: tf.Tensor) -> tf.Tensor:
-        """Table row of a time gap; 1 is the shortest, row 0 is the target's own."""
-        edges = np.minimum(self.schema.time_gap.boundaries(), np.iinfo(np.int32).max)
-        flat = tf.reshape(tf.cast(time_gap, tf.int32), [-1])
-        row = 1 + tf.searchsorted(tf.constant(edges, tf.int32), flat, side="right")
-        return tf.reshape(row, tf.shape(time_gap))
+        """Returns the table row of a time gap; 1 is the shortest, row 0 is the target's own."""
+        assert self.schema.time_gap is not None
+        return time_gap_rows(time_gap, self.schema.time_gap)
 
     def call(self, ids, position):
-        """Both sides at once: ``(attention(ids), representation(ids, position))``."""
+        """Returns both sides: ``(attention(ids), representation(ids, position))``."""
         return self.attention(ids), self.representation(ids, position)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(schema=self.schema.to_dict(), initializer_stddev=self.initializer_stddev)
-        return config
 
     def _parts(self, side, ids, role):
         missing = [name for name in self.schema.names if name not in ids]
         if missing:
             raise ValueError(f"Missing features {missing}. Received: {sorted(ids)}")
-        return [
-            self._look_up(self.table_of(side, feature.name, role), ids[feature.name], side, feature)
-            for feature in self.schema.features
-        ]
+        parts = []
+        for feature in self.schema.features:
+            table, values = self.table_of(side, feature.name, role), ids[feature.name]
+            rows = self._look_up(table, values, side, feature.name)
+            parts.append(rows if feature.max_values == 1 else mean_of_values(rows, values))
+        return parts
 
-    def _look_up(self, table, ids, side, feature: Feature):
-        rows = self._gather(table, ids, side, feature.name)
-        if feature.max_values == 1:
-            return rows
-        return mean_of_values(rows, ids)
-
-    def _gather(self, table, ids, side, name):
-        compact, rows = self._compact(table), None
-        if compact is not None:
-            rows = compact.rows(ids)
-        elif self._together is not None:
-            rows = self._together.rows(table, ids)
+    def _look_up(self, table, ids, side, name):
+        rows = self._joint_lookup.rows(table, ids) if self._joint_lookup is not None else None
         if rows is None:
-            # Gathered from the variable, not from a tensor read from it: the gradient stays sparse.
-            rows = tf.gather(raw(table), ids)
-        return self._heard(tf.cast(rows, self.compute_dtype), ids, side, name)
+            rows = self.reader.rows(table, ids)
+        return self._recorder.add(tf.cast(rows, self.compute_dtype), ids, side, name)
 
-    def _compact(self, table):
-        """What stands for a table while an export is traced, or None; see
-        :mod:`tfdare.export.compact_tables`."""
-        return self.compact.get(id(raw(table))) if self.compact else None
-
-    def _distance_score(self, name, table, row):
-        if table is None:
-            return None
-        compact, ids = self._compact(table), tf.range(table.shape[0])
-        table = tf.convert_to_tensor(raw(table)) if compact is None else compact.whole()
-        table = self._heard(table, ids, "attention", name)
-        by_row = tf.linalg.matvec(table, table[0]) / float(table.shape[-1]) ** 0.5
-        return tf.gather(by_row, row)
-
-    def _heard(self, rows, ids, side, name):
-        if self._recorder is not None:
-            rows = tf.identity(rows)  # each side's own, where both were read at once
-            self._recorder.lookups.append(Lookup(side, name, ids, rows))
-        return rows
+    def _whole(self, table, name):
+        """Returns a whole table of the attention side."""
+        rows = tf.range(table.shape[0])
+        return self._recorder.add(self.reader.whole(table), rows, "attention", name)
 
 
 def mean_of_values(rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Mean of the rows ``[..., L, D]`` whose id ``[..., L]`` is not padding; 0 without any."""
-    real = tf.cast(ids > 0, rows.dtype)[..., tf.newaxis]
+    """Averages rows ``[..., L, D]`` over ids ``[..., L]`` that are not padding; 0 without any."""
+    real = tf.cast(ids > PADDING_ID, rows.dtype)[..., tf.newaxis]
     return tf.math.divide_no_nan(tf.reduce_sum(rows * real, axis=-2), tf.reduce_sum(real, axis=-2))

@@ -1,4 +1,4 @@
-"""Plain facts about what search found, which a weighted average hides."""
+"""Facts about the behaviors that search found, which a weighted average does not show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class MatchCounts(tf.keras.layers.Layer):
     """How many of the behaviors found share each feature's value with the target.
 
     ``log(1 + count)`` for every feature. Features with several values are left out, and ids out
-    of vocabulary match nothing: who knows which of them are the same.
+    of vocabulary match nothing: equal rows may stand for different ids.
 
     Call arguments:
         target: mapping of feature name to int ``[U, C]``.
@@ -32,27 +32,27 @@ class MatchCounts(tf.keras.layers.Layer):
     """
 
     def output_dim(self, schema) -> int:
-        """Width of what comes out for a schema."""
+        """Returns the columns of the output for a schema."""
         return sum(feature.max_values == 1 for feature in schema.features)
 
     def call(self, target, behaviors, scores, real, top_k, affinity=None):
-        found = tf.logical_and(real, tf.range(tf.shape(real)[-1]) < top_k)
+        searched = tf.logical_and(real, tf.range(tf.shape(real)[-1]) < top_k)
         counts = []
         for name, ids in target.items():
             if ids.shape.rank == 2:
                 ids = ids[:, :, tf.newaxis]
                 equal = tf.logical_and(behaviors[name] == ids, ids > OOV_ID)
-                match = tf.cast(tf.logical_and(found, equal), scores.dtype)
+                match = tf.cast(tf.logical_and(searched, equal), scores.dtype)
                 counts.append(tf.reduce_sum(match, axis=-1))
         return tf.math.log1p(tf.stack(counts, axis=-1))
 
 
 @register
 class ScoreFacts(tf.keras.layers.Layer):
-    """The highest score of what search found, and the logarithm of the sum of exponents.
+    """The highest score of the behaviors found, and the logarithm of the sum of exponents.
 
-    A softmax only tells shares; these tell how well anything matched, and how much did. Zero
-    where nothing was found.
+    A softmax only gives shares; these say how well the best behavior matches, and how much matches
+    at all. Zero where nothing was found.
 
     Call arguments:
         target, behaviors: ignored.
@@ -70,7 +70,7 @@ class ScoreFacts(tf.keras.layers.Layer):
     """
 
     def output_dim(self, schema) -> int:
-        """Width of what comes out for a schema."""
+        """Returns the columns of the output for a schema."""
         return 2
 
     def call(self, target, behaviors, scores, real, top_k, affinity=None):
@@ -81,9 +81,9 @@ class ScoreFacts(tf.keras.layers.Layer):
 class AffinityFacts(tf.keras.layers.Layer):
     """The same two facts of the affinity of target and behaviors on the representation side.
 
-    ``a_i = <v_t, v_i> / sqrt(D)`` over what search found: the highest, and the logarithm of the sum
-    of exponents. A pooled product only knows the affinity to the average behavior; this knows the
-    closest one. It needs representation tables alone, so that the stages stay apart.
+    ``a_i = <v_t, v_i> / sqrt(D)`` over the behaviors found: the highest, and the logarithm of the
+    sum of exponents. A pooled product only has the affinity to the average behavior; this has the
+    closest one's. It needs representation tables alone, so that the stages stay apart.
 
     Call arguments:
         target, behaviors, scores: ignored.
@@ -98,7 +98,7 @@ class AffinityFacts(tf.keras.layers.Layer):
     needs_affinity = True
 
     def output_dim(self, schema) -> int:
-        """Width of what comes out for a schema."""
+        """Returns the columns of the output for a schema."""
         return 2
 
     def call(self, target, behaviors, scores, real, top_k, affinity=None):
@@ -106,7 +106,7 @@ class AffinityFacts(tf.keras.layers.Layer):
 
 
 def _top_and_mass(scores, real):
-    """Highest score, and logarithm of the sum of exponents: ``[U, C, 2]``; 0 without behaviors."""
+    """Returns the highest score and the log of the sum of exponents: [U, C, 2]; 0 if none."""
     lowest = tf.constant(float(scores.dtype.min), scores.dtype)
     scores = tf.where(real, scores, lowest)
     top = tf.reduce_max(scores, axis=-1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tfdare.compat import register, tf
-from tfdare.layers.attention import in_one
+from tfdare.layers.attention import concat_parts
 from tfdare.layers.search import Search
 
 
 def hash_bits(vectors: tf.Tensor, bits: int, seed: int) -> tf.Tensor:
-    """Signs of random projections, +1 or -1.
+    """Computes signs of random projections, +1 or -1.
 
     Args:
         vectors: float ``[..., D]``.
@@ -35,7 +35,7 @@ def hash_bits(vectors: tf.Tensor, bits: int, seed: int) -> tf.Tensor:
 class HashSearch(Search):
     """ETA's search: the K behaviors whose hash differs from the target's in the fewest bits.
 
-    Equal distances are won by the newest. What is found keeps its attention score.
+    Of equal distances the newer behavior comes first. Behaviors keep their attention scores.
 
     Args:
         top_k: int. K, behaviors kept for each target.
@@ -62,9 +62,9 @@ class HashSearch(Search):
     needs_embeddings = True
 
     def rank(self, scores, query, key, target, history):
-        of_query = hash_bits(in_one(query), self.bits, self.seed)
-        of_key = hash_bits(in_one(key), self.bits, self.seed)
-        return tf.matmul(of_query, of_key, transpose_b=True)  # bits that agree, less the others
+        query_bits = hash_bits(concat_parts(query), self.bits, self.seed)
+        key_bits = hash_bits(concat_parts(key), self.bits, self.seed)
+        return tf.matmul(query_bits, key_bits, transpose_b=True)  # equal bits less the others
 
     def get_config(self):
         return {**super().get_config(), "bits": self.bits, "seed": self.seed}
@@ -72,7 +72,7 @@ class HashSearch(Search):
 
 @register
 class CollisionAttention(tf.keras.layers.Layer):
-    """SDIM's attention: a behavior weighs as much as hash groups agree with the target's.
+    """SDIM's attention: a behavior's weight is the number of hash groups equal to the target's.
 
     The hash is cut into groups of `width` bits; the score is the logarithm of how many groups are
     equal to the target's, so that a softmax over the history averages the behaviors that collide.
@@ -106,13 +106,13 @@ class CollisionAttention(tf.keras.layers.Layer):
         self.groups, self.width, self.seed = int(groups), int(width), int(seed)
 
     def call(self, query, key, position_score=None, target=None, history=None, history_length=None):
-        of_query, of_key = self._buckets(in_one(query)), self._buckets(in_one(key))
-        counts = tf.matmul(of_query, of_key, transpose_b=True)
+        queries, keys = self._buckets(concat_parts(query)), self._buckets(concat_parts(key))
+        counts = tf.matmul(queries, keys, transpose_b=True)
         lowest = tf.constant(float(counts.dtype.min), counts.dtype)
         return tf.where(counts > 0.5, tf.math.log(tf.maximum(counts, 1)), lowest)
 
     def _buckets(self, vectors):
-        """One-hot bucket of every group, side by side: equal groups add one to a product."""
+        """Returns one-hot buckets of all groups; each equal group adds one to an inner product."""
         bits = hash_bits(vectors, self.groups * self.width, self.seed)
         shape = tf.concat([tf.shape(bits)[:-1], [self.groups, self.width]], axis=0)
         powers = tf.constant([2**i for i in range(self.width)], tf.int32)

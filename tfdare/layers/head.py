@@ -1,4 +1,4 @@
-"""The prediction head: from what is known of a candidate to one logit."""
+"""The prediction head: from the features of a candidate to one logit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfdare.compat import deserialize, register, serialize, tf
 
 @register
 class Head(tf.keras.layers.Layer):
-    """Batch normalization, feature crosses if asked for, dense layers with PReLU, one logit.
+    """Batch normalization, optional feature crosses, dense layers with PReLU, one logit.
 
     The paper's two-way softmax over two logits equals the sigmoid of their difference, so one
     logit is enough.
@@ -18,8 +18,8 @@ class Head(tf.keras.layers.Layer):
         units: sequence of int. Width of each hidden layer. Defaults to ``(200, 80)``.
         batch_norm: bool. Whether the input is normalized first. Defaults to True.
         dropout: float. Share of each hidden layer's outputs dropped in training. Defaults to 0.
-        cross: Layer or None. Called on the normalized input ``[U, C, D]``; what it answers is put
-            beside it. `tfdare.layers.Cross`, or a cross layer of tensorflow-recommenders.
+        cross: Layer or None. Called on the normalized input ``[U, C, D]``; its output is
+            concatenated to it. `tfdare.layers.Cross`, or a cross layer of tensorflow-recommenders.
 
     Call arguments:
         inputs: float ``[U, C, D]``.
@@ -31,7 +31,7 @@ class Head(tf.keras.layers.Layer):
         float ``[U, C]``, logits.
 
     Raises:
-        ValueError: a width is not positive, or `dropout` is not from 0 up to, not with, 1.
+        ValueError: a width is not positive, or `dropout` is not in [0, 1).
 
     Example:
         >>> Head(units=(8,))(tf.zeros([2, 3, 5])).shape.as_list()

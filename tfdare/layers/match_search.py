@@ -22,11 +22,11 @@ class MatchSearch(Search):
 
     Example:
         >>> target, history = tf.constant([[7]]), tf.constant([[8, 7, 7]])
-        >>> place, _ = MatchSearch(2)(
+        >>> indices, _ = MatchSearch(2)(
         ...     tf.zeros([1, 1, 3]), tf.constant([3]),
         ...     target={"category": target}, history={"category": history},
         ... )
-        >>> place.numpy().tolist()
+        >>> indices.numpy().tolist()
         [[[1, 2]]]
 
     References:

@@ -1,9 +1,9 @@
-"""DIN's attention: a small network judges each pair of target and behavior."""
+"""DIN's attention: a small network scores each pair of target and behavior."""
 
 from __future__ import annotations
 
 from tfdare.compat import raw, register, tf
-from tfdare.layers.attention import add_position, in_one
+from tfdare.layers.attention import add_position, concat_parts
 
 
 @register
@@ -11,8 +11,8 @@ class MLPAttention(tf.keras.layers.Layer):
     """Scores from a two-layer network over ``[q, k, q - k, q * k]``.
 
     The first layer is linear in its four parts, so it is applied to targets and behaviors apart
-    and only the product needs both: no ``[U, C, N, 4 D]`` is made, only the ``[U, C, N, units]``
-    of its answers.
+    and only the product needs both: no ``[U, C, N, 4 D]`` is computed, only the outputs
+    ``[U, C, N, units]``.
 
     Args:
         units: int. Width of the hidden layer. Defaults to 36.
@@ -58,12 +58,12 @@ class MLPAttention(tf.keras.layers.Layer):
         self.built = True
 
     def call(self, query, key, position_score=None, target=None, history=None, history_length=None):
-        query, key = in_one(query), in_one(key)
+        query, key = concat_parts(query), concat_parts(key)
         kernel = tf.cast(raw(self.kernel), query.dtype)
-        of_query, of_key, of_gap, of_product = tf.split(kernel, 4, axis=0)
-        from_query = tf.tensordot(query, of_query + of_gap, axes=1)[:, :, tf.newaxis]
-        from_key = tf.tensordot(key, of_key - of_gap, axes=1)[:, tf.newaxis]
-        by_target = query[..., tf.newaxis] * of_product  # [U, C, D, units]
+        query_kernel, key_kernel, gap_kernel, product_kernel = tf.split(kernel, 4, axis=0)
+        from_query = tf.tensordot(query, query_kernel + gap_kernel, axes=1)[:, :, tf.newaxis]
+        from_key = tf.tensordot(key, key_kernel - gap_kernel, axes=1)[:, tf.newaxis]
+        by_target = query[..., tf.newaxis] * product_kernel  # [U, C, D, units]
         hidden = tf.matmul(key[:, tf.newaxis], by_target) + from_query + from_key
         hidden += tf.cast(raw(self.bias), hidden.dtype)
         hidden = tf.where(hidden > 0, hidden, hidden * tf.cast(raw(self.slope), hidden.dtype))

@@ -8,10 +8,11 @@ from tfdare.layers.attention import masked_softmax
 
 @register
 class MultiHeadPooling(tf.keras.layers.Layer):
-    """Multi-head attention of the target to what search found, within the score stage.
+    """Multi-head attention of the target to the behaviors found, within the score stage.
 
-    The scores of search choose, they do not weigh: every head weighs with its own projections of
-    the representations. The newest behaviors, where search keeps them, are attended apart. Output
+    The scores of search choose behaviors but do not weigh them: every head computes weights from
+    its own projections of the representations. The newest behaviors, where search keeps them, have
+    an attention of their own. Output
     ``[v_t, h]``, and ``[v_t, h, h_recent]`` with them; with `target_aware`, ``v_t * h`` follows
     each h.
 
@@ -71,7 +72,7 @@ class MultiHeadPooling(tf.keras.layers.Layer):
         self.built = True
 
     def output_dim(self, dim: int) -> int:
-        """Width of what comes out for representations of `dim` columns."""
+        """Returns the columns of the output for representations of `dim` columns."""
         sums = 2 if self.recent else 1
         return dim * (1 + sums * (2 if self.target_aware else 1))
 

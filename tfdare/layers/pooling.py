@@ -1,11 +1,11 @@
-"""From found behaviors and their scores to what the head sees."""
+"""Pooling: from behaviors and their scores to features of the head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tfdare.compat import deserialize, register, serialize, tf
-from tfdare.layers.attention import in_one, in_parts
+from tfdare.layers.attention import concat_parts, in_parts
 from tfdare.layers.weighting import Average, Weighting
 
 
@@ -13,8 +13,8 @@ class LinearPooling(tf.keras.layers.Layer):
     """Base of the poolings that add up behaviors, ``h = sum_i w_i e_i``, once per weighting.
 
     As only the weights depend on the candidate, a training step may pool a whole history that its
-    candidates share (`behaviors` ``[U, N, D]``), with weights that are zero but for what search
-    found. A subclass says what becomes of target and sums (:meth:`combine`).
+    candidates share (`behaviors` ``[U, N, D]``), with weights that are zero for behaviors that
+    search left out. A subclass combines target and sums (:meth:`combine`).
 
     Args:
         weightings: sequence of Weighting. Defaults to ``[Average()]``.
@@ -32,8 +32,11 @@ class LinearPooling(tf.keras.layers.Layer):
 
     def __init__(self, weightings: Sequence[Weighting] | None = None, **kwargs):
         super().__init__(**kwargs)
-        given = [Average()] if weightings is None else weightings
-        self.weightings = [deserialize(weighting) for weighting in given]
+        self.weightings = (
+            [Average()]
+            if weightings is None
+            else [deserialize(weighting) for weighting in weightings]
+        )
         if not self.weightings:
             raise ValueError(f"`weightings` must not be empty. Received: {weightings}")
 
@@ -45,15 +48,15 @@ class LinearPooling(tf.keras.layers.Layer):
         self.built = True
 
     def output_dim(self, dim: int) -> int:
-        """Width of what comes out for representations of `dim` columns."""
+        """Returns the columns of the output for representations of `dim` columns."""
         raise NotImplementedError
 
     def combine(self, target: tf.Tensor, sums: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Target ``[U, C, D]`` and a sum ``[U, C, D]`` per weighting -> ``[U, C, output_dim]``."""
+        """Combines target ``[U, C, D]`` and a sum ``[U, C, D]`` per weighting to the output."""
         raise NotImplementedError
 
     def weigh(self, scores: tf.Tensor, real: tf.Tensor, top_k: int) -> list[tf.Tensor]:
-        """Weights ``[U, C, S]`` of every weighting."""
+        """Computes the weights ``[U, C, S]`` of every weighting."""
         return [weighting(scores, real, top_k=top_k) for weighting in self.weightings]
 
     def call(self, target, behaviors, scores, real, top_k):
@@ -62,12 +65,12 @@ class LinearPooling(tf.keras.layers.Layer):
         return self.combine(target, tf.unstack(sums, len(self.weightings), axis=2))
 
     def get_config(self):
-        given = [serialize(weighting) for weighting in self.weightings]
-        return {**super().get_config(), "weightings": given}
+        weightings = [serialize(weighting) for weighting in self.weightings]
+        return {**super().get_config(), "weightings": weightings}
 
 
 def pool_shared(weights: tf.Tensor, behaviors) -> tf.Tensor:
-    """Sums of behaviors that all candidates of a request share.
+    """Computes weighted sums of behaviors that all candidates of a request share.
 
     Args:
         weights: float ``[U, Q, N]``.
@@ -76,7 +79,7 @@ def pool_shared(weights: tf.Tensor, behaviors) -> tf.Tensor:
     Returns:
         float ``[U, Q, sum of D_i]``.
     """
-    return in_one(
+    return concat_parts(
         [
             tf.matmul(weights, part)
             if part.shape.rank == 3
@@ -89,7 +92,7 @@ def pool_shared(weights: tf.Tensor, behaviors) -> tf.Tensor:
 def pool_and_compare(
     weights: tf.Tensor, target: tf.Tensor, behaviors
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sums of :func:`pool_shared` and inner products of targets and behaviors.
+    """Computes the sums of :func:`pool_shared` and inner products of targets and behaviors.
 
     Args:
         weights: float ``[U, Q, N]``.
@@ -103,27 +106,30 @@ def pool_and_compare(
     targets = tf.split(target, [part.shape[-1] for part in parts], axis=-1)
     sums, products = zip(
         *(
-            _both_products(weights, one, part)
+            _both_products(weights, target, part)
             if part.shape.rank == 3
-            else (tf.tensordot(weights, part, axes=1), tf.tensordot(one, part, axes=[[-1], [-1]]))
-            for one, part in zip(targets, parts)
+            else (
+                tf.tensordot(weights, part, axes=1),
+                tf.tensordot(target, part, axes=[[-1], [-1]]),
+            )
+            for target, part in zip(targets, parts)
         )
     )
-    return in_one(sums), tf.add_n(products)
+    return concat_parts(sums), tf.add_n(products)
 
 
 @tf.custom_gradient
 def _both_products(weights, target, behaviors):
-    """Behaviors get one gradient of both products, not two and a sum: they are the most bytes."""
+    """Multiplies weights and targets with behaviors, the largest tensor: one gradient for both."""
 
-    def gradient(of_sums, of_products):
-        of_behaviors = tf.matmul(
-            tf.concat([weights, of_products], axis=1),
-            tf.concat([of_sums, target], axis=1),
+    def gradient(d_sums, d_products):
+        d_behaviors = tf.matmul(
+            tf.concat([weights, d_products], axis=1),
+            tf.concat([d_sums, target], axis=1),
             transpose_a=True,
         )
-        of_weights = tf.matmul(of_sums, behaviors, transpose_b=True)
-        return of_weights, tf.matmul(of_products, behaviors), of_behaviors
+        d_weights = tf.matmul(d_sums, behaviors, transpose_b=True)
+        return d_weights, tf.matmul(d_products, behaviors), d_behaviors
 
     sums, products = tf.matmul(weights, behaviors), tf.matmul(target, behaviors, transpose_b=True)
     return (sums, products), gradient

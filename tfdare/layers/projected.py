@@ -35,8 +35,9 @@ class ProjectedEmbedding(SharedEmbedding):
         }
 
     def attention_parts(self, ids, role=HISTORY):
-        side_by_side = tf.concat(super().attention_parts(ids, role), axis=-1)
-        return [self._project(side_by_side, "query" if role == TARGET else "key")]
+        values = tf.concat(super().attention_parts(ids, role), axis=-1)
+        name = "query" if role == TARGET else "key"
+        return [tf.tensordot(values, tf.cast(raw(self.projections[name]), values.dtype), axes=1)]
 
     def representation_parts(self, ids, position, role=HISTORY):
         parts = super().representation_parts(ids, position, role)
@@ -48,6 +49,3 @@ class ProjectedEmbedding(SharedEmbedding):
             tf.add_n([m for m in mapped if m.shape.rank == mapped[0].shape.rank])
             + sum(m for m in mapped if m.shape.rank != mapped[0].shape.rank)
         ]
-
-    def _project(self, values, name):
-        return tf.tensordot(values, tf.cast(raw(self.projections[name]), values.dtype), axes=1)

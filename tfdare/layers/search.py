@@ -1,4 +1,8 @@
-"""The first stage: which behaviors of the whole history matter for this target."""
+"""The search stage: which behaviors of the whole history matter for each target.
+
+Histories come newest first here. Behaviors are numbered in that order: index 0 is the newest, and
+an index means the same distance to the target in every history.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,8 @@ from tfdare.layers.top_k import Blocks, select, top_k_of_product
 class Search(tf.keras.layers.Layer):
     """Base of the searches: the K behaviors that rank highest, and the newest besides.
 
-    Histories come newest first here, so that equal ranks are won by the newer behavior (top-k
-    gives them to the lower place) and a place means the same distance in every history. A
-    subclass says by what behaviors are ranked (:meth:`rank`).
+    Of equal ranks the newer behavior comes first, as top-k prefers the lower index. A subclass
+    says by what behaviors are ranked (:meth:`rank`).
 
     Args:
         top_k: int. K, behaviors kept for each target.
@@ -22,13 +25,13 @@ class Search(tf.keras.layers.Layer):
 
     Call arguments:
         scores: float ``[U, C, N]``, attention scores, newest behavior first.
-        history_length: int ``[U]``. Behaviors that are real; what lies beyond is never found.
+        history_length: int ``[U]``. Behaviors that are real; padding beyond is never found.
         query, key: attention embeddings, as of :class:`tfdare.layers.ScaledDotAttention`, or None.
         target, history: mappings of feature name to row ids ``[U, C]`` and ``[U, N]``, or None.
 
     Returns:
-        ``place`` int32 ``[U, C, K + M]``, 0 the newest behavior, and ``attention_score`` float
-        ``[U, C, K + M]``. Slots without a behavior have place -1 and score 0.
+        Indices int32 ``[U, C, K + M]`` and their attention scores float ``[U, C, K + M]``. Slots
+        without a behavior have index -1 and score 0.
 
     Raises:
         ValueError: `top_k` is not positive, or `recent` is negative.
@@ -44,34 +47,34 @@ class Search(tf.keras.layers.Layer):
 
     @property
     def slots(self) -> int:
-        """K + M, places that an answer has for each target."""
+        """K + M, behaviors kept for each target."""
         return self.top_k + self.recent
 
     needs_embeddings = False
     """Whether :meth:`rank` looks at query and key."""
 
     def rank(self, scores, query, key, target, history):
-        """What behaviors are ranked by, float ``[U, C, N]``; minus infinity is never found."""
+        """Returns what behaviors are ranked by, float [U, C, N]; minus infinity is never found."""
         raise NotImplementedError
 
     def call(self, scores, history_length, query=None, key=None, target=None, history=None):
         length = tf.cast(history_length, tf.int32)[:, tf.newaxis, tf.newaxis]
         ranked = self.rank(scores, query, key, target, history)
-        score, place = _highest(ranked, length, self.top_k)
+        score, indices = _highest(ranked, length, self.top_k)
         if ranked is not scores:
-            score = take(scores, place)
-        place, score = _widen(place, score, self.top_k)
-        newest = scores[..., : self.recent] if self.recent else None
-        return self._with_newest(place, score, length, newest)
+            score = take(scores, indices)
+        indices, score = _widen(indices, score, self.top_k)
+        recent_score = scores[..., : self.recent] if self.recent else None
+        return self._with_recent(indices, score, length, recent_score)
 
-    def _with_newest(self, place, score, length, newest):
-        """What was found and, if asked for, the newest behaviors, of which `newest` are scores."""
+    def _with_recent(self, indices, score, length, recent_score):
+        """Appends the M newest behaviors and their scores, if M is not 0."""
         if not self.recent:
-            return place, score
-        among = tf.range(tf.shape(newest)[-1])
-        among = tf.broadcast_to(tf.where(among < length, among, -1), tf.shape(newest))
-        among, of_them = _widen(among, newest, self.recent)
-        return tf.concat([place, among], axis=-1), tf.concat([score, of_them], axis=-1)
+            return indices, score
+        recent = tf.range(tf.shape(recent_score)[-1])
+        recent = tf.broadcast_to(tf.where(recent < length, recent, -1), tf.shape(recent_score))
+        recent, recent_score = _widen(recent, recent_score, self.recent)
+        return tf.concat([indices, recent], axis=-1), tf.concat([score, recent_score], axis=-1)
 
     def get_config(self):
         return {**super().get_config(), "top_k": self.top_k, "recent": self.recent}
@@ -88,8 +91,8 @@ class TopKSearch(Search):
     Call arguments, returns, raises: see :class:`tfdare.layers.Search`.
 
     Example:
-        >>> place, score = TopKSearch(2)(tf.constant([[[3.0, 1.0, 3.0, 9.0]]]), tf.constant([3]))
-        >>> place.numpy().tolist(), score.numpy().tolist()
+        >>> indices, score = TopKSearch(2)(tf.constant([[[3.0, 1.0, 3.0, 9.0]]]), tf.constant([3]))
+        >>> indices.numpy().tolist(), score.numpy().tolist()
         ([[[0, 2]]], [[[3.0, 3.0]]])
 
     References:
@@ -101,12 +104,12 @@ class TopKSearch(Search):
 
     @property
     def takes_product(self) -> bool:
-        """Whether :meth:`find` does what the call does; a subclass may do something else."""
+        """Whether :meth:`find` gives what the call gives; in a subclass it may not."""
         kind = type(self)
         return kind.call is Search.call and kind.rank is TopKSearch.rank
 
     def find(self, query, key, blocks: Blocks, history_length):
-        """The same without the scores of all behaviors in memory at once, for inference.
+        """Searches without the scores of all behaviors in memory at once, for inference.
 
         Args:
             query: float ``[U, C, D]``.
@@ -119,68 +122,68 @@ class TopKSearch(Search):
             See :class:`tfdare.layers.Search`.
         """
         length = tf.cast(history_length, tf.int32)[:, tf.newaxis, tf.newaxis]
-        score, place = top_k_of_product(query, key, self.top_k, blocks)
-        newest = None
+        score, indices = top_k_of_product(query, key, self.top_k, blocks)
+        recent_score = None
         if self.recent:
-            first = blocks.position(tf.range(tf.minimum(self.recent, blocks.behaviors)))
-            newest = tf.matmul(query, tf.gather(key, first, axis=1), transpose_b=True)
-        found = score > -float("inf")
-        place = select(found, place, -tf.ones_like(place))
-        score = select(found, score, tf.zeros_like(score))
-        return self._with_newest(place, score, length, newest)
+            cells = blocks.cells(tf.range(tf.minimum(self.recent, blocks.behaviors)))
+            recent_score = tf.matmul(query, tf.gather(key, cells, axis=1), transpose_b=True)
+        real = score > -float("inf")
+        indices = select(real, indices, -tf.ones_like(indices))
+        score = select(real, score, tf.zeros_like(score))
+        return self._with_recent(indices, score, length, recent_score)
 
 
 @tf.custom_gradient
 def _highest(scores, length, top_k):
-    """The highest of scores ``[U, C, N]`` among the first `length` places, and their places.
+    """Returns the highest of the first `length` scores ``[U, C, N]`` and their indices.
 
-    Place -1 where minus infinity is the highest left.
+    Index -1 where only minus infinity is left.
     """
-    among, lowest = tf.range(tf.shape(scores)[-1]), tf.constant(-float("inf"), scores.dtype)
-    value, place = tf.math.top_k(
-        tf.where(among < length, scores, lowest), tf.minimum(top_k, tf.size(among))
+    behaviors, lowest = tf.range(tf.shape(scores)[-1]), tf.constant(-float("inf"), scores.dtype)
+    value, indices = tf.math.top_k(
+        tf.where(behaviors < length, scores, lowest), tf.minimum(top_k, tf.size(behaviors))
     )
-    place = tf.where(tf.logical_and(place < length, value > lowest), place, -1)
+    indices = tf.where(tf.logical_and(indices < length, value > lowest), indices, -1)
 
-    def gradient(of_value, _):
-        return spread(of_value, place, tf.shape(scores)), None, None
+    def gradient(upstream, _):
+        return spread(upstream, indices, tf.shape(scores)), None, None
 
-    return (value, place), gradient
+    return (value, indices), gradient
 
 
-def spread(values: tf.Tensor, place: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Values ``[U, C, K]`` at their places in zeros ``[U, C, N]``; those at place -1 are lost."""
+def spread(values: tf.Tensor, indices: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Adds values ``[U, C, K]`` at their indices to zeros ``[U, C, N]``; index -1 is dropped."""
     users, candidates, behaviors = shape[0], shape[1], shape[2]
     row = tf.reshape(tf.range(users * candidates) * behaviors, [users, candidates, 1])
-    place = tf.where(place >= 0, row + place, -1)  # a negative segment is dropped
-    flat = tf.math.unsorted_segment_sum(values, place, users * candidates * behaviors)
+    segments = tf.where(indices >= 0, row + indices, -1)  # a negative segment is dropped
+    flat = tf.math.unsorted_segment_sum(values, segments, users * candidates * behaviors)
     return tf.reshape(flat, shape)
 
 
 @tf.custom_gradient
-def take(values, place):
-    """Values ``[U, C, N]`` at their places ``[U, C, K]``; 0 at place -1."""
-    # A column in front for place -1: an empty history has no other.
+def take(values, indices):
+    """Returns the values ``[U, C, N]`` at indices ``[U, C, K]``; 0 at index -1."""
+    # A column in front for index -1: an empty history has no other.
     padded = tf.pad(values, [[0, 0], [0, 0], [1, 0]])
 
-    def gradient(of_taken):
-        return spread(of_taken, place, tf.shape(values)), None
+    def gradient(upstream):
+        return spread(upstream, indices, tf.shape(values)), None
 
-    return tf.gather(padded, place + 1, batch_dims=2), gradient
+    return tf.gather(padded, indices + 1, batch_dims=2), gradient
 
 
-def _widen(place, score, slots):
-    """Both as wide as `slots`, and no score where there is no behavior."""
-    missing = [[0, 0], [0, 0], [0, slots - tf.shape(place)[-1]]]
-    place = tf.pad(place, missing, constant_values=-1)
+def _widen(indices, score, slots):
+    """Pads both to `slots` columns and zeroes scores without a behavior."""
+    missing = [[0, 0], [0, 0], [0, slots - tf.shape(indices)[-1]]]
+    indices = tf.pad(indices, missing, constant_values=-1)
     score = tf.pad(score, missing)
-    for wide in (place, score):
-        wide.set_shape([*wide.shape[:2], slots])
-    return place, select(place >= 0, score, tf.zeros_like(score))
+    for padded in (indices, score):
+        padded.set_shape([*padded.shape[:2], slots])
+    return indices, select(indices >= 0, score, tf.zeros_like(score))
 
 
 def newest_first(history: tf.Tensor, history_length: tf.Tensor) -> tf.Tensor:
-    """Each history turned around, its padding left at the end.
+    """Reverses each history; its padding stays at the end.
 
     Args:
         history: ``[U, N]`` or ``[U, N, ...]``, oldest behavior first.
@@ -192,24 +195,24 @@ def newest_first(history: tf.Tensor, history_length: tf.Tensor) -> tf.Tensor:
     column = tf.range(tf.shape(history)[1])[tf.newaxis]
     length = tf.cast(history_length, tf.int32)[:, tf.newaxis]
     length = tf.minimum(length, tf.shape(history)[1])
-    place = tf.where(column < length, length - 1 - column, column)
-    return tf.gather(history, place, batch_dims=1)  # in half the time of tf.reverse_sequence
+    source = tf.where(column < length, length - 1 - column, column)
+    return tf.gather(history, source, batch_dims=1)  # in half the time of tf.reverse_sequence
 
 
-def gather_behaviors(history: Mapping[str, tf.Tensor], place: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The found behaviors themselves, as the score stage takes them.
+def gather_behaviors(history: Mapping[str, tf.Tensor], indices: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Gathers the behaviors that search found, as the score stage takes them.
 
     Args:
         history: mapping of feature name to ``[U, N]`` or ``[U, N, L]``, newest first.
-        place: int32 ``[U, C, K]``; -1 where nothing was found.
+        indices: int32 ``[U, C, K]``; -1 where nothing was found.
 
     Returns:
         ``behavior_<feature>`` ``[U, C, K]`` or ``[U, C, K, L]`` and ``behavior_position`` int32
         ``[U, C, K]`` (1 is the newest behavior), all 0 where nothing was found.
     """
-    behaviors = {"behavior_position": place + 1}
+    behaviors = {"behavior_position": indices + 1}
     for name, ids in history.items():
-        # A column of padding in front: place -1 stands for "none", also in an empty history.
+        # A column of padding in front for index -1; an empty history has no other.
         padded = tf.pad(ids, [[0, 0], [1, 0], [0, 0]][: ids.shape.rank])
-        behaviors[f"behavior_{name}"] = tf.gather(padded, place + 1, batch_dims=1)
+        behaviors[f"behavior_{name}"] = tf.gather(padded, indices + 1, batch_dims=1)
     return behaviors

@@ -1,4 +1,4 @@
-"""From attention scores to the weights by which behaviors are added up."""
+"""Weightings: from attention scores to the weights of a sum of behaviors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Weighting(tf.keras.layers.Layer):
 
 @register
 class Average(Weighting):
-    """Softmax over what search found: the weights sum to one.
+    """Softmax over the behaviors found: the weights sum to one.
 
     Example:
         >>> real = tf.constant([True, True, False])

@@ -1,19 +1,20 @@
-"""Intervals of AUCs, of ratios, and of differences between them, by resampling users."""
+"""Bootstrap intervals of AUCs, of ratios, and of their differences, by resampling users."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
-_BLOCK = 16  # resamples at once: what they touch stays in the cache
+_BLOCK = 16  # resamples at once, few enough for their arrays to stay in the cache
 
 
 class WeightedAUC:
-    """AUC of one set of predictions under weights of users, sorted once.
+    """AUC of one set of predictions under weights of users; the predictions are sorted once.
 
-    Each target counts as often as its user's weight says; ties count half.
+    Each target counts with its user's weight; ties count half.
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
@@ -47,7 +48,7 @@ class WeightedAUC:
         self._ties = bool((self._below != self._level).any())
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        """AUC under each row of weights.
+        """Computes the AUC under each row of weights.
 
         Args:
             weights: ``[B, users]``, not negative.
@@ -55,7 +56,7 @@ class WeightedAUC:
         Returns:
             float64 ``[B]``; NaN where a class has no weight.
         """
-        found = np.empty(len(weights))
+        aucs = np.empty(len(weights))
         with np.errstate(invalid="ignore"):
             for row, weight in enumerate(np.asarray(weights, np.float64)):
                 below = np.empty(self._other_user.size + 1)
@@ -66,16 +67,16 @@ class WeightedAUC:
                 wins = np.sum(clicked * below[self._below])
                 if self._ties:
                     wins = (wins + np.sum(clicked * below[self._level])) / 2
-                found[row] = np.divide(wins, clicked.sum() * below[-1])
-        return found
+                aucs[row] = np.divide(wins, clicked.sum() * below[-1])
+        return aucs
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and where it lies.
+    """An estimate and its interval.
 
     Attributes:
-        estimate: float. Of the data themselves.
+        estimate: float. From the data, not resampled.
         low: float. Lower end.
         high: float. Upper end.
     """
@@ -89,13 +90,32 @@ class Interval:
         """1 if the whole interval lies above zero, -1 if below, 0 if it holds zero."""
         return int(self.low > 0) - int(self.high < 0)
 
+    @classmethod
+    def from_json(cls, numbers: Mapping[str, Any]) -> Interval:
+        """Reads `estimate`, `low` and `high` of a mapping, where None stands for no number."""
+        ends = (numbers[field.name] for field in fields(cls))
+        return cls(*(np.nan if end is None else end for end in ends))
+
+    def __format__(self, spec: str) -> str:
+        """Formats each number by `spec`.
+
+        Example:
+            >>> f"{Interval(0.7, 0.65, 0.75):.2f}"
+            '0.70 [0.65, 0.75]'
+        """
+        if not np.isfinite(self.estimate):
+            return "n/a"
+        if not np.isfinite(self.low):
+            return format(self.estimate, spec)
+        return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
 
 class UserBootstrap:
     """AUCs of several models on the same targets, over the same resamples of users.
 
-    Users are drawn with replacement, each with all its targets, so that what one user's targets
-    have in common does not make the interval too narrow. A model that was trained with several
-    seeds brings the mean of their AUCs; spread over seeds is no part of the interval.
+    Users are drawn with replacement, each with all its targets: targets of one user depend on each
+    other, and drawing them singly would make the interval too narrow. A model that was trained with
+    several seeds counts with the mean of their AUCs; the interval leaves out the spread over seeds.
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
@@ -109,8 +129,8 @@ class UserBootstrap:
 
     Example:
         >>> label, user = np.tile([1, 0], 50), np.repeat(np.arange(25), 4)
-        >>> found = UserBootstrap(label, user, {"good": [label * 0.9], "bad": [label * 0.0]})
-        >>> found.difference("good", "bad")
+        >>> scores = {"good": [label * 0.9], "bad": [label * 0.0]}
+        >>> UserBootstrap(label, user, scores).difference("good", "bad")
         Interval(estimate=0.5, low=0.5, high=0.5)
 
     References:
@@ -124,8 +144,8 @@ class UserBootstrap:
         user = np.unique(np.asarray(user), return_inverse=True)[1].reshape(-1)
         users = int(user.max()) + 1 if user.size else 0
         sorted_scores = {
-            name: [WeightedAUC(label, score, user) for score in of_seeds]
-            for name, of_seeds in scores.items()
+            name: [WeightedAUC(label, score, user) for score in seeds]
+            for name, seeds in scores.items()
         }
         self._estimate = _mean_over_seeds(sorted_scores, np.ones((1, users)))
         parts = [
@@ -134,15 +154,15 @@ class UserBootstrap:
         self._drawn = {name: np.concatenate([part[name] for part in parts]) for name in scores}
 
     def auc(self, name, level: float = 0.95) -> Interval:
-        """AUC of one model, and the interval that holds `level` of the resamples."""
+        """Returns the AUC of one model, and the interval that holds `level` of the resamples."""
         return interval(self._estimate[name][0], self._drawn[name], level)
 
     def drawn(self, name) -> np.ndarray:
-        """AUC of one model in every resample, float64 ``[resamples]``."""
+        """Returns the AUC of one model in every resample, float64 ``[resamples]``."""
         return self._drawn[name]
 
     def difference(self, first, second, level: float = 0.95) -> Interval:
-        """AUC of the first model minus the second's, resample by resample."""
+        """Returns the AUC of the first model minus the second's, resample by resample."""
         return interval(
             self._estimate[first][0] - self._estimate[second][0],
             self._drawn[first] - self._drawn[second],
@@ -151,19 +171,19 @@ class UserBootstrap:
 
 
 def _mean_over_seeds(
-    sorted_scores: dict[str, Sequence[WeightedAUC]], weights: np.ndarray
+    sorted_scores: Mapping[str, Sequence[WeightedAUC]], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     return {
-        name: np.mean([auc(weights) for auc in of_seeds], axis=0)
-        for name, of_seeds in sorted_scores.items()
+        name: np.mean([auc(weights) for auc in seeds], axis=0)
+        for name, seeds in sorted_scores.items()
     }
 
 
 def resamples_of(units: int, resamples: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each of so many units is drawn, with replacement: blocks int ``[B, units]``.
+    """Draws units with replacement; yields how often each is drawn, int ``[B, units]`` at a time.
 
-    Equal arguments give equal draws, so that differences between models can be taken resample by
-    resample.
+    Equal arguments give equal draws, so that differences between models can be computed resample
+    by resample.
     """
     random = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
@@ -176,10 +196,10 @@ def resamples_of(units: int, resamples: int = 1000, seed: int = 0) -> Iterator[n
 
 
 def resampled_ratios(above, below, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """``sum(above) / sum(below)`` of resamples of the units, float64 ``[resamples, ...]``.
+    """Computes ``sum(above) / sum(below)`` of resamples, float64 ``[resamples, ...]``.
 
     Args:
-        above, below: ``[units, ...]``, of what each unit brings.
+        above, below: ``[units, ...]``. Numerator and denominator of each unit.
         resamples: int. Defaults to 1,000.
         seed: int. Of the resampling.
     """
@@ -194,7 +214,7 @@ def resampled_ratios(above, below, resamples: int = 1000, seed: int = 0) -> np.n
 
 
 def ratio_interval(above, below, resamples: int = 1000, seed: int = 0) -> Interval:
-    """``sum(above) / sum(below)`` over units ``[units]``, and its 95% interval over them.
+    """Computes ``sum(above) / sum(below)`` over units ``[units]``, and its 95% interval.
 
     Example:
         >>> ratio_interval([1, 1, 2], [2, 2, 4])
@@ -207,7 +227,7 @@ def ratio_interval(above, below, resamples: int = 1000, seed: int = 0) -> Interv
 
 
 def interval(estimate: float, drawn: np.ndarray, level: float = 0.95) -> Interval:
-    """An estimate, and the interval that holds `level` of its resamples ``[B]``."""
+    """Returns an estimate with the interval that holds `level` of its resamples ``[B]``."""
     if not 0 < level < 1:
         raise ValueError(f"`level` must be in (0, 1). Received: level={level}")
     drawn = drawn[np.isfinite(drawn)]  # a resample of tiny data may lack a class

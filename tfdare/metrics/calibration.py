@@ -1,4 +1,4 @@
-"""Are probabilities what they say: calibration curve, its error, and normalized entropy."""
+"""Calibration of probabilities: calibration curve, its error, and normalized entropy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BINS = 15
 
 
 def probability_bins(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Upper edges of bins that hold about equally many probabilities; equal ones stay together.
+    """Returns upper edges of bins of about equally many probabilities; ties share a bin.
 
     Returns:
         float64, rising; the last edge is the largest probability. Fewer than `bins` where
@@ -21,29 +21,29 @@ def probability_bins(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 
 def bin_of(probability: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Which bin each probability belongs to; a bin includes its upper edge."""
-    place = np.searchsorted(edges, np.asarray(probability, np.float64), side="left")
-    return np.minimum(place, edges.size - 1)
+    """Returns the bin of each probability; a bin includes its upper edge."""
+    bins = np.searchsorted(edges, np.asarray(probability, np.float64), side="left")
+    return np.minimum(bins, edges.size - 1)
 
 
 def calibration_curve(label, probability, bins: int = BINS) -> dict[str, np.ndarray]:
-    """What was predicted, and what came, in bins of equal size.
+    """Computes mean predictions and click rates in bins of about equally many targets.
 
     Returns:
         ``predicted`` and ``clicked``, means of each bin, and ``targets``, how many it holds.
     """
     label, probability = np.asarray(label, np.float64), np.asarray(probability, np.float64)
-    place = bin_of(probability, probability_bins(probability, bins))
-    targets = np.bincount(place)
+    number = bin_of(probability, probability_bins(probability, bins))
+    targets = np.bincount(number)
     return {
-        "predicted": np.bincount(place, probability) / targets,
-        "clicked": np.bincount(place, label) / targets,
+        "predicted": np.bincount(number, probability) / targets,
+        "clicked": np.bincount(number, label) / targets,
         "targets": targets,
     }
 
 
 def expected_calibration_error(label, probability, bins: int = BINS) -> float:
-    """Mean distance between predicted and actual click rate over bins, weighted by their targets.
+    """Computes the mean distance of predicted and actual click rates, weighted by targets.
 
     ``ECE = sum_b (n_b / n) |clicked_b - predicted_b|``, with bins that hold equally many targets:
     bins of equal width leave most clicks of a skewed log in one.
@@ -61,9 +61,10 @@ def expected_calibration_error(label, probability, bins: int = BINS) -> float:
 
 
 def normalized_entropy(label, probability) -> float | None:
-    """Log loss over that of always predicting the mean click rate; below 1 is better than that.
+    """Divides the log loss by that of always predicting the mean click rate; lower is better.
 
-    None where a class is missing.
+    Returns:
+        float, 1 for the mean click rate; None where a class is missing.
 
     Example:
         >>> normalized_entropy([1, 0], [0.5, 0.5])
@@ -79,7 +80,7 @@ def normalized_entropy(label, probability) -> float | None:
 
 
 def entropy(rate):
-    """Entropy in nats of a click with this rate; 0 where it is certain."""
+    """Computes the entropy in nats of a click with this rate; 0 where it is certain."""
     rate = np.asarray(rate, np.float64)
     inside = np.clip(rate, 1e-300, 1 - 1e-16)
     value = -(inside * np.log(inside) + (1 - inside) * np.log1p(-inside))

@@ -1,4 +1,4 @@
-"""AUC beside GAUC: exact over arrays for reports, streaming for ``model.fit``."""
+"""AUC and GAUC: exact over arrays for reports, streaming for ``model.fit``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfdare.compat import register, tf
 
 
 def auc(label: np.ndarray, score: np.ndarray) -> float | None:
-    """Exact area under the ROC curve; ties count half.
+    """Computes the exact area under the ROC curve; ties count half.
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
@@ -28,9 +28,9 @@ def auc(label: np.ndarray, score: np.ndarray) -> float | None:
 
 
 def gauc(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> float | None:
-    """AUC inside each group (a user, say), averaged by the number of the group's targets.
+    """Averages the AUC inside each group (a user, say), weighted by the group's targets.
 
-    Groups without both classes say nothing about ranking and are left out.
+    Groups without both classes have no AUC and are left out.
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
@@ -51,7 +51,7 @@ def gauc(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> float | Non
 
 
 def auc_by_group(label, score, group, groups: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """AUC inside each group, NaN where a class is missing, and the group's number of targets.
+    """Computes the AUC inside each group, NaN where a class is missing, and counts its targets.
 
     Args:
         label, score: as of :func:`gauc`.
@@ -75,7 +75,7 @@ def auc_by_group(label, score, group, groups: int = 0) -> tuple[np.ndarray, np.n
 
 
 def logloss(label: np.ndarray, probability: np.ndarray) -> float:
-    """Mean binary cross-entropy in nats; probabilities are kept 1e-7 away from 0 and 1."""
+    """Computes the mean cross-entropy in nats; probabilities are clipped 1e-7 from 0 and 1."""
     probability = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
     label = np.asarray(label)
     return float(-np.mean(label * np.log(probability) + (1 - label) * np.log1p(-probability)))
@@ -83,7 +83,7 @@ def logloss(label: np.ndarray, probability: np.ndarray) -> float:
 
 @register
 class RequestGAUC(tf.keras.metrics.Metric):
-    """GAUC with a request as the group: is the click above the other candidates of its request?
+    """GAUC with a request as the group: does the click rank above the request's other candidates?
 
     Streaming and mergeable; goes into ``weighted_metrics``, so that padded candidates are left
     out. Reports by user need all of a user's requests together: see :func:`gauc`.

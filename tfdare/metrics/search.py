@@ -1,4 +1,4 @@
-"""How well search found what matters: NDCG and recall at K against a known relevance."""
+"""Quality of search: NDCG and recall at K against a known relevance of behaviors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from tfdare.layers.search import take
 
 
 def search_ndcg(relevance: tf.Tensor, index: tf.Tensor, top_k: int | None = None) -> tf.Tensor:
-    """NDCG@K of what search kept, in the order it ranked it, for each target.
+    """Computes NDCG@K of the behaviors that search kept, in its order, for each target.
 
-    ``DCG@K = sum_k relevance(k-th kept) / log2(k + 1)``, over the best K of the whole history in
-    the best order: linear gains, as relevance is a quantity (nats of mutual information, or an
-    attention weight), not a grade. A behavior that was kept twice counts once.
+    ``DCG@K = sum_k relevance(k-th kept) / log2(k + 1)``, divided by that of the most relevant K of
+    the whole history in the best order. Gains are linear, as relevance is a quantity (nats of
+    mutual information, or an attention weight), not a grade. A behavior kept twice counts once.
 
     Args:
-        relevance: float ``[U, C, N]``, not negative. Of every behavior for every target, in the
-            order that `index` counts in.
-        index: int ``[U, C, S]``. Places in the history, best first; below 0: none.
+        relevance: float ``[U, C, N]``, not negative. Of every behavior for every target.
+        index: int ``[U, C, S]``. Behaviors kept, best first, as columns of `relevance`; below 0:
+            none.
         top_k: int or None. K; None: all S.
 
     Returns:
@@ -28,19 +28,18 @@ def search_ndcg(relevance: tf.Tensor, index: tf.Tensor, top_k: int | None = None
         ...  for kept in ([1, 2], [2, 1], [0, -1])]
         [1.0, 0.8597, 0.0]
     """
-    relevance, index, best = _ranked(relevance, index, top_k)
-    gains = _at(relevance, index)
+    relevance, index, best = _first_k(relevance, index, top_k)
+    gains = take(relevance, tf.maximum(index, -1))
     dcg = tf.reduce_sum(gains * _discounts(gains), axis=-1)
     ideal = tf.reduce_sum(best * _discounts(best), axis=-1)
     return tf.where(ideal > 0, tf.math.divide_no_nan(dcg, ideal), float("nan"))
 
 
 def search_recall(relevance: tf.Tensor, index: tf.Tensor, top_k: int | None = None) -> tf.Tensor:
-    """Recall@K: of the K most relevant behaviors (or as many as are relevant at all), the share
-    that search kept, for each target.
+    """Computes Recall@K for each target: the share of relevant behaviors that search kept.
 
-    Behaviors level with the K-th are as good as it is. Arguments, returns: see
-    :func:`search_ndcg`.
+    Relevant are the K most relevant behaviors, or as many as have a relevance above 0; behaviors
+    as relevant as the K-th count as well. Arguments, returns: see :func:`search_ndcg`.
 
     Example:
         >>> relevance = tf.constant([[[0.0, 2.0, 1.0, 1.0]]])
@@ -48,16 +47,16 @@ def search_recall(relevance: tf.Tensor, index: tf.Tensor, top_k: int | None = No
         ...  for kept in ([1, 3], [0, 3], [0, -1])]
         [1.0, 0.5, 0.0]
     """
-    relevance, index, best = _ranked(relevance, index, top_k)
-    relevant = (relevance > 0) & (relevance >= best[..., -1:])
-    found = tf.reduce_sum(_at(tf.cast(relevant, tf.float32), index), axis=-1)
+    relevance, index, best = _first_k(relevance, index, top_k)
+    relevant = tf.cast((relevance > 0) & (relevance >= best[..., -1:]), tf.float32)
+    hits = tf.reduce_sum(take(relevant, tf.maximum(index, -1)), axis=-1)
     most = tf.cast(tf.shape(best)[-1], tf.float32)
-    there = tf.minimum(tf.reduce_sum(tf.cast(relevant, tf.float32), axis=-1), most)
-    return tf.where(there > 0, tf.math.divide_no_nan(found, there), float("nan"))
+    possible = tf.minimum(tf.reduce_sum(relevant, axis=-1), most)
+    return tf.where(possible > 0, tf.math.divide_no_nan(hits, possible), float("nan"))
 
 
 class _MeanOverTargets(tf.keras.metrics.Metric):
-    """Weighted mean of a value per target over the targets for which there is something to find.
+    """Weighted mean of a value per target, over targets with a relevant behavior.
 
     Call arguments of ``update_state``:
         y_true: float ``[U, C, N]``. Relevance of every behavior.
@@ -74,6 +73,7 @@ class _MeanOverTargets(tf.keras.metrics.Metric):
         self.targets = self.add_weight(name="targets", initializer="zeros")
 
     def values(self, y_true, y_pred):
+        """Computes the value of each target, float32 ``[U, C]``; NaN where it has none."""
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -86,7 +86,7 @@ class _MeanOverTargets(tf.keras.metrics.Metric):
         self.targets.assign_add(tf.reduce_sum(weight))
 
     def merge_state(self, metrics) -> None:
-        """Adds what other metrics of this kind have seen, of other workers say."""
+        """Adds the state of other metrics of this kind, those of other workers, say."""
         for metric in metrics:
             if type(metric) is not type(self) or metric.top_k != self.top_k:
                 raise ValueError(
@@ -109,7 +109,7 @@ class _MeanOverTargets(tf.keras.metrics.Metric):
 class SearchNDCG(_MeanOverTargets):
     """Mean :func:`search_ndcg` over targets, streaming and mergeable.
 
-    Targets for which nothing is relevant do not count.
+    Targets without a relevant behavior do not count.
 
     Args:
         top_k: int or None. K; None: all that search kept.
@@ -146,8 +146,8 @@ class SearchRecall(_MeanOverTargets):
         return search_recall(y_true, y_pred, self.top_k)
 
 
-def _ranked(relevance, index, top_k):
-    """Relevance float32, the first K of the index without repeats, the best K relevances."""
+def _first_k(relevance, index, top_k):
+    """Returns relevance, the first K of the index without repeats, the K highest relevances."""
     relevance = tf.cast(relevance, tf.float32)
     index = tf.cast(index, tf.int32)
     index = index if top_k is None else index[..., :top_k]
@@ -160,11 +160,6 @@ def _ranked(relevance, index, top_k):
     index = tf.where(again, -1, index)
     most = tf.minimum(slots if top_k is None else top_k, tf.shape(relevance)[-1])
     return relevance, index, tf.math.top_k(relevance, most).values
-
-
-def _at(values, index):
-    """Values at the places of the index, 0 at none."""
-    return take(values, tf.maximum(index, -1))
 
 
 def _discounts(gains):

@@ -1,18 +1,18 @@
-"""The model without search: attention over the whole history."""
+"""The one-stage model: attention over the whole history, without search."""
 
 from __future__ import annotations
 
 from tfdare.compat import register, tf
 from tfdare.layers.pooling import LinearPooling, pool_shared
-from tfdare.models.request_model import Outputs, RequestModel, _positions
+from tfdare.models.request_model import Outputs, RequestModel, positions_of
 
 
 @register
 class OneStageModel(RequestModel):
     """Embedding x attention x pooling x head, every behavior pooled.
 
-    The upper bound of what search may find, and the form of models that never search. It serves
-    as one call; there is nothing to split.
+    An upper bound for search, which keeps a part of the history only; also the form of models
+    that never search. It serves as one call: there are no two stages to split.
 
     Args, call arguments, returns: see :class:`tfdare.models.RequestModel`.
 
@@ -45,7 +45,7 @@ class OneStageModel(RequestModel):
 
     def _pooled(self, requests, history, ids, length):
         scores = self._attend(history, ids, length, in_parts=True)
-        position = _positions(history)
+        position = positions_of(history)
         real = (position <= length[:, tf.newaxis])[:, tf.newaxis]
         weights = self.pooling_layer.weigh(scores, real, tf.shape(scores)[-1])
         sums = pool_shared(

@@ -40,19 +40,19 @@ CLUSTER_SIZE = 4
 
 @dataclass(frozen=True)
 class Recipe:
-    """Of what a published model is made.
+    """The parts of a published model.
 
     Attributes:
         title: str. As the literature calls it.
         source: str. Address of the paper.
         embedding: function of a schema to a RoleEmbedding.
         attention: function to a layer ``[U, C, N]`` of scores.
-        search: function of `top_k` and `recent` to a Search; None pools the whole history.
+        search: function of `top_k` and `recent` to a Search. None: the whole history is pooled.
         pooling: function to a layer.
         recent: int. Newest behaviors that search keeps besides.
-        clusters: int. Behaviors that one find stands for: search keeps so many times `top_k`.
-        position: bool. Whether the model knows the distance to the target.
-        parts: mapping. Further arguments of the model, made anew for each: name to function.
+        clusters: int. Behaviors in a cluster: search keeps `clusters` times `top_k` behaviors.
+        position: bool. Whether the model uses the distance to the target.
+        parts: mapping. Further arguments of the model: name to a function that makes the argument.
     """
 
     title: str
@@ -67,24 +67,24 @@ class Recipe:
     parts: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
 
     def build(self, schema: Schema, top_k: int = 20, **kwargs) -> RequestModel:
-        """The model for a schema.
+        """Builds the model for a schema.
 
         Args:
             schema: Schema. Its features' dimensions are the model's.
             top_k: int. Behaviors (clusters) that search keeps for each target. Defaults to 20.
-            **kwargs: further arguments of the model, in the place of the recipe's.
+            **kwargs: further arguments of the model; they replace the recipe's.
         """
         if not self.position:
             position = dataclasses.replace(schema.position, attention_dim=0, representation_dim=0)
             schema = dataclasses.replace(schema, position=position)
-        made = {name: make() for name, make in self.parts.items() if name not in kwargs}
+        parts = {name: make() for name, make in self.parts.items() if name not in kwargs}
         for name, make in (("attention", self.attention), ("pooling", self.pooling)):
             if kwargs.get(name) is None:
                 kwargs[name] = make()
-        kwargs = {**made, **kwargs}
+        kwargs = {**parts, **kwargs}
         if self.search is None:
             for name in [name for name in kwargs if name.startswith("auxiliary_")]:
-                kwargs.pop(name)  # the main loss reaches the whole history
+                kwargs.pop(name)  # no auxiliary head: the main loss reaches the whole history
             return OneStageModel(self.embedding(schema), **kwargs)
         if "search" not in kwargs:
             window = schema.window
@@ -96,7 +96,7 @@ class Recipe:
 
 
 _DARE = "https://arxiv.org/abs/2410.02604"
-_SIM = {
+_SIM: dict[str, Any] = {
     "pooling": lambda: MultiHeadPooling(heads=2, head_dim=64, recent=True),
     "recent": SIM_RECENT,
     "position": False,
@@ -173,11 +173,11 @@ MODELS: dict[str, Recipe] = {
     "DARE-paper": Recipe("DARE, as published", _DARE, DecoupledEmbedding),
     "DARE-whole": Recipe("DARE, whole history", _DARE, DecoupledEmbedding, search=None),
 }
-"""Name on the command line -> what the model is made of."""
+"""Name on the command line -> recipe of the model."""
 
 
 def build_model(name: str, schema: Schema, **kwargs) -> RequestModel:
-    """A published model by name.
+    """Builds a published model by name.
 
     Args:
         name: str. A key of :data:`MODELS`.
@@ -200,11 +200,10 @@ def build_model(name: str, schema: Schema, **kwargs) -> RequestModel:
 
 
 def DARE(schema: Schema, top_k: int = 20, **kwargs) -> TwoStageModel:
-    """Decoupled Attention and Representation Embeddings.
+    """Builds DARE: Decoupled Attention and Representation Embeddings.
 
-    As published, and beside it the evidence of what search found (:class:`MatchCounts`,
-    :class:`ScoreFacts`, :class:`AffinityFacts`), which a weighted average
-    hides; `evidence=[]` leaves it out, and
+    The published model with evidence of the behaviors found for the head (:class:`MatchCounts`,
+    :class:`ScoreFacts`, :class:`AffinityFacts`); `evidence=[]` leaves it out, and
     ``build_model("DARE-paper", ...)`` is the published model.
 
     Args:
@@ -226,7 +225,7 @@ def DARE(schema: Schema, top_k: int = 20, **kwargs) -> TwoStageModel:
 
 
 def TWIN(schema: Schema, top_k: int = 20, **kwargs) -> TwoStageModel:
-    """Two-stage Interest Network: the same two stages over one shared table per feature.
+    """Builds TWIN, the Two-stage Interest Network: both stages share one table per feature.
 
     Args:
         schema: Schema. `attention_dim` must equal `representation_dim`.

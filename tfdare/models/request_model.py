@@ -1,4 +1,4 @@
-"""What all models share: requests in, one probability a candidate out."""
+"""What all models share: they take requests and return a probability for each candidate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from tfdare.layers import (
     newest_first,
 )
 from tfdare.layers.embedding import HISTORY, TARGET, TIME_GAP
-from tfdare.losses import CandidateCrossentropy
+from tfdare.schema import Schema
 
 
 class Outputs(NamedTuple):
-    """What :meth:`RequestModel.forward` computes: float32 ``[U, C]`` each, the second or None."""
+    """Probabilities from :meth:`RequestModel.forward`, float32 ``[U, C]``.
+
+    Attributes:
+        probability: of the head.
+        auxiliary_probability: of the auxiliary head, None without one.
+    """
 
     probability: tf.Tensor
     auxiliary_probability: tf.Tensor | None
@@ -71,7 +76,7 @@ class RequestModel(tf.keras.Model):
                 self.embedding.schema, self.embedding.initializer_stddev, name="context"
             )
         self.head = deserialize(head) or Head(name="head")
-        self._auxiliary_probability = None
+        self._in_train_step = False
 
     def build(self, input_shape=None):
         """Makes every weight: the schema knows all shapes, no data is needed."""
@@ -97,15 +102,20 @@ class RequestModel(tf.keras.Model):
         return width + (self.context_layer.output_dim if self.context_layer is not None else 0)
 
     @property
-    def schema(self):
+    def schema(self) -> Schema:
         """The schema the model was built from."""
         return self.embedding.schema
 
+    @property
+    def searches(self) -> bool:
+        """Whether the model has a search stage: methods ``search`` and ``score``."""
+        return False
+
     def attend(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Attention score of every behavior for every target, unmasked.
+        """Computes the attention score of every behavior for every target, unmasked.
 
         Returns:
-            float ``[U, C, N]``, newest behavior first: place ``j`` is position ``j + 1``.
+            float ``[U, C, N]``, newest behavior first: column ``j`` is position ``j + 1``.
         """
         requests = self._tensors(requests, "history_length")
         return self._attend(
@@ -113,17 +123,31 @@ class RequestModel(tf.keras.Model):
         )
 
     def forward(self, requests: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
-        """Probabilities of the model's heads in one pass over the history, for training."""
+        """Computes the probabilities of all heads in one pass over the history, for training."""
         raise NotImplementedError
 
     def call(self, requests, training=None):
         outputs = self.forward(requests, training=bool(training))
-        # Handed to compute_loss, which Keras calls next in the same step.
-        self._auxiliary_probability = outputs.auxiliary_probability
+        if self._in_train_step and outputs.auxiliary_probability is not None:
+            return outputs
         return outputs.probability
 
+    def train_step(self, data):
+        """Trains on one batch; Keras hands what the model returns to :meth:`compute_loss`."""
+        self._in_train_step = True
+        try:
+            return super().train_step(data)
+        finally:
+            self._in_train_step = False
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, *args, **kwargs):
-        """The compiled loss, plus the auxiliary loss while training.
+        """Computes the compiled loss, plus the auxiliary loss if `y_pred` has both heads.
+
+        Args:
+            x: ignored.
+            y: ``[U, C]``. Labels.
+            y_pred: probabilities ``[U, C]``, or `Outputs` of :meth:`forward`.
+            sample_weight: ``[U, C]`` or None.
 
         Raises:
             tf.errors.InvalidArgumentError: a label is NaN or infinite.
@@ -132,15 +156,34 @@ class RequestModel(tf.keras.Model):
             y = tf.debugging.check_numerics(
                 tf.cast(y, tf.float32), "Labels must be finite, 0 or 1. Received: `label` with"
             )
-        auxiliary, self._auxiliary_probability = self._auxiliary_probability, None
+        probability, auxiliary = y_pred if isinstance(y_pred, Outputs) else (y_pred, None)
         if auxiliary is None:
-            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs)
-        added = self.auxiliary_weight * CandidateCrossentropy()(y, auxiliary, sample_weight)
+            return super().compute_loss(x, y, probability, sample_weight, *args, **kwargs)
+        added = self.auxiliary_loss(y, auxiliary, sample_weight)
         if KERAS_3:
-            return super().compute_loss(x, y, y_pred, sample_weight, *args, **kwargs) + added
+            return super().compute_loss(x, y, probability, sample_weight, *args, **kwargs) + added
         # Keras 2 logs as `loss` what passes here, not what is returned.
         losses = [*self.losses, added]
-        return self.compiled_loss(y, y_pred, sample_weight, regularization_losses=losses)
+        return self.compiled_loss(y, probability, sample_weight, regularization_losses=losses)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the metrics with the head's probabilities and returns their values."""
+        if isinstance(y_pred, Outputs):
+            y_pred = y_pred.probability
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def auxiliary_loss(self, label, probability, weight) -> tf.Tensor:
+        """Computes what the auxiliary head adds to the loss, of models that have one.
+
+        Args:
+            label: float32 ``[U, C]``.
+            probability: float32 ``[U, C]``. Of the auxiliary head.
+            weight: ``[U, C]`` or None.
+
+        Returns:
+            float32 scalar.
+        """
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -157,10 +200,10 @@ class RequestModel(tf.keras.Model):
         return cls(**config)
 
     def _attend(self, history, target, length, in_parts=False):
-        """Scores; `in_parts` spares a copy of the embeddings where there are few candidates."""
+        """Returns scores; `in_parts` avoids copying embeddings, faster with few candidates."""
         embedding = self.embedding
         look_up = embedding.attention_parts if in_parts else embedding.attention
-        offset = self._offset(_positions(history), history)
+        offset = self._offset(positions_of(history), history)
         ids = {name: history[name] for name in self.schema.names}
         return self.attention_layer(
             look_up(target, TARGET),
@@ -172,17 +215,17 @@ class RequestModel(tf.keras.Model):
         )
 
     def _offset(self, position, history):
-        """What distance and time gap add to the scores: ``[N]`` or ``[U, 1, N]``, or None."""
+        """Returns what position and time gap add to the scores: [N], [U, 1, N] or None."""
         offset = self.embedding.position_score(position)
         if TIME_GAP in history:
-            of_gap = self.embedding.time_gap_score(history[TIME_GAP])
-            if of_gap is not None:
-                of_gap = of_gap[:, tf.newaxis]
-                offset = of_gap if offset is None else offset + of_gap
+            gap_score = self.embedding.time_gap_score(history[TIME_GAP])
+            if gap_score is not None:
+                gap_score = gap_score[:, tf.newaxis]
+                offset = gap_score if offset is None else offset + gap_score
         return offset
 
     def represent(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """What pooling hands to the head, evidence and context left out, as at inference.
+        """Computes what pooling hands to the head at inference, evidence and context left out.
 
         Returns:
             float ``[U, C, pooling_layer.output_dim(representation_dim)]``.
@@ -190,7 +233,7 @@ class RequestModel(tf.keras.Model):
         raise NotImplementedError
 
     def _logits(self, head, pooled, tensors, evidence, training):
-        """Pooled features with evidence and context beside them, through a head; float32."""
+        """Returns a head's float32 logits of pooled features, evidence and context."""
         parts = [pooled, *(tf.cast(part, pooled.dtype) for part in evidence)]
         if self.context_layer is not None:
             names = [feature.name for feature in self.schema.context]
@@ -202,20 +245,20 @@ class RequestModel(tf.keras.Model):
         logits = head(inputs, real=self._real_targets(tensors), training=training)
         return tf.cast(logits, tf.float32)
 
-    def _facts(self, target, behaviors, scores, real, top_k, affinity):
+    def _evidence_facts(self, target, behaviors, scores, real, top_k, affinity):
         return [
             layer(target, behaviors, scores, real, top_k=top_k, affinity=affinity)
             for layer in self.evidence
         ]
 
     def _history(self, requests):
-        """Row ids of the behaviors (and their time gap), newest first."""
+        """Returns row ids of the behaviors (and their time gap), newest first."""
         length = requests["history_length"]
         ids = self._behaviors(requests, "history")
         return {name: newest_first(values, length) for name, values in ids.items()}
 
     def _behaviors(self, tensors, kind):
-        """Row ids of behaviors and their time gap, as they came."""
+        """Returns row ids of behaviors and their time gap, in the order of the tensors."""
         ids = self._ids(tensors, kind)
         if self.schema.time_gap is not None:
             self._check(tensors, [f"{kind}_{TIME_GAP}"])
@@ -251,19 +294,19 @@ class RequestModel(tf.keras.Model):
 
     def _target(self, tensors):
         ids = self._ids(tensors, "target")
-        place = tf.zeros_like(ids[self.schema.item.name])
-        return self.embedding.representation(ids, place, TARGET)
+        position = tf.zeros_like(ids[self.schema.item.name])
+        return self.embedding.representation(ids, position, TARGET)
 
-    def _tensors(self, given, *names):
-        self._check(given, names)
-        return {name: tf.convert_to_tensor(value) for name, value in given.items()}
+    def _tensors(self, requests, *names):
+        self._check(requests, names)
+        return {name: tf.convert_to_tensor(value) for name, value in requests.items()}
 
-    def _check(self, given, names):
-        missing = [name for name in names if name not in given]
+    def _check(self, tensors, names):
+        missing = [name for name in names if name not in tensors]
         if missing:
-            raise ValueError(f"Missing tensors {missing}. Received: {sorted(given)}")
+            raise ValueError(f"Missing tensors {missing}. Received: {sorted(tensors)}")
 
 
-def _positions(history):
-    """Distance to the target of each place, newest first: int32 ``[N]``, 1 to N."""
+def positions_of(history: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns the distance to the target of each behavior, newest first: int32 [N], 1 to N."""
     return tf.range(1, tf.shape(next(iter(history.values())))[1] + 1)

@@ -1,4 +1,4 @@
-"""The two-stage model: search the whole history, then score with what was found."""
+"""The two-stage model: search the whole history, then score with the behaviors found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tfdare.layers.embedding import HISTORY, TARGET
 from tfdare.layers.pooling import pool_and_compare, pool_shared
 from tfdare.layers.search import spread, take
 from tfdare.layers.top_k import Blocks, select
-from tfdare.models.request_model import Outputs, RequestModel, _positions
+from tfdare.losses import CandidateCrossentropy
+from tfdare.models.request_model import Outputs, RequestModel, positions_of
 
 
 @register
@@ -35,7 +36,7 @@ class TwoStageModel(RequestModel):
         attention: Layer. ``[U, C, N]`` scores. Defaults to `ScaledDotAttention()`.
         search: Search. Defaults to `TopKSearch(20)`.
         pooling: Layer. Defaults to `TargetAwarePooling()`.
-        evidence: sequence of Layer. Facts about what was found, for the head, such as
+        evidence: sequence of Layer. Facts about the behaviors found, for the head, such as
             `MatchCounts()`. Defaults to none.
         head: Head. Defaults to `Head((200, 80))`.
         auxiliary_pooling: LinearPooling. Of the whole history, for the auxiliary head. Defaults to
@@ -103,8 +104,12 @@ class TwoStageModel(RequestModel):
             self.auxiliary_head.build((None, None, self.auxiliary_pooling.output_dim(dim)))
         super().build(input_shape)
 
+    @property
+    def searches(self) -> bool:
+        return True
+
     def search(self, requests: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The first stage.
+        """Runs the first stage: finds K behaviors for each target.
 
         Args:
             requests: as of the model, ``target_length`` not needed.
@@ -117,39 +122,42 @@ class TwoStageModel(RequestModel):
         """
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
-        if self._by_product:
-            place, score = self._find(requests, length)
+        if self._searches_by_product:
+            indices, score = self._search_in_blocks(requests, length)
         else:
-            place, score = self._search(
+            indices, score, _ = self._search_by_scores(
                 self._history(requests), self._ids(requests, "target"), length
             )
-        return self._found(requests, place, score)
+        return self._score_inputs(requests, indices, score)
 
-    def score(self, found: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """The second stage.
+    def score(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Runs the second stage: computes probabilities from the behaviors found.
 
         Args:
-            found: mapping of ``target_<feature>`` int ``[U, C]``, ``behavior_<feature>`` int,
+            inputs: mapping of ``target_<feature>`` int ``[U, C]``, ``behavior_<feature>`` int,
                 ``behavior_position`` int and ``attention_score`` float, each ``[U, C, K]``, and
                 ``behavior_time_gap`` and ``context_<feature>`` where the schema has them.
-                Places with position 0 carry no behavior.
+                Slots with position 0 carry no behavior.
 
         Returns:
             float32 ``[U, C]``, probabilities.
         """
-        found, *given = self._of_found(found)
-        return tf.sigmoid(self._score(found, *given, training))
+        inputs = self._tensors(inputs, "behavior_position", "attention_score")
+        target, ids, position, scores, real = self._unpack_score_inputs(inputs)
+        return tf.sigmoid(self._score_logits(inputs, target, ids, position, scores, real, training))
 
     def represent(self, requests):
-        _, target, ids, position, scores, real = self._of_found(self.search(requests))
-        found = self.embedding.representation(ids, position)
-        return self.pooling_layer(target, found, scores, real, top_k=self.search_layer.top_k)
+        inputs = self.search(requests)
+        target, ids, position, scores, real = self._unpack_score_inputs(inputs)
+        behaviors = self.embedding.representation(ids, position)
+        return self.pooling_layer(target, behaviors, scores, real, top_k=self.search_layer.top_k)
 
     def forward(self, requests: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
-        """Both heads in one pass over the history, for training.
+        """Computes the probabilities of both heads in one pass over the history, for training.
 
-        Every behavior's representation is gathered once for all candidates and both heads; the K
-        kept come in as weights that are zero elsewhere, so one product pools for both.
+        Every behavior's representation is gathered once for all candidates and both heads. The K
+        behaviors kept are given as weights that are zero elsewhere, so that one product pools for
+        both heads.
         """
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
@@ -159,18 +167,22 @@ class TwoStageModel(RequestModel):
 
     def _forward(self, requests, history, ids, length, training):
         if self.auxiliary_head is None:
-            found = self._found(requests, *self._search(history, ids, length))
-            return Outputs(self.score(found, training=training), None)
-        place, kept, scores = self._search(history, ids, length, with_all=True)
-        position, target = _positions(history), self._target(requests)
-        found, real, top_k = gather_behaviors(history, place), place >= 0, self.search_layer.top_k
-        behaviors = {name.removeprefix("behavior_"): value for name, value in found.items()}
+            indices, score, _ = self._search_by_scores(history, ids, length)
+            inputs = self._score_inputs(requests, indices, score)
+            return Outputs(self.score(inputs, training=training), None)
+        indices, kept, scores = self._search_by_scores(history, ids, length, in_parts=True)
+        position, target = positions_of(history), self._target(requests)
+        real, top_k = indices >= 0, self.search_layer.top_k
+        behaviors = {
+            name.removeprefix("behavior_"): values
+            for name, values in gather_behaviors(history, indices).items()
+        }
         every = (position <= length[:, tf.newaxis])[:, tf.newaxis, :]
         whole = self.auxiliary_pooling.weigh(scores, every, tf.shape(scores)[-1])
         linear = isinstance(self.pooling_layer, LinearPooling)
         weights = [
-            spread(one, place, tf.shape(scores))
-            for one in (self.pooling_layer.weigh(kept, real, top_k) if linear else [])
+            spread(weight, indices, tf.shape(scores))
+            for weight in (self.pooling_layer.weigh(kept, real, top_k) if linear else [])
         ]
         parts, affinity = self.embedding.representation_parts(history, position), None
         joined = tf.concat([*weights, *whole], axis=1)
@@ -182,15 +194,16 @@ class TwoStageModel(RequestModel):
         if linear:
             pooled = self.pooling_layer.combine(target, sums[: len(weights)])
             if affinity is not None:
-                affinity = take(affinity, place)
-            facts = self._facts(ids, behaviors, kept, real, top_k, affinity)
+                affinity = take(affinity, indices)
+            facts = self._evidence_facts(ids, behaviors, kept, real, top_k, affinity)
             logits = self._logits(self.head, pooled, requests, facts, training)
         else:
-            logits = self._score(
-                requests, target, behaviors, found["behavior_position"], kept, real, training
+            logits = self._score_logits(
+                requests, target, behaviors, behaviors["position"], kept, real, training
             )
-        aside = self.auxiliary_pooling.combine(target, sums[len(weights) :])
-        auxiliary = self.auxiliary_head(aside, real=self._real_targets(requests), training=training)
+        pooled = self.auxiliary_pooling.combine(target, sums[len(weights) :])
+        real_targets = self._real_targets(requests)
+        auxiliary = self.auxiliary_head(pooled, real=real_targets, training=training)
         return Outputs(tf.sigmoid(logits), tf.sigmoid(tf.cast(auxiliary, tf.float32)))
 
     def call(self, requests, training=None):
@@ -198,22 +211,25 @@ class TwoStageModel(RequestModel):
             return self.score(self.search(requests))
         return super().call(requests, training=True)
 
+    def auxiliary_loss(self, label, probability, weight):
+        return self.auxiliary_weight * CandidateCrossentropy()(label, probability, weight)
+
     def get_config(self) -> dict[str, Any]:
-        auxiliary = {"auxiliary_weight": self.auxiliary_weight}
+        auxiliary: dict[str, Any] = {"auxiliary_weight": self.auxiliary_weight}
         if self.auxiliary_head is not None:
             auxiliary["auxiliary_pooling"] = serialize(self.auxiliary_pooling)
             auxiliary["auxiliary_head"] = serialize(self.auxiliary_head)
         return {**super().get_config(), "search": serialize(self.search_layer), **auxiliary}
 
     @property
-    def _by_product(self):
-        """Whether the scores are inner products, and ranked as they are."""
+    def _searches_by_product(self):
+        """Whether search ranks by attention scores that are inner products."""
         product = type(self.attention_layer).call is ScaledDotAttention.call
-        sorts = self.embedding.compute_dtype != "float64"  # of whose bits sorting would lose some
-        return product and sorts and getattr(self.search_layer, "takes_product", False)
+        sortable = self.embedding.compute_dtype != "float64"  # sort keys hold 32 bits of a score
+        return product and sortable and getattr(self.search_layer, "takes_product", False)
 
-    def _find(self, requests, length):
-        """Places and scores of what search finds, without the scores of all at once."""
+    def _search_in_blocks(self, requests, length):
+        """Returns indices and scores of the behaviors found, without all scores in memory."""
         history = self._behaviors(requests, "history")
         target = self._ids(requests, "target")
         item = self.schema.item.name
@@ -221,15 +237,15 @@ class TwoStageModel(RequestModel):
         blocks = Blocks(
             behaviors, tf.size(target[item]), self.search_layer.top_k, longest=self.schema.window
         )
-        # Ids are laid out, not what they stand for, which is wider.
-        column = tf.minimum(length, behaviors)[:, tf.newaxis] - 1 - blocks.places
-        there, column = column >= 0, tf.maximum(column, 0)
+        # Ids are laid out, not their embeddings, which are wider.
+        column = tf.minimum(length, behaviors)[:, tf.newaxis] - 1 - blocks.indices
+        real, column = column >= 0, tf.maximum(column, 0)
         history = {name: tf.gather(ids, column, batch_dims=1) for name, ids in history.items()}
-        offset = self._offset(blocks.places + 1, history)
+        offset = self._offset(blocks.indices + 1, history)
         offset = tf.zeros([]) if offset is None else offset
         if offset.shape.rank == 3:
             offset = offset[:, 0]
-        offset = tf.where(there, offset, tf.constant(-float("inf"), offset.dtype))
+        offset = tf.where(real, offset, tf.constant(-float("inf"), offset.dtype))
         query, key = self.attention_layer.as_product(
             self.embedding.attention_parts(target, TARGET),
             self.embedding.attention_parts(history, HISTORY),
@@ -237,49 +253,48 @@ class TwoStageModel(RequestModel):
         )
         return self.search_layer.find(query, key, blocks, length)
 
-    def _found(self, requests, place, score):
-        """What :meth:`score` takes, given the places that search chose."""
+    def _search_by_scores(self, history, target, length, in_parts=False):
+        """Returns indices and scores of the behaviors found, and the scores of all behaviors."""
+        scores = self._attend(history, target, length, in_parts)
+        query, key, ids = None, None, {name: history[name] for name in self.schema.names}
+        if self.search_layer.needs_embeddings:
+            query = self.embedding.attention(target, TARGET)
+            key = self.embedding.attention(ids, HISTORY)
+        indices, score = self.search_layer(
+            scores, length, query=query, key=key, target=target, history=ids
+        )
+        return indices, score, scores
+
+    def _score_inputs(self, requests, indices, score):
+        """Returns what :meth:`score` takes, from the indices that search chose."""
         length = tf.cast(requests["history_length"], tf.int32)[:, tf.newaxis, tf.newaxis]
-        index = select(place >= 0, length - 1 - place, place)  # -1 as it is
+        behavior_index = select(indices >= 0, length - 1 - indices, indices)  # -1 stays
         kept = {
             name: requests[name] for name in requests if name.startswith(("target_", "context_"))
         }
         return {
             **kept,
-            **gather_behaviors(self._behaviors(requests, "history"), index),
-            "behavior_position": place + 1,
-            "behavior_index": index,
+            **gather_behaviors(self._behaviors(requests, "history"), behavior_index),
+            "behavior_position": indices + 1,
+            "behavior_index": behavior_index,
             "attention_score": tf.cast(score, tf.float32),
         }
 
-    def _search(self, history, target, length, with_all=False):
-        scores = self._attend(history, target, length, in_parts=with_all)
-        query, key, ids = None, None, {name: history[name] for name in self.schema.names}
-        if self.search_layer.needs_embeddings:
-            query = self.embedding.attention(target, TARGET)
-            key = self.embedding.attention(ids, HISTORY)
-        place, score = self.search_layer(
-            scores, length, query=query, key=key, target=target, history=ids
-        )
-        return (place, score, scores) if with_all else (place, score)
+    def _unpack_score_inputs(self, inputs):
+        """Returns target, ids, positions and scores of the behaviors, and which are real."""
+        target, position = self._target(inputs), inputs["behavior_position"]
+        scores = tf.cast(inputs["attention_score"], target.dtype)
+        return target, self._behaviors(inputs, "behavior"), position, scores, position > 0
 
-    def _of_found(self, found):
-        """What :meth:`score` was given, in the order that :meth:`_score` takes it."""
-        found = self._tensors(found, "behavior_position", "attention_score")
-        position = found["behavior_position"]
-        ids = self._behaviors(found, "behavior")
-        target, real = self._target(found), position > 0
-        return found, target, ids, position, tf.cast(found["attention_score"], target.dtype), real
-
-    def _score(self, tensors, target, behaviors, position, scores, real, training):
-        """Logits from what was found."""
+    def _score_logits(self, tensors, target, ids, position, scores, real, training):
+        """Returns logits from the ids, positions and scores of the behaviors found."""
         top_k = self.search_layer.top_k
-        found = self.embedding.representation(behaviors, position)
-        pooled = self.pooling_layer(target, found, scores, real, top_k=top_k)
-        ids, affinity = self._ids(tensors, "target"), None
+        behaviors = self.embedding.representation(ids, position)
+        pooled = self.pooling_layer(target, behaviors, scores, real, top_k=top_k)
+        target_ids, affinity = self._ids(tensors, "target"), None
         if self._needs_affinity:
-            affinity = tf.linalg.matvec(found, _scaled(target))
-        facts = self._facts(ids, behaviors, scores, real, top_k, affinity)
+            affinity = tf.linalg.matvec(behaviors, _scaled(target))
+        facts = self._evidence_facts(target_ids, ids, scores, real, top_k, affinity)
         return self._logits(self.head, pooled, tensors, facts, training)
 
     @property

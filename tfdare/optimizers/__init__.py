@@ -1,4 +1,4 @@
-"""Optimizers that touch only the rows of a table that a batch looked up."""
+"""Optimizers that update only the rows of a table that a batch looked up."""
 
 from tfdare.optimizers.duplicates import sum_duplicates
 from tfdare.optimizers.rowwise_adagrad import RowwiseAdagrad

@@ -1,4 +1,4 @@
-"""A gradient of rows in which every row is named once."""
+"""Summing of duplicate rows in a sparse gradient."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 
 from tfdare.compat import tf
 
-_SUMMED_AS_THEY_ARE = (tf.float32, tf.float64)
+_SUMMED_IN_OWN_DTYPE = (tf.float32, tf.float64)
 _FEW = 16_384
-"""Rows of a table up to which a sum for each costs less than hashing the ids of a batch."""
+"""Rows of a table up to which summing for every row costs less than hashing a batch's ids."""
 _NARROW = 32
-"""Columns from which the kernel of the product leaves its fast loop."""
+"""Columns from which the kernel of the product is slower."""
 
 
 def sum_duplicates(gradient: tf.IndexedSlices, table_rows: int | None = None) -> tf.IndexedSlices:
-    """The same gradient with every row named once, in the order of first appearance.
+    """Returns the same gradient with every row named once, in the order of first appearance.
 
-    Rows of a table of at most 16,384 are not hashed and come in rising order: between the passes
-    over larger tables, which take the caches, hashing costs several times what it costs alone.
+    Ids of a table of at most 16,384 rows are not hashed and come in rising order: between passes
+    over larger tables, which fill the caches, hashing costs several times what it costs alone.
 
     The sums are a product with the sparse 0/1 matrix that sends each slice to its row, whose
     kernel runs over a row in one inner loop. ``tf.math.unsorted_segment_sum`` gives the same
@@ -42,47 +42,49 @@ def sum_duplicates(gradient: tf.IndexedSlices, table_rows: int | None = None) ->
     """
     values, indices = gradient.values, tf.convert_to_tensor(gradient.indices)
     few = table_rows is not None and table_rows <= _FEW
-    if few:  # a sum for every row of the table, of which those that occur are kept
-        place, places = tf.cast(indices, tf.int32), table_rows
-        occurs = tf.math.bincount(place, minlength=places, maxlength=places, binary_output=True)
+    if table_rows is None or not few:
+        rows, segment = tf.unique(indices)  # segments in int32: half the bytes of int64
+        segments = tf.size(rows)
+    else:  # a sum for every row of the table, of which those that occur are kept
+        segment, segments = tf.cast(indices, tf.int32), table_rows
+        occurs = tf.math.bincount(
+            segment, minlength=segments, maxlength=segments, binary_output=True
+        )
         rows = tf.cast(tf.where(occurs > 0)[:, 0], indices.dtype)
-    else:
-        rows, place = tf.unique(indices)  # places in int32: half the bytes of int64
-        places = tf.size(rows)
-    slices = tf.size(place)
+    slices = tf.size(segment)
     if values.shape[1:].is_fully_defined():
         row_shape = tf.constant(values.shape[1:].as_list(), tf.int32)
         pieces = _pieces(math.prod(values.shape[1:]))
     else:
         row_shape, pieces = tf.shape(values)[1:], 1
     if pieces > 1:  # a wide row is summed as several narrow ones that lie side by side
-        place = tf.reshape(place[:, None] * pieces + tf.range(pieces), [-1])
+        segment = tf.reshape(segment[:, None] * pieces + tf.range(pieces), [-1])
     count = slices * pieces
-    kind = values.dtype if values.dtype in _SUMMED_AS_THEY_ARE else tf.float32
+    dtype = values.dtype if values.dtype in _SUMMED_IN_OWN_DTYPE else tf.float32
     summed = tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=_numbered(place, count),
-        a_values=tf.ones([count], kind),
-        a_shape=tf.cast(tf.stack([places * pieces, count]), tf.int64),
-        b=tf.reshape(tf.cast(values, kind), [count, tf.reduce_prod(row_shape) // pieces]),
+        a_indices=_with_numbers(segment, count),
+        a_values=tf.ones([count], dtype),
+        a_shape=tf.cast(tf.stack([segments * pieces, count]), tf.int64),
+        b=tf.reshape(tf.cast(values, dtype), [count, tf.reduce_prod(row_shape) // pieces]),
     )
-    summed = tf.reshape(summed, tf.concat([[places], row_shape], axis=0))
+    summed = tf.reshape(summed, tf.concat([[segments], row_shape], axis=0))
     if few:
         summed = tf.gather(summed, rows)
     summed.set_shape([None, *values.shape[1:]])
     return tf.IndexedSlices(tf.cast(summed, values.dtype), rows, gradient.dense_shape)
 
 
-def _numbered(place, count):
-    """``[place[i], i]`` for every i: int32 ``[count, 2]``.
+def _with_numbers(segment, count):
+    """Returns ``[segment[i], i]`` for every i: int32 ``[count, 2]``.
 
     Written as one int64 of two halves, which takes a third of the time of stacking them.
     """
-    number, place = tf.range(tf.cast(count, tf.int64)), tf.cast(place, tf.int64)
-    high, low = (number, place) if sys.byteorder == "little" else (place, number)
+    number, segment = tf.range(tf.cast(count, tf.int64)), tf.cast(segment, tf.int64)
+    high, low = (number, segment) if sys.byteorder == "little" else (segment, number)
     return tf.bitcast(high * (1 << 32) + low, tf.int32)
 
 
 def _pieces(width: int) -> int:
-    """Into how many equal pieces a row is cut; 1 if that leaves pieces too small to pay."""
+    """Returns into how many equal pieces to cut a row; 1 if pieces would be too small."""
     wide_enough = [p for p in range(1, width // 8 + 1) if width % p == 0 and width // p < _NARROW]
     return min(wide_enough, default=1)

@@ -1,4 +1,4 @@
-"""What the row-sparse optimizers share."""
+"""Base of the optimizers that update tables by rows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WITHOUT = {
 class RowSparse:
     """Mixin in front of an optimizer of Keras: tables are updated by rows, all else as Keras does.
 
-    A gradient that arrives as `tf.IndexedSlices` makes its variable a table for that step. A
-    subclass says in `update_rows` what happens to the rows; here are the rate, the summing of
-    duplicates, decoupled decay, clipping, and the configuration.
+    A variable whose gradient is `tf.IndexedSlices` is updated as a table in that step. A subclass
+    updates the rows in `update_rows`; this class has the rate, the summing of duplicates, decoupled
+    decay, clipping, and the configuration.
 
     Args:
         table_learning_rate: float, schedule or None. Rate of tables. Defaults to None: the
@@ -27,8 +27,8 @@ class RowSparse:
         **kwargs: arguments of the optimizer of Keras.
 
     Raises:
-        ValueError: `table_learning_rate` is neither; or `gradient_accumulation_steps` is asked
-            for, which adds up gradients in a dense copy of every table, or `loss_scale_factor`,
+        ValueError: `table_learning_rate` is none of these; or `gradient_accumulation_steps` is
+            passed, which adds up gradients in a dense copy of every table, or `loss_scale_factor`,
             which Keras cannot apply to a sparse gradient.
     """
 
@@ -43,11 +43,11 @@ class RowSparse:
         if not KERAS_3:
             kwargs["jit_compile"] = False  # XLA cannot hold a number of rows that varies
         super().__init__(**kwargs)
-        self._table_learning_rate = self._made_rate(table_learning_rate)
+        self._table_learning_rate = self._rate_variable(table_learning_rate)
 
     @property
     def table_learning_rate(self):
-        """Rate of tables at this step. Can be set if it was made from a float."""
+        """Rate of tables at this step. Can be set if it was passed as a float."""
         rate = self._table_learning_rate
         if rate is None:
             return self.learning_rate
@@ -75,7 +75,7 @@ class RowSparse:
         raise NotImplementedError
 
     def update_step(self, gradient, variable, learning_rate=None):
-        """One variable's update. Keras 3 passes the learning rate, Keras 2 does not."""
+        """Updates one variable. Keras 3 passes the learning rate, Keras 2 does not."""
         rate = self.learning_rate if learning_rate is None else learning_rate
         if isinstance(gradient, tf.IndexedSlices):
             if self._table_learning_rate is not None:
@@ -87,23 +87,23 @@ class RowSparse:
         if self._decays(variable):
             rate = tf.cast(rate, variable.dtype)
             raw(variable).assign_sub(variable * (rate * self.weight_decay))
-        given = () if learning_rate is None else (learning_rate,)
-        super().update_step(gradient, variable, *given)
+        arguments = () if learning_rate is None else (learning_rate,)
+        super().update_step(gradient, variable, *arguments)
 
-    def _decayed(self, now, variable, rate):
-        """Rows after decoupled decay, before their step."""
-        return now * (1 - rate * self.weight_decay) if self._decays(variable) else now
+    def _decayed(self, rows, variable, rate):
+        """Returns the values of rows after decoupled decay, before their step."""
+        return rows * (1 - rate * self.weight_decay) if self._decays(variable) else rows
 
     def _decays(self, variable):
         return self.weight_decay is not None and self._use_weight_decay(variable)
 
     def _slot(self, slots, variable):
-        """The variable's own of a list of slots."""
+        """Returns a variable's slot from a list of slots."""
         if KERAS_3:
             return slots[self._get_variable_index(variable)]
         return slots[self._index_dict[self._var_key(variable)]]
 
-    def _made_rate(self, rate):
+    def _rate_variable(self, rate):
         if rate is None or _is_schedule(rate):
             return rate
         if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
@@ -125,12 +125,12 @@ class RowSparse:
             )
 
     def _apply_weight_decay(self, variables):
-        """Nothing here: `update_step` decays, and of tables only the rows it touches."""
+        """Does nothing: `update_step` decays, and of tables only the rows that it updates."""
 
     def _clip_gradients(self, grads):
         if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
             return grads
-        # A norm is wrong while a row's gradient is still in pieces.
+        # A norm is wrong before the gradients of equal rows are summed.
         grads = [sum_duplicates(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
         if self.global_clipnorm:
             return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
@@ -139,7 +139,7 @@ class RowSparse:
         return [tf.clip_by_value(g, -self.clipvalue, self.clipvalue) for g in grads]
 
     def _deduplicate_sparse_grad(self, grads):
-        return grads  # Keras 2 would do what update_step does again
+        return grads  # Keras 2 would sum duplicates, which update_step does
 
     def get_config(self):
         config = super().get_config()

@@ -23,9 +23,9 @@ class RowwiseAdagrad(RowSparse, tf.keras.optimizers.Adagrad):
     `EXACT_ROWWISE_ADAGRAD`, which adds epsilon to the root instead).
 
     Dense gradients (kernels, biases) follow plain Adagrad per element, as in Keras. Which kind of
-    gradient a matrix will get is not known when slots are made: each matrix has an accumulator per
-    row, and up to 65,536 rows one per element as well. A larger matrix is taken for a table: if
-    its gradient arrives dense, all its rows are updated by the formula above.
+    gradient a matrix will get is not known when slots are created: each matrix has an accumulator
+    per row, and up to 65,536 rows one per element as well. A larger matrix counts as a table: if
+    its gradient is dense, all its rows are updated by the formula above.
 
     Args:
         learning_rate: float or schedule. Defaults to 0.001.
@@ -38,7 +38,7 @@ class RowwiseAdagrad(RowSparse, tf.keras.optimizers.Adagrad):
             `gradient_accumulation_steps`.
 
     Raises:
-        ValueError: `gradient_accumulation_steps`, which makes gradients dense, is asked for.
+        ValueError: `gradient_accumulation_steps`, which makes gradients dense, is passed.
 
     Example:
         >>> table = tf.Variable(tf.ones([4, 2]))
@@ -81,7 +81,7 @@ class RowwiseAdagrad(RowSparse, tf.keras.optimizers.Adagrad):
     def build(self, var_list):
         if self.built if KERAS_3 else getattr(self, "_built", False):
             return
-        # Past Adagrad's own, which would make an accumulator per element for every table.
+        # Skips Adagrad's own, which would create an accumulator per element for every table.
         super(tf.keras.optimizers.Adagrad, self).build(var_list)
         self._built = True
         self._accumulators, self._row_accumulators = [], []

@@ -36,7 +36,7 @@ class SparseAdagrad(RowSparse, tf.keras.optimizers.Adagrad):
             `gradient_accumulation_steps`.
 
     Raises:
-        ValueError: `gradient_accumulation_steps`, which makes gradients dense, is asked for.
+        ValueError: `gradient_accumulation_steps`, which makes gradients dense, is passed.
 
     Example:
         >>> table = tf.Variable(tf.ones([4, 2]))

@@ -11,8 +11,8 @@ from tfdare.optimizers.row_sparse import RowSparse
 class SparseAdam(RowSparse, tf.keras.optimizers.Adam):
     """Adam whose cost does not depend on the size of a table.
 
-    A table's gradient arrives as `tf.IndexedSlices`. Only its rows, and their two moments, are
-    read and written; every other row stays bit for bit what it was (Keras's Adam moves all rows
+    A table's gradient is `tf.IndexedSlices`. Only its rows, and their two moments, are read and
+    written; every other row stays the same, bit for bit (Keras's Adam moves all rows
     at every step). Bias correction follows the global step. Dense weights are updated exactly as
     Keras's Adam does, and if a batch touches all rows, so are tables. What Keras does to whole
     variables outside of the step it does to whole tables here, too: `use_ema`, and Keras 3's
@@ -32,7 +32,7 @@ class SparseAdam(RowSparse, tf.keras.optimizers.Adam):
 
     Raises:
         ValueError: `amsgrad`, which would need a third slot for every row, or
-            `gradient_accumulation_steps`, which makes gradients dense, is asked for.
+            `gradient_accumulation_steps`, which makes gradients dense, is passed.
 
     Example:
         >>> table = tf.Variable(tf.ones([4, 2]))
@@ -88,8 +88,8 @@ class SparseAdam(RowSparse, tf.keras.optimizers.Adam):
             beta_2=self.beta_2,
             epsilon=self.epsilon,
         )
-        # Rows are named once here, so they can be written as a whole: `scatter_sub` adds row by
-        # row and takes several times as long as a gather and a `scatter_update` together.
+        # Each row occurs once here, so that it can be written as a whole: `scatter_sub` adds row
+        # by row and takes several times as long as a gather and a `scatter_update` together.
         for table, after in zip(tables, stepped):
             table.scatter_update(tf.IndexedSlices(after, rows))
 

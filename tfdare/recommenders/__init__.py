@@ -1,6 +1,6 @@
-"""The tensorflow-recommenders side: its tasks and indexes around this package's models.
+"""Retrieval and ranking with tensorflow-recommenders, around this package's models.
 
-Needs Keras 2, as tensorflow-recommenders does: ``TF_USE_LEGACY_KERAS=1``. Runs as an example, too:
+Needs Keras 2, as tensorflow-recommenders does: ``TF_USE_LEGACY_KERAS=1``. For an example, run
 ``TF_USE_LEGACY_KERAS=1 python -m tfdare.recommenders --help``.
 """
 

@@ -1,7 +1,4 @@
-"""Every item that can be recommended, with its other features, as a folder of sequences knows it.
-
-No TensorFlow here.
-"""
+"""The catalog: every item that can be recommended, with its features. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ class Catalog:
         features: mapping of feature name to int32 row ids ``[I]`` (``[I, L]`` for a feature of
             several values), I items. The item's own are 2, 3, ..., so that the item of row id
             ``r`` is entry ``r - 2``.
-        clicks: int64 ``[I]``. How often each was the clicked candidate of a train request.
+        clicks: int64 ``[I]``. Clicks on each item in the train split.
     """
 
     features: Mapping[str, np.ndarray]
@@ -33,11 +30,11 @@ class Catalog:
 
 
 def read_catalog(sequences: Sequences) -> Catalog:
-    """The catalog of a folder of sequences, in one pass over its train split.
+    """Reads the catalog of a folder of sequences, in one pass over its train split.
 
-    An item's features are those it had where a history first shows it; of items in no history,
-    where a request first has it as candidate. What is in neither has the row of the unknown value
-    (no value, where a feature may have several).
+    An item's features are those of its first behavior in a history or, for items in no history, of
+    its first candidate. Items in neither get the row of the unknown value (no value, where a
+    feature may have several).
 
     Args:
         sequences: Sequences. A finished folder.
@@ -50,14 +47,14 @@ def read_catalog(sequences: Sequences) -> Catalog:
     in_history, in_request = np.zeros(items, bool), np.zeros(items, bool)
     for known in (in_history, in_request):
         known[:FIRST_ID] = True  # padding and the unknown item are no items
-    of_candidates = {name: values.copy() for name, values in features.items()}
+    candidate_features = {name: values.copy() for name, values in features.items()}
     for record in sequences.records("train"):
-        _first_seen(schema, record.history, in_history, features)
-        _first_seen(schema, record.target, in_request, of_candidates)
+        _add_new_items(schema, record.history, in_history, features)
+        _add_new_items(schema, record.target, in_request, candidate_features)
         np.add.at(clicks, record.target[schema.item.name][record.label > 0], 1)
-    left = ~in_history[FIRST_ID:]
+    missing = ~in_history[FIRST_ID:]
     for name, values in features.items():
-        values[left] = of_candidates[name][left]
+        values[missing] = candidate_features[name][missing]
     return Catalog(features, clicks[FIRST_ID:])
 
 
@@ -69,14 +66,14 @@ def _unknown(schema: Schema, feature) -> np.ndarray:
     return np.full(shape[0], OOV_ID, np.int32)
 
 
-def _first_seen(schema: Schema, columns, known, features) -> None:
-    """Writes the features of items that are not known yet, and makes them known."""
-    items, place = np.unique(columns[schema.item.name], return_index=True)
+def _add_new_items(schema: Schema, columns, known, features) -> None:
+    """Writes the features of items that are not `known` yet, and marks those as known."""
+    items, index = np.unique(columns[schema.item.name], return_index=True)
     new = ~known[items]
-    items, place = items[new], place[new]
+    items, index = items[new], index[new]
     known[items] = True
     for feature in schema.features[1:]:
         values = columns[feature.name]
         if feature.max_values > 1:
             values = np.reshape(values, (-1, feature.max_values))
-        features[feature.name][items - FIRST_ID] = values[place]
+        features[feature.name][items - FIRST_ID] = values[index]

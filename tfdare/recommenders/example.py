@@ -1,4 +1,4 @@
-"""``python -m tfdare.recommenders``: retrieval, ranking, and both in turn, on one folder."""
+"""``python -m tfdare.recommenders``: trains retrieval and a ranker, and measures both stages."""
 
 from __future__ import annotations
 
@@ -27,50 +27,54 @@ EVALUATION_BATCH = 256
 
 
 def newest_items(history: np.ndarray, length: np.ndarray, k: int) -> np.ndarray:
-    """Each user's own last `k` distinct items, newest first; 0 where there are fewer.
+    """Returns each user's last `k` distinct items, newest first, padded with 0.
 
     Args:
         history: int ``[U, N]``, oldest first.
         length: int ``[U]``.
+        k: int.
+
+    Returns:
+        int32 ``[U, k]``.
     """
-    found = np.zeros((len(history), k), np.int32)
-    for row, items, end in zip(found, history, length):
+    result = np.zeros((len(history), k), np.int32)
+    for row, items, end in zip(result, history, length):
         newest = items[:end][::-1]
-        place = np.sort(np.unique(newest, return_index=True)[1])
-        kept = newest[place][:k]
+        first = np.sort(np.unique(newest, return_index=True)[1])
+        kept = newest[first][:k]
         row[: len(kept)] = kept
-    return found
+    return result
 
 
-def click_is_among(found: np.ndarray, target: np.ndarray, clicked: np.ndarray) -> np.ndarray:
-    """For every click of a batch, whether its item was found for its user.
+def click_is_among(items: np.ndarray, target: np.ndarray, clicked: np.ndarray) -> np.ndarray:
+    """Returns for every click of a batch whether its item is among its user's items.
 
     Args:
-        found: int ``[U, k]``, items found for each user.
+        items: int ``[U, k]``, items retrieved for each user.
         target: int ``[U, C]``, items of the candidates.
         clicked: bool ``[U, C]``.
 
     Returns:
-        bool ``[clicks]``. A click on an unknown item counts as not found.
+        bool ``[clicks]``. False for a click on an unknown item.
     """
-    user, place = np.nonzero(clicked)
-    items = target[user, place]
-    return (found[user] == items[:, np.newaxis]).any(axis=1) & (items > OOV_ID)
+    user, candidate = np.nonzero(clicked)
+    item = target[user, candidate]
+    return (items[user] == item[:, np.newaxis]).any(axis=1) & (item > OOV_ID)
 
 
 def compare(
     sequences: Sequences, retrieval: Retrieval, recommender: RetrieveThenRank, requests: int
 ) -> dict[str, dict[str, float]]:
-    """How often the clicked item of test requests is among the items found.
+    """Measures how often the clicked item of test requests is among the retrieved items.
 
     Args:
         sequences: Sequences. Their test split is read.
         retrieval: Retrieval. The first stage alone.
         recommender: RetrieveThenRank.
-        requests: int. Test requests to rank candidates for; the rest is retrieved for only.
+        requests: int. Test requests to rank candidates for; the others are retrieved for only.
 
     Returns:
-        ``recall`` (`RECALL` items found) and ``hit_rate`` (`HITS` items), each a mapping of
+        ``recall`` (of `RECALL` items) and ``hit_rate`` (of `HITS` items), each a mapping of
         ``popularity`` (of the training period), ``own_history`` (the newest distinct items of the
         user's window) and ``retrieval``, and in ``hit_rate`` also ``retrieve_then_rank``. Hit
         rates are all over the same requests, recall over the whole split.
@@ -81,22 +85,22 @@ def compare(
     popular = np.arange(FIRST_ID, FIRST_ID + several)[np.newaxis]
     hits: dict[str, dict[str, list]] = {"recall": {}, "hit_rate": {}}
     item, left = sequences.schema.item.name, requests
-    for given, label, weight in read_requests(sequences, "test", EVALUATION_BATCH):
-        target = given[f"target_{item}"].numpy()
+    for batch, label, weight in read_requests(sequences, "test", EVALUATION_BATCH):
+        target = batch[f"target_{item}"].numpy()
         clicked = label.numpy() * weight.numpy() > 0.5
-        found = {
+        retrieved = {
             "popularity": np.repeat(popular, len(target), axis=0),
             "own_history": newest_items(
-                given[f"history_{item}"].numpy(), given["history_length"].numpy(), several
+                batch[f"history_{item}"].numpy(), batch["history_length"].numpy(), several
             ),
-            "retrieval": index(given)[1].numpy(),
+            "retrieval": index(batch)[1].numpy(),
         }
-        for name, items in found.items():
+        for name, items in retrieved.items():
             hits["recall"].setdefault(name, []).append(click_is_among(items, target, clicked))
         if left <= 0:
             continue
-        found["retrieve_then_rank"] = recommender.recommend(given, few, several).item.numpy()
-        for name, items in found.items():
+        retrieved["retrieve_then_rank"] = recommender.recommend(batch, few, several).item.numpy()
+        for name, items in retrieved.items():
             among = click_is_among(items[:left, :few], target[:left], clicked[:left])
             hits["hit_rate"].setdefault(name, []).append(among)
         left -= len(target)
@@ -107,31 +111,30 @@ def compare(
 
 
 def show_user(sequences: Sequences, recommender: RetrieveThenRank) -> Iterator[str]:
-    """Lines about the first test request: what its user did, and what is recommended."""
+    """Yields lines about the first test request: its user's behaviors and recommendations."""
     schema = sequences.schema
-    given, _, _ = next(iter(read_requests(sequences, "test", 1, with_history_facts=True)))
+    request, _, _ = next(iter(read_requests(sequences, "test", 1, with_history_facts=True)))
     names = [feature.name for feature in schema.features if feature.max_values == 1]
     raw_ids = {name: sequences.vocabulary(name) for name in names}
     features = recommender.catalog.features
 
-    def words(rows):
-        known = {name: rows[name] for name in names}
+    def describe(rows):
         return ", ".join(
             f"{name} {raw_ids[name][row - FIRST_ID] if row > OOV_ID else 'unknown'}"
-            for name, row in known.items()
+            for name, row in rows.items()
         )
 
-    user, end = given["user"].numpy()[0].decode(), int(given["history_length"][0])
+    user, end = request["user"].numpy()[0].decode(), int(request["history_length"][0])
     yield f"user {user}, newest behaviors first"
-    for place in range(end - 1, max(-1, end - 6), -1):
-        yield "     " + words({name: int(given[f"history_{name}"][0, place]) for name in names})
-    found = recommender.recommend(
-        given, min(HITS, len(recommender.catalog)), min(RECALL, len(recommender.catalog))
+    for i in range(end - 1, max(-1, end - 6), -1):
+        yield "     " + describe({name: int(request[f"history_{name}"][0, i]) for name in names})
+    items, probabilities = recommender.recommend(
+        request, min(HITS, len(recommender.catalog)), min(RECALL, len(recommender.catalog))
     )
     yield "recommended"
-    for rank, (row, probability) in enumerate(zip(found.item[0], found.probability[0]), start=1):
+    for rank, (row, probability) in enumerate(zip(items[0], probabilities[0]), start=1):
         rows = {name: int(features[name][int(row) - FIRST_ID]) for name in names}
-        yield f"{rank:>3}. {words(rows)}: {float(probability):.3f}"
+        yield f"{rank:>3}. {describe(rows)}: {float(probability):.3f}"
 
 
 def train_both(
@@ -146,7 +149,19 @@ def train_both(
     seed: int = 1,
     verbose: int | str = "auto",
 ) -> tuple[dict[str, Any], RetrieveThenRank]:
-    """Trains retrieval and ranker on one folder and measures them on its test split.
+    """Trains retrieval and a ranker on one folder and measures them on its test split.
+
+    Args:
+        sequences: str. Folder that `tfdare prepare` wrote.
+        model: str. The ranker, one of :data:`tfdare.models.MODELS`.
+        epochs: int. Passes over the train split, of both models.
+        batch_size: int. Requests in one training step.
+        dim: int. Columns of every table of the retrieval model.
+        behaviors: int. Newest behaviors that retrieval reads.
+        requests: int. Test requests to rank candidates for.
+        learning_rate: float. Of `SparseAdam`, for both models.
+        seed: int. Of initial weights and shuffling.
+        verbose: int or str. As of Keras; ``"auto"`` shows a progress bar on a terminal only.
 
     Returns:
         Numbers and the recommender. The numbers are those of :func:`compare`, ``auc`` of the
@@ -157,7 +172,7 @@ def train_both(
         UsageError: an argument is not usable.
         SchemaError: the sequences are not.
     """
-    given = {
+    positive = {
         "epochs": epochs,
         "batch_size": batch_size,
         "dim": dim,
@@ -165,11 +180,11 @@ def train_both(
         "requests": requests,
         "learning_rate": learning_rate,
     }
-    for name, value in given.items():
+    for name, value in positive.items():
         if not value > 0:
-            raise UsageError(f"--{name} must be positive. Received: {value}")
+            raise UsageError(f"`{name}` must be positive. Received: {value}")
     if seed < 0:
-        raise UsageError(f"--seed must not be negative. Received: {seed}")
+        raise UsageError(f"`seed` must not be negative. Received: {seed}")
     opened = open_sequences(sequences)
     for split in SPLITS:
         if not opened.requests(split):
@@ -182,7 +197,7 @@ def train_both(
     retrieval = Retrieval(schema, catalog, dim, behaviors)
     ranking = Ranking(build_model(model, schema, top_k=min(20, schema.window)))
     verbose = (1 if sys.stderr.isatty() else 2) if verbose == "auto" else verbose
-    seconds = {}
+    seconds: dict[str, float] = {}
     for name, fitted in (("retrieval", retrieval), ("ranker", ranking)):
         fitted.compile(optimizer=SparseAdam(learning_rate))
         before = time.perf_counter()
@@ -193,7 +208,7 @@ def train_both(
         )
         seconds[name] = round(time.perf_counter() - before, 2)
     recommender = RetrieveThenRank(retrieval.index(min(RECALL, len(catalog))), ranking, catalog)
-    numbers = compare(opened, retrieval, recommender, requests)
+    numbers: dict[str, Any] = dict(compare(opened, retrieval, recommender, requests))
     test = read_requests(opened, "test", EVALUATION_BATCH)
     numbers["auc"] = ranking.evaluate(test, return_dict=True, verbose=0)["auc"]
     numbers["train_seconds"] = seconds
@@ -202,7 +217,7 @@ def train_both(
 
 
 def summary(numbers: dict[str, Any], model: str) -> str:
-    """The numbers as a person reads them."""
+    """Formats the numbers of :func:`train_both` for a terminal."""
     rows = {
         "popularity": "popularity",
         "own_history": "the user's own newest items",
@@ -210,10 +225,10 @@ def summary(numbers: dict[str, Any], model: str) -> str:
         "retrieve_then_rank": f"retrieval, then {model}",
     }
     lines = [f"  {'test split':<28}{f'recall@{RECALL}':>12}{f'hit rate@{HITS}':>13}"]
-    for name, words in rows.items():
+    for name, title in rows.items():
         recall = numbers["recall"].get(name)
-        shown = "" if recall is None else f"{recall:.4f}"
-        lines.append(f"  {words:<28}{shown:>12}{numbers['hit_rate'][name]:>13.4f}")
+        cell = "" if recall is None else f"{recall:.4f}"
+        lines.append(f"  {title:<28}{cell:>12}{numbers['hit_rate'][name]:>13.4f}")
     times = numbers["train_seconds"]
     lines.append(f"  AUC of {model} {numbers['auc']:.4f}")
     lines.append(
@@ -224,7 +239,7 @@ def summary(numbers: dict[str, Any], model: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``python -m tfdare.recommenders``."""
+    """Runs ``python -m tfdare.recommenders``; returns the exit code."""
     parser = Parser(
         "recommenders",
         "TF_USE_LEGACY_KERAS=1 python -m tfdare.recommenders --sequences build/sequences "

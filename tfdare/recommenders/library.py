@@ -1,4 +1,4 @@
-"""The one door to tensorflow-recommenders: it opens under Keras 2 alone, and says so."""
+"""Imports tensorflow-recommenders as ``tfrs``, or fails with instructions under Keras 3."""
 
 from __future__ import annotations
 

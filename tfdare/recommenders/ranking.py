@@ -22,8 +22,8 @@ class Ranking(TaskModel):
 
     Args:
         ranker: RequestModel, such as `tfdare.models.DARE(schema)`.
-        metrics: sequence of Metric or None. Such as take ``[U, C]`` labels, probabilities and
-            weights (0 on padded candidates). Defaults to AUC and `RequestGAUC`.
+        metrics: sequence of Metric or None. They are updated with labels, probabilities and weights
+            (0 for padded candidates), ``[U, C]`` each. Defaults to AUC and `RequestGAUC`.
 
     Call arguments, returns: see :class:`tfdare.models.RequestModel`.
 
@@ -50,13 +50,13 @@ class Ranking(TaskModel):
             metrics = [tf.keras.metrics.AUC(name="auc", num_thresholds=1000), RequestGAUC()]
         self.ranker = ranker
         self.task = tfrs.tasks.Ranking(loss=CandidateCrossentropy(), metrics=list(metrics))
-        self.built = True  # a RequestModel makes its weights when it is made
+        self.built = True  # a RequestModel creates its weights in its constructor
 
     def call(self, requests, training=None):
         return self.ranker(requests, training=training)
 
     def compute_loss(self, inputs, training: bool = False) -> tf.Tensor:
-        """Loss of one batch; updates the metrics.
+        """Computes the loss of one batch and updates the metrics.
 
         Args:
             inputs: tuple of requests, label ``[U, C]`` and, optionally, weight ``[U, C]``.

@@ -16,9 +16,9 @@ class Retrieval(TaskModel):
     """``tfrs.tasks.Retrieval`` between a user's newest behaviors and the items that were clicked.
 
     ``fit`` takes the dataset of :func:`tfdare.data.read_requests` as it is. Every clicked item of
-    a batch is the positive of its own user and a negative of all others; a frequent item is a
-    negative more often, for which the task corrects by the catalog's clicks. ``predict`` gives
-    ``[U, D]`` user embeddings.
+    a batch is the positive of its own user and a negative of all others. Frequent items are
+    negatives more often, which the task corrects with the items' shares of clicks. ``predict``
+    returns user embeddings ``[U, D]``.
 
     Args:
         schema: Schema. Features and vocabulary sizes.
@@ -61,13 +61,13 @@ class Retrieval(TaskModel):
             loss=tf.keras.losses.CategoricalCrossentropy(from_logits=True),
             remove_accidental_hits=True,
         )
-        self.built = True  # the candidate tower makes its weights when it is made
+        self.built = True  # the candidate tower creates its weights in its constructor
 
     def call(self, requests, training=None):
         return self.user_tower(requests)
 
     def compute_loss(self, inputs, training: bool = False) -> tf.Tensor:
-        """Loss of one batch, the mean over its clicks; clicks on unknown items are left out.
+        """Computes the loss of one batch, the mean over its clicks on known items.
 
         Args:
             inputs: tuple of requests, label ``[U, C]`` and, optionally, weight ``[U, C]``.
@@ -78,23 +78,22 @@ class Retrieval(TaskModel):
         clicked = (label > 0.5) & (requests[f"target_{item}"] > OOV_ID)
         if weight is not None:
             clicked &= weight > 0
-        place = tf.where(clicked)
-        # The task cannot take a batch without any click: one that has no rivals, and therefore no
-        # loss, stands in.
-        place = tf.cond(tf.size(place) > 0, lambda: place, lambda: tf.zeros([1, 2], tf.int64))
-        ids = {name: tf.gather_nd(requests[f"target_{name}"], place) for name in self.schema.names}
+        clicks = tf.where(clicked)
+        # The task needs at least one click: a single candidate without negatives has no loss.
+        clicks = tf.cond(tf.size(clicks) > 0, lambda: clicks, lambda: tf.zeros([1, 2], tf.int64))
+        ids = {name: tf.gather_nd(requests[f"target_{name}"], clicks) for name in self.schema.names}
         return self.task(
-            tf.gather(self.user_tower(requests), place[:, 0]),
+            tf.gather(self.user_tower(requests), clicks[:, 0]),
             self.candidate_tower(ids),
             candidate_sampling_probability=tf.gather(self.click_share, ids[item]),
             candidate_ids=ids[item],
         )
 
     def index(self, k: int = 100):
-        """An exact index of all items, as the model knows them now.
+        """Builds an exact index of all items with the model's present weights.
 
         Args:
-            k: int. Items that the index answers with, unless it is asked for another number.
+            k: int. Items that the index returns by default.
 
         Returns:
             ``tfrs.layers.factorized_top_k.BruteForce``: requests to scores float32 ``[U, k]`` and

@@ -1,4 +1,4 @@
-"""Both stages of a recommender: an index finds candidates, a ranker puts them in order."""
+"""Both stages of a recommender: an index retrieves candidates, a ranker orders them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class RetrieveThenRank:
     """Recommends from the whole catalog.
 
     Args:
-        index: ``tfrs.layers.factorized_top_k.TopK`` that takes requests and answers with item row
-            ids: what :meth:`Retrieval.index` gives.
+        index: ``tfrs.layers.factorized_top_k.TopK`` from requests to item row ids, as of
+            :meth:`Retrieval.index`.
         ranker: RequestModel, or Ranking around one.
         catalog: Catalog. The features of the candidates.
 
@@ -58,12 +58,11 @@ class RetrieveThenRank:
     def recommend(
         self, history: Mapping[str, tf.Tensor], k: int = 10, candidates: int = 100
     ) -> Recommendations:
-        """The items that the ranker holds likeliest among those that the index finds.
+        """Returns the items with the highest probabilities among those that the index retrieves.
 
         Args:
             history: mapping of ``history_<feature>`` int ``[U, N]`` and ``history_length`` int
-                ``[U]``, and what else the ranker's schema asks for but targets; targets are
-                ignored.
+                ``[U]``, and the other inputs of the ranker's schema; targets are ignored.
             k: int. Items to recommend to each user. Defaults to 10.
             candidates: int. Items to retrieve for each user and to rank. Defaults to 100.
 
@@ -76,18 +75,18 @@ class RetrieveThenRank:
                 f"1 <= `k` <= `candidates` <= {len(self.catalog)}, the items, must hold. "
                 f"Received: k={k}, candidates={candidates}"
             )
-        given = {
+        requests = {
             name: tf.convert_to_tensor(value)
             for name, value in history.items()
             if name.startswith(("history_", "context_"))
         }
-        return self._compiled(given, k, candidates)
+        return self._compiled(requests, k, candidates)
 
     def _recommend(self, history, k, candidates):
-        _, found = self.index(history, k=candidates)
+        _, items = self.index(history, k=candidates)
         targets = {
-            f"target_{name}": tf.gather(ids, found - FIRST_ID)
+            f"target_{name}": tf.gather(ids, items - FIRST_ID)
             for name, ids in self._features.items()
         }
-        probability, place = tf.math.top_k(self.ranker({**history, **targets}), k=k)
-        return Recommendations(tf.gather(found, place, batch_dims=1), probability)
+        probability, best = tf.math.top_k(self.ranker({**history, **targets}), k=k)
+        return Recommendations(tf.gather(items, best, batch_dims=1), probability)

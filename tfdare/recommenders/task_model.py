@@ -1,4 +1,4 @@
-"""What the models around a task share: they are fitted on requests, labels and weights."""
+"""The base class of models around a task of tensorflow-recommenders."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from tfdare.recommenders.library import tfrs
 
 
 class TaskModel(tfrs.Model):
-    """Base: a ``tfrs.Model`` on the batches of :func:`tfdare.data.read_requests`."""
+    """A ``tfrs.Model`` that is fitted on the batches of :func:`tfdare.data.read_requests`."""
 
     def compile(self, *args, **kwargs):
-        """As of Keras. The task holds loss and metrics, so only an optimizer is needed."""
+        """Compiles as Keras does; the task has loss and metrics, so only an optimizer is needed."""
         kwargs.setdefault("weighted_metrics", [])  # else Keras warns that weights go unused
         super().compile(*args, **kwargs)
 
     def unpack(self, inputs):
-        """Requests, label ``[U, C]`` and weight ``[U, C]`` or None.
+        """Unpacks a batch into requests, label ``[U, C]`` and weight ``[U, C]`` or None.
 
         Raises:
             ValueError: there is no label.

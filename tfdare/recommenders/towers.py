@@ -1,4 +1,4 @@
-"""The two towers of retrieval, over one set of tables."""
+"""The two towers of retrieval, which share their tables."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ class CandidateTower(tf.keras.layers.Layer):
             raise ValueError(f"Missing features {missing}. Received: {sorted(ids)}")
         parts = []
         for feature in self.schema.features:
-            given = ids[feature.name]
-            rows = tf.gather(raw(self.tables[feature.name]), given)
-            parts.append(rows if feature.max_values == 1 else mean_of_values(rows, given))
+            feature_ids = ids[feature.name]
+            rows = tf.gather(raw(self.tables[feature.name]), feature_ids)
+            parts.append(rows if feature.max_values == 1 else mean_of_values(rows, feature_ids))
         return tf.add_n(parts)
 
 
 class UserTower(tf.keras.layers.Layer):
-    """Mean of what the candidate tower says of the user's newest behaviors.
+    """Mean of the candidate tower's embeddings of the user's newest behaviors.
 
     Args:
-        candidate_tower: CandidateTower. Its tables serve behaviors, too.
+        candidate_tower: CandidateTower. Embeds behaviors, too.
         behaviors: int. How many of the newest count. Defaults to 20.
 
     Call arguments:
         requests: mapping of ``history_<feature>`` int ``[U, N]`` and ``history_length`` int
-            ``[U]``; anything else is left alone.
+            ``[U]``; other inputs are ignored.
 
     Returns:
         float ``[U, D]``; zero for a user without behaviors.

@@ -1,4 +1,4 @@
-"""The description that the Beam jobs, the reader, the model, the export and the client share.
+"""The description of the data that the Beam jobs, reader, model, export and client share.
 
 Free of TensorFlow.
 """

@@ -96,7 +96,7 @@ class Position:
         set_int(self, "position", "representation_dim", 0)
 
     def buckets(self, window: int) -> np.ndarray:
-        """Row of every position ``0 .. window``, as int32 ``[window + 1]``, never falling."""
+        """Computes rows, int32 ``[window + 1]``, of positions ``0 .. window``; they never fall."""
         position = np.arange(window + 1, dtype=np.float64)
         beyond = np.log2(np.maximum(position, self.exact) / self.exact) * self.per_octave
         return np.where(
@@ -104,7 +104,7 @@ class Position:
         ).astype(np.int32)
 
     def size(self, window: int) -> int:
-        """Rows of the position table for histories of ``window`` behaviors."""
+        """Counts the rows of the position table for histories of ``window`` behaviors."""
         return int(self.buckets(window)[-1]) + 1
 
 
@@ -152,7 +152,7 @@ class TimeGap:
             )
 
     def boundaries(self) -> np.ndarray:
-        """Gaps at which the next row starts, as int64 ``[size - 2]``, rising.
+        """Computes the gaps at which the next row starts, as int64 ``[size - 2]``, rising.
 
         The row of a gap ``g >= 0`` is ``1 + searchsorted(boundaries, g, side="right")``. None
         exceeds :data:`MAX_GAP`.
@@ -263,7 +263,7 @@ def check_name(kind: str, name: Any) -> None:
 
 
 def set_int(part: Any, owner: str, name: str, minimum: int) -> None:
-    """Checks a field, and makes a Python integer of it: NumPy's are not written as JSON.
+    """Checks an integer field and turns it into a Python integer: JSON takes none of NumPy's.
 
     Raises:
         SchemaError: it is no integer, or below `minimum`.

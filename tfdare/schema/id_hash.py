@@ -12,7 +12,7 @@ SHIFTS = (30, 27, 31)
 
 
 def mix(values) -> np.ndarray:
-    """The finalizer of SplitMix64: a bijection of uint64 that leaves no pattern behind."""
+    """Mixes the bits of uint64 values by the finalizer of SplitMix64, a bijection."""
     x = np.asarray(values).astype(np.uint64)
     with np.errstate(over="ignore"):
         x = x + np.uint64(GOLDEN)
@@ -22,7 +22,7 @@ def mix(values) -> np.ndarray:
 
 
 def unmix(values) -> np.ndarray:
-    """Inverse of :func:`mix`, uint64."""
+    """Inverts :func:`mix`; uint64."""
     x = np.asarray(values).astype(np.uint64)
     with np.errstate(over="ignore"):
         for shift, multiplier in zip(reversed(SHIFTS), (*reversed(MULTIPLIERS), 1)):
@@ -32,7 +32,7 @@ def unmix(values) -> np.ndarray:
 
 
 def hash_rows(ids: np.ndarray, buckets: int) -> np.ndarray:
-    """Rows of raw ids, int32: 2 and above; negative ids are out of vocabulary.
+    """Hashes raw ids to rows, int32: 2 and above; negative ids are out of vocabulary.
 
     Args:
         ids: int64, any shape.
@@ -48,7 +48,7 @@ def hash_rows(ids: np.ndarray, buckets: int) -> np.ndarray:
 
 
 def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
-    """For each row an id, int64, that :func:`hash_rows` sends there: no one's, but as good.
+    """Returns for each row one of the many ids, int64, that :func:`hash_rows` sends there.
 
     Args:
         rows: int, any shape. 2 and above.
@@ -62,14 +62,14 @@ def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
     ids = np.full(rows.shape, -1, np.int64)
     turn = 0
     while (missing := ids < 0).any():  # half of all uint64 are negative as int64: a few turns
-        place = (rows[missing] - FIRST_ID).astype(np.uint64) + np.uint64(turn * buckets)
-        ids[missing] = unmix(place << np.uint64(1)).astype(np.int64)
+        mixed = (rows[missing] - FIRST_ID).astype(np.uint64) + np.uint64(turn * buckets)
+        ids[missing] = unmix(mixed << np.uint64(1)).astype(np.int64)
         turn += 1
     return ids
 
 
 def expected_collisions(ids: int, buckets: int) -> float:
-    """Share of ``ids`` different ids that meet another one in their bucket, as a good hash has it.
+    """Returns the share of ``ids`` different ids that a uniform hash puts in a shared bucket.
 
     1 - (1 - 1 / buckets) ** (ids - 1): 1 in 10 ids with ten times as many buckets, two in three
     with as many.
@@ -78,16 +78,14 @@ def expected_collisions(ids: int, buckets: int) -> float:
         >>> round(expected_collisions(1000, 10_000), 3), round(expected_collisions(1000, 1000), 3)
         (0.095, 0.632)
     """
-    return (
-        float(-np.expm1((ids - 1) * np.log1p(-1 / buckets)))
-        if ids > 1 < buckets
-        else (float(ids > 1))
-    )
+    if ids <= 1 or buckets <= 1:
+        return float(ids > 1)
+    return float(-np.expm1((ids - 1) * np.log1p(-1 / buckets)))
 
 
 def collisions(ids: np.ndarray, buckets: int) -> float:
-    """Share of different ids that do meet another one; 0 of no ids."""
+    """Returns the share of different ids that share their bucket with another; 0 of no ids."""
     if not len(ids):
         return 0.0
-    _, place, count = np.unique(hash_rows(ids, buckets), return_inverse=True, return_counts=True)
-    return float((count[place] > 1).mean())
+    _, index, count = np.unique(hash_rows(ids, buckets), return_inverse=True, return_counts=True)
+    return float((count[index] > 1).mean())

@@ -1,4 +1,4 @@
-"""The single description that the Beam job, the reader, the model, the export and the client share.
+"""The single description of the data that Beam jobs, reader, model, export and client share.
 
 A :class:`Schema` lists the features that history and target have in common, how long a window of
 history a request carries, how positions and time gaps fold into rows, what context comes with a
@@ -26,14 +26,16 @@ from tfdare.schema.features import (
 )
 
 SCHEMA_VERSION = 2
-PACKED, LISTS = ENCODINGS = ("packed", "lists")
+PACKED = "packed"
+LISTS = "lists"
+ENCODINGS = (PACKED, LISTS)
 _CONTEXT_KINDS = {"categorical": CategoricalContext, "numeric": NumericContext}
 _DIMS = ("attention_dim", "representation_dim", "dim")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What a folder of sequences holds, and all that a model must know to be built for it.
+    """Describes the data in a folder of sequences, as far as a model must know it to be built.
 
     Args:
         features: tuple of Feature. The first one is the item, which has one value.
@@ -122,12 +124,12 @@ class Schema:
     def with_dims(
         self, attention_dim: int | None = None, representation_dim: int | None = None
     ) -> Schema:
-        """The same schema with the dimensions of features, position and time gap replaced.
+        """Replaces the dimensions of features, position and time gap; returns a new schema.
 
         A dimension of 0 (left out) of position or time gap stays 0; context keeps its own.
         """
-        given = {"attention_dim": attention_dim, "representation_dim": representation_dim}
-        change = {name: value for name, value in given.items() if value is not None}
+        dims = {"attention_dim": attention_dim, "representation_dim": representation_dim}
+        change: dict[str, Any] = {name: dim for name, dim in dims.items() if dim is not None}
 
         def small_table(part):
             kept = {name: value for name, value in change.items() if getattr(part, name) != 0}
@@ -153,18 +155,18 @@ class Schema:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dicts and numbers, ready for JSON."""
-        kinds = {made: kind for kind, made in _CONTEXT_KINDS.items()}
+        """Returns plain lists, dicts and numbers, ready for JSON."""
+        kinds = {part_class: kind for kind, part_class in _CONTEXT_KINDS.items()}
         return {
             "version": SCHEMA_VERSION,
             **dataclasses.asdict(self),
-            "features": [_plain(feature) for feature in self.features],
-            "context": [{"kind": kinds[type(part)], **_plain(part)} for part in self.context],
+            "features": [_fields(feature) for feature in self.features],
+            "context": [{"kind": kinds[type(part)], **_fields(part)} for part in self.context],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
-        """Inverse of :meth:`to_dict`.
+        """Builds a schema from what :meth:`to_dict` returned.
 
         Raises:
             SchemaError: a key is missing or unknown, or the version is not this package's.
@@ -186,7 +188,7 @@ class Schema:
                 features=features,
                 position=position,
                 time_gap=None if time_gap is None else TimeGap(**time_gap),
-                context=tuple(_context(part) for part in data.pop("context", ())),
+                context=tuple(_context_feature(part) for part in data.pop("context", ())),
                 **data,
             )
         except KeyError as error:
@@ -195,12 +197,12 @@ class Schema:
             raise SchemaError(f"Not a schema: {error}. Received: {received}") from error
 
     def to_json(self) -> str:
-        """``schema.json`` as text."""
+        """Returns the text of ``schema.json``."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Schema:
-        """Inverse of :meth:`to_json`.
+        """Builds a schema from the text of ``schema.json``.
 
         Raises:
             SchemaError: the text is not JSON, or not a schema.
@@ -218,16 +220,16 @@ class Schema:
             return cls.from_json(file.read())
 
 
-def _plain(part: Feature | CategoricalContext | NumericContext) -> dict[str, Any]:
-    """Its fields; ``hash_buckets`` only where ids are hashed."""
+def _fields(part: Feature | CategoricalContext | NumericContext) -> dict[str, Any]:
+    """Returns the fields as a dict; ``hash_buckets`` only where ids are hashed."""
     data = dataclasses.asdict(part)
     if not data.get("hash_buckets"):
         data.pop("hash_buckets", None)
     return data
 
 
-def _context(data: Any) -> CategoricalContext | NumericContext:
-    """One entry of ``context`` in ``schema.json``."""
+def _context_feature(data: Any) -> CategoricalContext | NumericContext:
+    """Builds a context feature from an entry of ``context`` in ``schema.json``."""
     kind = data.get("kind") if isinstance(data, Mapping) else None
     if kind not in _CONTEXT_KINDS:
         raise SchemaError(

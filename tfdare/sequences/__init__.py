@@ -1,4 +1,4 @@
-"""Folders of sequences, as the Beam jobs leave them, and what lies in them.
+"""Opens folders of sequences, which the Beam jobs write, and reads their records.
 
 Free of TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""A folder of sequences, as the Beam job leaves it, opened and checked without TensorFlow.
+"""Opens and checks a folder of sequences that the Beam job wrote, without TensorFlow.
 
 Layout::
 
@@ -27,32 +27,13 @@ from tfdare.schema import Schema, SchemaError
 from tfdare.schema.differences import differences
 from tfdare.sequences.record import GZIP_SUFFIX, UserRecord, context_dtypes, decode, read_records
 
-
-def open_matching(path: str, trained: Schema) -> Sequences:
-    """Opens a folder of sequences for a model that was trained on `trained`.
-
-    Raises:
-        SchemaError: the folder is not finished, or its data differ from what the model was
-            trained on; the message says in what.
-    """
-    sequences = open_sequences(path)
-    found = sequences.schema
-    if found.digest != trained.digest:
-        raise SchemaError(
-            f"{path!r} has schema digest {found.digest[:12]}, but the model was trained on "
-            f"{trained.digest[:12]}: {'; '.join(differences(trained, found))}. Evaluate on "
-            "sequences of the same run of `tfdare prepare`, or train anew on these"
-        )
-    return sequences
-
-
 SPLITS = ("train", "validation", "test")
 SUCCESS = "_SUCCESS"
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """An opened folder.
+    """An opened folder of sequences.
 
     Attributes:
         path: str. The folder.
@@ -65,7 +46,7 @@ class Sequences:
     manifest: Mapping[str, Any]
 
     def files(self, split: str) -> list[str]:
-        """TFRecord files of one split, sorted.
+        """Lists the TFRecord files of one split, sorted.
 
         Raises:
             SchemaError: no such split, or no file.
@@ -73,25 +54,25 @@ class Sequences:
         if split not in SPLITS:
             raise SchemaError(f"`split` must be one of {SPLITS}. Received: split={split!r}")
         names = os.path.join(glob.escape(self.path), split, "part-*.tfrecord")
-        found = sorted([*glob.glob(names), *glob.glob(names + GZIP_SUFFIX)])
-        if not found:
+        paths = sorted([*glob.glob(names), *glob.glob(names + GZIP_SUFFIX)])
+        if not paths:
             raise SchemaError(f"No TFRecord files under {os.path.join(self.path, split)!r}")
-        return found
+        return paths
 
     def requests(self, split: str) -> int:
-        """Number of requests of one split, as the manifest counts them."""
+        """Returns the number of requests of one split, from the manifest."""
         return self._count(split, "requests")
 
     def users(self, split: str) -> int:
-        """Number of users of one split, as the manifest counts them."""
+        """Returns the number of users of one split, from the manifest."""
         return self._count(split, "users")
 
     def candidates(self, split: str) -> int:
-        """Number of candidates of one split, as the manifest counts them."""
+        """Returns the number of candidates of one split, from the manifest."""
         return self._count(split, "candidates")
 
     def bytes(self, split: str) -> int:
-        """Bytes of the records of one split, as the manifest counts them."""
+        """Returns the size of the records of one split in bytes, from the manifest."""
         return self._count(split, "bytes")
 
     def _count(self, split: str, part: str) -> int:
@@ -103,14 +84,14 @@ class Sequences:
             ) from error
 
     def records(self, split: str) -> Iterator[UserRecord]:
-        """Every user's record of one split, in file order."""
+        """Reads every user's record of one split, in file order."""
         context = context_dtypes(self.schema.context)
         for path in self.files(split):
             for data in read_records(path):
                 yield decode(data, self.schema.names, context)
 
     def vocabulary_path(self, name: str) -> str:
-        """Vocabulary file of the feature, or categorical context feature, ``name``.
+        """Returns the path of the vocabulary file of (context) feature ``name``.
 
         Raises:
             SchemaError: the schema has no such feature, or names no file for it.
@@ -129,14 +110,21 @@ class Sequences:
         )
 
     def vocabulary(self, name: str) -> np.ndarray:
-        """Raw ids of (context) feature ``name``, int64; element ``i`` has row ``i + 2``."""
+        """Reads the raw ids of (context) feature ``name``.
+
+        Returns:
+            int64; element ``i`` has row ``i + 2``.
+        """
         path = self.vocabulary_path(name)
         with open(path, encoding="utf-8") as file:
             return np.array([int(line.split("\t", 1)[0]) for line in file], np.int64)
 
     def frequencies(self, name: str) -> np.ndarray:
-        """How often each id of (context) feature ``name`` came in the training period, int64;
-        element ``i`` has row ``i + 2``."""
+        """Reads how often each id of (context) feature ``name`` came in the training period.
+
+        Returns:
+            int64; element ``i`` has row ``i + 2``.
+        """
         with open(self.vocabulary_path(name), encoding="utf-8") as file:
             return np.array([int(line.split("\t", 1)[1]) for line in file], np.int64)
 
@@ -174,12 +162,30 @@ def open_sequences(path: str, digest: str | None = None) -> Sequences:
     sequences = Sequences(path, schema, manifest)
     for feature in schema.categorical:
         if feature.vocabulary and feature.digest:
-            found = file_digest(sequences.vocabulary_path(feature.name))
-            if found != feature.digest:
+            actual = file_digest(sequences.vocabulary_path(feature.name))
+            if actual != feature.digest:
                 raise SchemaError(
-                    f"{feature.vocabulary!r} in {path!r} has digest {found[:12]}, but the schema "
+                    f"{feature.vocabulary!r} in {path!r} has digest {actual[:12]}, but the schema "
                     f"says {feature.digest[:12]}: the vocabulary was changed after the run."
                 )
+    return sequences
+
+
+def open_matching(path: str, trained: Schema) -> Sequences:
+    """Opens a folder of sequences for a model that was trained on `trained`.
+
+    Raises:
+        SchemaError: the folder is not finished, or its data differ from what the model was
+            trained on; the message says in what.
+    """
+    sequences = open_sequences(path)
+    schema = sequences.schema
+    if schema.digest != trained.digest:
+        raise SchemaError(
+            f"{path!r} has schema digest {schema.digest[:12]}, but the model was trained on "
+            f"{trained.digest[:12]}: {'; '.join(differences(trained, schema))}. Evaluate on "
+            "sequences of the same run of `tfdare prepare`, or train anew on these"
+        )
     return sequences
 
 
@@ -192,7 +198,7 @@ def _text(folder: str, name: str) -> str:
 
 
 def file_digest(path: str) -> str:
-    """SHA-256 of a file's bytes.
+    """Computes the SHA-256 of a file's bytes.
 
     Raises:
         SchemaError: there is no such file.

@@ -1,4 +1,4 @@
-"""What a behavior of a category at a position tells about a click: the paper's ground truth.
+"""Mutual information between behaviors and clicks by category: the paper's ground truth.
 
 For a target category t, a behavior category c and a position p (1 is the newest behavior), over
 the candidates of category t whose history reaches p: X is whether the behavior at p is of category
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tfdare.schema import FIRST_ID
+
 TOP_CATEGORIES = 10
 _PENDING = 1 << 21  # observations that gather before they are counted
 
@@ -23,13 +25,12 @@ class InterestCounts:
     """2x2 counts of (behavior is of category c, candidate was clicked) by target category,
     behavior category and position.
 
-    Only what occurs is kept, so all categories of a large vocabulary may be asked for. Behaviors
-    and candidates of other categories count where they must: as "not of category c", and not at
-    all.
+    Only cells that occur take memory, so `categories` may be a large vocabulary. A behavior of
+    another category counts as "not of category c"; a candidate of another category does not count.
 
     Args:
         categories: sequence of int. Row ids that are told apart, of targets and behaviors alike.
-        positions: int or sequence of int. P: positions 1 to P, each of its own. Or where each
+        positions: int or sequence of int. P: positions 1 to P, a bucket each. Or where each
             bucket of positions starts, and last where the last one ends, rising from 1: ``[1, 2,
             3, 5, 9]`` has buckets 1, 2, 3 to 4, 5 to 8. Every position of a bucket that a history
             reaches is an observation of its own.
@@ -58,17 +59,17 @@ class InterestCounts:
         self.categories = np.asarray(categories, np.int64)
         if not self.categories.size or np.unique(self.categories).size != self.categories.size:
             raise ValueError(f"`categories` must be different row ids. Received: {categories!r}")
-        edges = np.arange(1, positions + 2) if np.ndim(positions) == 0 else positions
-        self.edges = np.asarray(edges, np.int64)
+        edges: np.ndarray = np.asarray(positions, np.int64)
+        self.edges = np.arange(1, int(edges) + 2) if edges.ndim == 0 else edges
         if self.edges.size < 2 or self.edges[0] != 1 or (np.diff(self.edges) <= 0).any():
             raise ValueError(
                 "`positions` must be 1 or more, or edges that rise from 1. "
                 f"Received: positions={positions!r}"
             )
-        self.total = np.zeros((self.categories.size, self.edges.size - 1, 2), np.int64)
+        self.total: np.ndarray = np.zeros((self.categories.size, self.edges.size - 1, 2), np.int64)
         self._keys, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._pending: list[np.ndarray] = []
-        self._waiting = 0
+        self._pending_size = 0
 
     @property
     def positions(self) -> int:
@@ -106,10 +107,10 @@ class InterestCounts:
         label: np.ndarray,
         weight: np.ndarray | None = None,
     ) -> None:
-        """The same, from histories that start with the newest behavior, ``[U, P]``."""
-        behavior = place_of(self.categories, newest)
+        """Counts requests whose histories start with the newest behavior, ``[U, P]``."""
+        behavior = category_index(self.categories, newest)
         length = np.asarray(history_length, np.int64)
-        category = place_of(self.categories, target)
+        category = category_index(self.categories, target)
         counted = category >= 0
         if weight is not None:
             counted &= np.asarray(weight) > 0
@@ -119,7 +120,7 @@ class InterestCounts:
         group = category[user, candidate] * 2 + (np.asarray(label)[user, candidate] > 0)
         bucket = np.repeat(np.arange(self.edges.size - 1), np.diff(self.edges))[: newest.shape[1]]
         reached = np.minimum(length, bucket.size)[user]
-        # of each group how many histories reach which position
+        # How many histories of each group reach each position.
         reach = np.bincount(
             group * (bucket.size + 1) + reached,
             minlength=2 * len(self.categories) * (bucket.size + 1),
@@ -129,49 +130,52 @@ class InterestCounts:
         np.add.at(sums, bucket, reach.T)
         self.total += sums.T.reshape(len(self.categories), 2, -1).transpose(0, 2, 1)
         behavior = np.where(np.arange(bucket.size) < length[:, None], behavior, -1)
-        one_place = behavior * (self.edges.size - 1) + bucket  # [U, P], below 0: none
+        behavior_cell = behavior * (self.edges.size - 1) + bucket  # [U, P], below 0: none
         cells = len(self.categories) * (self.edges.size - 1)
         for start in range(0, user.size, 4096):
             some = slice(start, start + 4096)
             row = user[some]
-            key = (group[some] // 2 * cells)[:, None] + one_place[row]
+            key = (group[some] // 2 * cells)[:, None] + behavior_cell[row]
             key = key * 2 + (group[some] % 2)[:, None]
-            self._wait(key[behavior[row] >= 0])
+            self._add_pending(key[behavior[row] >= 0])
 
     def merge(self, other: InterestCounts) -> InterestCounts:
         """Adds the counts of `other` to these, and returns these.
 
         Raises:
-            ValueError: the other ones are of other categories or positions.
+            ValueError: `other` has other categories or positions.
         """
         for name in ("categories", "edges"):
-            one, two = getattr(self, name), getattr(other, name)
-            if not np.array_equal(one, two):
-                raise ValueError(f"Counts of other {name} do not add up: {one} and {two}")
-        self._settle()
-        other._settle()
+            mine, others = getattr(self, name), getattr(other, name)
+            if not np.array_equal(mine, others):
+                raise ValueError(f"Counts of other {name} do not add up: {mine} and {others}")
+        self._count_pending()
+        other._count_pending()
         self.total = self.total + other.total
-        self._take(other._keys, other._counts)
+        self._add_counts(other._keys, other._counts)
         return self
 
     def seen(self) -> np.ndarray:
-        """int64 ``[M, M, B, 2]``: observations by target category, behavior category, position
-        and label."""
-        self._settle()
+        """Returns the observations by target category, behavior category, position and label.
+
+        Returns:
+            int64 ``[M, M, B, 2]``.
+        """
+        self._count_pending()
         cells, counts = self._cells()
         return _dense(cells, counts, self.categories, self.edges)
 
     def table(self, smoothing: float = 0.0, min_count: int = 1) -> InterestTable:
-        """Mutual information and lift from the counts.
+        """Computes mutual information and lift from the counts.
 
         Args:
             smoothing: float. Added to each of the four counts. Defaults to 0.
-            min_count: int. Observations with the behavior below which nothing is claimed: their
-                information is 0 and their lift 1. Defaults to 1.
+            min_count: int. Observations with the behavior that are needed; with fewer, the
+                information is 0 and the lift 1. Defaults to 1.
         """
-        self._settle()
+        self._count_pending()
         cells, counts = self._cells()
-        total = self.total.reshape(-1, 2)[self._total_of(cells)]
+        total = self.total.reshape(-1, 2)[self._total_index(cells)]
         support = counts.sum(axis=-1)
         enough = support >= max(min_count, 1)
         counts = np.stack([total - counts, counts], axis=-2) + smoothing  # [.., behavior, label]
@@ -183,8 +187,8 @@ class InterestCounts:
         return InterestTable(self.categories, self.edges, cells, information, lift, support)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, ready for JSON."""
-        self._settle()
+        """Returns plain lists, ready for JSON."""
+        self._count_pending()
         return {
             "categories": self.categories.tolist(),
             "edges": self.edges.tolist(),
@@ -195,7 +199,7 @@ class InterestCounts:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InterestCounts:
-        """Inverse of :meth:`to_dict`."""
+        """Builds counts from what :meth:`to_dict` returned."""
         counts = cls(data["categories"], data["edges"])
         counts.total = np.array(data["total"], np.int64).reshape(counts.total.shape)
         counts._keys = np.array(data["cells"], np.int64)
@@ -203,35 +207,35 @@ class InterestCounts:
         return counts
 
     def __getstate__(self):
-        self._settle()
+        self._count_pending()
         return self.__dict__
 
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cells that occur, rising, and their counts by label, int64 ``[cells, 2]``."""
+        """Returns the cells that occur, rising, and their counts by label, int64 ``[cells, 2]``."""
         cells = np.unique(self._keys >> 1)
         counts = np.zeros((cells.size, 2), np.int64)
         counts[np.searchsorted(cells, self._keys >> 1), self._keys & 1] = self._counts
         return cells, counts
 
-    def _total_of(self, cells: np.ndarray) -> np.ndarray:
-        """Places of the cells' target category and position in the flat total."""
+    def _total_index(self, cells: np.ndarray) -> np.ndarray:
+        """Returns the index of each cell's target category and position in the flat total."""
         buckets = self.edges.size - 1
         return cells // (self.categories.size * buckets) * buckets + cells % buckets
 
-    def _wait(self, keys: np.ndarray) -> None:
+    def _add_pending(self, keys: np.ndarray) -> None:
         self._pending.append(keys)
-        self._waiting += keys.size
-        if self._waiting >= _PENDING:
-            self._settle()
+        self._pending_size += keys.size
+        if self._pending_size >= _PENDING:
+            self._count_pending()
 
-    def _settle(self) -> None:
+    def _count_pending(self) -> None:
         if self._pending:
             keys = np.sort(np.concatenate(self._pending))
-            self._pending, self._waiting = [], 0
+            self._pending, self._pending_size = [], 0
             first = np.flatnonzero(np.diff(keys, prepend=-1))
-            self._take(keys[first], np.diff(first, append=keys.size))
+            self._add_counts(keys[first], np.diff(first, append=keys.size))
 
-    def _take(self, keys: np.ndarray, counts: np.ndarray) -> None:
+    def _add_counts(self, keys: np.ndarray, counts: np.ndarray) -> None:
         every = np.union1d(self._keys, keys)
         added = np.zeros(every.size, np.int64)
         added[np.searchsorted(every, self._keys)] = self._counts
@@ -241,14 +245,14 @@ class InterestCounts:
 
 @dataclass(frozen=True)
 class InterestTable:
-    """What a behavior of each category at each position tells about a click on each category.
+    """Mutual information and lift of every (target category, behavior category, position).
 
     Attributes:
         categories: int64 ``[M]``. Row ids.
         edges: int64 ``[B + 1]``. Bucket b holds the positions ``edges[b] .. edges[b + 1] - 1``.
-        cells: int64 ``[cells]``, rising. What occurs: ``(t * M + c) * B + b`` for the places t of
-            the target's and c of the behavior's category.
-        cell_information, cell_lift, cell_support: ``[cells]``. The values of those.
+        cells: int64 ``[cells]``, rising. The cells that occur: ``(t * M + c) * B + b``, t the
+            index of the target's category, c that of the behavior's, b the bucket.
+        cell_information, cell_lift, cell_support: ``[cells]``. Their values.
     """
 
     categories: np.ndarray
@@ -283,7 +287,7 @@ class InterestTable:
     def relevance(
         self, history: np.ndarray, history_length: np.ndarray, target: np.ndarray
     ) -> np.ndarray:
-        """Information of every behavior about every candidate of requests.
+        """Returns the information of every behavior about every candidate of requests.
 
         Args:
             history: int ``[U, N]``. Category rows, oldest first, padded at the end.
@@ -296,22 +300,23 @@ class InterestTable:
         history = np.asarray(history)
         position = np.asarray(history_length, np.int64)[:, None] - np.arange(history.shape[1])
         bucket = np.searchsorted(self.edges, position, side="right") - 1
-        behavior = place_of(self.categories, history)
+        behavior = category_index(self.categories, history)
         known = (behavior >= 0) & (bucket >= 0) & (bucket < self.edges.size - 1)
-        category = place_of(self.categories, target)[:, :, None]
-        asked = (known[:, None, :] & (category >= 0)) & (self.cells.size > 0)
-        row, candidate, index = np.nonzero(asked)
-        found = np.zeros(asked.shape)
-        cell = category[row, candidate, 0] * self.categories.size + behavior[row, index]
-        cell = cell * (self.edges.size - 1) + bucket[row, index]
-        place = np.minimum(np.searchsorted(self.cells, cell), max(self.cells.size - 1, 0))
-        there = self.cells[place] == cell
-        found[asked] = np.where(there, self.cell_information[place], 0.0)
-        return found
+        category = category_index(self.categories, target)[:, :, None]
+        covered = (known[:, None, :] & (category >= 0)) & (self.cells.size > 0)
+        user, candidate, step = np.nonzero(covered)
+        cell = category[user, candidate, 0] * self.categories.size + behavior[user, step]
+        cell = cell * (self.edges.size - 1) + bucket[user, step]
+        index = np.minimum(np.searchsorted(self.cells, cell), max(self.cells.size - 1, 0))
+        information = np.zeros(covered.shape)
+        information[covered] = np.where(
+            self.cells[index] == cell, self.cell_information[index], 0.0
+        )
+        return information
 
 
 def mutual_information(counts: np.ndarray) -> np.ndarray:
-    """I(X; Y) in nats from 2x2 counts ``[..., 2, 2]``; 0 of no counts.
+    """Computes I(X; Y) in nats from 2x2 counts ``[..., 2, 2]``; 0 of no counts.
 
     Example:
         >>> float(mutual_information(np.array([[5, 0], [0, 5]])).round(4))  # log 2
@@ -321,13 +326,13 @@ def mutual_information(counts: np.ndarray) -> np.ndarray:
     total = counts.sum(axis=(-2, -1), keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         joint = counts / total
-        apart = joint.sum(axis=-1, keepdims=True) * joint.sum(axis=-2, keepdims=True)
-        parts = np.where(joint > 0, joint * np.log(joint / apart), 0.0)
+        independent = joint.sum(axis=-1, keepdims=True) * joint.sum(axis=-2, keepdims=True)
+        parts = np.where(joint > 0, joint * np.log(joint / independent), 0.0)
     return np.maximum(parts.sum(axis=(-2, -1)), 0.0)
 
 
 def top_categories(frequency: Iterable[int], most: int = TOP_CATEGORIES) -> np.ndarray:
-    """Row ids of the most frequent categories, falling; equal ones by row.
+    """Returns the row ids of the most frequent categories, falling; equal ones by row.
 
     Args:
         frequency: iterable of int. How often each id of the vocabulary comes; element i is row
@@ -335,21 +340,20 @@ def top_categories(frequency: Iterable[int], most: int = TOP_CATEGORIES) -> np.n
         most: int. Defaults to 10.
     """
     frequency = np.asarray(list(frequency), np.int64)
-    return np.lexsort((np.arange(frequency.size), -frequency))[:most] + 2
+    return np.lexsort((np.arange(frequency.size), -frequency))[:most] + FIRST_ID
 
 
-def place_of(categories: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Place of every row id among the categories, -1 where it is none of them; int64."""
+def category_index(categories: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns the index of every row id in `categories`, -1 where it is none of them; int64."""
     order = np.argsort(categories, kind="stable")
     rows = np.asarray(rows)
-    found = np.minimum(np.searchsorted(categories[order], rows), categories.size - 1)
-    found = order[found]
-    return np.where(categories[found] == rows, found, -1)
+    index = order[np.minimum(np.searchsorted(categories[order], rows), categories.size - 1)]
+    return np.where(categories[index] == rows, index, -1)
 
 
 def _dense(cells, values, categories, edges) -> np.ndarray:
-    """Values of cells as ``[M, M, B, ...]``, 0 elsewhere."""
+    """Spreads the values of cells over ``[M, M, B, ...]``, 0 elsewhere."""
     shape = (categories.size, categories.size, edges.size - 1)
-    found = np.zeros((np.prod(shape), *values.shape[1:]), values.dtype)
-    found[cells] = values
-    return found.reshape(*shape, *values.shape[1:])
+    dense = np.zeros((np.prod(shape), *values.shape[1:]), values.dtype)
+    dense[cells] = values
+    return dense.reshape(*shape, *values.shape[1:])

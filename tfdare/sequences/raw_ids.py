@@ -1,4 +1,4 @@
-"""Row ids to the raw ids of the log and back, by the vocabulary files of a folder."""
+"""Converts row ids to raw ids of the log and back, by the vocabulary files of a folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ UNSEEN_VALUE = -(2**63)
 
 
 class RawIds:
-    """Row ids to raw ids and back, by the vocabulary files of ``sequences``.
+    """Converts row ids to raw ids and back, by the vocabulary files of ``sequences``.
 
-    Of a feature that is hashed no raw ids are kept. A model cannot tell those of a row apart, so
-    any of them stands for all: good enough to ask a server with, but no id of the log.
+    No raw ids are kept of a hashed feature. A row of it then becomes any id with that hash: the
+    model takes it like every other id of the row, but it need not occur in the log.
 
     Args:
         sequences: Sequences.
@@ -41,7 +41,7 @@ class RawIds:
         }
 
     def raw(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Raw ids of the rows of (context) feature ``name``.
+        """Returns the raw ids of rows of (context) feature ``name``.
 
         Args:
             name: str.
@@ -55,21 +55,21 @@ class RawIds:
         buckets = self.hashed.get(name)
         size = len(self._raw[name]) if buckets is None else buckets
         known = (rows >= FIRST_ID) & (rows < FIRST_ID + size)
-        found = np.full(rows.shape, UNKNOWN_ID, np.int64)
-        found[known] = (
+        ids: np.ndarray = np.full(rows.shape, UNKNOWN_ID, np.int64)
+        ids[known] = (
             self._raw[name][rows[known] - FIRST_ID]
             if buckets is None
             else ids_of_rows(rows[known], buckets)
         )
         if values > 1:
-            found[~known & (rows != PADDING_ID)] = UNSEEN_VALUE
-            found = found.reshape(-1, values)
-        return found
+            ids[~known & (rows != PADDING_ID)] = UNSEEN_VALUE
+            ids = ids.reshape(-1, values)
+        return ids
 
     def row(self, name: str, raw: int) -> int | None:
-        """Row of one raw id of feature ``name``, or None."""
+        """Returns the row of one raw id of feature ``name``, or None if it has none."""
         if name in self.hashed:
             row = int(hash_rows(np.array(raw), self.hashed[name]))
             return row if row >= FIRST_ID else None
-        (found,) = np.nonzero(self._raw[name] == raw)
-        return int(found[0]) + FIRST_ID if len(found) else None
+        (indices,) = np.nonzero(self._raw[name] == raw)
+        return int(indices[0]) + FIRST_ID if len(indices) else None

@@ -61,14 +61,12 @@ class UserRecord:
 ARRAY_DTYPES = {"history_time": "<i8", "position": "<i4", "target_length": "<i4", "label": "u1"}
 REQUEST_TIME = "<i8"
 """Dtype of ``request_time``, which a record need not have."""
-
-
 GZIP_SUFFIX = ".gz"
 """Ending of the names of files that are packed by gzip."""
 
 
 def context_dtypes(context: Iterable[CategoricalContext | NumericContext]) -> dict[str, str]:
-    """Dtype of the packed bytes of every context feature (`Schema.context`), by its name."""
+    """Returns the dtype of the packed bytes of each context feature (`Schema.context`) by name."""
     return {part.name: "<f4" if isinstance(part, NumericContext) else "<i4" for part in context}
 
 
@@ -123,7 +121,7 @@ Example = _example_class()
 
 
 def encode(record: UserRecord, encoding: str = PACKED) -> bytes:
-    """The record as a serialized ``Example``; equal records give equal bytes.
+    """Serializes a record as an ``Example``; equal records give equal bytes.
 
     Args:
         record: UserRecord.
@@ -158,7 +156,7 @@ def encode(record: UserRecord, encoding: str = PACKED) -> bytes:
 def decode(
     data: bytes, names: tuple[str, ...], context: Mapping[str, str] | None = None
 ) -> UserRecord:
-    """Inverse of :func:`encode`, of either encoding.
+    """Parses a serialized ``Example``, of either encoding, into a record.
 
     Args:
         data: bytes. A serialized ``Example``.
@@ -204,8 +202,8 @@ def write_framed(file: BinaryIO, data: bytes) -> None:
     file.write(data + struct.pack("<I", _masked_crc(data)))
 
 
-def read_framed(file: BinaryIO) -> Iterator[bytes]:
-    """Records of an open TFRecord file.
+def read_framed(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
+    """Reads the records of an open TFRecord file.
 
     Raises:
         ValueError: the file is cut short, or a checksum does not fit.
@@ -222,7 +220,7 @@ def read_framed(file: BinaryIO) -> Iterator[bytes]:
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """Records of a TFRecord file, unpacked if its name ends in ``.gz``.
+    """Reads the records of a TFRecord file, unpacked if its name ends in ``.gz``.
 
     Raises:
         ValueError: the file is damaged.

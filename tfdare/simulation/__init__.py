@@ -1,4 +1,4 @@
-"""Event logs whose interests are planted, and therefore known.
+"""Simulated event logs whose interests are known, because the simulator planted them.
 
 Free of TensorFlow.
 """

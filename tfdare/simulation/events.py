@@ -1,4 +1,4 @@
-"""The events that grow from what is planted, cohort by cohort of users."""
+"""Generates the events of a simulated log, cohort by cohort of users."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Events(NamedTuple):
 
 
 class Causes(NamedTuple):
-    """Why page views happened: one entry a page view, in the order of the log.
+    """Why page views happened: an entry a page view, in the order of the log.
 
     Attributes:
         user: int64 ``[V]``. Raw user id.
-        position: int64 ``[V]``. The page view's place among the user's, from 0.
+        position: int64 ``[V]``. The page view's index among the user's, from 0.
         cause: int8 ``[V]``. Index into :data:`CAUSES`: what chose its category (and, for
             ``return``, its item).
         distance: int64 ``[V]``. How many page views before it the one lies that pulled it or that
@@ -61,7 +61,7 @@ class Causes(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """Page views of a cohort in the world's own numbers, before ids and times."""
+    """Page views of a cohort as indices into the world's tables, before raw ids and times."""
 
     user: np.ndarray
     item: np.ndarray
@@ -72,7 +72,7 @@ class _Views(NamedTuple):
 
 
 def cohort_events(world: World, number: int) -> Events:
-    """The rows of one cohort."""
+    """Generates the rows of one cohort."""
     views, rng = _views(world, number)
     # Rows that are no page views follow the page view whose item they are about.
     rows = 1 + (rng.random(views.user.size) < world.options.other_behaviors)
@@ -90,7 +90,7 @@ def cohort_events(world: World, number: int) -> Events:
 
 
 def cohort_causes(world: World, number: int) -> Causes:
-    """Why the page views of one cohort happened."""
+    """Returns why the page views of one cohort happened."""
     views, _ = _views(world, number)
     starts = np.flatnonzero(np.diff(views.user, prepend=-1))
     position = np.arange(views.user.size)
@@ -99,15 +99,15 @@ def cohort_causes(world: World, number: int) -> Causes:
 
 
 def blocks(options: SimulatorOptions, block_users: int | None) -> Iterator[Events]:
-    """The events of ``block_users`` users at a time, or of as many as are made at once."""
+    """Generates the events of ``block_users`` users at a time; None: of a cohort at a time."""
     world = World(options)
+    cohorts = (cohort_events(world, number) for number in range(options.cohorts))
+    if block_users is None:
+        yield from cohorts
+        return
     waiting: list[Events] = []
     missing = block_users
-    for number in range(options.cohorts):
-        events = cohort_events(world, number)
-        if block_users is None:
-            yield events
-            continue
+    for events in cohorts:
         starts = np.append(np.flatnonzero(np.diff(events.user, prepend=-1)), events.user.size)
         taken, users = 0, starts.size - 1
         while taken < users:
@@ -123,7 +123,7 @@ def blocks(options: SimulatorOptions, block_users: int | None) -> Iterator[Event
 
 
 def _views(world: World, number: int) -> tuple[_Views, np.random.Generator]:
-    """Page views of a cohort, and the random stream that goes on with its rows."""
+    """Generates the page views of a cohort; also returns the random stream, for its rows."""
     options = world.options
     users, lifelong = world.cohort(number)
     rng = np.random.default_rng([options.seed, EVENTS, number])
@@ -148,7 +148,7 @@ def _views(world: World, number: int) -> tuple[_Views, np.random.Generator]:
 
 
 def _lengths(options: SimulatorOptions, rng, users: int) -> np.ndarray:
-    """Page views of each user."""
+    """Draws how many page views each user has."""
     if options.length_shape:
         drawn = rng.gamma(options.length_shape, 1 / options.length_shape, users)
     else:
@@ -157,7 +157,7 @@ def _lengths(options: SimulatorOptions, rng, users: int) -> np.ndarray:
 
 
 def _returns(options: SimulatorOptions, number: int, length: np.ndarray) -> np.ndarray:
-    """How far back every page view returns, 0 for those that do not."""
+    """Draws how far back every page view returns, 0 for those that do not."""
     size = int(length.sum())
     if not (options.returns or options.return_growth):
         return np.zeros(size, np.int64)
@@ -181,7 +181,7 @@ def _returns(options: SimulatorOptions, number: int, length: np.ndarray) -> np.n
 def _categories(
     world: World, rng, lifelong: np.ndarray, length: np.ndarray, back: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Category, cause and the cause's distance of a cohort's page views, user after user."""
+    """Draws category, cause and the cause's distance of a cohort's page views, user after user."""
     options = world.options
     size, start = int(length.sum()), np.cumsum(length) - length
     first = np.zeros(size, bool)
@@ -189,21 +189,21 @@ def _categories(
     row = np.arange(size)
     user = np.repeat(np.arange(length.size), length)
 
-    def run(mean):  # the row at which the run that a row belongs to began
+    def run_starts(mean):  # of each row, the row at which its run began
         begins = (rng.random(size) < 1 / mean) | first
         return np.maximum.accumulate(np.where(begins, row, 0))
 
-    session, era = run(options.session_events), run(options.era_events)
+    session, era = run_starts(options.session_events), run_starts(options.era_events)
     popular = world.popular_categories(rng.random(size))
     slot = rng.integers(0, options.lifelong_categories, size)
     kind = rng.random(size)
-    lives, drifts = kind < options.lifelong, kind < options.lifelong + options.drift
-    category = np.where(lives, lifelong[user, slot], np.where(drifts, popular[era], popular))
-    cause = np.where(lives, _LIFELONG, np.where(drifts, _DRIFT, _POPULARITY)).astype(np.int8)
+    lasts, drifts = kind < options.lifelong, kind < options.lifelong + options.drift
+    category = np.where(lasts, lifelong[user, slot], np.where(drifts, popular[era], popular))
+    cause = np.where(lasts, _LIFELONG, np.where(drifts, _DRIFT, _POPULARITY)).astype(np.int8)
     noise = rng.random(size) < options.noise
     category = np.where(noise, world.popular_categories(rng.random(size)), category[session])
     cause = np.where(noise, np.int8(_NOISE), cause[session])
-    # An event may pull a later one that pulls another: one step a position, for all users at once.
+    # An event may pull a later one that pulls another: a step per position, for all users at once.
     pulls = rng.random(size) < options.relation
     pulled = np.full(size, -1, np.int64)
     distance = np.zeros(size, np.int64)

@@ -1,8 +1,9 @@
-"""Finds the options with which the simulator's log looks like a given one.
+"""Fits the simulator's options to a log.
 
-What can be read off a log is: lengths, clock, visits, rhythm, other behaviors. The rest is found by
-simulating: the options under which the curves of :func:`tfdare.simulation.statistics.measure`
-come out as the log's, by least squares (the simulated method of moments).
+Some options are estimated from the log itself: lengths, clock, visits, rhythm, other behaviors. The
+others are searched for by simulating: least squares make the curves of
+:func:`tfdare.simulation.statistics.measure` come close to the log's (the simulated method of
+moments).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _STEPS = 6  # of least squares, for each block of options
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What :func:`fit` found.
+    """The result of :func:`fit`.
 
     Attributes:
         options: SimulatorOptions. Of as many users as the log has.
@@ -73,16 +74,16 @@ def fit(
     rounds: int = 3,
     say: Callable[[str], None] = lambda line: None,
 ) -> Fit:
-    """Options with which the simulator's log looks like this one.
+    """Finds options with which the simulator's log has the statistics of this one.
 
     Args:
         views: Views. Page views of the log, or of a sample of its users.
         other_behaviors: float. Rows of the log that are no page views, per page view.
-        options: SimulatorOptions or None. Where the search begins; None reads that off the log.
+        options: SimulatorOptions or None. Where the search begins; None estimates it from the log.
         users: int or None. Users of the whole log, where `views` are a sample.
-        rounds: int. Times that all options are gone through, about 120 simulated logs each; 0
-            searches nothing. Defaults to 3.
-        say: function of a line. Where progress goes.
+        rounds: int. Times that all options are searched, about 120 simulated logs each; 0 searches
+            none. Defaults to 3.
+        say: function of a line. Receives the progress.
 
     Raises:
         ValueError: the log is too small to be fitted: fewer than 20 users or 1,000 page views.
@@ -93,28 +94,31 @@ def fit(
             "A log of 20 users and 1,000 page views at least is needed to fit the simulator. "
             f"Received: {real['users']:,} users, {real['page_views']:,} page views"
         )
-    options = options or _read_off(views, real, other_behaviors)
+    options = options or _initial_options(views, real, other_behaviors)
     options = dataclasses.replace(options, users=real["users"])
     for sweep in range(rounds):
-        for free, curves in _blocks(real, options):
-            options = _searched(options, free, real, curves, 0.1 / (1 + sweep), say)
-    found = measure(views_of(blocks(options, None)))
+        for free, curves in _option_blocks(real, options):
+            options = _search_options(options, free, real, curves, 0.1 / (1 + sweep), say)
+    simulated = measure(views_of(blocks(options, None)))
     error = {
-        name: _rms(_residuals([curve(real)], [curve(found)]), 1) for name, curve in CURVES.items()
+        name: _rms(_residuals([curve(real)], [curve(simulated)]), 1)
+        for name, curve in CURVES.items()
     }
-    return Fit(dataclasses.replace(options, users=users or options.users), real, found, error)
+    return Fit(dataclasses.replace(options, users=users or options.users), real, simulated, error)
 
 
 def views_of(log: Iterator[Events]) -> Views:
-    """The page views of simulated blocks."""
+    """Selects the page views of simulated blocks."""
     parts = [
         [column[events.behavior == 0] for column in (*events[:3], events.time)] for events in log
     ]
     return Views(*map(np.concatenate, zip(*parts)))
 
 
-def _read_off(views: Views, real: dict[str, Any], other_behaviors: float) -> SimulatorOptions:
-    """Options that need no search, and where the search begins."""
+def _initial_options(
+    views: Views, real: dict[str, Any], other_behaviors: float
+) -> SimulatorOptions:
+    """Estimates the options that need no search, and where the search of the others begins."""
     user, time = views.user, views.time
     length = np.diff(np.flatnonzero(np.diff(user, prepend=user[0] - 1, append=user[-1] - 1)))
     lowest, highest = np.quantile(time, [0.001, 0.999])
@@ -135,10 +139,10 @@ def _read_off(views: Views, real: dict[str, Any], other_behaviors: float) -> Sim
     returns, growth = max(1 - math.exp(level), 0.0), min(max(-slope, 0.0), 1.0)
     return SimulatorOptions(
         users=real["users"],
-        items=_unseen(views.item),
+        items=_estimate_items(views.item),
         categories=max(real["categories"], 2),
         mean_events=float(length.mean()),
-        length_shape=_shape(length),
+        length_shape=_gamma_shape(length),
         days=max(days, math.ceil(4 * length.max() / _DAY)),
         start=start,
         other_behaviors=min(other_behaviors, 1.0),
@@ -166,8 +170,8 @@ def _read_off(views: Views, real: dict[str, Any], other_behaviors: float) -> Sim
     )
 
 
-def _unseen(item: np.ndarray) -> int:
-    """How many items there may be, by Chao's estimate from those seen once and twice."""
+def _estimate_items(item: np.ndarray) -> int:
+    """Estimates how many items exist, by Chao's estimator from those seen once and twice."""
     count = np.unique(item, return_counts=True)[1]
     once, twice = (count == 1).sum(), (count == 2).sum()
     return int(count.size + once * (once - 1) / (2 * (twice + 1)))
@@ -177,22 +181,22 @@ def _known(curve) -> list[float]:
     return [value for value in curve if value is not None] or [0.0]
 
 
-def _shape(length: np.ndarray) -> float:
-    """Of the gamma distribution of greatest likelihood."""
+def _gamma_shape(length: np.ndarray) -> float:
+    """Fits the shape of a gamma distribution by maximum likelihood."""
     gap = math.log(length.mean()) - np.log(length).mean()
     if gap < 1e-3:
         return 1000.0
     guess = (3 - gap + math.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap)
 
-    def slope(log_shape):
-        return log_shape - special.digamma(math.exp(log_shape)) - gap
+    def slope(x):
+        return x - special.digamma(math.exp(x)) - gap
 
-    solved = optimize.brentq(slope, math.log(guess) - 3, math.log(guess) + 3)
-    return float(min(math.exp(solved), 1000.0))
+    log_shape = optimize.brentq(slope, math.log(guess) - 3, math.log(guess) + 3)
+    return float(min(math.exp(log_shape), 1000.0))
 
 
-def _blocks(real, options) -> Iterator[tuple[list[_Free], tuple[str, ...]]]:
-    """Options that mostly belong together, and the curves that tell them."""
+def _option_blocks(real, options) -> Iterator[tuple[list[_Free], tuple[str, ...]]]:
+    """Yields options that are searched together, and the curves that depend on them most."""
     items, categories = real["items"], real["categories"]
     popularity = [
         _Free("items", items, min(100 * items, 10**8), log=True),
@@ -239,36 +243,36 @@ def _blocks(real, options) -> Iterator[tuple[list[_Free], tuple[str, ...]]]:
     )
 
 
-def _searched(options, free, real, names, step, say) -> SimulatorOptions:
-    """`options` with the `free` ones changed so that the named curves come near the real."""
-    wanted = [CURVES[name](real) for name in names]
+def _search_options(options, free, real, names, step, say) -> SimulatorOptions:
+    """Searches values of the `free` options that bring the named curves near the real ones."""
+    real_curves = [CURVES[name](real) for name in names]
     best, least = np.array([f.scaled(getattr(options, f.name)) for f in free]), math.inf
 
     def residuals(scaled) -> np.ndarray:
         nonlocal best, least
-        found = measure(views_of(blocks(_with(options, free, scaled), None)))
-        off = _residuals(wanted, [CURVES[name](found) for name in names])
-        if (error := _rms(off, len(names))) < least:
+        simulated = measure(views_of(blocks(_replace_free(options, free, scaled), None)))
+        differences = _residuals(real_curves, [CURVES[name](simulated) for name in names])
+        if (error := _rms(differences, len(names))) < least:
             best, least = scaled.copy(), error
-        return off
+        return differences
 
     def slopes(scaled) -> np.ndarray:
         # Steps wide enough to stand out from the noise of simulating.
-        here, found = residuals(scaled), []
-        for place, value in enumerate(scaled):
+        here, columns = residuals(scaled), []
+        for index, value in enumerate(scaled):
             there = scaled.copy()
-            there[place] = value + step if value + step <= 1 else value - step
-            found.append((residuals(there) - here) / (there[place] - value))
-        return np.stack(found, axis=1)
+            there[index] = value + step if value + step <= 1 else value - step
+            columns.append((residuals(there) - here) / (there[index] - value))
+        return np.stack(columns, axis=1)
 
     optimize.least_squares(
         residuals, np.clip(best, 0.01, 0.99), jac=slopes, bounds=(0, 1), max_nfev=_STEPS
     )
     say(f"off by {least:.2f} in {', '.join(names)}")
-    return _with(options, free, best)
+    return _replace_free(options, free, best)
 
 
-def _with(options: SimulatorOptions, free: list[_Free], scaled) -> SimulatorOptions:
+def _replace_free(options: SimulatorOptions, free: list[_Free], scaled) -> SimulatorOptions:
     values: dict[str, Any] = {f.name: float(f.value(s)) for f, s in zip(free, scaled)}
     for name, value in values.items():
         if isinstance(getattr(SimulatorOptions, name), int):
@@ -281,8 +285,8 @@ def _with(options: SimulatorOptions, free: list[_Free], scaled) -> SimulatorOpti
 
 
 def _curve(name: str) -> Callable[[dict[str, Any]], np.ndarray]:
-    return lambda found: np.array(
-        [np.nan if value is None else max(value, _LOWEST_SHARE) for value in found[name] or []]
+    return lambda log: np.array(
+        [np.nan if value is None else max(value, _LOWEST_SHARE) for value in log[name] or []]
     )
 
 
@@ -298,16 +302,16 @@ CURVES: dict[str, Callable[[dict[str, Any]], np.ndarray]] = {
             "category_share",
         )
     },
-    "sizes": lambda found: np.array([found["items"] / found["page_views"], found["categories"]]),
-    "gap": lambda found: np.array(found["gap"] or []) + 60,
-    "hour": lambda found: np.array(found["hour"]) + 0.01,
+    "sizes": lambda log: np.array([log["items"] / log["page_views"], log["categories"]]),
+    "gap": lambda log: np.array(log["gap"] or []) + 60,
+    "hour": lambda log: np.array(log["hour"]) + 0.01,
 }
 
 
-def _residuals(wanted, found) -> np.ndarray:
-    """Logarithms of ratios, every curve of the same weight; 0 where either has no value."""
+def _residuals(real_curves, simulated_curves) -> np.ndarray:
+    """Computes logarithms of ratios, all curves of equal weight; 0 where either has no value."""
     parts = []
-    for curve, other in zip(wanted, found):
+    for curve, other in zip(real_curves, simulated_curves):
         padded = np.full(curve.size, np.nan)
         padded[: other.size] = other[: curve.size]
         ratio = np.log(padded / curve)

@@ -1,4 +1,4 @@
-"""Reads a log, or a sample of its users where it is large, to fit the simulator to it."""
+"""Reads a log, or a sample of the users of a large one, to fit the simulator to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK = 16 << 20
 
 @dataclass(frozen=True)
 class LogSample:
-    """Page views of some users of a log, and what the whole of it holds.
+    """Page views of some users of a log, and counts of the whole log.
 
     Attributes:
         views: Views. Of the users that were kept, in the order of time.
@@ -48,8 +48,8 @@ def read_sample(
 ) -> LogSample:
     """Reads a log block by block; memory does not grow with it.
 
-    Users are kept whole: once there are too many page views, every second user goes, by a hash of
-    the id, and again.
+    A user is kept with all page views or none: whenever there are too many page views, half of the
+    users are dropped, by a hash of the id.
 
     Args:
         paths: sequence of str. CSV files, gzip included.
@@ -81,21 +81,21 @@ def read_sample(
                     others += table.num_rows - pc.sum(pages).as_py()
                     table = table.filter(pages)
                 views += table.num_rows
-                kept.append(_chosen(_numbers(table, first_row=rows), doublings))
+                kept.append(_sample_users(_to_numbers(table, first_row=rows), doublings))
                 while sum(part[0].size for part in kept) > max_views:
                     doublings += 1
-                    kept = [_chosen(part, doublings) for part in kept]
+                    kept = [_sample_users(part, doublings) for part in kept]
     if not views:
         raise ValueError(f"No page view can be read from {', '.join(map(str, paths))}")
     user, item, category, time, row = map(np.concatenate, zip(*kept))
     order = np.lexsort((row, time, user))
-    found = Views(*(column[order] for column in (user, item, category, time)))
+    sample = Views(*(column[order] for column in (user, item, category, time)))
     users = np.unique(user).size * 2**doublings
-    return LogSample(found, users, rows, unreadable, others / views)
+    return LogSample(sample, users, rows, unreadable, others / views)
 
 
 def _blocks(path: str, columns) -> Iterator[tuple[pa.Table, int]]:
-    """Rows as text, by block, and how many of the block could not be read."""
+    """Reads rows as text, by block, and counts those of the block that could not be read."""
     short = 0
 
     def skip(row) -> str:
@@ -132,16 +132,16 @@ def _blocks(path: str, columns) -> Iterator[tuple[pa.Table, int]]:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _numbers(table: pa.Table, first_row: int) -> list[np.ndarray]:
-    """Ids as stable hashes of their text, time as seconds, and the place in the log."""
-    found = []
+def _to_numbers(table: pa.Table, first_row: int) -> list[np.ndarray]:
+    """Returns ids as stable hashes of their text, time as seconds, and the row in the log."""
+    columns = []
     for name in ("user", "item", "category"):
         coded = table[name].combine_chunks().dictionary_encode()
         text = coded.dictionary.to_pylist()
         hashes = np.array([_hash(value) for value in text], np.int64)
-        found.append(hashes[coded.indices.to_numpy()] if text else np.empty(0, np.int64))
+        columns.append(hashes[coded.indices.to_numpy()] if text else np.empty(0, np.int64))
     time = table["time"].cast(pa.int64()).to_numpy()
-    return [*found, time, first_row + np.arange(table.num_rows)]
+    return [*columns, time, first_row + np.arange(table.num_rows)]
 
 
 def _hash(text: str) -> int:
@@ -149,7 +149,7 @@ def _hash(text: str) -> int:
     return zlib.crc32(data) << 31 | zlib.crc32(data[::-1]) >> 1
 
 
-def _chosen(part: list[np.ndarray], doublings: int) -> list[np.ndarray]:
-    """One in ``2 ** doublings`` of the users."""
+def _sample_users(part: list[np.ndarray], doublings: int) -> list[np.ndarray]:
+    """Selects one in ``2 ** doublings`` of the users."""
     keep = (part[0] >> 31) % (1 << doublings) == 0
     return [column[keep] for column in part]

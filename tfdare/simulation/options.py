@@ -1,4 +1,4 @@
-"""What to simulate: the options of :mod:`tfdare.simulation.simulator` and their ranges."""
+"""Options of :mod:`tfdare.simulation.simulator` and their ranges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 USER_IDS = 999_999_883  # a prime, 3 modulo 4: see World.user_ids
-_COHORT_EVENTS = 1 << 17  # page views that are made at a time
+_COHORT_EVENTS = 1 << 17  # page views that are simulated together
 
 RANGES = {
     "users": (1, USER_IDS // 8),
@@ -54,7 +54,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class SimulatorOptions:
-    """What to simulate; equal options give equal bytes.
+    """Options of a simulated log; equal options give equal bytes.
 
     Args:
         users: int. Users in the log. Defaults to 2000.
@@ -77,8 +77,8 @@ class SimulatorOptions:
         session_events: float. Mean page views of a session. Defaults to 4.
         noise: float. Share of page views that follow popularity alone. Defaults to 0.1.
         relation: float. Probability that an event pulls the event ``lag`` page views later into
-            its partner category; of two pulls at one place the nearer one counts, so that with
-            the defaults 43% arrive. Defaults to 0.5.
+            its partner category; of two events that pull the same one the nearer counts, so that
+            with the defaults 43% succeed. Defaults to 0.5.
         lag_low: int. Smallest lag of a category. Defaults to 3.
         lag_high: int. Greatest lag of a category. Defaults to 6.
         favorites: int. Favorite items of a user in a category. Defaults to 3.
@@ -186,10 +186,10 @@ class SimulatorOptions:
 
     @property
     def cohort_users(self) -> int:
-        """Users that are made at a time, from random streams of their own."""
+        """Users of a cohort: they are simulated together, from random streams of their own."""
         return int(min(max(_COHORT_EVENTS // self.mean_events, 1), 1024))
 
     @property
     def cohorts(self) -> int:
-        """How many groups the users are made in."""
+        """Number of cohorts that the users form."""
         return -(-self.users // self.cohort_users)

@@ -1,4 +1,4 @@
-"""Sets of simulator options with what they were fitted to, as JSON."""
+"""Reads and writes fitted sets of simulator options, with statistics of the log, as JSON."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Parameters:
 
 
 def names() -> list[str]:
-    """The sets that come with the package."""
+    """Returns the names of the sets that come with the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
 
 def read(name: str | os.PathLike) -> Parameters:
-    """Parameters by the name of a set that comes with the package, or from a file.
+    """Reads a set that comes with the package, by its name, or a file.
 
     Raises:
         ValueError: there is none of this name, or the file holds no such parameters.
@@ -44,8 +44,8 @@ def read(name: str | os.PathLike) -> Parameters:
     known = os.fspath(name) in names()
     path = _FOLDER / f"{name}.json" if known else pathlib.Path(name)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        options = found["options"]
+        parameters = json.loads(path.read_text(encoding="utf-8"))
+        options = parameters["options"]
         unknown = sorted(set(options) - set(RANGES))
     except OSError as error:
         raise ValueError(
@@ -58,11 +58,11 @@ def read(name: str | os.PathLike) -> Parameters:
         ) from error
     if unknown:
         raise ValueError(f"{path} has options that the simulator does not know: {unknown}")
-    return Parameters(SimulatorOptions(**options), found.get("real"))
+    return Parameters(SimulatorOptions(**options), parameters.get("real"))
 
 
 def write(path: str | os.PathLike, fitted: Fit) -> None:
-    """Writes what :func:`tfdare.simulation.fit.fit` found, atomically."""
+    """Writes the result of :func:`tfdare.simulation.fit.fit`, atomically."""
 
     def short(value):
         if isinstance(value, float):
@@ -71,12 +71,12 @@ def write(path: str | os.PathLike, fitted: Fit) -> None:
             return {key: short(inner) for key, inner in value.items()}
         return [short(inner) for inner in value] if isinstance(value, list) else value
 
-    found = short(dataclasses.asdict(fitted))
+    parameters = short(dataclasses.asdict(fitted))
     lines = [
         f" {json.dumps(part)}: {{\n"
         + ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
         + "\n }"
-        for part, values in found.items()
+        for part, values in parameters.items()
     ]
     with atomic(path) as file:
         file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())

@@ -1,11 +1,11 @@
-"""What was planted in a simulated log, as data: relations, causes, and relevance to a target.
+"""The planted relations of a simulated log, the causes of its page views, and graded relevance.
 
 Search quality is measured against these: :func:`relevance` grades every behavior of a history for
-every candidate, from what was planted alone, and :func:`causes` says of every page view of the log
-why it happened. This module does not import TensorFlow.
+every candidate by what was planted (:mod:`tfdare.simulation.simulator`), and :func:`causes` yields
+why each page view of the log happened. This module does not import TensorFlow.
 
 Example:
-    >>> from tfdare.simulation.simulator import SimulatorOptions, truth
+    >>> from tfdare.simulation import SimulatorOptions, truth
     >>> planted = relations(truth(SimulatorOptions(users=10)))  # or of OUTPUT.truth.json
     >>> source, partner, lag = (column[0] for column in planted[:3])
     >>> history = {"item": [[5, 6]], "category": [[source, source]]}  # oldest first
@@ -21,28 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfdare.simulation.events import CAUSES, Causes, cohort_causes
+from tfdare.schema import FIRST_ID
+from tfdare.simulation.events import Causes, cohort_causes
 from tfdare.simulation.options import SimulatorOptions
 from tfdare.simulation.world import World
 
-__all__ = [
-    "CAUSES",
-    "PULLS",
-    "SAME_CATEGORY",
-    "SAME_ITEM",
-    "Causes",
-    "Relations",
-    "causes",
-    "relations",
-    "relevance",
-    "user_truth",
-    "world_truth",
-]
-
 SAME_CATEGORY, SAME_ITEM, PULLS = 1, 2, 3
 """Grades of :func:`relevance`."""
-
-_FIRST_ROW = 2  # of a vocabulary: 0 is padding, 1 unknown
 
 
 class Relations(NamedTuple):
@@ -63,7 +48,7 @@ class Relations(NamedTuple):
 
 
 def relations(truth: Mapping[str, Any], vocabulary: Sequence | None = None) -> Relations:
-    """The relations of a log, in its raw ids or in rows of a vocabulary.
+    """Returns the relations of a log, in its raw ids or in rows of a vocabulary.
 
     Args:
         truth: mapping. What :func:`tfdare.simulation.truth` returns and ``OUTPUT.truth.json``
@@ -79,14 +64,14 @@ def relations(truth: Mapping[str, Any], vocabulary: Sequence | None = None) -> R
         )
     )
     if vocabulary is not None:
-        row_of = {int(known): row for row, known in enumerate(vocabulary, _FIRST_ROW)}
+        row_of = {int(known): row for row, known in enumerate(vocabulary, FIRST_ID)}
         raw, partner = (
             np.array([row_of.get(c, -1) for c in ids.tolist()], np.int64) for ids in (raw, partner)
         )
         known = (raw >= 0) & (partner >= 0)
         raw, partner, lag = raw[known], partner[known], lag[known]
     order = np.argsort(raw)
-    first_id = 1 if vocabulary is None else _FIRST_ROW
+    first_id = 1 if vocabulary is None else FIRST_ID
     return Relations(raw[order], partner[order], lag[order], first_id)
 
 
@@ -96,7 +81,7 @@ def relevance(
     history: Mapping[str, Any],
     history_length: Any,
 ) -> np.ndarray:
-    """How relevant each behavior is to each candidate, by what was planted.
+    """Grades how relevant each behavior is to each candidate, by what was planted.
 
     ====================  =================================================================
     3 (``PULLS``)         its category's partner is the target's category, and it lies exactly
@@ -106,8 +91,8 @@ def relevance(
     0                     nothing planted connects the two
     ====================  =================================================================
 
-    The lag counts behaviors, the newest at distance 1, so that the history must end right before
-    the target: windows may cut its far end, never its near one.
+    The lag counts behaviors, the newest at distance 1. So the history must end right before the
+    target; its oldest behaviors may be missing.
 
     Args:
         planted: Relations. In the ids of `target` and `history`.
@@ -117,7 +102,8 @@ def relevance(
         history_length: int ``[U]``. Behaviors that are real.
 
     Returns:
-        int8 ``[U, C, N]``, aligned with the history: what search kept indexes its last axis.
+        int8 ``[U, C, N]``, aligned with the history: the indices that search returns index its
+        last axis.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -141,9 +127,9 @@ def relevance(
     distance = length[:, None] - np.arange(item.shape[1])  # 1 is the newest
     real = distance > 0
     if planted.category.size:
-        place = np.minimum(np.searchsorted(planted.category, category), planted.category.size - 1)
-        at_lag = real & (planted.category[place] == category) & (planted.lag[place] == distance)
-        pulled = np.where(at_lag, planted.partner[place], -1)
+        index = np.minimum(np.searchsorted(planted.category, category), planted.category.size - 1)
+        at_lag = real & (planted.category[index] == category) & (planted.lag[index] == distance)
+        pulled = np.where(at_lag, planted.partner[index], -1)
     else:
         pulled = np.full(category.shape, -1)
 
@@ -159,14 +145,14 @@ def relevance(
 
 
 def causes(options: SimulatorOptions) -> Iterator[Causes]:
-    """Why every page view of the log happened, in the order and the blocks of the log."""
+    """Yields why every page view of the log happened, in the order and the blocks of the log."""
     world = World(options)
     for number in range(options.cohorts):
         yield cohort_causes(world, number)
 
 
 def world_truth(world: World) -> dict[str, Any]:
-    """Options, and each category's partner, lag and number of items, ready for JSON."""
+    """Returns options, and each category's partner, lag and number of items, ready for JSON."""
     ids = world.category_ids.tolist()
     return {
         "options": dataclasses.asdict(world.options),
@@ -180,7 +166,7 @@ def world_truth(world: World) -> dict[str, Any]:
 
 
 def user_truth(world: World, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each user of a cohort with the lifelong categories and the favorite items in them."""
+    """Yields each user of a cohort with the lifelong categories and the favorite items in them."""
     slots = np.arange(world.options.favorites)
     users, lifelong = world.cohort(number)
     items = world.favorites(users[:, None, None], lifelong[:, :, None], slots)
@@ -188,8 +174,8 @@ def user_truth(world: World, number: int) -> Iterator[tuple[str, dict[str, Any]]
     categories = world.category_ids[lifelong].tolist()
     for row, user in enumerate(world.user_ids(users).tolist()):
         favorites = {
-            str(category): sorted(set(found))
-            for category, found in zip(categories[row], items[row])
+            str(category): sorted(set(favorite_items))
+            for category, favorite_items in zip(categories[row], items[row])
         }
-        lived = sorted(set(categories[row]))
-        yield str(user), {"lifelong_categories": lived, "favorite_items": favorites}
+        unique = sorted(set(categories[row]))
+        yield str(user), {"lifelong_categories": unique, "favorite_items": favorites}

@@ -1,4 +1,4 @@
-"""A simulated log beside the real one, in one figure."""
+"""Plots the statistics of a simulated log beside those of the real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfdare.simulation.statistics import LAGS, PARTNER_LAGS, POSITIONS, QUANTILE
 def plot_beside(
     real: Mapping[str, Any], simulated: Mapping[str, Any], path: str | os.PathLike, title: str
 ) -> None:
-    """Draws what :func:`tfdare.simulation.statistics.measure` says of two logs.
+    """Draws the statistics of two logs (:func:`tfdare.simulation.statistics.measure`).
 
     Args:
         real: mapping. Statistics of the real log.
@@ -52,11 +52,11 @@ def plot_beside(
         ("category frequency", "category_share", None, "rank", "share of page views", "loglog"),
     )
     logs = (("real", real, "black", "o"), ("simulated", simulated, "tab:orange", "s"))
-    for axes, (name, key, places, across, up, scale) in zip(grid.flat, panels):
+    for axes, (name, key, ticks, across, up, scale) in zip(grid.flat, panels):
         for label, log, color, marker in logs:
             values = np.array([np.nan if v is None else v for v in log[key]])
-            at = ranks(10**9)[: values.size] if places is None else places
-            axes.plot(at, values, color=color, marker=marker, markersize=4, label=label)
+            x = ranks(10**9)[: values.size] if ticks is None else ticks
+            axes.plot(x, values, color=color, marker=marker, markersize=4, label=label)
         axes.set_xscale("log")
         if scale == "loglog":
             axes.set_yscale("log")

@@ -1,22 +1,23 @@
-"""An event log in Taobao's published format whose interests are planted, and therefore known.
+"""Simulates an event log in Taobao's published format whose interests are known.
 
-The real logs may not be handed on, and nobody knows what is true in them. This one can be made
-anywhere in seconds, at any size, and comes with its truth:
+Real logs may not be redistributed, and the interests behind their events are unknown. This log can
+have any size. Its interests are *planted*: the simulator draws them and returns them as the truth
+of the log.
 
 * items and categories are popular by Zipf's law, and part of all events follows popularity alone;
 * every user has lifelong categories that keep coming back, interests that drift from era to era,
   and favorite items in each category; events come in sessions, runs in one category;
 * every category ``c`` has a partner ``r(c)`` and a lag: an event in ``c`` pulls, with probability
-  ``relation``, the user's page view ``lag`` positions later into ``r(c)``. That is the
-  semantic-temporal correlation which search has to find: neither popularity nor counts show it.
+  ``relation``, the user's page view ``lag`` positions later into ``r(c)``. This is the
+  semantic-temporal correlation that search must find; neither popularity nor counts show it.
 
 Options can be fitted to a log of one's own (``tfdare simulate --fit``), and come fitted to two
 public ones (``--like taobao``, ``--like checkins``): then users return to single items, come in
 visits with a daily rhythm, and differ as those users do.
 
 Lags count page views (``pv``), the behaviors that sequences are built of; ``buy``, ``cart`` and
-``fav`` rows repeat the page view they follow. What was planted is had as data from
-:mod:`tfdare.simulation.planted`. This module does not import TensorFlow.
+``fav`` rows repeat the page view they follow. :mod:`tfdare.simulation.planted` returns what was
+planted as arrays. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from tfdare.simulation.writing import atomic
 
 
 def simulate(options: SimulatorOptions, *, block_users: int | None = None) -> Iterator[Events]:
-    """The log, block by block; only a block is held in memory.
+    """Simulates the log block by block; only a block is held in memory.
 
     Args:
         options: SimulatorOptions. What to simulate.
-        block_users: int or None. Users of a block; the last one may hold fewer. None leaves the
-            size to the simulator. The rows do not depend on it.
+        block_users: int or None. Users of a block; the last one may hold fewer. None yields a
+            cohort at a time. The rows do not depend on it.
 
     Raises:
         ValueError: ``block_users`` is not positive.
@@ -58,7 +59,7 @@ def simulate(options: SimulatorOptions, *, block_users: int | None = None) -> It
 
 
 def like(name: str | os.PathLike, **changes) -> SimulatorOptions:
-    """Options that were fitted to a log: ``"taobao"``, ``"checkins"``, or a file of ``--fit``.
+    """Reads options fitted to a log: ``"taobao"``, ``"checkins"``, or a file of ``--fit``.
 
     Args:
         name: str. Of the set, or a path.
@@ -75,7 +76,7 @@ def like(name: str | os.PathLike, **changes) -> SimulatorOptions:
 
 
 def truth(options: SimulatorOptions) -> dict[str, Any]:
-    """What was planted, in the raw ids of the log, ready for JSON.
+    """Returns what was planted, in the raw ids of the log, ready for JSON.
 
     ``categories`` gives each category's ``partner``, ``lag`` (in page views) and number of
     ``items``; ``users`` each user's lifelong categories and the favorite items in them. Favorites

@@ -1,4 +1,4 @@
-"""What a log looks like: the curves that a simulated log is fitted to and shown beside."""
+"""Statistics of a log: the curves by which a simulated log is fitted to a real one and compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LAGS = (1, 2, 3, 5, 10, 20, 50, 100, 200)
 PARTNER_LAGS = (1, 2, 3, 5, 10, 20)
 POSITIONS = (1, 3, 10, 30, 100, 300, 1000)
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-VISIT_GAP = 1800  # seconds without a row that end a visit, as web analytics has it
+VISIT_GAP = 1800  # seconds without a row that end a visit, the convention of web analytics
 _FEWEST = 50  # pairs below which a rate is left out
 
 
@@ -31,7 +31,7 @@ class Views(NamedTuple):
 
 
 def measure(views: Views) -> dict[str, Any]:
-    """Numbers and curves of a log, ready for JSON; None where there is too little to tell.
+    """Computes numbers and curves of a log, ready for JSON; None where there are too few rows.
 
     ==================  ======================================================================
     ``users`` ...       ``page_views``, ``items``, ``categories``: how many there are
@@ -87,18 +87,18 @@ def measure(views: Views) -> dict[str, Any]:
 
 
 def ranks(count: int) -> np.ndarray:
-    """1, 2, 5, 10, 20, 50, ... up to `count`."""
-    found = np.outer(10 ** np.arange(10), (1, 2, 5)).ravel()
-    return found[found <= count]
+    """Returns 1, 2, 5, 10, 20, 50, ... up to `count`."""
+    steps = np.outer(10 ** np.arange(10), (1, 2, 5)).ravel()
+    return steps[steps <= count]
 
 
 def _rates(values, position) -> list[float | None]:
-    found = []
+    rates = []
     for lag in LAGS:
         here = np.flatnonzero(position >= lag)
         enough = here.size >= _FEWEST
-        found.append(float((values[here] == values[here - lag]).mean()) if enough else None)
-    return found
+        rates.append(float((values[here] == values[here - lag]).mean()) if enough else None)
+    return rates
 
 
 def _seen_before(user, item, position) -> list[float | None]:
@@ -111,28 +111,28 @@ def _seen_before(user, item, position) -> list[float | None]:
     return [float(s) if t >= _FEWEST else None for s, t in zip(share, total)]
 
 
-def _partner_lift(category, position, to_find) -> list[float | None]:
-    """Partners found on the page views `to_find`, measured on the others."""
+def _partner_lift(category, position, training) -> list[float | None]:
+    """Chooses each category's partner on the `training` page views, measures on the others."""
     number = int(category.max()) + 1
     share = np.bincount(category, minlength=number) / category.size
-    found: list[float | None] = []
+    lifts: list[float | None] = []
     for lag in PARTNER_LAGS:
         here = np.flatnonzero(position >= lag)
-        before, now, finds = category[here - lag], category[here], to_find[here]
-        pairs, count = np.unique(before[finds] * number + now[finds], return_counts=True)
+        before, now, train = category[here - lag], category[here], training[here]
+        pairs, count = np.unique(before[train] * number + now[train], return_counts=True)
         source, partner = np.divmod(pairs, number)
-        expected = np.bincount(before[finds], minlength=number)[source] * share[partner]
+        expected = np.bincount(before[train], minlength=number)[source] * share[partner]
         above = np.where(source == partner, -np.inf, (count - expected) / np.sqrt(expected + 1))
         order = np.argsort(above, kind="stable")  # the greatest is written last
         best = np.full(number, -1)
         best[source[order]] = np.where(above > 0, partner, -1)[order]
-        tested = ~finds & (best[before] >= 0)
+        tested = ~train & (best[before] >= 0)
         if tested.sum() < _FEWEST:
-            found.append(None)
+            lifts.append(None)
             continue
-        expects = best[before[tested]]
-        found.append(float((now[tested] == expects).mean() / share[expects].mean()))
-    return found
+        predicted = best[before[tested]]
+        lifts.append(float((now[tested] == predicted).mean() / share[predicted].mean()))
+    return lifts
 
 
 def _share_by_rank(count) -> list[float]:

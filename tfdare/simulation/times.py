@@ -1,4 +1,4 @@
-"""When the rows of a simulated log happen."""
+"""Draws the times of the rows of a simulated log."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _DAY = 86_400
 
 
 def times_of(options: SimulatorOptions, number: int, rng, user: np.ndarray) -> np.ndarray:
-    """Unix seconds of a cohort's rows, within the days, rising within a user.
+    """Draws unix seconds of a cohort's rows, within the days, rising within a user.
 
     Args:
         options: SimulatorOptions.
         number: int. The cohort's, for a random stream of its own.
-        rng: numpy Generator. The cohort's stream of events, where rows know no visits.
-        user: int64 ``[R]``. Whose row, grouped.
+        rng: numpy Generator. The cohort's stream of events, used without visits.
+        user: int64 ``[R]``. The user of each row, grouped.
 
     Raises:
         ValueError: a user has more rows than the days have seconds.
@@ -41,7 +41,7 @@ def times_of(options: SimulatorOptions, number: int, rng, user: np.ndarray) -> n
 
 
 def _spread(rng, starts, count, room) -> np.ndarray:
-    """Heavy-tailed pauses that fill the room, without visits."""
+    """Draws heavy-tailed pauses that fill the room, without visits."""
     pause = rng.standard_exponential(int(count.sum())) ** 3
     clock = np.cumsum(pause)
     since = clock - np.repeat(clock[starts] - pause[starts], count)
@@ -51,7 +51,7 @@ def _spread(rng, starts, count, room) -> np.ndarray:
 
 
 def _in_visits(options: SimulatorOptions, rng, starts, count, room) -> np.ndarray:
-    """Short pauses inside visits, heavy-tailed breaks between them that fill the room."""
+    """Draws short pauses inside visits and heavy-tailed breaks between them that fill the room."""
     size = int(count.sum())
     first = np.zeros(size, bool)
     first[starts] = True
@@ -61,7 +61,7 @@ def _in_visits(options: SimulatorOptions, rng, starts, count, room) -> np.ndarra
     days = room
     room = room * rng.random(starts.size) ** options.stay
     arrival = (days - room) * rng.random(starts.size)
-    # Whoever looks at more than fits looks faster.
+    # The pauses of a user shrink where they would fill more than half of the room.
     pause *= np.repeat(np.minimum(1, 0.5 * room / np.maximum(_sums(pause, starts), 1)), count)
     pauses = _sums(pause, starts)
     power = options.break_power

@@ -1,4 +1,4 @@
-"""What all users of a simulated log share, and what each of them likes."""
+"""The planted truth of a simulated log: what all users share, and the interests of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from tfdare.simulation.options import USER_IDS, SimulatorOptions
 
 INTERESTS, EVENTS, WORLD, BAD, KINSHIP, RETURNS, TIMES = range(7)
-"""One random stream each."""
+"""Numbers of the random streams."""
 
 
 class World:
@@ -42,7 +42,7 @@ class World:
         self.salt = rng.integers(0, 2**63, dtype=np.uint64)
 
     def user_ids(self, users: np.ndarray) -> np.ndarray:
-        """Raw ids of user numbers; no two alike.
+        """Returns the raw ids of user numbers; no two are alike.
 
         An affine map, then squares with the sign of the half they come from: modulo a prime that
         is 3 modulo 4, both are one to one. All products stay below 2**63.
@@ -52,16 +52,17 @@ class World:
         return np.where(mixed <= USER_IDS // 2, square, USER_IDS - square) + 1
 
     def popular_categories(self, uniform: np.ndarray) -> np.ndarray:
-        found = np.searchsorted(self.popularity, uniform, side="right")
-        return np.minimum(found, self.partner.size - 1)
+        """Returns the category at each quantile ``uniform`` of the popularity of categories."""
+        category = np.searchsorted(self.popularity, uniform, side="right")
+        return np.minimum(category, self.partner.size - 1)
 
     def items(self, category: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Item of ``category`` at the quantile ``uniform`` of its popularity."""
-        found = np.searchsorted(self.item_cdf, category + uniform, side="right")
-        return np.minimum(found, self.starts[category + 1] - 1)
+        """Returns the item of ``category`` at the quantile ``uniform`` of their popularity."""
+        item = np.searchsorted(self.item_cdf, category + uniform, side="right")
+        return np.minimum(item, self.starts[category + 1] - 1)
 
     def favorites(self, user, category, slot) -> np.ndarray:
-        """A user's favorite item of a category: a hash, so that none has to be remembered."""
+        """Computes a user's favorite item of a category from a hash, so that none is stored."""
         number = self.partner.size
         key = (user * number + category) * self.options.favorites + slot
         bits = key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + self.salt
@@ -71,7 +72,7 @@ class World:
         return self.items(category, (bits >> np.uint64(11)) * 2.0**-53)
 
     def cohort(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """User numbers ``[U]`` and lifelong categories ``[U, lifelong_categories]`` of a group."""
+        """Returns user numbers ``[U]`` and lifelong categories ``[U, lifelong_categories]``."""
         options = self.options
         first = number * options.cohort_users
         users = np.arange(first, min(first + options.cohort_users, options.users))

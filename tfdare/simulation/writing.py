@@ -1,4 +1,4 @@
-"""Writes a simulated log, cohort by cohort, in as many processes as asked for."""
+"""Writes a simulated log, cohort by cohort, in one or several processes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ import pyarrow as pa
 from pyarrow import csv
 from tqdm import tqdm
 
+from tfdare.files import replacing
 from tfdare.simulation.events import BEHAVIORS, CAUSES, Events, cohort_causes, cohort_events
 from tfdare.simulation.options import SimulatorOptions
 from tfdare.simulation.world import BAD, World
 
 LONG = 210
-"""Page views that the paper asks of a user."""
+"""Page views that a user of the paper's logs has at least."""
 
 
 @dataclass(frozen=True)
 class LogCounts:
-    """What :func:`write_log` wrote.
+    """Counts of the log that :func:`write_log` wrote.
 
     Attributes:
         rows: int. Rows in the file, malformed ones included.
@@ -48,7 +49,7 @@ class LogCounts:
 
 
 class _Part(NamedTuple):
-    """One cohort as it stands in the file."""
+    """Bytes and counts of one cohort in the file."""
 
     data: bytes
     rows: int
@@ -57,8 +58,8 @@ class _Part(NamedTuple):
     long_users: int
 
 
-class _Maker:
-    """Makes parts; one in each process."""
+class _PartMaker:
+    """Makes parts of the file; each process has one."""
 
     def __init__(self, options: SimulatorOptions, bad_rows: int, gz: bool):
         self.world = World(options)
@@ -104,12 +105,11 @@ class _Maker:
         return gzip.compress(data, 4, mtime=0) if self.gz else data
 
 
-_maker = functools.lru_cache(maxsize=1)(_Maker)
-"""A process keeps the world that it made last."""
+_cached_maker = functools.lru_cache(maxsize=1)(_PartMaker)  # each process builds its world once
 
 
-def _make(arguments: tuple, kind: str, number: int) -> _Part:
-    return getattr(_maker(*arguments), kind)(number)
+def _make_part(arguments: tuple, kind: str, number: int) -> _Part:
+    return getattr(_cached_maker(*arguments), kind)(number)
 
 
 def write_log(
@@ -147,9 +147,9 @@ def write_causes(
 ) -> None:
     """Writes :func:`tfdare.simulation.planted.causes` as CSV: a row a page view, in its order.
 
-    Columns: ``user``; ``position``, its place among the user's page views from 0; ``cause``, a
-    name of :data:`tfdare.planted.CAUSES`; ``distance``, how many page views before lies the one
-    that caused it (0: no single one); ``favorite``, 1 where the item is one of the user's.
+    Columns: ``user``; ``position``, its index among the user's page views from 0; ``cause``, a name
+    of :data:`tfdare.simulation.events.CAUSES`; ``distance``, how many page views before it the one
+    lies that caused it (0: no single one); ``favorite``, 1 where the item is one of the user's.
 
     Args:
         path: str. Where to; compressed if it ends in ``.gz``.
@@ -162,16 +162,9 @@ def write_causes(
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file that gets its name when the block ends, and vanishes if the block fails."""
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
+    """Opens a file that gets its name when the block ends, and is removed if the block fails."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        yield file
 
 
 def _write(path, options, kind, bad_rows, workers, progress) -> LogCounts:
@@ -198,17 +191,16 @@ def _write(path, options, kind, bad_rows, workers, progress) -> LogCounts:
 
 
 def _parts(maker, kind: str, workers: int, stack: contextlib.ExitStack) -> Iterator[_Part]:
-    """All parts in order; with several workers, a few more than there are workers wait at most."""
+    """Yields all parts in order; with several workers, at most two per worker wait."""
     if workers == 1:
-        own = _Maker(*maker)
-        make: Callable[[int], _Part] = getattr(own, kind)
+        make: Callable[[int], _Part] = getattr(_PartMaker(*maker), kind)
         yield from map(make, range(maker[0].cohorts))
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     stack.callback(pool.shutdown, cancel_futures=True)
     waiting: collections.deque = collections.deque()
     for number in range(maker[0].cohorts):
-        waiting.append(pool.submit(_make, maker, kind, number))
+        waiting.append(pool.submit(_make_part, maker, kind, number))
         if len(waiting) > 2 * workers:
             yield waiting.popleft().result()
     while waiting:
@@ -241,12 +233,12 @@ def _lines(table: pa.Table, header: bool) -> bytes:
 def _with_bad_rows(data: bytes, rows: np.ndarray, number: int) -> bytes:
     """Adds a spoiled copy after each of ``rows``, after ``number`` bad rows in earlier blocks."""
     lines = data.split(b"\n")
-    for place, row in enumerate(rows.tolist(), start=number):
+    for count, row in enumerate(rows.tolist(), start=number):
         fields = lines[row].partition(b"\n")[0].split(b",")
         spoiled = (
             fields[:4],
             [*fields[:4], b"yesterday"],
             [fields[0], b"-" + fields[1], *fields[2:]],
-        )[place % 3]
+        )[count % 3]
         lines[row] += b"\n" + b",".join(spoiled)
     return b"\n".join(lines)

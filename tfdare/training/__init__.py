@@ -1,7 +1,8 @@
 """Training of the published models: compiling, fitting, and the folder that a run leaves."""
 
 from tfdare.training.compile import compile_model, make_network
+from tfdare.training.options import TrainOptions
 from tfdare.training.run_folder import Run, load_run
 from tfdare.training.trainer import train
 
-__all__ = ["Run", "compile_model", "load_run", "make_network", "train"]
+__all__ = ["Run", "TrainOptions", "compile_model", "load_run", "make_network", "train"]

@@ -1,4 +1,4 @@
-"""What training does after steps and epochs: keep its state, stop, measure its pace."""
+"""Callbacks of training: saving its state and best weights, stopping it, measuring its speed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import csv
 import math
 import os
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tfdare.compat import raw, tf
 from tfdare.data import read_requests
 from tfdare.errors import UsageError
+from tfdare.files import replacing
 from tfdare.schema import SchemaError
 from tfdare.sequences import Sequences
 
 
+class Diverged(UsageError):
+    """The loss was not a finite number although the data are finite."""
+
+
 class Backup(tf.keras.callbacks.Callback):
-    """Keeps the state after the last finished epoch: weights, optimizer, number of epochs.
+    """Saves the state after each epoch: weights, optimizer, number of finished epochs.
 
     A new state takes the place of the old one in one step, under either Keras. (Keras's own
     `BackupAndRestore` writes over its only copy: killed while it writes, it cannot be resumed.)
 
     Args:
-        folder: str. Where the state is kept.
+        folder: str. Where the state is saved.
         model: compiled model with all its weights made.
     """
 
@@ -39,10 +46,10 @@ class Backup(tf.keras.callbacks.Callback):
         self._manager = tf.train.CheckpointManager(state, folder, max_to_keep=1)
 
     def restore(self) -> int:
-        """Brings the kept state back, if there is one; returns the epochs it has finished."""
+        """Loads the saved state, if there is one; returns the number of epochs it has finished."""
         if self._manager.latest_checkpoint:
-            found = self._manager.checkpoint.restore(self._manager.latest_checkpoint)
-            found.assert_existing_objects_matched()
+            status = self._manager.checkpoint.restore(self._manager.latest_checkpoint)
+            status.assert_existing_objects_matched()
         return int(self._finished)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -51,7 +58,7 @@ class Backup(tf.keras.callbacks.Callback):
 
 
 class KeepBest(tf.keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the highest value of a metric, replaced in one step.
+    """Saves the weights of the epoch with the highest value of a metric, replaced in one step.
 
     Args:
         path: str. Ends in ``.weights.h5``.
@@ -67,32 +74,9 @@ class KeepBest(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         value = float(logs[self._monitor])
         if value > self._best:
-            folder, name = os.path.split(self._path)
-            unfinished = os.path.join(folder, f"saving-{name}")
-            self.model.save_weights(unfinished)
-            os.replace(unfinished, self._path)
+            with replacing(self._path) as temporary:
+                self.model.save_weights(temporary)
             self._best = value
-
-
-def keep_epochs(log: str, epochs: int, monitor: str = "val_auc") -> float | None:
-    """Cuts a `CSVLogger`'s file after its first `epochs` rows, those that will not be repeated.
-
-    Returns:
-        The highest `monitor` among the rows kept; None without rows.
-    """
-    if not os.path.exists(log):
-        return None
-    with open(log, newline="", encoding="utf-8") as file:
-        lines = file.read().splitlines(keepends=True)
-    kept = lines[: 1 + epochs] if epochs else []
-    with open(f"{log}.tmp", "w", newline="", encoding="utf-8") as file:
-        file.writelines(kept)
-    os.replace(f"{log}.tmp", log)
-    return max((float(row[monitor]) for row in csv.DictReader(kept)), default=None)
-
-
-class Diverged(UsageError):
-    """The loss left the finite numbers although the data are finite."""
 
 
 class Patience(tf.keras.callbacks.Callback):
@@ -100,7 +84,7 @@ class Patience(tf.keras.callbacks.Callback):
 
     Args:
         epochs: int. How many; 0 never ends it.
-        best: float or None. Value that must be exceeded, as :func:`standing` gives it.
+        best: float or None. Value that must be exceeded, as :func:`read_history` returns it.
         waited: int. Epochs since then.
         monitor: str. Name in the logs. Defaults to ``"val_auc"``.
     """
@@ -125,24 +109,6 @@ class Patience(tf.keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def standing(log: str, monitor: str = "val_auc") -> tuple[int, float | None, int]:
-    """What a `CSVLogger`'s file tells of the training so far.
-
-    Returns:
-        Epochs in the file; their best value of `monitor`, None without any; the epoch that had it
-        first, counted from 1, 0 without any.
-    """
-    if not os.path.exists(log):
-        return 0, None, 0
-    with open(log, newline="", encoding="utf-8") as file:
-        values = [float(row[monitor]) for row in csv.DictReader(file)]
-    best, at = None, 0
-    for epoch, value in enumerate(values, 1):
-        if value == value and (best is None or value > best):
-            best, at = value, epoch
-    return len(values), best, at
-
-
 class StopWhenNotFinite(tf.keras.callbacks.Callback):
     """Ends training with an error at the first step whose loss is not a finite number.
 
@@ -159,8 +125,8 @@ class StopWhenNotFinite(tf.keras.callbacks.Callback):
         self.epoch = self.step = 0
 
     @property
-    def place(self) -> str:
-        """Where training is: ``"epoch 1, step 7 of 120"``."""
+    def position(self) -> str:
+        """The current step: ``"epoch 1, step 7 of 120"``."""
         return f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}"
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -171,7 +137,7 @@ class StopWhenNotFinite(tf.keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         # Keras logs the mean of the epoch so far: once not finite, it stays so.
-        self._check(logs, f"at {self.place}")
+        self._check(logs, f"at {self.position}")
 
     def on_test_batch_end(self, batch, logs=None):
         self._check(logs, f"in the validation after epoch {self.epoch + 1}")
@@ -179,10 +145,7 @@ class StopWhenNotFinite(tf.keras.callbacks.Callback):
     def _check(self, logs, where):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            raise Diverged(
-                f"The loss became {loss} {where}, on finite data: training diverged. Lower "
-                "--learning_rate, or bound the step with --clip_norm 1"
-            )
+            raise divergence(loss, where)
 
 
 class Pace(tf.keras.callbacks.Callback):
@@ -205,14 +168,67 @@ class Pace(tf.keras.callbacks.Callback):
         self._since = now
 
     def examples_per_s(self, examples_a_step: float) -> int | None:
-        """The rate; None if fewer than two steps were made."""
+        """Returns examples per second; None if fewer than two steps were measured."""
         if self.steps < 2 or not self.seconds:
             return None
         return round(examples_a_step * (self.steps - 1) / self.seconds)
 
 
-def check_finite(sequences: Sequences, splits=("train", "validation"), batch_size: int = 512):
-    """Looks for what no model can learn from, to explain a loss that is not a number.
+class History(NamedTuple):
+    """The epochs in a `CSVLogger`'s file.
+
+    Attributes:
+        epochs: int. How many there are.
+        best: float or None. Highest value of the monitored metric; None without any.
+        best_epoch: int. The epoch that had it first, counted from 1; 0 without any.
+    """
+
+    epochs: int
+    best: float | None
+    best_epoch: int
+
+
+def keep_epochs(log: str, epochs: int, monitor: str = "val_auc") -> float | None:
+    """Cuts a `CSVLogger`'s file after its first `epochs` rows, those that will not be repeated.
+
+    Returns:
+        The highest `monitor` among the rows kept; None without rows.
+    """
+    if not os.path.exists(log):
+        return None
+    with open(log, newline="", encoding="utf-8") as file:
+        lines = file.read().splitlines(keepends=True)
+    kept = lines[: 1 + epochs] if epochs else []
+    with replacing(log) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        file.writelines(kept)
+    return max((float(row[monitor]) for row in csv.DictReader(kept)), default=None)
+
+
+def read_history(log: str, monitor: str = "val_auc") -> History:
+    """Reads a `CSVLogger`'s file; one that does not exist holds no epochs."""
+    if not os.path.exists(log):
+        return History(0, None, 0)
+    with open(log, newline="", encoding="utf-8") as file:
+        values = [float(row[monitor]) for row in csv.DictReader(file)]
+    best, best_epoch = None, 0
+    for epoch, value in enumerate(values, 1):
+        if value == value and (best is None or value > best):
+            best, best_epoch = value, epoch
+    return History(len(values), best, best_epoch)
+
+
+def divergence(loss: float | str, where: str) -> Diverged:
+    """Returns the error that says where the loss left the finite numbers, and what helps."""
+    return Diverged(
+        f"The loss became {loss} {where}, on finite data: training diverged. Lower "
+        "`learning_rate`, or bound the step with a `clip_norm` of 1"
+    )
+
+
+def check_finite(
+    sequences: Sequences, splits: Sequence[str] = ("train", "validation"), batch_size: int = 512
+) -> None:
+    """Checks labels, weights and numeric context, to explain a loss that is not a number.
 
     Unknown numeric context is NaN by contract; infinite context is not.
 

@@ -1,4 +1,4 @@
-"""Models compiled with this package's optimizers, loss and metrics."""
+"""Compiling models with this package's optimizers, loss and metrics."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ def compile_model(
         table_learning_rate: float, schedule or None. Of tables; None: the `learning_rate`.
         clip_norm: float or None. Bound of the norm of all gradients together.
     """
-    made = OPTIMIZERS[optimizer](
-        learning_rate,
-        weight_decay=weight_decay,
-        table_learning_rate=table_learning_rate,
-        global_clipnorm=clip_norm,
-    )
     model.compile(
-        optimizer=made,
+        optimizer=OPTIMIZERS[optimizer](
+            learning_rate,
+            weight_decay=weight_decay,
+            table_learning_rate=table_learning_rate,
+            global_clipnorm=clip_norm,
+        ),
         loss=CandidateCrossentropy(),
         weighted_metrics=[tf.keras.metrics.AUC(name="auc", num_thresholds=1000), RequestGAUC()],
         jit_compile=False,
@@ -49,7 +48,7 @@ def compile_model(
 
 
 def make_network(options: Mapping[str, Any], schema, steps: int):
-    """A fresh model, compiled, as a run's options describe it; weights and order by its seed.
+    """Builds and compiles the model that a run's options describe, after setting their seed.
 
     Args:
         options: mapping. What ``run.json`` holds.
@@ -81,13 +80,12 @@ def make_network(options: Mapping[str, Any], schema, steps: int):
 
 
 def _rate(rate: float | None, schedule: str, steps: int):
-    """The rate as the optimizer takes it."""
     if rate is None or schedule == "constant":
         return rate
     return tf.keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
 
 
 def _head(model: str, dropout: float) -> Head:
-    """The model's own head, with dropout."""
+    """Returns the head that the model has by default, with dropout."""
     make = MODELS[model].parts.get("head", lambda: Head(name="head"))
     return Head.from_config({**make().get_config(), "dropout": dropout})

@@ -1,4 +1,4 @@
-"""A run: the folder that training leaves and that evaluation and export start from.
+"""The folder of a run, which training writes and evaluation and export read.
 
 ``run.json`` (options), ``schema.json`` and ``vocabulary/`` (copied, so that a run stands alone),
 ``model.keras``, ``metrics.json``, ``predictions.npz`` (of the test split), ``history.csv``,
@@ -16,7 +16,7 @@ from typing import Any
 
 from tfdare.compat import tf
 from tfdare.errors import UsageError
-from tfdare.files import write_json
+from tfdare.files import write_json, write_text
 from tfdare.schema import Schema
 from tfdare.schema.differences import differences
 from tfdare.sequences import Sequences
@@ -32,7 +32,7 @@ class Run:
     Attributes:
         path: str. The folder.
         schema: Schema. With the model's dimensions.
-        options: dict. What ``tfdare train`` was asked for.
+        options: dict. The content of ``run.json``.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Run:
     options: dict[str, Any]
 
     def model(self):
-        """The trained Keras model.
+        """Loads the trained Keras model.
 
         Raises:
             UsageError: it cannot be read, or was saved by the other generation of Keras.
@@ -57,7 +57,7 @@ class Run:
             ) from error
 
     def sequences_for_lookup(self) -> Sequences:
-        """The run's own schema and vocabularies, for id look-ups."""
+        """Returns the run's own schema and vocabularies, for id look-ups."""
         return Sequences(self.path, self.schema, {})
 
 
@@ -86,7 +86,7 @@ def start_run(
     options: dict[str, Any],
     overwrite: bool = False,
 ) -> bool:
-    """Makes the folder, or finds one whose training was cut off.
+    """Creates the folder, or checks that a training that was cut off can resume in it.
 
     Returns:
         Whether training resumes.
@@ -97,14 +97,14 @@ def start_run(
     if overwrite and os.path.exists(os.path.join(path, OPTIONS)):
         shutil.rmtree(path)
     if os.path.lexists(path) and not os.path.isdir(path):
-        raise UsageError(f"{path!r} exists and is not a folder; choose another --output")
+        raise UsageError(f"{path!r} exists and is not a folder; choose another `output`")
     resumed = os.path.isdir(path) and bool(os.listdir(path))
     if resumed:
         if not os.path.exists(os.path.join(path, OPTIONS)):
-            raise UsageError(f"{path!r} exists and is not a training run; choose another --output")
+            raise UsageError(f"{path!r} exists and is not a training run; choose another `output`")
         if os.path.exists(os.path.join(path, METRICS_FILE)):
             raise UsageError(
-                f"{path!r} holds a finished run; choose another --output or pass --overwrite"
+                f"{path!r} holds a finished run; choose another `output` or set `overwrite`"
             )
         with open(os.path.join(path, OPTIONS), encoding="utf-8") as file:
             before = json.load(file)
@@ -112,24 +112,22 @@ def start_run(
             differ = sorted(k for k in {*before, *options} if before.get(k) != options.get(k))
             raise UsageError(
                 f"{path!r} holds an unfinished run with other options ({', '.join(differ)}); "
-                f"{_other_data(path, schema)}repeat those to resume it, or pass --overwrite"
+                f"{_schema_differences(path, schema)}repeat those to resume it, or set `overwrite`"
             )
     # The options come first: a folder that holds them is a run, however early it was cut off.
     os.makedirs(path, exist_ok=True)
     write_json(os.path.join(path, OPTIONS), options)
     for part in schema.categorical:
-        if part.hash_buckets:
-            continue
-        copy = os.path.join(path, part.vocabulary)
-        os.makedirs(os.path.dirname(copy), exist_ok=True)
-        shutil.copyfile(sequences.vocabulary_path(part.name), copy)
-    with open(os.path.join(path, "schema.json"), "w", encoding="utf-8") as file:
-        file.write(schema.to_json())
+        if part.vocabulary is not None:
+            copy = os.path.join(path, part.vocabulary)
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            shutil.copyfile(sequences.vocabulary_path(part.name), copy)
+    write_text(os.path.join(path, "schema.json"), schema.to_json())
     return resumed
 
 
-def _other_data(path: str, schema: Schema) -> str:
-    """In what an unfinished run's data differ from these; nothing if they do not."""
+def _schema_differences(path: str, schema: Schema) -> str:
+    """Describes how an unfinished run's schema differs from this one; empty if it does not."""
     before = os.path.join(path, "schema.json")
     if not os.path.exists(before):
         return ""
@@ -138,7 +136,7 @@ def _other_data(path: str, schema: Schema) -> str:
 
 
 def update_metrics(path: str, split: str, numbers: dict[str, Any]) -> None:
-    """Puts one split's numbers into the run's ``metrics.json``."""
+    """Writes one split's numbers into the run's ``metrics.json``."""
     target = os.path.join(path, METRICS_FILE)
     metrics = {}
     if os.path.exists(target):
@@ -148,7 +146,7 @@ def update_metrics(path: str, split: str, numbers: dict[str, Any]) -> None:
 
 
 def run_name(run: Run, runs: Sequence[Run]) -> str:
-    """What tells a run from others: its model, or its folder where models are alike."""
-    models = [one.options["model"] for one in runs]
+    """Returns a name for a run among others: its model, or its folder if they share the model."""
+    models = [other.options["model"] for other in runs]
     model = run.options["model"]
     return model if models.count(model) == 1 else os.path.basename(os.path.abspath(run.path))

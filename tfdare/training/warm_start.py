@@ -1,17 +1,17 @@
-"""Training that goes on from a trained model after its vocabularies have grown."""
+"""Starting a training from a trained model, whose vocabularies may have grown since."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from tfdare.compat import raw
-from tfdare.schema import SchemaError
+from tfdare.schema import FIRST_ID, SchemaError
 from tfdare.sequences import Sequences
 from tfdare.training.run_folder import Run
 
 
 def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
-    """Gives a new model the weights of a trained one.
+    """Copies the weights of a trained model into a new one.
 
     Vocabularies that grew by appending leave every old id in its row: its row is copied, and rows
     of new ids keep their initial values. All other weights must have the shapes they had. Slots of
@@ -29,24 +29,24 @@ def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
         SchemaError: a feature is missing or new, an old id has another row, or the models differ in
             more than their vocabularies; the message names what.
     """
-    grown = _grown(run, sequences)
+    new_ids = _count_new_ids(run, sequences)
     sizes = {
         (old.vocabulary_size, new.vocabulary_size)
         for old, new in zip(run.schema.categorical, sequences.schema.categorical)
     }
     trained = run.model()
     pairs = list(zip(trained.weights, model.weights))
-    kinds = [(one.name, len(one.weights)) for one in (trained, model)]
+    kinds = [(network.name, len(network.weights)) for network in (trained, model)]
     if kinds[0] != kinds[1]:
         raise SchemaError(
-            f"--warm_start {run.path!r} is {kinds[0][0]!r} with {kinds[0][1]} weights. "
+            f"`warm_start` {run.path!r} is {kinds[0][0]!r} with {kinds[0][1]} weights. "
             f"Received: {kinds[1][0]!r} with {kinds[1][1]}"
         )
     for old, new in pairs:
         before, after = tuple(old.shape), tuple(new.shape)
         if before != after and (before[1:] != after[1:] or (before[0], after[0]) not in sizes):
             raise SchemaError(
-                f"--warm_start {run.path!r}: weight {new.name!r} has shape {after}, {before} in "
+                f"`warm_start` {run.path!r}: weight {new.name!r} has shape {after}, {before} in "
                 "the trained model. Train with its dimensions"
             )
     for old, new in pairs:
@@ -55,27 +55,28 @@ def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
             raw(new)[: len(values)].assign(values)
         else:
             raw(new).assign(values)
-    return grown
+    return new_ids
 
 
-def _grown(run: Run, sequences: Sequences) -> dict[str, int]:
+def _count_new_ids(run: Run, sequences: Sequences) -> dict[str, int]:
     before, after = run.schema.categorical, sequences.schema.categorical
     names = [part.name for part in before], [part.name for part in after]
     if names[0] != names[1]:
         raise SchemaError(
-            f"--warm_start {run.path!r} was trained on the features {names[0]}. "
+            f"`warm_start` {run.path!r} was trained on the features {names[0]}. "
             f"Received: {names[1]}"
         )
-    trained_on, grown = run.sequences_for_lookup(), {}
+    trained_on = run.sequences_for_lookup()
+    new_ids: dict[str, int] = {}
     hashed = [{part.name: part.hash_buckets for part in parts} for parts in (before, after)]
     for name in names[0]:
         if hashed[0][name] != hashed[1][name]:
             raise SchemaError(
-                f"--warm_start {run.path!r}: {name!r} had {hashed[0][name]} hash buckets, now "
+                f"`warm_start` {run.path!r}: {name!r} had {hashed[0][name]} hash buckets, now "
                 f"{hashed[1][name]}"
             )
         if hashed[0][name]:
-            grown[name] = 0
+            new_ids[name] = 0
             continue
         old, new = trained_on.vocabulary(name), sequences.vocabulary(name)
         same = old[: len(new)] == new[: len(old)]
@@ -83,8 +84,8 @@ def _grown(run: Run, sequences: Sequences) -> dict[str, int]:
             row = int(np.argmin(same)) if not same.all() else len(new)
             now = new[row] if row < len(new) else "nothing"
             raise SchemaError(
-                f"--warm_start {run.path!r}: row {row + 2} of {name!r} was id {old[row]}, now "
-                f"{now}. Vocabularies must have grown by appending"
+                f"`warm_start` {run.path!r}: row {row + FIRST_ID} of {name!r} was id {old[row]}, "
+                f"now {now}. Vocabularies must have grown by appending"
             )
-        grown[name] = len(new) - len(old)
-    return grown
+        new_ids[name] = len(new) - len(old)
+    return new_ids

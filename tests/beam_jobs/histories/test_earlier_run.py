@@ -51,15 +51,15 @@ def make_days(folder, seed=0, days=3):
     return paths
 
 
-def same_bytes(one, other, *also):
+def same_bytes(first, other, *also):
     names = [
-        path.relative_to(one.output)
+        path.relative_to(first.output)
         for part in (*SPLITS, "vocabulary")
-        for path in sorted((one.output / part).iterdir())
+        for path in sorted((first.output / part).iterdir())
     ]
     assert len(names) > 5
     for name in [*names, "schema.json", *also]:
-        assert (one.output / name).read_bytes() == (other.output / name).read_bytes(), name
+        assert (first.output / name).read_bytes() == (other.output / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_day_by_day_equals_the_whole(prepare, tmp_path, options):
     assert first.code == 0, first.err
     runs = [first]
     for number in (1, 2):
-        made = prepare(
+        later = prepare(
             days[number],
             *options,
             "--since",
@@ -86,8 +86,8 @@ def test_day_by_day_equals_the_whole(prepare, tmp_path, options):
             output=f"day-{number}",
             buckets=None,
         )
-        assert made.code == 0, made.err
-        runs.append(made)
+        assert later.code == 0, later.err
+        runs.append(later)
     whole = prepare(
         days, *options, "--vocabulary_from", str(runs[-1].output), "--keep_events", output="whole"
     )
@@ -107,10 +107,10 @@ def test_day_by_day_equals_the_whole(prepare, tmp_path, options):
     if "--max_events" in options:
         return  # a row that is cut is not looked at: whether it repeats another is not told
     # what was refused today is told with today's file and line
-    told = [row for run in runs for row in run.rejected]
-    assert len(told) == len(whole.rejected)
+    rejected = [row for run in runs for row in run.rejected]
+    assert len(rejected) == len(whole.rejected)
     key = lambda row: (row["file"], row["line"], row["reason"], row["row"])
-    assert sorted(map(key, told)) == sorted(map(key, whole.rejected))
+    assert sorted(map(key, rejected)) == sorted(map(key, whole.rejected))
 
 
 def test_frozen_vocabularies(prepare, tmp_path):
@@ -129,10 +129,10 @@ def test_frozen_vocabularies(prepare, tmp_path):
 def test_a_vocabulary_goes_on():
     earlier = Vocabulary(np.array([7, 3, 9]), np.array([5, 4, 1]))
     now = Vocabulary(np.array([8, 3, 1, 7, 2]), np.array([6, 5, 3, 2, 1]))
-    grown = now.after(earlier, min_count=2, frozen=False)
+    grown = now.extend(earlier, min_count=2, frozen=False)
     assert grown.text() == b"7\t2\n3\t5\n9\t0\n8\t6\n1\t3\n"
     assert grown.index(np.array([8, 9, 2])).tolist() == [3, 2, -1]
-    assert now.after(earlier, 2, frozen=True).text() == b"7\t2\n3\t5\n9\t0\n"
+    assert now.extend(earlier, 2, frozen=True).text() == b"7\t2\n3\t5\n9\t0\n"
 
 
 def test_a_vocabulary_of_limited_size(prepare, tmp_path):
@@ -145,12 +145,12 @@ def test_a_vocabulary_of_limited_size(prepare, tmp_path):
             few.sequences.vocabulary(name), whole.sequences.vocabulary(name)[:most]
         )
     assert few.sequences.schema.split["max_size"] == {"item": 9, "tags": 3, "city": 1}
-    for given, words in [
+    for option, words in [
         ("brand=3", "no feature 'brand' among item, category"),
         ("item=0", "must be name=ids, 1 or more. Received: item=0"),
         ("item", "must be name=value pairs"),
     ]:
-        refused = prepare(days, *PLAIN, "--max_size", given, output="refused")
+        refused = prepare(days, *PLAIN, "--max_size", option, output="refused")
         assert refused.code == 2 and words in refused.err, refused.err
 
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_built_on(prepare, tmp_path):
             "has no vocabulary of brand",
         ),
     ]:
-        given = [*PLAIN, *more] if "--min_events" not in more else [*PLAIN[:2], *PLAIN[6:], *more]
-        refused = prepare(day, *given, output="refused", buckets=None)
+        options = [*PLAIN, *more] if "--min_events" not in more else [*PLAIN[:2], *PLAIN[6:], *more]
+        refused = prepare(day, *options, output="refused", buckets=None)
         assert refused.code == 2 and words in refused.err, refused.err
         assert not refused.output.exists()

@@ -76,11 +76,11 @@ def plain_requests(behaviors, impressions, coarse):
     for number, (user, item, category, time) in enumerate(unique):
         histories.setdefault(user, []).append((time, number, item, category))
     histories = {user: sorted(rows) for user, rows in histories.items() if len(rows) >= 4}
-    found = {}
+    requests = {}
     for user, item, label, city, price, time, page in impressions:
         if user not in histories:
             continue
-        request = found.setdefault(
+        request = requests.setdefault(
             (user, time, page),
             {
                 "items": [],
@@ -96,13 +96,13 @@ def plain_requests(behaviors, impressions, coarse):
         )
         request["items"].append(item)
         request["labels"].append(label)
-    return {key: request for key, request in found.items() if request["history"]}
+    return {key: request for key, request in requests.items() if request["history"]}
 
 
 @pytest.mark.parametrize("clock", [(), ("--coarse_clock",)])
 def test_equals_a_plain_join(prepare, tmp_path, clock):
-    log, shown, behaviors, impressions = make_logs(tmp_path)
-    outcome = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS, *clock)
+    log, shown_log, behaviors, impressions = make_logs(tmp_path)
+    outcome = prepare(log, *OPTIONS, "--impressions", shown_log, *COLUMNS, *clock)
     assert outcome.code == 0, outcome.err
     sequences = outcome.sequences
     raw = {
@@ -121,34 +121,34 @@ def test_equals_a_plain_join(prepare, tmp_path, clock):
         for record in sequences.records(split):
             assert (np.diff(record.position) >= 0).all()
             start = 0
-            for place, size in enumerate(record.target_length.tolist()):
+            for index, size in enumerate(record.target_length.tolist()):
                 stop = start + size
                 items = [int(raw["item"][row]) for row in record.target["item"][start:stop]]
                 categories = raw["category"][record.target["category"][start:stop]].tolist()
                 for item, category in zip(items, categories):
                     # the catalog knows the category of what was a behavior in training
                     assert category in (item % 4, -1)
-                known = record.history["item"][: record.position[place]]
-                got.setdefault((record.user, int(record.request_time[place])), []).append(
+                known = record.history["item"][: record.position[index]]
+                got.setdefault((record.user, int(record.request_time[index])), []).append(
                     (
                         sorted(zip(items, record.label[start:stop].tolist())),
                         [int(raw["item"][row]) for row in known],
-                        int(raw["city"][record.context["city"][place]]),
-                        float(record.context["price"][place]),
+                        int(raw["city"][record.context["city"][index]]),
+                        float(record.context["price"][index]),
                     )
                 )
                 start = stop
         item_ids = set(raw["item"].tolist())
         plain = {}
         for (user, time, _), request in wanted:
-            one = [item if item in item_ids else -1 for item in request["items"]]
+            items = [item if item in item_ids else -1 for item in request["items"]]
             history = [item if item in item_ids else -1 for item in request["history"]]
             plain.setdefault((user, time), []).append(
-                (sorted(zip(one, request["labels"])), history, request["city"], request["price"])
+                (sorted(zip(items, request["labels"])), history, request["city"], request["price"])
             )
         city_ids = set(raw["city"].tolist())
         for key, some in plain.items():
-            some = [(*one[:2], one[2] if one[2] in city_ids else -1, one[3]) for one in some]
+            some = [(*row[:2], row[2] if row[2] in city_ids else -1, row[3]) for row in some]
             assert sorted(got.pop(key)) == sorted(some), key
             requests += len(some)
         assert not got
@@ -160,19 +160,19 @@ def test_equals_a_plain_join(prepare, tmp_path, clock):
 
 
 def check_counts(manifest, impressions):
-    shown = manifest["counts"]["impressions"]
-    assert shown["read"] == len(impressions)
-    assert shown["of_other_users"] > 0 and shown["kept"] > 0
-    assert shown["read"] == shown["rejected"] + shown["cut"] + shown["of_other_users"] + (
-        shown["without_history"] + shown["kept"]
+    counts = manifest["counts"]["impressions"]
+    assert counts["read"] == len(impressions)
+    assert counts["of_other_users"] > 0 and counts["kept"] > 0
+    assert counts["read"] == counts["rejected"] + counts["cut"] + counts["of_other_users"] + (
+        counts["without_history"] + counts["kept"]
     )
     splits = manifest["counts"]["splits"]
-    assert shown["kept"] == sum(splits[split]["candidates"] for split in SPLITS)
+    assert counts["kept"] == sum(splits[split]["candidates"] for split in SPLITS)
 
 
 def test_the_vocabulary_holds_what_was_shown_in_training(prepare, tmp_path):
-    log, shown, behaviors, impressions = make_logs(tmp_path)
-    outcome = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS)
+    log, shown_log, behaviors, impressions = make_logs(tmp_path)
+    outcome = prepare(log, *OPTIONS, "--impressions", shown_log, *COLUMNS)
     users = {}
     for user, *_ in dict.fromkeys(behaviors):
         users[user] = users.get(user, 0) + 1
@@ -190,61 +190,61 @@ def test_the_vocabulary_holds_what_was_shown_in_training(prepare, tmp_path):
 
 
 def test_runner_buckets_and_chunks_change_nothing(prepare, tmp_path):
-    log, shown, _, _ = make_logs(tmp_path)
-    first = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS)
+    log, shown_log, _, _ = make_logs(tmp_path)
+    first = prepare(log, *OPTIONS, "--impressions", shown_log, *COLUMNS)
     for name, more in {
         "bundles": ("--buckets", 7, "--runner", "BundleBasedDirectRunner"),
         "chunks": ("--buckets", 1, "--chunk_bytes", 211),
     }.items():
-        other = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS, *more, output=name)
+        other = prepare(log, *OPTIONS, "--impressions", shown_log, *COLUMNS, *more, output=name)
         assert other.manifest["digests"] == first.manifest["digests"], name
         assert other.manifest["counts"] == first.manifest["counts"], name
 
 
 def test_a_wide_request_becomes_several(prepare, tmp_path):
-    log, shown, _, impressions = make_logs(tmp_path)
-    whole = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS)
+    log, shown_log, _, impressions = make_logs(tmp_path)
+    whole = prepare(log, *OPTIONS, "--impressions", shown_log, *COLUMNS)
     narrow = prepare(
-        log, *OPTIONS, "--impressions", shown, *COLUMNS, "--max_candidates", 2, output="narrow"
+        log, *OPTIONS, "--impressions", shown_log, *COLUMNS, "--max_candidates", 2, output="narrow"
     )
     assert narrow.sequences.schema.max_candidates == 2
     check_counts(narrow.manifest, impressions)
     for split in SPLITS:
-        for one, other in zip(whole.sequences.records(split), narrow.sequences.records(split)):
+        for wide, other in zip(whole.sequences.records(split), narrow.sequences.records(split)):
             for name in ("item", "category"):
-                np.testing.assert_array_equal(one.target[name], other.target[name])
-                np.testing.assert_array_equal(one.history[name], other.history[name])
-            np.testing.assert_array_equal(one.label, other.label)
+                np.testing.assert_array_equal(wide.target[name], other.target[name])
+                np.testing.assert_array_equal(wide.history[name], other.history[name])
+            np.testing.assert_array_equal(wide.label, other.label)
             assert other.target_length.max() <= 2
             again = [
                 [position] * -(-size // 2)
-                for position, size in zip(one.position.tolist(), one.target_length.tolist())
+                for position, size in zip(wide.position.tolist(), wide.target_length.tolist())
             ]
             assert other.position.tolist() == functools.reduce(operator.iadd, again, [])
 
 
 def test_bad_rows_are_kept_with_file_and_line(prepare, tmp_path):
-    log, shown, _, _ = make_logs(tmp_path)
-    lines = shown.read_text().splitlines()
+    log, shown_log, _, _ = make_logs(tmp_path)
+    lines = shown_log.read_text().splitlines()
     lines[3] = lines[3].replace(",0,", ",2,", 1).replace(",1,", ",2,", 1)
     lines[7] = "u1,x,1,1,1,5,page"
-    shown.write_text("\n".join(lines) + "\n")
-    outcome = prepare(log, *OPTIONS, "--impressions", shown, *COLUMNS, "--chunk_bytes", 400)
+    shown_log.write_text("\n".join(lines) + "\n")
+    outcome = prepare(log, *OPTIONS, "--impressions", shown_log, *COLUMNS, "--chunk_bytes", 400)
     assert outcome.code == 0, outcome.err
-    told = [
+    rejected = [
         (row["file"], row["line"], row["reason"])
         for row in outcome.rejected
-        if row["file"] == str(shown)
+        if row["file"] == str(shown_log)
     ]
-    assert told == [
-        (str(shown), 4, "label is neither 0 nor 1"),
-        (str(shown), 8, "item is not an integer"),
+    assert rejected == [
+        (str(shown_log), 4, "label is neither 0 nor 1"),
+        (str(shown_log), 8, "item is not an integer"),
     ]
     strict = prepare(
         log,
         *OPTIONS,
         "--impressions",
-        shown,
+        shown_log,
         *COLUMNS,
         "--max_rejected_fraction",
         0.001,
@@ -292,15 +292,15 @@ def test_lines_of_json_with_features_of_their_own(prepare, tmp_path):
     [
         (("--split", "last_fraction"), "needs --split by_time. Received: --split last_fraction"),
         (("--split", "by_time"), "needs --validation_from and a later --test_from"),
-        ((*OPTIONS, "--impressions_format", "taobao"), "must be one of csv, parquet, avro, jsonl"),
+        ((*OPTIONS, "--impressions_format", "taobao"), "format: invalid choice: 'taobao'"),
         ((*OPTIONS, "--impressions_columns", "color=city"), "Received: 'color=city'"),
         ((*OPTIONS, "--impressions_columns", "label=nothing"), "missing columns: nothing"),
         ((*OPTIONS, "--max_candidates", 0), "--max_candidates must be at least 1. Received: 0"),
     ],
 )
 def test_what_does_not_fit(prepare, tmp_path, more, words):
-    log, shown, _, _ = make_logs(tmp_path)
-    refused = prepare(log, "--impressions", shown, *more)
+    log, shown_log, _, _ = make_logs(tmp_path)
+    refused = prepare(log, "--impressions", shown_log, *more)
     assert refused.code == 2 and words in refused.err, refused.err
     assert not refused.output.exists()
 

@@ -27,10 +27,10 @@ def rows_of(parts):
 
 def newest(rows, most):
     """What should be left, by a plain reading."""
-    found = []
+    kept = []
     for user in {row[0] for row in rows}:
-        found += sorted(row for row in rows if row[0] == user)[-most:]
-    return sorted(found)
+        kept += sorted(row for row in rows if row[0] == user)[-most:]
+    return sorted(kept)
 
 
 def test_keeps_each_users_newest():
@@ -53,14 +53,14 @@ def test_the_way_of_gathering_does_not_matter(seed):
     random.shuffle(parts)
     gathered = [combiner.create_accumulator() for _ in range(4)]
     for part in parts:
-        place = int(random.integers(4))
-        gathered[place] = combiner.add_input(gathered[place], make_events(part))
+        index = int(random.integers(4))
+        gathered[index] = combiner.add_input(gathered[index], make_events(part))
     merged = combiner.merge_accumulators(
         [gathered[0], combiner.merge_accumulators(gathered[1:3]), gathered[3]]
     )
-    found = combiner.extract_output(merged)
-    assert rows_of(found.parts) == newest(rows, 25)
-    assert found.cut == len(rows) - len(newest(rows, 25)) == len(rows) - found.rows
+    output = combiner.extract_output(merged)
+    assert rows_of(output.parts) == newest(rows, 25)
+    assert output.cut == len(rows) - len(newest(rows, 25)) == len(rows) - output.rows
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -79,15 +79,15 @@ def test_a_row_and_its_repeats_count_once(seed):
     for start in range(0, len(rows), 50):
         part = [(str(u), int(t), int(n)) for u, t, n in rows[start : start + 50]]
         gathered = combiner.add_input(gathered, make_events(part))
-    found = rows_of(combiner.extract_output(gathered).parts)
+    left = rows_of(combiner.extract_output(gathered).parts)
     first = {}
     for _user, time, line in sorted(((u, int(t), int(n)) for u, t, n in rows), key=lambda r: r[2]):
         first.setdefault((time, line % 7), line)
     newest_times = sorted(first)[-9:]
     kept = {}
-    for _, time, line in found:
+    for _, time, line in left:
         kept.setdefault((time, line % 7), []).append(line)
-    assert len(kept) == 9 and len(found) <= 18
+    assert len(kept) == 9 and len(left) <= 18
     for (time, item), some in kept.items():  # the first of each, which is the one that stays
         assert min(some) == first[time, item]
     assert sorted({time for time, _ in kept}) == sorted({time for time, _ in newest_times})
@@ -101,9 +101,9 @@ def test_a_bots_events_are_never_all_in_memory():
         events = Events(pa.array(["bot"] * 5000), {"time": lines // 3, "item": lines}, lines)
         gathered = combiner.add_input(gathered, events)
         most = max(most, sum(len(part.line) for part in gathered.parts))
-    found = combiner.extract_output(gathered)
-    assert most <= 20_000 and found.cut == 999_000
-    assert np.concatenate([part.line for part in found.parts]).tolist() == list(
+    output = combiner.extract_output(gathered)
+    assert most <= 20_000 and output.cut == 999_000
+    assert np.concatenate([part.line for part in output.parts]).tolist() == list(
         range(999_000, 1_000_000)
     )
 

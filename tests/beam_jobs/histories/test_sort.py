@@ -40,30 +40,30 @@ def events(rows, chunk=0, first_line=1):
 
 def histories(users, bucket=0):
     """Histories from a dict of user to (item, category, time) rows."""
-    rows = [row for found in users.values() for row in found]
+    rows = [row for events in users.values() for row in events]
     item, category, time = (np.array(part, np.int64) for part in zip(*rows))
     order = np.arange(len(rows))
     columns = {"item": item, "category": category, "time": time, "order": order}
-    length = np.array([len(found) for found in users.values()])
+    length = np.array([len(events) for events in users.values()])
     return Histories(bucket, list(users), length, columns)
 
 
-def plain(found):
+def plain(histories):
     """Histories as tuples."""
-    start = found.start.tolist()
-    for user, begin, length in zip(found.users, start, found.length.tolist()):
+    start = histories.start.tolist()
+    for user, begin, length in zip(histories.users, start, histories.length.tolist()):
         yield (
             user,
             [
-                tuple(int(found.columns[name][i]) for name in ("item", "category", "time"))
+                tuple(int(histories.columns[name][i]) for name in ("item", "category", "time"))
                 for i in range(begin, begin + length)
             ],
         )
 
 
 def counter(result, name):
-    found = result.metrics().query(MetricsFilter().with_name(name))["counters"]
-    return sum(entry.committed for entry in found)
+    counters = result.metrics().query(MetricsFilter().with_name(name))["counters"]
+    return sum(entry.committed for entry in counters)
 
 
 def run(pipeline):
@@ -112,13 +112,13 @@ def test_read_events_sets_bad_rows_apart(pipeline, tmp_path):
 def test_sort_histories_sorts_by_time_then_place_in_the_log(pipeline):
     later = events([("b", 1, 1, 5), ("a", 2, 1, 7)], chunk=1)
     earlier = events([("b", 3, 1, 9), ("b", 4, 1, 5), ("a", 5, 1, 7), ("c", 6, 1, 1)])
-    found = pipeline | Create([(0, later), (0, earlier)]) | SortHistories(FORM, 2, 2, 1000, True)
+    outputs = pipeline | Create([(0, later), (0, earlier)]) | SortHistories(FORM, 2, 2, 1000, True)
     assert_that(
-        found[HISTORIES] | FlatMap(plain),
+        outputs[HISTORIES] | FlatMap(plain),
         equal_to([("a", [(5, 1, 7), (2, 1, 7)]), ("b", [(4, 1, 5), (1, 1, 5), (3, 1, 9)])]),
         "histories",
     )
-    assert_that(found[HISTORIES] | Map(lambda h: h.bucket), equal_to([0, 1]), "every bucket")
+    assert_that(outputs[HISTORIES] | Map(lambda h: h.bucket), equal_to([0, 1]), "every bucket")
     result = run(pipeline)
     assert counter(result, "users_kept") == 2
     assert counter(result, "users_too_short") == 1
@@ -128,24 +128,26 @@ def test_sort_histories_sorts_by_time_then_place_in_the_log(pipeline):
 @pytest.mark.parametrize("drop", [True, False])
 def test_sort_histories_drops_rows_that_came_before(pipeline, drop):
     rows = [("a", 1, 1, 5), ("a", 2, 1, 5), ("a", 1, 1, 5), ("a", 1, 2, 5), ("a", 1, 1, 6)]
-    found = pipeline | Create([(0, events(rows))]) | SortHistories(FORM, 1, 1, 1000, drop)
+    outputs = pipeline | Create([(0, events(rows))]) | SortHistories(FORM, 1, 1, 1000, drop)
     kept = [row[1:] for row in rows if drop is False] or [row[1:] for row in rows[:2] + rows[3:]]
-    assert_that(found[HISTORIES] | FlatMap(plain), equal_to([("a", kept)]), "histories")
+    assert_that(outputs[HISTORIES] | FlatMap(plain), equal_to([("a", kept)]), "histories")
     again = RejectedRows(0, (Rejected(3, DUPLICATE, "a,1,1,5"),))
-    assert_that(found[REJECTED], equal_to([again] if drop else []), "rejected")
+    assert_that(outputs[REJECTED], equal_to([again] if drop else []), "rejected")
     run(pipeline)
 
 
 def test_learn_vocabularies_counts_the_training_period_only(pipeline, tmp_path):
     # leave_last: the last two events of a user are held out
-    one = histories({"a": [(7, 1, 1), (8, 2, 2), (9, 9, 3), (10, 9, 4)]})
-    two = histories(
+    first = histories({"a": [(7, 1, 1), (8, 2, 2), (9, 9, 3), (10, 9, 4)]})
+    second = histories(
         {"b": [(8, 3, 1), (8, 2, 5), (5, 1, 6), (6, 1, 7)], "c": [(5, 1, 0), (5, 1, 1), (5, 1, 2)]}
     )
     learned = (
-        pipeline | Create([one, two]) | LearnVocabularies(FORM, LeaveLast(), 1, 2, str(tmp_path))
+        pipeline
+        | Create([first, second])
+        | LearnVocabularies(FORM, LeaveLast(), 1, 2, str(tmp_path))
     )
-    assert_that(learned | Map(lambda found: found["events"]), equal_to([5]))
+    assert_that(learned | Map(lambda facts: facts["events"]), equal_to([5]))
     run(pipeline)
     # item 8 came with category 3 first (time 1), so that all its 3 events count for category 3
     assert (tmp_path / "vocabulary/item.tsv").read_text() == "8\t3\n5\t1\n7\t1\n"
@@ -193,14 +195,14 @@ def test_build_requests_cuts_records(pipeline, tmp_path):
     )
 
     def check(shards):
-        found = {}
+        records = {}
         for shard in shards:
             assert shard.number == 3
             for data in shard.records:
                 record = decode(data, ("item", "category"))
-                found[record.user, shard.split] = record
-        assert len(found) == 6
-        test = found["a", "test"]
+                records[record.user, shard.split] = record
+        assert len(records) == 6
+        test = records["a", "test"]
         assert test.position.tolist() == [9, 10, 11]
         assert test.history["item"].tolist() == [2 + t % 4 for t in range(11)]  # no future
         assert test.history_time.tolist() == list(range(11))
@@ -214,11 +216,11 @@ def test_build_requests_cuts_records(pipeline, tmp_path):
         rows = catalog.item_rows
         own = dict(zip(rows["item"].tolist(), rows["category"].tolist()))
         assert [own[i] for i in test.target["item"].tolist()] == test.target["category"].tolist()
-        assert found["a", "validation"].position.tolist() == [8]
-        assert found["a", "train"].position.tolist() == [2, 5]
-        assert len(found["a", "train"].history_time) == 5
-        assert set(found["b", "test"].history["item"].tolist()) == {1}  # out of vocabulary
-        assert set(found["b", "test"].history["category"].tolist()) == {int(rows["category"][1])}
+        assert records["a", "validation"].position.tolist() == [8]
+        assert records["a", "train"].position.tolist() == [2, 5]
+        assert len(records["a", "train"].history_time) == 5
+        assert set(records["b", "test"].history["item"].tolist()) == {1}  # out of vocabulary
+        assert set(records["b", "test"].history["category"].tolist()) == {int(rows["category"][1])}
 
     assert_that(built[RECORDS], check)
     result = run(pipeline)
@@ -258,9 +260,9 @@ def test_write_rejected_reckons_lines_over_chunks(pipeline, tmp_path):
     rows = [RejectedRows(2, (Rejected(2, "r", "x"),)), RejectedRows(1, (Rejected(1, "r", "y"),))]
     pipeline | Create(rows) | WriteRejected(str(tmp_path), chunks, lines)
     run(pipeline)
-    found = [
+    rejected = [
         json.loads(line)
         for path in sorted((tmp_path / "rejected").iterdir())
         for line in path.read_text().splitlines()
     ]
-    assert [(row["line"], row["row"]) for row in found] == [(5, "y"), (10, "x")]
+    assert [(row["line"], row["row"]) for row in rejected] == [(5, "y"), (10, "x")]

@@ -9,15 +9,15 @@ from beam_jobs.histories.splits import ByTime, LastFraction, LeaveLast, cuts, tr
 
 
 def positions(protocol, length):
-    found = cuts(protocol, np.array([length]))
-    return {split: cut.position.tolist() for split, cut in found.items()}
+    splits = cuts(protocol, np.array([length]))
+    return {split: cut.position.tolist() for split, cut in splits.items()}
 
 
 def test_leave_last_is_the_papers_protocol():
-    found = positions(LeaveLast(), 210)
-    assert found["test"] == [209]
-    assert found["validation"] == [208]
-    assert found["train"] == [208 - 5 * k for k in range(19, 0, -1)]
+    requests = positions(LeaveLast(), 210)
+    assert requests["test"] == [209]
+    assert requests["validation"] == [208]
+    assert requests["train"] == [208 - 5 * k for k in range(19, 0, -1)]
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_leave_last_never_goes_below_position_one(length, train):
     [(60, 6, 2), (70, 7, 2), (25, 3, 1), (299, 29, 9), (300, 30, 10), (1000, 30, 10)],
 )
 def test_last_fraction_counts(length, tests, validations):
-    found = positions(LastFraction(), length)
-    assert found["test"] == list(range(length - tests, length))
+    requests = positions(LastFraction(), length)
+    assert requests["test"] == list(range(length - tests, length))
     first = length - tests - validations
-    assert found["validation"] == list(range(first, length - tests))
-    assert found["train"] == list(range(20, first, 3))
+    assert requests["validation"] == list(range(first, length - tests))
+    assert requests["train"] == list(range(20, first, 3))
 
 
 protocols = st.one_of(
@@ -55,11 +55,11 @@ protocols = st.one_of(
 @given(protocols, st.lists(st.integers(0, 400), min_size=1, max_size=6))
 def test_splits_follow_each_other(protocol, lengths):
     lengths = np.array(lengths)
-    found = cuts(protocol, lengths)
+    requests = cuts(protocol, lengths)
     period = training_period(protocol, lengths)
     for user, length in enumerate(lengths.tolist()):
         train, validation, test = (
-            found[split].position[found[split].user == user].tolist()
+            requests[split].position[requests[split].user == user].tolist()
             for split in ("train", "validation", "test")
         )
         together = train + validation + test
@@ -75,16 +75,16 @@ def test_splits_follow_each_other(protocol, lengths):
 @given(protocols, st.lists(st.integers(0, 200), min_size=2, max_size=5))
 def test_users_do_not_touch_each_other(protocol, lengths):
     together = cuts(protocol, np.array(lengths))
-    for split, found in together.items():
+    for split, requests in together.items():
         alone = [cuts(protocol, np.array([length]))[split].position for length in lengths]
-        np.testing.assert_array_equal(found.position, np.concatenate(alone))
-        assert (np.diff(found.user) >= 0).all()
+        np.testing.assert_array_equal(requests.position, np.concatenate(alone))
+        assert (np.diff(requests.user) >= 0).all()
 
 
 def test_by_time_goes_by_the_clock():
     time = np.array([1, 4, 5, 9, 9, 0, 7, 8])
-    found = cuts(ByTime(validation_from=5, test_from=9), np.array([5, 3]), time)
-    events = {split: (cut.user * 5 + cut.position).tolist() for split, cut in found.items()}
+    requests = cuts(ByTime(validation_from=5, test_from=9), np.array([5, 3]), time)
+    events = {split: (cut.user * 5 + cut.position).tolist() for split, cut in requests.items()}
     # the first event of a user has no history
     assert events == {"train": [1], "validation": [2, 6, 7], "test": [3, 4]}
     assert training_period(ByTime(5, 9), np.array([5, 3]), time).tolist() == [2, 1]

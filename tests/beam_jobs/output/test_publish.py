@@ -91,8 +91,8 @@ def test_remote_publishing_moves_files_and_writes_success_last(tmp_path, monkeyp
     monkeypatch.setattr(publishing.FileSystems, "rename", watched)
     staging.publish(["scrap"])
     staging.remove()
-    found = sorted(str(p.relative_to(output)) for p in output.rglob("*") if p.is_file())
-    assert found == ["_SUCCESS", "schema.json", "train/part-0"]
+    files = sorted(str(p.relative_to(output)) for p in output.rglob("*") if p.is_file())
+    assert files == ["_SUCCESS", "schema.json", "train/part-0"]
     assert len(order) == 2
 
 
@@ -106,7 +106,7 @@ def test_a_file_appears_whole(tmp_path):
     write_file(path, b"one")
     write_file(path, b"two")  # a bundle that is tried twice
     assert read_file(path) == b"two"
-    assert [found.name for found in (tmp_path / "folder").iterdir()] == ["file"]
+    assert [entry.name for entry in (tmp_path / "folder").iterdir()] == ["file"]
 
 
 def test_messages_are_found_however_they_are_wrapped():

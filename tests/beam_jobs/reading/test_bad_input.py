@@ -87,8 +87,7 @@ def test_gzip_by_name_only(prepare, tmp_path):
 
 
 def test_unknown_format(prepare, log):
-    words = "--format must be one of taobao, tmall, csv, parquet"
-    refused(prepare(log, form="orc"), words, "'orc'")
+    refused(prepare(log, form="orc"), "--format: invalid choice: 'orc'", "taobao", "parquet")
 
 
 def test_missing_columns_are_named_beside_those_found(prepare, tmp_path):
@@ -165,7 +164,12 @@ def test_no_user_long_enough(prepare, tmp_path):
         (["--min_events", "1"], "--min_events must be at least 2"),
         (["--window", "0"], "--window must be at least 1"),
         (["--buckets", "0"], "--buckets must be at least 1"),
-        (["--duplicates", "maybe"], "--duplicates must be drop or keep"),
+        (["--buckets", "100000"], "--buckets must be at most 99999. Received: 100000"),
+        (["--chunk_bytes", "2000000000"], "--chunk_bytes must be at most 1073741824"),
+        (["--split", "last_fraction", "--test_fraction", "1"], "must be below 1. Received: 1.0"),
+        (["--train_targets", "-1"], "--train_targets must be at least 0. Received: -1"),
+        (["--max_rejected_fraction", "nan"], "--max_rejected_fraction must be at least 0"),
+        (["--duplicates", "maybe"], "--duplicates: invalid choice: 'maybe'"),
         (["--columns", "item"], "name=column pairs. Received: 'item'"),
         (["--columns", "Item=x"], "name='Item'"),
         (["--behavior", "click"], "missing columns: behavior"),

@@ -16,11 +16,11 @@ from tfdare.schema.id_hash import collisions, expected_collisions, hash_rows
 from tfdare.sequences import SPLITS
 
 
-def same_requests(one, other, **options):
+def same_requests(first, second, **options):
     for split in SPLITS:
         pairs = zip(
-            read_requests(one, split, 7, **options),
-            read_requests(other, split, 7, **options),
+            read_requests(first, split, 7, **options),
+            read_requests(second, split, 7, **options),
             strict=True,
         )
         for (inputs, label, weight), (again, label_again, weight_again) in pairs:
@@ -41,12 +41,12 @@ def test_lists_are_read_as_packed_records_are(prepare, tmp_path):
     same_requests(packed.sequences, lists.sequences)
     same_requests(packed.sequences, lists.sequences, shuffle=30, with_history_facts=True)
     for split in SPLITS:
-        for one, other in zip(packed.sequences.records(split), lists.sequences.records(split)):
-            assert one.user == other.user
+        for record, other in zip(packed.sequences.records(split), lists.sequences.records(split)):
+            assert record.user == other.user
             for name in ("item", "category", "tags"):
-                np.testing.assert_array_equal(one.history[name], other.history[name])
-            np.testing.assert_array_equal(one.request_time, other.request_time)
-            np.testing.assert_array_equal(one.context["price"], other.context["price"])
+                np.testing.assert_array_equal(record.history[name], other.history[name])
+            np.testing.assert_array_equal(record.request_time, other.request_time)
+            np.testing.assert_array_equal(record.context["price"], other.context["price"])
             assert other.label.dtype == np.uint8 and other.context["price"].dtype == np.float32
 
 
@@ -68,19 +68,19 @@ def test_anyone_reads_lists(prepare, log):
         )
     }
     (parsed,) = (
-        tf.io.parse_example(one, {**kinds, "user": tf.io.FixedLenFeature([], tf.string)})
-        for one in data
+        tf.io.parse_example(batch, {**kinds, "user": tf.io.FixedLenFeature([], tf.string)})
+        for batch in data
     )
     records = list(lists.sequences.records("train"))
     assert parsed["user"].numpy().tolist() == [record.user.encode() for record in records] != []
-    for place, record in enumerate(records):
+    for index, record in enumerate(records):
         for name, values in {
             "history_item": record.history["item"],
             "label": record.label,
             "target_category": record.target["category"],
             "position": record.position,
         }.items():
-            assert parsed[name][place].numpy().tolist() == values.tolist()
+            assert parsed[name][index].numpy().tolist() == values.tolist()
 
 
 def test_files_of_a_size(prepare, log):
@@ -96,7 +96,7 @@ def test_files_of_a_size(prepare, log):
         one_record = len(list(tf.data.TFRecordDataset(path))) <= 1
         assert size <= 2000 or one_record
     same = zip(parts.sequences.records("test"), whole.sequences.records("test"), strict=True)
-    assert all(one.user == other.user for one, other in same)
+    assert all(record.user == other.user for record, other in same)
 
 
 def test_hashed_features_share_rows(prepare, tmp_path):
@@ -119,33 +119,33 @@ def test_hashed_features_share_rows(prepare, tmp_path):
         for name in ("item", "city", "tags")
     }
     compared = 0
-    for one, other in zip(plain.sequences.records("train"), hashed.sequences.records("train")):
-        rows, values = other.history["item"], raw["item"][one.history["item"]]
+    for record, other in zip(plain.sequences.records("train"), hashed.sequences.records("train")):
+        rows, values = other.history["item"], raw["item"][record.history["item"]]
         known = values >= 0  # the plain vocabulary asks for two events
         np.testing.assert_array_equal(rows[known], hash_rows(values[known], 50))
         compared += int(known.sum())
         assert rows.min() >= 2 and rows.max() < 52
-        some = one.history["tags"] > 1
+        some = record.history["tags"] > 1
         np.testing.assert_array_equal(
-            other.history["tags"][some], hash_rows(raw["tags"][one.history["tags"][some]], 1000)
+            other.history["tags"][some], hash_rows(raw["tags"][record.history["tags"][some]], 1000)
         )
-        np.testing.assert_array_equal(other.history["tags"] == 0, one.history["tags"] == 0)
+        np.testing.assert_array_equal(other.history["tags"] == 0, record.history["tags"] == 0)
         np.testing.assert_array_equal(
-            other.context["city"], hash_rows(raw["city"][one.context["city"]], 3)
+            other.context["city"], hash_rows(raw["city"][record.context["city"]], 3)
         )
     assert compared > 100
-    told = hashed.manifest["vocabularies"]["item"]
-    assert told["hash_buckets"] == 50 and told["ids"] > 20
-    assert told["ids_expected_to"] == expected_collisions(told["ids"], 50)
-    assert abs(told["ids_sharing_a_row"] - told["ids_expected_to"]) < 0.2
+    vocabulary = hashed.manifest["vocabularies"]["item"]
+    assert vocabulary["hash_buckets"] == 50 and vocabulary["ids"] > 20
+    assert vocabulary["ids_expected_to"] == expected_collisions(vocabulary["ids"], 50)
+    assert abs(vocabulary["ids_sharing_a_row"] - vocabulary["ids_expected_to"]) < 0.2
     assert "hashed      item:" in hashed.out
 
 
 def test_collisions_come_as_expected():
     ids = np.arange(20_000) * 7
     for buckets in (2_000, 20_000, 200_000):
-        found = collisions(ids, buckets)
-        assert found == pytest.approx(expected_collisions(20_000, buckets), abs=0.01)
+        share = collisions(ids, buckets)
+        assert share == pytest.approx(expected_collisions(20_000, buckets), abs=0.01)
     assert expected_collisions(1, 10) == 0 and expected_collisions(2, 1) == 1
     assert collisions(np.array([5]), 3) == 0 and collisions(np.zeros(0, np.int64), 3) == 0
     rows = Hashed(9).rows(np.array([[4, -1], [-1, -1]]))
@@ -158,7 +158,7 @@ def test_hashes_that_do_not_fit(prepare, log):
         (("--hash_buckets", "brand=3"), "--hash_buckets: no feature 'brand'"),
         (("--hash_buckets", "item=0"), "must be name=ids, 1 or more. Received: item=0"),
         (("--hash_buckets", "item=9", "--max_size", "item=5"), "to limit: item"),
-        (("--encoding", "json"), "--encoding must be packed or lists. Received: 'json'"),
+        (("--encoding", "json"), "--encoding: invalid choice: 'json'"),
         (("--shard_bytes", "0"), "--shard_bytes must be at least 1. Received: 0"),
     ]:
         refused = prepare(log, *SMALL, *more, output="refused")

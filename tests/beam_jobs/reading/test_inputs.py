@@ -53,16 +53,16 @@ def number(text, name):
 def judge(data):
     """The same as :func:`read`, line by line in plain Python."""
     good, bad = [], []
-    for place, line in enumerate(data.replace(b"\r\n", b"\n").split(b"\n"), start=2):
+    for line_number, line in enumerate(data.replace(b"\r\n", b"\n").split(b"\n"), start=2):
         if not line.decode("utf-8", "replace").strip():
             continue
         try:
             (fields,) = csv.reader([line.decode("latin-1")], strict=True)
         except csv.Error as error:
-            bad.append((place, f"not a csv row: {error}"))
+            bad.append((line_number, f"not a csv row: {error}"))
             continue
         if len(fields) != 4:
-            bad.append((place, f"{len(fields)} columns instead of 4"))
+            bad.append((line_number, f"{len(fields)} columns instead of 4"))
             continue
         fields = [field.encode("latin-1").decode("utf-8", "surrogateescape") for field in fields]
         try:
@@ -72,9 +72,9 @@ def judge(data):
                 raise ValueError("user is not UTF-8")
             pairs = zip(("item", "category", "time"), fields[1:])
             numbers = [number(text, name) for name, text in pairs]
-            good.append((place, fields[0], *numbers))
+            good.append((line_number, fields[0], *numbers))
         except ValueError as error:
-            bad.append((place, str(error)))
+            bad.append((line_number, str(error)))
     return good, bad, len(good) + len(bad)
 
 
@@ -175,7 +175,7 @@ def test_events_travel_as_they_are(values):
 
     column = np.array(values, np.int64)
     events = Events(pa.array(["u"] * len(values), pa.string()), {"item": column}, column)
-    found = pickle.loads(pickle.dumps(events))
-    np.testing.assert_array_equal(found.columns["item"], column)
-    assert found.columns["item"].dtype == np.int64
-    assert found.user.equals(events.user)
+    copy = pickle.loads(pickle.dumps(events))
+    np.testing.assert_array_equal(copy.columns["item"], column)
+    assert copy.columns["item"].dtype == np.int64
+    assert copy.user.equals(events.user)

@@ -49,7 +49,7 @@ def make_rows():
     random = np.random.default_rng(3)
     rows = []
     for user in range(12):
-        for place in range(int(random.integers(25, 60))):
+        for index in range(int(random.integers(25, 60))):
             item = int(random.integers(1, 40))
             rows.append(
                 {
@@ -59,7 +59,7 @@ def make_rows():
                     "tags": [item % 7, 20 + item % 3, 30][: int(random.integers(4))],
                     "city": None if random.random() < 0.1 else user % 3,
                     "price": None if random.random() < 0.1 else item / 4,
-                    "time": 1_700_000_000 + place * 1000 + int(random.integers(900)),
+                    "time": 1_700_000_000 + index * 1000 + int(random.integers(900)),
                 }
             )
     return rows
@@ -116,10 +116,10 @@ def test_every_format_gives_the_same_sequences(prepare, tmp_path):
         ("log.jsonl.gz", "jsonl", []),
         ("odd.jsonl", "jsonl", []),
     ]:
-        made = prepare(tmp_path / name, *OPTIONS, *more, form=form, output=f"s{len(digests)}")
-        assert made.code == 0, made.err
-        assert made.manifest["counts"]["rows"]["rejected"] == 0
-        digests[(name, *more)] = json.dumps(made.manifest["digests"], sort_keys=True)
+        outcome = prepare(tmp_path / name, *OPTIONS, *more, form=form, output=f"s{len(digests)}")
+        assert outcome.code == 0, outcome.err
+        assert outcome.manifest["counts"]["rows"]["rejected"] == 0
+        digests[(name, *more)] = json.dumps(outcome.manifest["digests"], sort_keys=True)
     assert len(set(digests.values())) == 1, digests
 
 

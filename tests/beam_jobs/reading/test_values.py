@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.reading.formats import DAY, HOUR, make_format, with_context
-from beam_jobs.reading.values import floats, several
+from beam_jobs.reading.values import floats, integer_lists
 from beam_jobs.shared.vocabulary_file import Vocabulary
 from beam_jobs.vocabulary.catalog import Catalog
 from beam_jobs.vocabulary.context import (
@@ -28,14 +28,14 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def test_moments_are_exact_and_know_no_order(values, cut):
     known = [Fraction(value) for value in values if value == value]
     column = np.array(values, np.float64)
-    found = Moments.of(column[:cut]) + Moments.of(column[cut:])
-    assert found == Moments.of(column[::-1])
-    assert found == Moments(len(known), sum(known, Fraction(0)), sum(x * x for x in known))
+    moments = Moments.of(column[:cut]) + Moments.of(column[cut:])
+    assert moments == Moments.of(column[::-1])
+    assert moments == Moments(len(known), sum(known, Fraction(0)), sum(x * x for x in known))
 
 
 def test_mean_and_deviation():
-    found = Moments.of(np.array([2, 4, 4, 4, 5, 5, 7, 9, math.nan]))
-    assert (found.count, found.mean, found.deviation) == (8, 5.0, 2.0)
+    moments = Moments.of(np.array([2, 4, 4, 4, 5, 5, 7, 9, math.nan]))
+    assert (moments.count, moments.mean, moments.deviation) == (8, 5.0, 2.0)
     same = Moments.of(np.array([0.1, 0.1]))
     assert (same.mean, same.deviation) == (float(np.float32(0.1)), 1.0)
     assert (Moments().mean, Moments().deviation) == (0.0, 1.0)
@@ -56,14 +56,14 @@ def test_mean_and_deviation():
 )
 def test_several_values(text, values, more):
     # between two neighbors, so that a slip by a row shows
-    found, reasons, left = several(pa.array(["1", text, "2|2|2"]), "tags", 2)
-    assert found.tolist() == [[1, -1], values + [-1] * (2 - len(values)), [2, 2]]
+    numbers, reasons, left = integer_lists(pa.array(["1", text, "2|2|2"]), "tags", 2)
+    assert numbers.tolist() == [[1, -1], values + [-1] * (2 - len(values)), [2, 2]]
     assert left.tolist() == [0, more, 1] and reasons == {}
     ids = [int(part) for part in text.split("|") if part]
     lists = pa.array([[1], ids or None, [2, 2, 2]], pa.list_(pa.int64()))
     for column in (lists, pa.concat_arrays([pa.array([[9, 9]]), lists]).slice(1)):
-        again, reasons, left = several(column, "tags", 2)
-        assert again.tolist() == found.tolist() and left.tolist() == [0, more, 1] and not reasons
+        again, reasons, left = integer_lists(column, "tags", 2)
+        assert again.tolist() == numbers.tolist() and left.tolist() == [0, more, 1] and not reasons
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_several_values(text, values, more):
     ],
 )
 def test_several_values_that_are_none(text, reason):
-    found, reasons, _ = several(pa.array([b"4|5", text.encode(), b"6"]), "tags", 2)
+    numbers, reasons, _ = integer_lists(pa.array([b"4|5", text.encode(), b"6"]), "tags", 2)
     assert reasons == {1: f"tags {reason}"}
-    assert found[[0, 2]].tolist() == [[4, 5], [6, -1]]
+    assert numbers[[0, 2]].tolist() == [[4, 5], [6, -1]]
 
 
 def test_an_empty_value_in_a_list():
     column = pa.array([[1, None], [None], [2]])
-    _, reasons, _ = several(column, "tags", 2)
+    _, reasons, _ = integer_lists(column, "tags", 2)
     assert reasons == {0: "tags has an empty value among others"}
 
 
@@ -93,14 +93,14 @@ NUMBERS = {"0": 0, "-1.5": -1.5, "2.": 2, ".25": 0.25, "1e3": 1000, "1E-2": 0.01
 
 
 def test_floats():
-    found, reasons = floats(pa.array(list(NUMBERS)), "price")
-    assert np.array_equal(found, list(NUMBERS.values()), equal_nan=True) and reasons == {}
+    numbers, reasons = floats(pa.array(list(NUMBERS)), "price")
+    assert np.array_equal(numbers, list(NUMBERS.values()), equal_nan=True) and reasons == {}
     for values in ([3, None, -2], [0.5, math.nan, None]):
-        found, reasons = floats(pa.array(values), "price")
+        numbers, reasons = floats(pa.array(values), "price")
         expected = [math.nan if value is None else value for value in values]
-        assert np.array_equal(found, expected, equal_nan=True) and reasons == {}
-    found, _ = floats(pa.array(["-0"]), "price")
-    assert math.copysign(1, found[0]) == 1  # or two equal rows would differ
+        assert np.array_equal(numbers, expected, equal_nan=True) and reasons == {}
+    numbers, _ = floats(pa.array(["-0"]), "price")
+    assert math.copysign(1, numbers[0]) == 1  # or two equal rows would differ
 
 
 @pytest.mark.parametrize(
@@ -157,17 +157,17 @@ def test_counts_of_context_add_up_in_any_order():
             "price": np.array(price, np.float64),
         }
 
-    one = count_context(form, columns([0, 3600, 3601], [7, -1, 8], [1, math.nan, 3]))
-    two = count_context(form, columns([7200, 3600], [8, 9], [5, math.nan]))
-    none = count_context(form, columns([], [], []))
-    for parts in ([one, two, none], [none, two, one]):
-        found = merge_context(parts)
-        assert isinstance(found, ContextCounts)
-        vocabularies = found.vocabularies(1)
+    first = count_context(form, columns([0, 3600, 3601], [7, -1, 8], [1, math.nan, 3]))
+    second = count_context(form, columns([7200, 3600], [8, 9], [5, math.nan]))
+    empty = count_context(form, columns([], [], []))
+    for parts in ([first, second, empty], [empty, second, first]):
+        counts = merge_context(parts)
+        assert isinstance(counts, ContextCounts)
+        vocabularies = counts.vocabularies(1)
         assert vocabularies["hour"].text() == b"1\t3\n0\t1\n2\t1\n"
         assert vocabularies["city"].text() == b"8\t2\n7\t1\n9\t1\n"
-        assert found.vocabularies(2)["city"].text() == b"8\t2\n"
-        assert found.moments["price"] == Moments(3, Fraction(9), Fraction(35))
+        assert counts.vocabularies(2)["city"].text() == b"8\t2\n"
+        assert counts.moments["price"] == Moments(3, Fraction(9), Fraction(35))
 
 
 def test_vocabulary_as_text_and_back():

@@ -100,19 +100,19 @@ def test_pairs_are_drawn_without_replacement():
     counts = np.array([40, 30, 20, 10])
     drawn = draw(counts, [0], requests=60_000, count=2)
     for first, second, share in [(1, 2, 30 / 60 * 20 / 30), (3, 1, 10 / 60 * 30 / 50)]:
-        found = ((drawn[:, 0] == first) & (drawn[:, 1] == second)).mean()
-        assert found == pytest.approx(share, abs=0.01)
+        observed = ((drawn[:, 0] == first) & (drawn[:, 1] == second)).mean()
+        assert observed == pytest.approx(share, abs=0.01)
 
 
 def test_hashes_are_written_down():
     """Other values would mean other buckets and other negatives for the same log and seed."""
-    found = hash_strings(pa.array(["1", "user", "", "Zoë"]))
-    assert len(set(found.tolist())) == 4
-    np.testing.assert_array_equal(found[1:2], hash_strings(pa.array(["x", "user"]))[1:])
+    hashes = hash_strings(pa.array(["1", "user", "", "Zoë"]))
+    assert len(set(hashes.tolist())) == 4
+    np.testing.assert_array_equal(hashes[1:2], hash_strings(pa.array(["x", "user"]))[1:])
     np.testing.assert_array_equal(
         hash_strings(pa.array(["a", "bb", "ccc"])[1:]), hash_strings(pa.array(["bb", "ccc"]))
     )
-    assert found.tolist() == GOLDEN_HASHES
+    assert hashes.tolist() == GOLDEN_HASHES
     assert unit_interval(combine(1, 2, 3)) == pytest.approx(GOLDEN_UNIFORM, abs=0)
 
 
@@ -160,7 +160,7 @@ def test_the_power_is_an_option(prepare, tmp_path):
     assert digests["plain"]["vocabularies"] == digests["alike"]["vocabularies"]
     assert runs["alike"].sequences.schema.split["negative_alpha"] == 0
     refused = prepare(path, *common, "--negative_alpha", "1.5", output="refused")
-    assert refused.code == 2 and "must be from 0 to 1. Received: 1.5" in refused.err
+    assert refused.code == 2 and "--negative_alpha must be at most 1. Received: 1.5" in refused.err
 
 
 def test_draws_from_the_group_of_an_item_as_long_as_it_lasts():
@@ -198,21 +198,21 @@ def test_draws_from_the_group_of_an_item_as_long_as_it_lasts():
         1,
         group=np.ones(6, np.int64),
     )
-    one = np.zeros(50, np.int64), np.arange(50), 3
-    np.testing.assert_array_equal(plain.draw(*one), grouped.draw(*one, np.full(50, -1)))
-    np.testing.assert_array_equal(plain.draw(*one), grouped.draw(*one, np.full(50, 2)))
+    requests = np.zeros(50, np.int64), np.arange(50), 3
+    np.testing.assert_array_equal(plain.draw(*requests), grouped.draw(*requests, np.full(50, -1)))
+    np.testing.assert_array_equal(plain.draw(*requests), grouped.draw(*requests, np.full(50, 2)))
 
 
 def plain_sessions(rows, gap):
     """Items of every session by the user, and the session of every event."""
-    found, of = [], []
+    items, number_of = [], []
     for number, (user, item, time) in enumerate(rows):
         before = rows[number - 1] if number else None
         if before is None or before[0] != user or time - before[2] > gap:
-            found.append([])
-        found[-1].append(item)
-        of.append(len(found) - 1)
-    return found, of
+            items.append([])
+        items[-1].append(item)
+        number_of.append(len(items) - 1)
+    return items, number_of
 
 
 def test_draws_from_sessions_are_its_other_items():
@@ -223,15 +223,15 @@ def test_draws_from_sessions_are_its_other_items():
     )
     rows = sorted(rows, key=lambda row: (row[0], row[2]))
     user, item, time = (np.array(part) for part in zip(*rows))
-    found, of = plain_sessions(rows, 5)
+    items, of = plain_sessions(rows, 5)
     session = sessions(user, time, 5)
-    assert session.tolist() == of and 3 < max(map(len, found)) < 60
+    assert session.tolist() == of and 3 < max(map(len, items)) < 60
     event = np.arange(0, 200, 3)
     key = combine(user[event], event, 1)
     drawn = draw_from_sessions(session, item, event, key, 3)
-    for place, row in zip(event.tolist(), drawn.tolist()):
-        others = set(found[of[place]]) - {int(item[place]), -1}
-        chosen = [one for one in row if one >= 0]
+    for target, row in zip(event.tolist(), drawn.tolist()):
+        others = set(items[of[target]]) - {int(item[target]), -1}
+        chosen = [negative for negative in row if negative >= 0]
         assert set(chosen) <= others and len(set(chosen)) == len(chosen) == min(3, len(others))
     assert (drawn >= 0).any() and (drawn < 0).any()
     alone = np.concatenate(
@@ -282,7 +282,7 @@ def test_where_negatives_come_from_is_an_option(prepare, log, origin):
 
 def test_origins_that_do_not_fit(prepare, log):
     for more, words in [
-        (("--negatives_from", "friends"), "must be catalog or category or session"),
+        (("--negatives_from", "friends"), "--negatives_from: invalid choice: 'friends'"),
         (("--negatives_from", "category", "--columns", "category="), "needs a second feature"),
         (("--session_gap", "-1"), "--session_gap must be at least 0. Received: -1"),
     ]:

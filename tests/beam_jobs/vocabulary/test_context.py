@@ -53,7 +53,7 @@ def learn(values, more=()):
     """Rows of a vocabulary of values, most frequent first."""
     counts = Counter(value for value in values if value != "")
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return {raw: place + 2 for place, (raw, _) in enumerate(ordered)}
+    return {raw: index + 2 for index, (raw, _) in enumerate(ordered)}
 
 
 def hour_and_day(row):
@@ -71,9 +71,9 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     users = {}
     for number, row in enumerate(rows):
         users.setdefault(row[0], []).append((row[3], number, row))
-    users = {user: [row for *_, row in sorted(found)] for user, found in users.items()}
+    users = {user: [row for *_, row in sorted(read)] for user, read in users.items()}
     training = [
-        row for found in users.values() for row in found[: reference.held_out(len(found))[0][0]]
+        row for read in users.values() for row in read[: reference.held_out(len(read))[0][0]]
     ]
     tags_of = lambda row: [int(tag) for tag in row[4].split("|") if tag][:3]
     own = {}
@@ -87,8 +87,8 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     costs = np.array([float(row[6]) for row in training if row[6]], np.float32).astype(np.float64)
 
     def padded(row):
-        found = [tag_row.get(tag, 1) for tag in own.get(row[1], tags_of(row))]
-        return found + [0] * (3 - len(found))
+        read = [tag_row.get(tag, 1) for tag in own.get(row[1], tags_of(row))]
+        return read + [0] * (3 - len(read))
 
     schema = outcome.sequences.schema
     assert schema.names == NAMES and [f.max_values for f in schema.features] == [1, 1, 3]
@@ -105,10 +105,10 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     assert price.deviation == pytest.approx(costs.std(), rel=1e-12)
     assert outcome.sequences.vocabulary("city").tolist() == list(city_row)
     assert outcome.sequences.vocabulary("tags").tolist() == list(tag_row)
-    found = read_back(outcome.sequences)
-    assert len(found) > 15
+    read = read_back(outcome.sequences)
+    assert len(read) > 15
     unknown = 0
-    for (user, _split), record in found.items():
+    for (user, _split), record in read.items():
         events = users[user]
         seen, targets = events[: record.position[-1]], [events[p] for p in record.position]
         assert record.history["tags"].reshape(-1, 3).tolist() == [padded(row) for row in seen]
@@ -132,13 +132,13 @@ def test_equals_a_plain_reading(prepare, tmp_path, rows):
     assert set(manifest["vocabularies"]) == {*NAMES, "hour", "city", "weekday"}
     assert manifest["digests"]["vocabularies"]["city"] == city.digest
     assert manifest["numeric"]["price"]["events"] == sum(1 for row in training if row[6])
-    asked = {
+    settings = {
         "multi_hot": {"tags": 3},
         "numeric": {"price": "cost"},
         "time_gap": 60,
         "context": {"hour": "hour_of_day", "city": "town", "weekday": "day_of_week"},
     }
-    assert {name: schema.split[name] for name in asked} == asked
+    assert {name: schema.split[name] for name in settings} == settings
     assert f"cut         {cut} values of tags" in outcome.out
     assert "number      price: mean" in outcome.out
 
@@ -236,10 +236,10 @@ def test_rejected_rows_with_exact_lines(prepare, tmp_path, chunk_bytes):
     options = [option for option in OPTIONS if option != "keep"][:-1]
     outcome = prepare(path, *options, "--chunk_bytes", chunk_bytes)
     assert outcome.code == 0, outcome.err
-    found = {row["line"]: (row["row"], row["reason"]) for row in outcome.rejected}
+    rejected = {row["line"]: (row["row"], row["reason"]) for row in outcome.rejected}
     again = "u0,36,1,36,0|4,5,"
-    assert found.pop(40)[1] == DUPLICATE and lines[39] == again
-    assert found == BAD
+    assert rejected.pop(40)[1] == DUPLICATE and lines[39] == again
+    assert rejected == BAD
     check_sums(outcome.manifest)
 
 

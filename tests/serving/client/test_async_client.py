@@ -12,7 +12,7 @@ import pytest
 
 from serving.client import AsyncClient, Client, ServingError
 from serving.client.protos import predict_pb2
-from serving.client.requests import split_candidates
+from tfdare.sequences.requests import split_candidates
 
 Code = grpc.StatusCode
 
@@ -114,8 +114,8 @@ def test_parts_are_of_one_version(own_server, requests_of):
     requests, asked = requests_of(candidates=9), []
 
     class Swapping(Client):
-        def _made(self, call, until):
-            answer = super()._made(call, until)
+        def _send(self, call, until):
+            answer = super()._send(call, until)
             version = call.request.model_spec.version.value
             asked.append(version)
             if version == 0 and call.request.inputs["target_item"].tensor_shape.dim[1].size == 3:

@@ -1,6 +1,7 @@
 """The client against a running server: answers, shapes at the edges, threads, retries."""
 
 import concurrent.futures
+import inspect
 import socket
 import threading
 import time
@@ -9,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.client import Client, ServingError, one_request, score_inputs, stack
+from serving.client import AsyncClient, Client, ServingError, one_request, stack
 from serving.client.protos import predict_pb2
 
 K = 4
@@ -227,20 +228,6 @@ def test_search_and_score_may_be_two_servers(own_server, requests_of):
             client.predict("search", requests, address="elsewhere:1")
 
 
-def test_score_inputs_by_hand():
-    request = one_request({"item": [10, 20, 30]}, {"item": [7, 8]})
-    inputs = score_inputs(request, [[[2, 0], [1, -1]]], [[[0.5, 0.25], [1.0, 0.0]]])
-    assert inputs["behavior_item"].tolist() == [[[30, 10], [20, 0]]]
-    assert inputs["behavior_position"].tolist() == [[[1, 3], [2, 0]]]
-    assert inputs["target_item"].tolist() == [[7, 8]]
-    assert inputs["behavior_position"].dtype == np.int32
-    assert set(inputs) == {"target_item", "behavior_item", "behavior_position", "attention_score"}
-    with pytest.raises(ValueError, match="must lie inside the history"):
-        score_inputs(request, [[[3, 0], [1, -1]]], np.zeros([1, 2, 2]))
-    with pytest.raises(ValueError, match=r"must have shape \[1, 2, K\]"):
-        score_inputs(request, [[[1, 0]]], np.zeros([1, 1, 2]))
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -259,17 +246,22 @@ def test_requests_that_cannot_be_sent(change, message):
         client.search({**request, **change})
 
 
-def test_lists_that_do_not_fit():
-    with pytest.raises(ValueError, match="same features"):
-        one_request({"item": [1]}, {"shop": [1]})
-    with pytest.raises(ValueError, match="equally long"):
-        one_request({"item": [1], "shop": [1, 2]}, {"item": [1], "shop": [2]})
-    with pytest.raises(ValueError, match="equally many candidates"):
-        stack(
-            [
-                one_request({"item": [1]}, {"item": [1]}),
-                one_request({"item": [1]}, {"item": [1, 2]}),
-            ]
-        )
-    with pytest.raises(ValueError, match="at least one"):
-        stack([])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_the_signature_names_every_option(client):
+    options = inspect.signature(client).parameters
+    assert list(options) == [
+        "address",
+        "model",
+        "search_address",
+        "search_model",
+        "timeout",
+        "retries",
+        "hedge_after",
+        "max_candidates",
+        "id_dtype",
+        "credentials",
+    ]
+    with pytest.raises(TypeError, match="retry"):
+        client("localhost:1", retry=3)
+    with pytest.raises(ValueError, match="`hedge_after` must be positive or None. Received: 0"):
+        client("localhost:1", hedge_after=0)

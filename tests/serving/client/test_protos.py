@@ -18,7 +18,7 @@ SAME = """
 import numpy as np
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from serving import protos
+from serving.client import protos
 from serving.client.tensors import from_proto, to_proto
 assert tf.constant(1).numpy() == 1 and tf.__version__
 assert tensor_pb2.TensorProto is protos.tensor_pb2.TensorProto

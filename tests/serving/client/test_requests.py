@@ -5,13 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from serving.client import Client, ServingError, one_request, score_inputs, stack
+from serving.client import Client, ServingError, one_request, stack
 from serving.client.lookup import candidates, newest_request
-from serving.client.requests import NO_VALUE, search_inputs
 from serving.tools.query import main
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_record, make_splits, write_folder
-from tfdare.schema import MAX_GAP
 from tfdare.sequences.raw_ids import UNSEEN_VALUE, RawIds
+from tfdare.sequences.requests import NO_VALUE
 
 PARTS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
 SEVERAL = {"tags": 3, "interests": 2}
@@ -54,117 +53,10 @@ def served(folder, tmp_path_factory, start_server):
         yield models, server.address
 
 
-# Lists of a caller
-
-
-def test_one_request_by_hand():
-    one = one_request(
-        {"item": [7, 8], "tags": [[1, 2], []]},
-        {"item": [9], "tags": [[3]]},
-        time_gap=[60, 2**40],
-        context={"hour": 5, "interests": [4], "price": 2.5},
-        values=SEVERAL,
-    )
-    assert {name: (array.dtype.name, array.tolist()) for name, array in one.items()} == {
-        "history_item": ("int64", [[7, 8]]),
-        "history_tags": ("int64", [[[1, 2, -1], [-1, -1, -1]]]),
-        "history_length": ("int32", [2]),
-        "history_time_gap": ("int32", [[60, MAX_GAP]]),
-        "target_item": ("int64", [[9]]),
-        "target_tags": ("int64", [[[3, -1, -1]]]),
-        "context_hour": ("int64", [5]),
-        "context_interests": ("int64", [[4, -1]]),
-        "context_price": ("float32", [2.5]),
-    }
-    assert set(search_inputs(one)) == {n for n in one if not n.startswith("context_")}
-
-
-def test_an_empty_history_has_a_column_of_everything():
-    one = one_request(
-        {"item": [], "tags": []}, {"item": [9], "tags": [[]]}, time_gap=[], values={"tags": 3}
-    )
-    assert {name: array.shape for name, array in one.items()} == {
-        "history_item": (1, 1),
-        "history_tags": (1, 1, 3),
-        "history_length": (1,),
-        "history_time_gap": (1, 1),
-        "target_item": (1, 1),
-        "target_tags": (1, 1, 3),
-    }
-    assert (one["history_tags"] == NO_VALUE).all()
-
-
-def test_stack_pads_everything_to_the_longest():
-    def request(length, price):
-        return one_request(
-            {"item": [5] * length, "tags": [[1]] * length},
-            {"item": [9], "tags": [[3]]},
-            time_gap=[7] * length,
-            context={"price": price},
-            values={"tags": 2},
-        )
-
-    both = stack([request(1, 1.0), request(3, float("nan"))])
-    assert both["history_time_gap"].tolist() == [[7, 0, 0], [7, 7, 7]]
-    assert both["history_tags"].shape == (2, 3, 2)
-    assert (both["history_tags"][0, 1:] == NO_VALUE).all()
-    np.testing.assert_array_equal(both["context_price"], [1, np.nan])
-    with pytest.raises(ValueError, match="same features"):
-        stack([request(1, 1.0), one_request({"item": [1]}, {"item": [1]})])
-    wider = one_request(
-        {"item": [5], "tags": [[1]]},
-        {"item": [9], "tags": [[3]]},
-        time_gap=[7],
-        context={"price": 1.0},
-        values={"tags": 3},
-    )
-    with pytest.raises(ValueError, match="equally many values .* history_tags of shapes"):
-        stack([request(1, 1.0), wider])
-
-
-def test_score_inputs_by_hand():
-    request = one_request(
-        {"item": [10, 20], "tags": [[1], [2, 3]]},
-        {"item": [7], "tags": [[4]]},
-        time_gap=[90, 30],
-        context={"hour": 5},
-        values={"tags": 2},
-    )
-    inputs = score_inputs(request, [[[1, 0, -1]]], [[[0.5, 0.25, 0.0]]])
-    assert inputs["behavior_tags"].tolist() == [[[[2, 3], [1, -1], [-1, -1]]]]
-    assert inputs["behavior_time_gap"].tolist() == [[[30, 90, 0]]]
-    assert inputs["behavior_time_gap"].dtype == np.int32
-    assert inputs["context_hour"].tolist() == [5]
-    assert set(inputs) == {
-        "target_item",
-        "target_tags",
-        "behavior_item",
-        "behavior_tags",
-        "behavior_time_gap",
-        "behavior_position",
-        "attention_score",
-        "context_hour",
-    }
+# Requests of a caller
 
 
 GOOD = ({"item": [1], "tags": [[1]]}, {"item": [2], "tags": [[3]]})
-
-
-@pytest.mark.parametrize(
-    "how,message",
-    [
-        ({"values": {"tags": 0}}, r"'tags' must have lists of up to 0 ids. Received: \[1\]"),
-        ({"values": {"tags": 2, "shop": 2}}, r"not there. Received: \['shop'\]"),
-        ({"values": {"item": 2, "tags": 2}}, "'item' must have lists of up to 2 ids. Received: 1"),
-        ({"time_gap": [1, 2]}, r"equally long. Received: .*'time_gap': 2"),
-        ({"time_gap": [1.5]}, "`history_time_gap` must hold integers. Received: dtype=float64"),
-        ({"context": {"hour": "noon"}}, "`context_hour` must hold integers or floats"),
-        ({"context": {"hour": [1.0, 2.0]}}, r"`context_hour` must have shape \[1\]"),
-    ],
-)
-def test_lists_that_do_not_fit(how, message):
-    with pytest.raises(ValueError, match=message):
-        one_request(*GOOD, **{"values": {"tags": 2}, **how})
 
 
 @pytest.mark.parametrize(

@@ -305,8 +305,8 @@ def test_latest_specific_and_labels(two, requests_of):
 
 def test_a_version_replaced_between_search_and_score(manager, config, two, requests_of):
     class Replacing(Client):
-        def _made(self, call, until):
-            answer = super()._made(call, until)
+        def _send(self, call, until):
+            answer = super()._send(call, until)
             if call.request.model_spec.signature_name == "search":
                 manager.configure([dataclasses.replace(config, all=False, specific=(1,))])
                 manager.refresh()

@@ -277,7 +277,7 @@ def test_a_version_whose_warm_up_fails_does_not_replace_another(managed, models,
 def test_a_folder_that_cannot_be_read_changes_nothing(managed, models, tmp_path):
     base, said = tmp_path / "dare", []
     shutil.copytree(models / "dare" / "1", base / "1")
-    manager = managed(said=said.append)
+    manager = managed(log=said.append)
     manager.configure([ModelConfig("dare", str(base))])
     base.rename(tmp_path / "away")
     manager.refresh()

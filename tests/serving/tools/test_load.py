@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from serving.tools.arrivals import METHOD, Caller, schedule
-from serving.tools.load import main, read_mappings, sized
+from serving.tools.load import main, read_mappings, resize
 
 
 @pytest.mark.parametrize("arrivals", ["poisson", "constant"])
@@ -91,13 +91,13 @@ def test_errors_are_counted_by_code_and_not_among_the_latencies(stalling):
 
 def test_requests_of_any_size(sequences):
     one = read_mappings(str(sequences), "test", 2)[0]
-    made = sized(one, 70, 9)
+    made = resize(one, 70, 9)
     assert made["history_item"].shape == (1, 70) and made["target_category"].shape == (1, 9)
     length = int(one["history_length"][0])
     again = made["history_item"][0]
     np.testing.assert_array_equal(again[length:], again[: 70 - length])
     assert made["history_length"].tolist() == [70]
-    assert sized(one, None, None).keys() == one.keys()
+    assert resize(one, None, None).keys() == one.keys()
 
 
 def test_a_report_of_a_running_server(own_server, sequences, tmp_path, capsys):

@@ -120,7 +120,7 @@ def test_unknown_user(ask, sequences):
     assert "..." not in said.err
     opened = open_sequences(str(sequences))
     with pytest.raises(UnknownUser, match=r"Users there: 100, 101, \.\.\."):
-        newest_request(opened, "train", "x", RawIds(opened), shown=2)
+        newest_request(opened, "train", "x", RawIds(opened), examples=2)
 
 
 def test_a_user_without_history(ask):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.keras
 
 
 def batch_for(schema, users=6, seed=1):
-    made = requests(
+    arrays = requests(
         schema,
         users=users,
         behaviors=8,
@@ -37,13 +37,13 @@ def batch_for(schema, users=6, seed=1):
     random = np.random.default_rng(seed)
     label = random.integers(0, 2, (users, 3)).astype(np.float32)
     weight = (random.random((users, 3)) < 0.9).astype(np.float32)
-    return tensors(made), tf.constant(label), tf.constant(weight)
+    return tensors(arrays), tf.constant(label), tf.constant(weight)
 
 
 def whole_gradient(model, batch, table):
     requests_, label, weight = batch
-    aside = [raw(w) for w in model.non_trainable_weights]
-    before = [w.numpy() for w in aside]
+    state = [raw(w) for w in model.non_trainable_weights]
+    before = [w.numpy() for w in state]
     with tf.GradientTape() as tape:
         outputs = model.forward(requests_, training=True)
         loss = CandidateCrossentropy()(label, outputs.probability, weight)
@@ -51,15 +51,15 @@ def whole_gradient(model, batch, table):
             loss += model.auxiliary_weight * CandidateCrossentropy()(
                 label, outputs.auxiliary_probability, weight
             )
-    found = tf.convert_to_tensor(tape.gradient(loss, raw(table))).numpy()
-    for weight_, value in zip(aside, before):
+    gradient = tf.convert_to_tensor(tape.gradient(loss, raw(table))).numpy()
+    for weight_, value in zip(state, before):
         weight_.assign(value)
-    return found
+    return gradient
 
 
-def dense(found: SideGradients, rows):
-    sides = np.zeros((2, rows, found.attention.shape[1]))
-    sides[0, found.ids], sides[1, found.ids] = found.attention, found.representation
+def dense(gradients: SideGradients, rows):
+    sides = np.zeros((2, rows, gradients.attention.shape[1]))
+    sides[0, gradients.ids], sides[1, gradients.ids] = gradients.attention, gradients.representation
     return sides
 
 
@@ -75,21 +75,21 @@ def dense(found: SideGradients, rows):
 def test_the_two_sides_add_up_to_the_gradient(name, schema):
     model = randomize(build_model(name, schema, top_k=3))
     batch = batch_for(schema)
-    found = GradientSplit(model, *batch)()
-    assert set(schema.names) <= set(found)
-    for feature, sides in found.items():
+    gradients = GradientSplit(model, *batch)()
+    assert set(schema.names) <= set(gradients)
+    for feature, sides in gradients.items():
         assert model.embedding.shares(feature)
         table = (
             model.embedding.attention_tables[feature]
             if feature in schema.names
             else getattr(model.embedding, f"attention_{feature}_table")
         )
-        one, other = dense(sides, table.shape[0])
-        assert np.abs(one).max() > 0 and np.abs(other).max() > 0
+        attention, representation = dense(sides, table.shape[0])
+        assert np.abs(attention).max() > 0 and np.abs(representation).max() > 0
         whole = whole_gradient(model, batch, table)
         if feature != "position":
             whole[0] = 0  # padding is nobody's row
-        np.testing.assert_allclose(one + other, whole, rtol=2e-3, atol=2e-6)
+        np.testing.assert_allclose(attention + representation, whole, rtol=2e-3, atol=2e-6)
 
 
 def test_each_table_of_dare_hears_its_own_side(schema):
@@ -99,11 +99,11 @@ def test_each_table_of_dare_hears_its_own_side(schema):
         for side in ("attention", "representation"):
             tables = getattr(model.embedding, f"{side}_tables")
             table = tables.get(name, getattr(model.embedding, f"{side}_position_table"))
-            found = np.zeros(table.shape)
-            found[sides.ids] = getattr(sides, side)
+            gradient = np.zeros(table.shape)
+            gradient[sides.ids] = getattr(sides, side)
             whole = whole_gradient(model, batch, table)
             whole[0] = whole[0] if name == "position" else 0
-            np.testing.assert_allclose(found, whole, rtol=2e-3, atol=2e-6)
+            np.testing.assert_allclose(gradient, whole, rtol=2e-3, atol=2e-6)
 
 
 def test_shared_table_split_as_two_tables_would():
@@ -119,9 +119,9 @@ def test_shared_table_split_as_two_tables_would():
     for part in ("head", "auxiliary_head"):
         getattr(decoupled, part).set_weights(getattr(twin, part).get_weights())
     batch = batch_for(schema)
-    one, other = GradientSplit(twin, *batch)(), GradientSplit(decoupled, *batch)()
-    for name in one:
-        for ours, theirs in zip(one[name], other[name]):
+    shared, separate = GradientSplit(twin, *batch)(), GradientSplit(decoupled, *batch)()
+    for name in shared:
+        for ours, theirs in zip(shared[name], separate[name]):
             np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-6)
 
 
@@ -131,10 +131,10 @@ def test_row_numbers_by_hand():
         np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]),
         np.array([[-3.0, -4.0], [1.0, 0.0], [1.0, 1.0]]),
     )
-    found = row_numbers(gradients, shared=True)
-    assert found["attention"].tolist() == [5, 0, 1]
-    assert found["cosine"][[0, 2]] == pytest.approx([-1, math.sqrt(0.5)])
-    assert np.isnan(found["cosine"][1])
+    numbers = row_numbers(gradients, shared=True)
+    assert numbers["attention"].tolist() == [5, 0, 1]
+    assert numbers["cosine"][[0, 2]] == pytest.approx([-1, math.sqrt(0.5)])
+    assert np.isnan(numbers["cosine"][1])
     assert np.isnan(row_numbers(gradients, shared=False)["cosine"]).all()
 
 
@@ -153,7 +153,7 @@ def test_training_is_the_same_with_and_without_a_probe():
         tf.keras.utils.set_random_seed(3)
         probe = GradientProbe(batch, every=2) if watched else None
         weights.append(fit(model, batch, probe))
-    assert all(np.array_equal(one, other) for one, other in zip(*weights))
+    assert all(np.array_equal(plain, probed) for plain, probed in zip(*weights))
     assert probe.steps == [0, 2, 4]
     assert probe.values("item", "cosine").shape == (3, probe.rows["item"].size)
 
@@ -162,9 +162,9 @@ def test_numbers_against_plain_loops():
     model, batch = randomize(TWIN(shared_schema(), top_k=3)), batch_for(shared_schema())
     probe = GradientProbe(batch, every=2)
     fit(model, batch, probe)
-    found = gradient_numbers(probe, resamples=50)
-    assert found["steps"] == [0, 2, 4]
-    for name, one in found["features"].items():
+    numbers = gradient_numbers(probe, resamples=50)
+    assert numbers["steps"] == [0, 2, 4]
+    for name, feature in numbers["features"].items():
         against = cases = 0
         sums = [0.0, 0.0]
         by_step = []
@@ -180,12 +180,16 @@ def test_numbers_against_plain_loops():
                     sums = [total + norm for total, norm in zip(sums, norms)]
             by_step.append(here[0] / here[1])
             against, cases = against + here[0], cases + here[1]
-        assert one["conflict"]["estimate"] == pytest.approx(against / cases)
-        assert one["conflict_by_step"] == pytest.approx(by_step)
-        assert one["ratio"]["estimate"] == pytest.approx(sums[1] / sums[0])
-        assert sum(one["cosine_histogram"]) == cases
-        assert one["conflict"]["low"] <= one["conflict"]["estimate"] <= one["conflict"]["high"]
-        assert len(one["by_row"]["id"]) == one["rows"] == len(one["by_row"]["conflict"])
+        assert feature["conflict"]["estimate"] == pytest.approx(against / cases)
+        assert feature["conflict_by_step"] == pytest.approx(by_step)
+        assert feature["ratio"]["estimate"] == pytest.approx(sums[1] / sums[0])
+        assert sum(feature["cosine_histogram"]) == cases
+        assert (
+            feature["conflict"]["low"]
+            <= feature["conflict"]["estimate"]
+            <= feature["conflict"]["high"]
+        )
+        assert len(feature["by_row"]["id"]) == feature["rows"] == len(feature["by_row"]["conflict"])
     assert (
         "conflict"
         not in gradient_numbers(gradients_of(randomize(DARE(shared_schema(), top_k=3)), batch))[

@@ -21,17 +21,17 @@ from tfdare.analysis import (
     convergence_numbers,
     efficiency,
     interest_counts,
+    keep_positive_lift,
     list_findings,
     measure_discriminability,
     measure_search_quality,
     plot_attention,
     plot_efficiency,
     position_edges,
-    speaking_for,
 )
 from tfdare.analysis.convergence import examples_to
 from tfdare.analysis.discriminability import _information
-from tfdare.analysis.measure_all import Measured
+from tfdare.analysis.measure_all import Measurements
 from tfdare.cli import main as tfdare
 from tfdare.commands.analyze import main
 from tfdare.compat import tf
@@ -66,8 +66,8 @@ def models(folder):
 
 def test_user_batches(folder, splits):
     expected = plain_requests(splits["test"])
-    found = [user.decode() for *_, users in UserBatches(folder, "test", 7) for user in users]
-    assert found == [one["user"] for one in expected]
+    names = [user.decode() for *_, users in UserBatches(folder, "test", 7) for user in users]
+    assert names == [request["user"] for request in expected]
     few = UserBatches(folder, "test", 7, limit=10)
     assert len(few) == len(list(few)) == 2
 
@@ -90,37 +90,37 @@ def test_search_quality_against_plain_loops(folder, splits, models):
         value = np.where(np.arange(history.shape[1]) < arrays["history_length"][:, None], value, 0)
         return np.repeat(value[:, None], arrays["target_item"].shape[1], axis=1)
 
-    found = measure_search_quality(
+    quality = measure_search_quality(
         models, folder, {"made up": newest_matter}, limit=None, top_k=3, resamples=20, batch_size=8
     )
     expected = plain_requests(splits["test"])
     model, values = models["TWIN"], {"ndcg": [], "recall": []}
-    for one in expected:
-        given = {
+    for request in expected:
+        inputs = {
             name: tf.constant([value])
-            for name, value in one.items()
+            for name, value in request.items()
             if name.startswith(("history_", "target_")) and "repeats" not in name
         }
-        index = model.search(given)["behavior_index"].numpy()[0]
-        length = one["history_length"]
+        index = model.search(inputs)["behavior_index"].numpy()[0]
+        length = request["history_length"]
         relevance = [
             1.0 + i if i < length and c % 2 == 0 else 0.0
-            for i, c in enumerate(one["history_category"])
+            for i, c in enumerate(request["history_category"])
         ]
-        for candidate in range(one["target_length"]):
+        for candidate in range(request["target_length"]):
             kept = index[candidate].tolist()
             values["ndcg"].append(plain_ndcg(relevance, kept, 3))
             values["recall"].append(plain_recall(relevance, kept, 3))
-    numbers = found["truths"]["made up"]["models"]["TWIN"]
+    numbers = quality["truths"]["made up"]["models"]["TWIN"]
     for measure, of_targets in values.items():
         known = [value for value in of_targets if not math.isnan(value)]
         assert numbers[measure]["estimate"] == pytest.approx(np.mean(known), rel=1e-4)
         assert sum(numbers["by_length"]["targets"]) == len(known)
-    assert found["targets"] == sum(one["target_length"] for one in expected)
-    exact = found["truths"]["attention"]["models"]["TWIN"]
+    assert quality["targets"] == sum(request["target_length"] for request in expected)
+    exact = quality["truths"]["attention"]["models"]["TWIN"]
     assert exact["ndcg"]["estimate"] == pytest.approx(1) == exact["recall"]["estimate"]
-    difference = found["truths"]["made up"]["differences"]["DARE-paper - TWIN"]["ndcg"]
-    first = found["truths"]["made up"]["models"]["DARE-paper"]["ndcg"]["estimate"]
+    difference = quality["truths"]["made up"]["differences"]["DARE-paper - TWIN"]["ndcg"]
+    first = quality["truths"]["made up"]["models"]["DARE-paper"]["ndcg"]["estimate"]
     assert difference["estimate"] == pytest.approx(first - numbers["ndcg"]["estimate"])
 
 
@@ -142,31 +142,31 @@ def test_attention_maps_against_plain_loops(folder, splits, models):
         )
     assert counts.to_dict() == by_hand.to_dict()
     table = counts.table(min_count=1)
-    found = attention_accuracy(models, folder, table, target_categories=1, batch_size=9)
-    target = found["targets"][0]
+    maps = attention_accuracy(models, folder, table, target_categories=1, batch_size=9)
+    target = maps["targets"][0]
     expected = plain_requests(splits["test"])
     frequency = {}
-    for one in expected:
-        for category in one["target_category"][: one["target_length"]]:
+    for request in expected:
+        for category in request["target_category"][: request["target_length"]]:
             frequency[category] = frequency.get(category, 0) + 1
     assert frequency[target["row"]] == max(frequency.values())
     raw = np.concatenate([[0, 0], folder.vocabulary("category")])
     sums, edges = {}, table.edges
-    for one in expected:
-        given = {
+    for request in expected:
+        inputs = {
             name: tf.constant([value])
-            for name, value in one.items()
+            for name, value in request.items()
             if name.startswith(("history_", "target_")) and "repeats" not in name
         }
-        scores = models["TWIN"].attend(given).numpy()[0]
-        length = one["history_length"]
-        for candidate in range(one["target_length"]):
-            if one["target_category"][candidate] != target["row"] or not length:
+        scores = models["TWIN"].attend(inputs).numpy()[0]
+        length = request["history_length"]
+        for candidate in range(request["target_length"]):
+            if request["target_category"][candidate] != target["row"] or not length:
                 continue
             weights = np.exp(scores[candidate][:length])
             weights = weights / weights.sum()  # newest first
             for position in range(1, length + 1):
-                category = raw[one["history_category"][length - position]]
+                category = raw[request["history_category"][length - position]]
                 bucket = max(b for b in range(len(edges) - 1) if edges[b] <= position)
                 total = sums.setdefault((category, bucket), [0.0, 0])
                 total[0] += weights[position - 1]
@@ -181,23 +181,23 @@ def test_attention_maps_against_plain_loops(folder, splits, models):
     truth = table.information[target["row"] - 2]
     rows = [int(np.flatnonzero(raw == category)[0]) - 2 for category in target["categories"]]
     np.testing.assert_allclose(target["information"], truth[rows])
-    image = plot_attention(found).axes[0].images[0].get_array()
+    image = plot_attention(maps).axes[0].images[0].get_array()
     np.testing.assert_allclose(image, target["information"])
-    speaks = speaking_for(table)
+    speaks = keep_positive_lift(table)
     assert (speaks.information[table.lift < 1] == 0).all()
     kept = table.lift > 1
     np.testing.assert_array_equal(speaks.information[kept], table.information[kept])
 
 
 def test_discriminability(folder, models):
-    found = measure_discriminability(models, folder, clusters=(2, 5), limit=None, resamples=20)
-    assert found["clusters"] == [2, 5]
-    for one in found["models"].values():
-        for value in one["information"]:
-            assert 0 <= value["estimate"] <= found["entropy"] + 1e-9
+    result = measure_discriminability(models, folder, clusters=(2, 5), limit=None, resamples=20)
+    assert result["clusters"] == [2, 5]
+    for of_model in result["models"].values():
+        for value in of_model["information"]:
+            assert 0 <= value["estimate"] <= result["entropy"] + 1e-9
             assert value["low"] <= value["high"]
-    pair = found["differences"]["DARE-paper - TWIN"][1]
-    both = [found["models"][name]["information"][1]["estimate"] for name in models]
+    pair = result["differences"]["DARE-paper - TWIN"][1]
+    both = [result["models"][name]["information"][1]["estimate"] for name in models]
     assert pair["estimate"] == pytest.approx(both[0] - both[1])
 
 
@@ -229,18 +229,18 @@ def test_auc_by_examples(folder, models):
             read_requests(folder, "train", 8).take(5), epochs=1, verbose=0, callbacks=[probes[name]]
         )
     assert probes["TWIN"].steps == [0, 2, 4, 5]
-    found = convergence_numbers(probes, resamples=20)
-    one = found["models"]["TWIN"]
-    assert one["examples"] == [0, 20, 40, 50]
+    numbers = convergence_numbers(probes, resamples=20)
+    curve = numbers["models"]["TWIN"]
+    assert curve["examples"] == [0, 20, 40, 50]
     label = probes["TWIN"].label
     expected = [auc(label, p) for p in probes["TWIN"].probabilities]
-    assert [value["estimate"] for value in one["auc"]] == pytest.approx(expected)
+    assert [value["estimate"] for value in curve["auc"]] == pytest.approx(expected)
     # the last look is the trained model itself
     last = np.concatenate(
         [model(requests).numpy()[weight.numpy() > 0] for requests, _, weight, _ in held_out]
     )
     np.testing.assert_allclose(probes["TWIN"].probabilities[-1], last, rtol=1e-5)
-    assert found["speed"]["TWIN"]["auc"] == pytest.approx(max(expected))
+    assert numbers["speed"]["TWIN"]["auc"] == pytest.approx(max(expected))
 
 
 def test_examples_to_an_auc():
@@ -273,7 +273,7 @@ def test_findings_follow_the_intervals():
                 },
             },
         }
-        return [one.verdict for one in list_findings(numbers)]
+        return [finding.verdict for finding in list_findings(numbers)]
 
     assert verdicts(interval(0.64, 0.6, 0.7), interval(0.01, 0.005, 0.02)) == ["holds"] * 3
     assert verdicts(interval(0.4, 0.3, 0.45), interval(-0.01, -0.02, -0.001)) == [
@@ -351,20 +351,20 @@ def test_planted_truth_is_what_was_planted(simulated):
     raw = np.concatenate([[0, 0], sequences.vocabulary("category")]).tolist()
     requests, *_ = next(iter(read_requests(sequences, "test", 20)))
     arrays = {name: value.numpy() for name, value in requests.items()}
-    found = PlantedTruth(path, sequences)(arrays)
+    truth = PlantedTruth(path, sequences)(arrays)
     relevant = 0
-    for user, candidate, place in np.ndindex(found.shape):
+    for user, candidate, index in np.ndindex(truth.shape):
         length = arrays["history_length"][user]
-        here = raw[arrays["history_category"][user, place]]
+        here = raw[arrays["history_category"][user, index]]
         target = raw[arrays["target_category"][user, candidate]]
         rule = planted.get(str(here))
         expected = (
-            place < length
+            index < length
             and rule is not None
             and rule["partner"] == target
-            and rule["lag"] == length - place
+            and rule["lag"] == length - index
         )
-        assert found[user, candidate, place] == expected
+        assert truth[user, candidate, index] == expected
         relevant += expected
     assert relevant
 
@@ -434,10 +434,10 @@ def test_report_stands_alone(analysis):
     }
     figures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
     assert len(figures) == 9
-    assert all(base64.b64decode(one).startswith(b"\x89PNG") for one in figures)
+    assert all(base64.b64decode(item).startswith(b"\x89PNG") for item in figures)
     assert not re.search(r"(src|href)='(?!data:|https://arxiv)", page)
-    for one in numbers["findings"]:
-        assert one["verdict"] in ("holds", "does not hold", "not separable")
+    for item in numbers["findings"]:
+        assert item["verdict"] in ("holds", "does not hold", "not separable")
     assert page.count("class='verdict") == len(numbers["findings"]) >= 9
 
 
@@ -458,7 +458,7 @@ def test_numbers_are_the_runs_own(analysis, simulated):
 def test_a_failed_analysis_leaves_the_last_report(analysis, capsys):
     folder, argv = analysis
     before = (folder / "report.html").read_bytes()
-    for change, told in (
+    for change, message in (
         (["--resamples", "0"], "--resamples must be at least 1"),
         (["--truth", "nowhere.json"], "No planted truth at 'nowhere.json'"),
         (["--comparison", "nowhere"], "No finished comparison at 'nowhere'"),
@@ -466,27 +466,27 @@ def test_a_failed_analysis_leaves_the_last_report(analysis, capsys):
         (["--run", "nowhere"], "No training run at 'nowhere'"),
     ):
         assert main([*argv, *change]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert (folder / "report.html").read_bytes() == before
 
 
 def test_without_tracing_gradients_are_those_of_the_trained_model(simulated):
     runs = {"TWIN": load_run(str(simulated / "TWIN"))}
-    measured = Measured(
+    measurements = Measurements(
         runs,
         open_sequences(str(simulated / "sequences")),
         "test",
         100,
         20,
-        shown=lambda title: iter,
+        show_progress=lambda title: iter,
     )
-    found = measured.training(steps=0, every=1)
-    assert set(found) == {"gradients"} and found["gradients"]["TWIN"]["steps"] == [0]
-    before = measured.models["TWIN"].get_weights()
-    again = measured.training(steps=0, every=1)
-    assert again == found
-    after = measured.models["TWIN"].get_weights()
-    assert all(np.array_equal(one, other) for one, other in zip(before, after))
+    numbers = measurements.measure_training(steps=0, every=1)
+    assert set(numbers) == {"gradients"} and numbers["gradients"]["TWIN"]["steps"] == [0]
+    before = measurements.models["TWIN"].get_weights()
+    again = measurements.measure_training(steps=0, every=1)
+    assert again == numbers
+    after = measurements.models["TWIN"].get_weights()
+    assert all(np.array_equal(old, new) for old, new in zip(before, after))
 
 
 def test_the_readme_names_what_is_there():
@@ -524,23 +524,21 @@ def test_efficiency_reads_a_comparison(tmp_path, folder):
         "3",
     ]
     assert tfdare(argv) == 0
-    found = efficiency(str(tmp_path / "c"), resamples=20)
+    numbers = efficiency(str(tmp_path / "c"), resamples=20)
     rows = json.loads((tmp_path / "c" / "comparison.json").read_text())["rows"]
     for row in rows:
-        one = next(
-            one
-            for one in found["models"][row["model"]]
-            if one["attention_dim"] == row["attention_dim"]
+        f = next(
+            f for f in numbers["models"][row["model"]] if f["attention_dim"] == row["attention_dim"]
         )
-        assert one["auc"] == pytest.approx(row["test"]["auc"]["mean"])
-        assert one["search_ms"] == row["search_ms"]
-    narrow, wide = found["models"]["DARE-paper"]
+        assert f["auc"] == pytest.approx(row["test"]["auc"]["mean"])
+        assert f["search_ms"] == row["search_ms"]
+    narrow, wide = numbers["models"]["DARE-paper"]
     assert narrow["to_widest"]["estimate"] == pytest.approx(narrow["auc"] - wide["auc"])
     assert wide["to_widest"]["estimate"] == 0
     assert any(
-        "half the attention columns" in one.claim for one in list_findings({"efficiency": found})
+        "half the attention columns" in f.claim for f in list_findings({"efficiency": numbers})
     )
-    lines = plot_efficiency(found).axes[0].lines
+    lines = plot_efficiency(numbers).axes[0].lines
     assert lines[0].get_ydata().tolist() == [narrow["auc"], wide["auc"]]
     with pytest.raises(UsageError, match="No finished comparison"):
         efficiency(str(tmp_path))

@@ -26,7 +26,7 @@ from tfdare.comparison import (
     trials,
 )
 from tfdare.comparison import runner as compare_module
-from tfdare.comparison.measure import one_user, search_bytes
+from tfdare.comparison.measure import make_request, search_bytes
 from tfdare.comparison.paper import AUC, ORDERINGS, holds_in
 from tfdare.comparison.runner import compare
 from tfdare.errors import UsageError
@@ -285,9 +285,9 @@ def test_bad_options(folder, tmp_path, capsys, more, words):
 
 
 def test_refused(folder, tmp_path):
-    with pytest.raises(UsageError, match="--models must be of .*DARE.*Received: DIEN"):
+    with pytest.raises(UsageError, match="`models` must be of .*DARE.*Received: DIEN"):
         compare(folder.path, str(tmp_path / "c"), ["DIEN"])
-    with pytest.raises(UsageError, match="--seeds must name at least one"):
+    with pytest.raises(UsageError, match="`seeds` must name at least one"):
         compare(folder.path, str(tmp_path / "c"), seeds=[])
     with pytest.raises(TypeError, match="learning_rate"):
         compare(folder.path, str(tmp_path / "c"), learning_rate=0.1)
@@ -394,8 +394,8 @@ def test_measured(folder):
     assert found["SDIM"].whole_call
 
 
-def test_one_user_is_made_of_real_ones(folder):
-    requests = {name: value.numpy() for name, value in one_user(folder, 700, 9).items()}
+def test_a_request_is_made_of_real_behaviors_and_targets(folder):
+    requests = {name: value.numpy() for name, value in make_request(folder, 700, 9).items()}
     assert {name: value.shape for name, value in requests.items()} == {
         "history_item": (1, 700),
         "history_category": (1, 700),

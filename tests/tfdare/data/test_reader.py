@@ -37,26 +37,26 @@ def splits():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, splits):
-    """One file a split, so that the order of requests is that of the records."""
+    """Writes a file a split, so that the order of requests is that of the records."""
     return write_folder(tmp_path_factory.mktemp("one") / "sequences", splits)
 
 
 def as_dicts(dataset):
-    """Batches as one dict a request, the way :func:`plain_requests` gives them."""
-    found = []
+    """Converts batches to a dict a request, like those of :func:`plain_requests`."""
+    dicts = []
     for requests, label, weight in dataset:
         columns = {name: values.numpy() for name, values in requests.items()}
         columns.update(label=label.numpy(), weight=weight.numpy())
         for row in range(len(columns["label"])):
-            one = {name: values[row] for name, values in columns.items()}
-            user = one.pop("user", None)
-            one = {name: value.tolist() for name, value in one.items()}
+            request = {name: values[row] for name, values in columns.items()}
+            user = request.pop("user", None)
+            request = {name: value.tolist() for name, value in request.items()}
             if user is not None:
-                one["user"] = user.decode()
-            if one.get("context_price") != one.get("context_price"):
-                one["context_price"] = None  # NaN equals nothing, not even itself
-            found.append(one)
-    return found
+                request["user"] = user.decode()
+            if request.get("context_price") != request.get("context_price"):
+                request["context_price"] = None  # NaN equals nothing, not even itself
+            dicts.append(request)
+    return dicts
 
 
 EXTRAS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
@@ -64,7 +64,7 @@ EXTRAS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
 
 @pytest.fixture(scope="module")
 def rich_splits():
-    """Users with tags, context and times; one has a long history and few requests."""
+    """Makes users with tags, context and times; one has a long history and few requests."""
     splits = make_splits(seed=7, users=15, **EXTRAS)
     random = np.random.default_rng(8)
     splits["train"][3] = make_record(random, "long", length=400, requests=4, **EXTRAS)
@@ -79,16 +79,16 @@ def rich(tmp_path_factory, rich_splits):
 
 
 def without_facts(requests):
-    return [{name: one[name] for name in one if name not in FACTS} for one in requests]
+    return [{name: request[name] for name in request if name not in FACTS} for request in requests]
 
 
 @pytest.mark.parametrize(
     "split, window", [("train", None), ("train", 1), ("validation", 5), ("test", WINDOW)]
 )
 def test_agrees_with_a_plain_reading(folder, splits, split, window):
-    found = as_dicts(read_requests(folder, split, 4, window=window, with_history_facts=True))
+    requests = as_dicts(read_requests(folder, split, 4, window=window, with_history_facts=True))
     expected = plain_requests(splits[split], window=window or WINDOW)
-    assert len(expected) > 20 and found == expected
+    assert len(expected) > 20 and requests == expected
 
 
 @pytest.mark.parametrize(
@@ -98,26 +98,26 @@ def test_agrees_with_a_plain_reading_of_tags_context_and_time(
     rich, rich_splits, split, window, facts
 ):
     # Without facts histories are trimmed, to what the windows show.
-    found = as_dicts(read_requests(rich, split, 4, window=window, with_history_facts=facts))
+    requests = as_dicts(read_requests(rich, split, 4, window=window, with_history_facts=facts))
     expected = plain_requests(
         rich_splits[split], window=window or WINDOW, time_gap=TIME_GAP, **EXTRAS
     )
     assert len(expected) > 20
-    assert found == (expected if facts else without_facts(expected))
+    assert requests == (expected if facts else without_facts(expected))
 
 
 def test_the_extras_cover_what_can_go_wrong(rich_splits):
-    found = plain_requests(rich_splits["train"], time_gap=TIME_GAP, **EXTRAS)
-    tags = [tuple(one) for request in found for one in request["history_tags"]]
-    assert {sum(1 for tag in one if tag) for one in tags} == {0, 1, 2, 3}
-    assert any(request["context_price"] is None for request in found)
-    assert {sum(1 for x in request["context_interests"] if x) for request in found} == {0, 1, 2}
-    assert max(max(request["history_time_gap"]) for request in found) > 100
+    requests = plain_requests(rich_splits["train"], time_gap=TIME_GAP, **EXTRAS)
+    tags = [tuple(values) for request in requests for values in request["history_tags"]]
+    assert {sum(1 for tag in values if tag) for values in tags} == {0, 1, 2, 3}
+    assert any(request["context_price"] is None for request in requests)
+    assert {sum(1 for x in request["context_interests"] if x) for request in requests} == {0, 1, 2}
+    assert max(max(request["history_time_gap"]) for request in requests) > 100
 
 
 def test_specs_of_tags_context_and_time(rich):
     requests, _, _ = read_requests(rich, "train", 4, window=5).element_spec
-    found = {name: (spec.dtype, tuple(spec.shape)) for name, spec in requests.items()}
+    specs = {name: (spec.dtype, tuple(spec.shape)) for name, spec in requests.items()}
     expected = {
         "history_tags": (tf.int32, (None, 5, 3)),
         "target_tags": (tf.int32, (None, CANDIDATES, 3)),
@@ -126,20 +126,20 @@ def test_specs_of_tags_context_and_time(rich):
         "context_interests": (tf.int32, (None, 2)),
         "context_price": (tf.float32, (None,)),
     }
-    assert {name: found[name] for name in expected} == expected
-    assert len(found) == len(expected) + 6
+    assert {name: specs[name] for name in expected} == expected
+    assert len(specs) == len(expected) + 6
 
 
 @pytest.mark.parametrize("shuffle", [6, 1000])
 def test_shuffled_requests_keep_their_parts(rich, rich_splits, shuffle):
     def ordered(requests):
-        return sorted(requests, key=lambda one: repr(sorted(one.items())))
+        return sorted(requests, key=lambda request: repr(sorted(request.items())))
 
     dataset = read_requests(rich, "train", 5, shuffle=shuffle, with_history_facts=True)
     expected = plain_requests(rich_splits["train"], time_gap=TIME_GAP, **EXTRAS)
-    found = as_dicts(dataset)
-    assert ordered(found) == ordered(expected) and found != expected
-    assert as_dicts(dataset) != found
+    shuffled = as_dicts(dataset)
+    assert ordered(shuffled) == ordered(expected) and shuffled != expected
+    assert as_dicts(dataset) != shuffled
 
 
 def test_gaps_beyond_32_bits_are_cut(tmp_path):
@@ -154,8 +154,8 @@ def test_gaps_beyond_32_bits_are_cut(tmp_path):
 
 
 def test_without_facts(folder, splits):
-    found = as_dicts(read_requests(folder, "train", 4))
-    assert found == without_facts(plain_requests(splits["train"]))
+    requests = as_dicts(read_requests(folder, "train", 4))
+    assert requests == without_facts(plain_requests(splits["train"]))
 
 
 def test_the_records_cover_what_can_go_wrong(splits):
@@ -224,21 +224,21 @@ def test_batches(folder, splits, batch_size, facts):
 
 def keys(dataset):
     return [
-        (one["user"], one["history_length"], *one["history_item"], *one["target_item"])
-        for one in as_dicts(dataset)
+        (r["user"], r["history_length"], *r["history_item"], *r["target_item"])
+        for r in as_dicts(dataset)
     ]
 
 
 def test_several_files_hold_every_request_once(tmp_path, splits, folder):
     many = write_folder(tmp_path / "s", splits, shards=4)
     facts = {"with_history_facts": True}
-    found = keys(read_requests(many, "train", 8, **facts))
-    assert sorted(found) == sorted(keys(read_requests(folder, "train", 8, **facts)))
-    assert found == keys(read_requests(many, "train", 8, **facts))
+    read = keys(read_requests(many, "train", 8, **facts))
+    assert sorted(read) == sorted(keys(read_requests(folder, "train", 8, **facts)))
+    assert read == keys(read_requests(many, "train", 8, **facts))
     for shard in range(4):  # and keep the order inside each file
         users = [record.user for record in splits["train"][shard::4]]
-        expected = [one["user"] for one in plain_requests(splits["train"][shard::4])]
-        assert [key[0] for key in found if key[0] in users] == expected
+        expected = [request["user"] for request in plain_requests(splits["train"][shard::4])]
+        assert [key[0] for key in read if key[0] in users] == expected
 
 
 def test_shuffle_is_a_seeded_permutation(folder):
@@ -300,8 +300,8 @@ def test_other_numbers_of_candidates(tmp_path):
     random = np.random.default_rng(4)
     records = [make_record(random, f"u{i}", requests=3) for i in range(3)]
     opened = write_folder(tmp_path / "s", {"train": records}, candidates=6)
-    found = as_dicts(read_requests(opened, "train", 4, with_history_facts=True))
-    assert found == plain_requests(records, candidates=6)
+    requests = as_dicts(read_requests(opened, "train", 4, with_history_facts=True))
+    assert requests == plain_requests(records, candidates=6)
 
 
 def test_more_candidates_than_the_schema_says_is_an_error(tmp_path):

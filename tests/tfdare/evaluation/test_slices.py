@@ -63,11 +63,11 @@ def test_slices_tell_apart_what_they_say(folder, splits, predictions):
         cut = slices[name]
         for place, title in enumerate(cut.parts):
             low, *high = (int(part.replace(",", "")) for part in title.split("–"))
-            inside = [value for value, at in zip(of_targets, cut.place) if at == place]
+            inside = [value for value, at in zip(of_targets, cut.part_index) if at == place]
             assert low <= min(inside) and max(inside) <= (high or [low])[0]
-        assert sorted(set(cut.place.tolist())) == list(range(len(cut.parts)))
+        assert sorted(set(cut.part_index.tolist())) == list(range(len(cut.parts)))
     new = ~found.clicked_before
-    assert slices["target"].place.tolist() == (~new).astype(int).tolist()
+    assert slices["target"].part_index.tolist() == (~new).astype(int).tolist()
 
 
 def test_metrics_of_every_slice(folder, predictions):
@@ -77,7 +77,7 @@ def test_metrics_of_every_slice(folder, predictions):
     for name, cut in slices.items():
         assert [part["title"] for part in numbers[name]["parts"]] == cut.parts
         for place, part in enumerate(numbers[name]["parts"]):
-            rows = cut.place == place
+            rows = cut.part_index == place
             for model, found in predictions.items():
                 label, probability = found.label[rows], found.probability[rows]
                 expected = {

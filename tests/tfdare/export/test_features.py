@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.client.requests import NO_VALUE as NO_VALUE_OF_THE_CLIENT
 from tests.folders import CONTEXT, MULTI_HOT, SIZES, TIME_GAP, make_splits, write_folder
 from tests.harness import randomize, requests
 from tfdare.data import read_requests
 from tfdare.export import export_model
-from tfdare.export.check import compare, run_apart
+from tfdare.export.check import compare, run_in_subprocess
 from tfdare.export.sample_requests import example_requests
 from tfdare.export.signatures import NO_VALUE, ServingModule, id_inputs, signature_inputs
 from tfdare.layers import Head, MatchCounts, TopKSearch
@@ -20,6 +19,7 @@ from tfdare.losses import CandidateCrossentropy
 from tfdare.models import DARE, build_model
 from tfdare.schema import OOV_ID, PADDING_ID, SchemaError
 from tfdare.sequences import Sequences
+from tfdare.sequences.requests import NO_VALUE as NO_VALUE_OF_THE_CLIENT
 from tfdare.session import SavedModelSession
 
 pytestmark = pytest.mark.keras
@@ -39,19 +39,19 @@ def sequences(tmp_path_factory):
 def model(sequences):
     """Every new thing at once, fitted for one epoch and then far from its start."""
     schema = sequences.schema.with_dims(3, 4)
-    made = DARE(
+    dare = DARE(
         schema,
         search=TopKSearch(TOP_K, recent=RECENT),
         evidence=[MatchCounts()],
         head=Head((6,)),
         auxiliary_head=Head((5,), batch_norm=False),
     )
-    made.compile(
+    dare.compile(
         optimizer=tf.keras.optimizers.Adam(0.01), loss=CandidateCrossentropy(), jit_compile=False
     )
-    loss = made.fit(read_requests(sequences, "train", 16), verbose=0).history["loss"]
+    loss = dare.fit(read_requests(sequences, "train", 16), verbose=0).history["loss"]
     assert np.isfinite(loss).all()
-    return randomize(made)
+    return randomize(dare)
 
 
 class Exported:
@@ -74,22 +74,22 @@ class Exported:
 
     def raw(self, rows):
         """The same requests over raw ids; row 1 is an id never seen."""
-        made = dict(rows)
+        inputs = dict(rows)
         for key, part in id_inputs(self.model.schema).items():
             if key in rows:
                 known = self.raw_ids[part.name][np.maximum(rows[key] - 2, 0)]
                 nothing = NO_VALUE if part.max_values > 1 else NEVER_SEEN
-                made[key] = np.select(
+                inputs[key] = np.select(
                     [rows[key] == PADDING_ID, rows[key] == OOV_ID], [nothing, NEVER_SEEN], known
                 )
-        return made
+        return inputs
 
 
 @pytest.fixture(scope="module")
 def exported(model, sequences, tmp_path_factory):
-    made = Exported(model, sequences, tmp_path_factory.mktemp("export"))
-    yield made
-    made.session.close()
+    exported_model = Exported(model, sequences, tmp_path_factory.mktemp("export"))
+    yield exported_model
+    exported_model.session.close()
 
 
 def test_signatures_are_those_of_the_table(exported):
@@ -118,14 +118,14 @@ def test_signatures_are_those_of_the_table(exported):
         "attention_score": (real, three),
         **context,
     }
-    found = {
+    inputs = {
         name: {
             key: (tf.as_dtype(info.dtype), tuple(d.size for d in info.tensor_shape.dim))
             for key, info in signature.inputs.items()
         }
         for name, signature in exported.session.signatures.items()
     }
-    assert found == {"search": search, "score": score, "serving_default": {**search, **context}}
+    assert inputs == {"search": search, "score": score, "serving_default": {**search, **context}}
     assert NO_VALUE == NO_VALUE_OF_THE_CLIENT == -1
 
 
@@ -133,13 +133,13 @@ def test_signatures_are_those_of_the_table(exported):
 def test_raw_ids_answer_as_the_model_does(exported, users, behaviors, candidates):
     model = exported.model
     rows = requests(model.schema, users, behaviors, candidates, seed=behaviors)
-    found = model.search(rows)
+    search = model.search(rows)
     for signature in ("search", "serving_default"):
         answers = exported.run(signature, exported.raw(rows))
-        np.testing.assert_array_equal(answers["behavior_index"], found["behavior_index"])
-        np.testing.assert_allclose(answers["attention_score"], found["attention_score"], atol=1e-5)
+        np.testing.assert_array_equal(answers["behavior_index"], search["behavior_index"])
+        np.testing.assert_allclose(answers["attention_score"], search["attention_score"], atol=1e-5)
     np.testing.assert_allclose(answers["probability"], model(rows), atol=1e-6)
-    scored = {key: value.numpy() for key, value in found.items()}
+    scored = {key: value.numpy() for key, value in search.items()}
     probability = exported.run("score", exported.raw(scored))["probability"]
     np.testing.assert_allclose(probability, model(rows), atol=1e-6)
 
@@ -177,14 +177,14 @@ def test_row_ids_take_0_for_no_value_and_wrong_rows_for_unknown(model, tmp_path)
 
 
 def test_examples_hold_the_hard_cases(model, sequences):
-    made = [batch["serving_default"] for batch in example_requests(model, sequences)]
+    batches = [batch["serving_default"] for batch in example_requests(model, sequences)]
     for key in ("history_tags", "context_interests"):
-        values = np.concatenate([batch[key].reshape(-1, batch[key].shape[-1]) for batch in made])
+        values = np.concatenate([batch[key].reshape(-1, batch[key].shape[-1]) for batch in batches])
         counts = (values != NO_VALUE).sum(-1)
         assert counts.min() < counts.max() == values.shape[-1]
-    gaps = np.concatenate([batch["history_time_gap"].ravel() for batch in made])
+    gaps = np.concatenate([batch["history_time_gap"].ravel() for batch in batches])
     assert gaps.min() < 10 and gaps.max() > 10**8
-    prices = np.concatenate([batch["context_price"] for batch in made])
+    prices = np.concatenate([batch["context_price"] for batch in batches])
     assert np.isnan(prices).any() and np.isfinite(prices).any()
     over_rows = example_requests(model, None)[-1]["serving_default"]
     assert over_rows["history_tags"].min() == PADDING_ID
@@ -202,7 +202,7 @@ def test_models_of_one_table_over_raw_ids_with_and_without_search(sequences, tmp
         "SDIM": {"serving_default"},
         "TWIN": {"search", "score", "serving_default"},
     }
-    answers = dict(zip(exports, run_apart(export[1:] for export in exports.values())))
+    answers = dict(zip(exports, run_in_subprocess(export[1:] for export in exports.values())))
     for name, (model, _, batches) in exports.items():
         assert compare(model, batches, answers[name], sequences) < 1e-5
     assert [set(batch["serving_default"]) for batch in answers["SDIM"]] == [{"probability"}] * 3

@@ -97,9 +97,9 @@ def raw_requests(model, **how):
 
 
 def assert_answers(answers, model, rows):
-    found = model.search(rows)
-    np.testing.assert_array_equal(answers["behavior_index"], found["behavior_index"])
-    np.testing.assert_allclose(answers["attention_score"], found["attention_score"], atol=1e-5)
+    expected = model.search(rows)
+    np.testing.assert_array_equal(answers["behavior_index"], expected["behavior_index"])
+    np.testing.assert_allclose(answers["attention_score"], expected["attention_score"], atol=1e-5)
     if "probability" in answers:
         np.testing.assert_allclose(answers["probability"], model(rows), atol=1e-6)
 
@@ -118,7 +118,7 @@ def test_signatures_are_those_of_the_table(which, id_type, request):
         "history_length": (tf.int32, (-1,)),
         **targets,
     }
-    found = {"behavior_index": (tf.int32, three), "attention_score": (tf.float32, three)}
+    search_outputs = {"behavior_index": (tf.int32, three), "attention_score": (tf.float32, three)}
     probability = {"probability": (tf.float32, two)}
     score = {
         **targets,
@@ -140,9 +140,9 @@ def test_signatures_are_those_of_the_table(which, id_type, request):
     }
     outputs = {name: described(s.outputs) for name, s in signatures.items()}
     assert outputs == {
-        "search": found,
+        "search": search_outputs,
         "score": probability,
-        "serving_default": {**found, **probability},
+        "serving_default": {**search_outputs, **probability},
     }
 
 
@@ -164,8 +164,8 @@ def test_raw_ids_answer_as_the_model_does(by_raw_id, users, behaviors, candidate
 
 def test_search_then_score_is_the_default(by_raw_id):
     _rows, ids = raw_requests(by_raw_id.model, users=3, behaviors=9, lengths=[9, 2, 0])
-    found = by_raw_id.run("search", ids)
-    index = found["behavior_index"]
+    searched = by_raw_id.run("search", ids)
+    index = searched["behavior_index"]
     score = {k: v for k, v in ids.items() if k.startswith("target_")}
     for name in RAW:
         history = ids[f"history_{name}"]
@@ -173,13 +173,13 @@ def test_search_then_score_is_the_default(by_raw_id):
         score[f"behavior_{name}"] = gathered  # of place -1 whatever comes first
     length = ids["history_length"][:, None, None]
     score["behavior_position"] = np.where(index >= 0, length - index, 0).astype(np.int32)
-    score["attention_score"] = found["attention_score"]
+    score["attention_score"] = searched["attention_score"]
     whole = by_raw_id.run("serving_default", ids)
     np.testing.assert_allclose(
         by_raw_id.run("score", score)["probability"], whole["probability"], atol=1e-6
     )
-    for name in found:
-        np.testing.assert_array_equal(found[name], whole[name])
+    for name in searched:
+        np.testing.assert_array_equal(searched[name], whole[name])
 
 
 def test_ids_never_seen_share_the_row_out_of_vocabulary(by_raw_id):
@@ -217,14 +217,14 @@ def test_a_length_that_cannot_be_is_clipped(which, request):
 
 
 def test_rows_answer_as_the_model_does_and_wrong_rows_are_out_of_vocabulary(by_row):
-    made = requests(by_row.model.schema, users=3, behaviors=7, seed=3)
-    assert_answers(by_row.run("serving_default", made), by_row.model, made)
+    inputs = requests(by_row.model.schema, users=3, behaviors=7, seed=3)
+    assert_answers(by_row.run("serving_default", inputs), by_row.model, inputs)
     for wrong in (-1, -(2**31), 10, 2**31 - 1):
-        made["history_item"][:, 0] = made["target_item"][:, 1] = wrong
-        answers = by_row.run("serving_default", made)
-        known = dict(made)
+        inputs["history_item"][:, 0] = inputs["target_item"][:, 1] = wrong
+        answers = by_row.run("serving_default", inputs)
+        known = dict(inputs)
         for key in ("history_item", "target_item"):
-            known[key] = np.where(made[key] == wrong, OOV_ID, made[key])
+            known[key] = np.where(inputs[key] == wrong, OOV_ID, inputs[key])
         assert_answers(answers, by_row.model, known)
     score = {
         name: np.zeros(tuple(d or 2 for d in spec.shape), spec.dtype.as_numpy_dtype)

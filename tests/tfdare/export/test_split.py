@@ -15,7 +15,7 @@ from tests.harness import randomize, requests, rich_schema, shared_schema
 from tfdare.errors import UsageError
 from tfdare.export import ExportError, export_servables
 from tfdare.export.compact_tables import DTYPES, CompactAttention, CompactTable
-from tfdare.export.signatures import check_apart
+from tfdare.export.signatures import check_separable
 from tfdare.layers import gather_behaviors
 from tfdare.models import build_model
 from tfdare.session import SavedModelSession
@@ -69,16 +69,16 @@ def small(tmp_path_factory):
     return Exported(tmp_path_factory.mktemp("small"), "int8")
 
 
-def found_by(exported, made):
+def found_by(exported, inputs):
     """What the search servable finds, gathered as a client does."""
-    found = exported.run("d_search", "search", made)
-    index = found["behavior_index"]
+    outputs = exported.run("d_search", "search", inputs)
+    index = outputs["behavior_index"]
     names = [*exported.model.schema.names, "time_gap"]
-    history = {name: tf.constant(made[f"history_{name}"]) for name in names}
+    history = {name: tf.constant(inputs[f"history_{name}"]) for name in names}
     behaviors = {k: v.numpy() for k, v in gather_behaviors(history, tf.constant(index)).items()}
-    length = made["history_length"][:, None, None]
+    length = inputs["history_length"][:, None, None]
     behaviors["behavior_position"] = np.where(index >= 0, length - index, 0).astype(np.int32)
-    return {**made, **behaviors, **found}
+    return {**inputs, **behaviors, **outputs}
 
 
 @pytest.mark.parametrize("which", ["split", "small"])
@@ -91,15 +91,15 @@ def test_halves_one_after_the_other_are_the_whole(which, request):
         "d_search": ["search"],
         "d_score": ["score"],
     }
-    made = requests(exported.model.schema, users=3, behaviors=12, lengths=[12, 2, 0])
-    found = found_by(exported, made)
-    whole = exported.run("d", "serving_default", made)
-    scored = exported.run("d_score", "score", found)
-    np.testing.assert_array_equal(found["behavior_index"], whole["behavior_index"])
-    np.testing.assert_allclose(found["attention_score"], whole["attention_score"], atol=1e-6)
+    inputs = requests(exported.model.schema, users=3, behaviors=12, lengths=[12, 2, 0])
+    searched = found_by(exported, inputs)
+    whole = exported.run("d", "serving_default", inputs)
+    scored = exported.run("d_score", "score", searched)
+    np.testing.assert_array_equal(searched["behavior_index"], whole["behavior_index"])
+    np.testing.assert_allclose(searched["attention_score"], whole["attention_score"], atol=1e-6)
     np.testing.assert_allclose(scored["probability"], whole["probability"], atol=1e-6)
     if which == "split":
-        np.testing.assert_allclose(whole["probability"], exported.model(made), atol=1e-5)
+        np.testing.assert_allclose(whole["probability"], exported.model(inputs), atol=1e-5)
 
 
 def test_neither_half_holds_what_only_the_other_reads(split):
@@ -168,8 +168,8 @@ def test_int8_by_hand():
 
 def test_recall_falls_with_the_bits():
     model = model_of()
-    made = requests(model.schema, users=20, behaviors=12, candidates=9)
-    recall = {d: CompactAttention(model, d).report(made, "x")["recall@4"] for d in DTYPES}
+    inputs = requests(model.schema, users=20, behaviors=12, candidates=9)
+    recall = {d: CompactAttention(model, d).report(inputs, "x")["recall@4"] for d in DTYPES}
     assert recall["float32"] == 1 and recall["float16"] > 0.99
     assert all(0.9 < share <= 1 for share in recall.values()) and min(recall.values()) < 1
     with pytest.raises(ValueError, match="Received: 'int4'"):
@@ -195,7 +195,7 @@ def test_models_that_share_tables_are_refused(name, match, tmp_path):
 
 @pytest.mark.parametrize("name", ["DARE-paper", "TWIN-4E"])
 def test_models_with_tables_of_their_own_pass(name):
-    check_apart(model_of(name=name))
+    check_separable(model_of(name=name))
 
 
 def test_none_is_published_unless_all_are_good(tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ def test_embedding_lives_through_config_trace_fit_and_files(name, tmp_path):
 
 def test_docstring_examples():
     assert run_doctests("tfdare.layers.decoupled") > 0
+    assert run_doctests("tfdare.layers.embedding") > 0
 
 
 def constants(ids):

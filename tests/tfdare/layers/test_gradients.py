@@ -115,8 +115,8 @@ def test_loss_by_plain_loops(schema, weight):
 
     wanted = crossentropy(main) + weight * crossentropy(auxiliary)
     model.compile(optimizer="sgd", loss=CandidateCrossentropy(), jit_compile=False)
-    predicted = model(tensors(made), training=True)
-    np.testing.assert_allclose(predicted.numpy()[real > 0], main[real > 0], rtol=1e-4)
+    predicted = model.forward(tensors(made), training=True)
+    np.testing.assert_allclose(predicted.probability.numpy()[real > 0], main[real > 0], rtol=1e-4)
     loss = model.compute_loss(made, tf.constant(label), predicted, tf.constant(real))
     np.testing.assert_allclose(float(loss), wanted, rtol=1e-5)
 

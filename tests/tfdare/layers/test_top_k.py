@@ -23,7 +23,7 @@ def laid_out(scores, blocks):
     Each candidate has a column of its own: its query is one there, the key is the score.
     """
     users, candidates, behaviors = scores.shape
-    places = np.minimum(blocks.places.numpy(), behaviors)
+    places = np.minimum(blocks.indices.numpy(), behaviors)
     padded = np.concatenate([scores, np.full((users, candidates, 1), -3e38, np.float32)], axis=2)
     query = np.broadcast_to(np.eye(candidates, dtype=np.float32), (users, candidates, candidates))
     return tf.constant(query), tf.constant(padded[:, :, places].transpose(0, 2, 1))
@@ -59,10 +59,10 @@ def test_blocks_equal_top_k(users, candidates, behaviors, top_k, size, tile, kin
 @pytest.mark.parametrize("behaviors", [0, 1, 7, 128, 131, 400])
 def test_every_behavior_has_one_position(behaviors):
     blocks = Blocks(behaviors, 1, 2, 8, short=100, few=0)
-    places = blocks.places.numpy()
+    places = blocks.indices.numpy()
     assert sorted(places[places < behaviors].tolist()) == list(range(behaviors))
     some = np.arange(behaviors)
-    np.testing.assert_array_equal(places[blocks.position(tf.range(behaviors)).numpy()], some)
+    np.testing.assert_array_equal(places[blocks.cells(tf.range(behaviors)).numpy()], some)
     assert int(blocks.size) == (8 if behaviors >= 100 else 1)
 
 
@@ -183,4 +183,4 @@ def test_models_whose_scores_are_no_product_search_as_before(name):
     model = build_model(name, rich_schema(window=30).with_dims(4, 4))
     made = requests(model.schema, behaviors=9)
     assert model.search(made)["behavior_index"].shape[-1] == model.search_layer.slots
-    assert model._by_product == (name == "SIM-soft")
+    assert model._searches_by_product == (name == "SIM-soft")

@@ -101,6 +101,14 @@ def test_sign(low, high, sign):
     assert Interval(0.0, low, high).sign == sign
 
 
+def test_an_interval_as_text_and_from_json():
+    assert f"{Interval(0.5, 0.25, 0.75):+.2f}" == "+0.50 [+0.25, +0.75]"
+    assert f"{Interval.from_json({'estimate': 0.5, 'low': None, 'high': None}):.2f}" == "0.50"
+    assert f"{Interval.from_json({'estimate': None, 'low': None, 'high': None}):.2f}" == "n/a"
+    numbers = {"to": "DARE", "estimate": 0.1, "low": 0.0, "high": 0.2}
+    assert Interval.from_json(numbers) == Interval(0.1, 0.0, 0.2)
+
+
 def test_refused():
     with pytest.raises(ValueError, match=r"one shape.*\(2,\), \(3,\)"):
         WeightedAUC([0, 1], [1.0, 2.0, 3.0], [0, 0])

@@ -133,10 +133,10 @@ def test_config_round_trip_and_graph(metric, plain):
 
 def test_exact_search_finds_its_own_attention(dare):
     from tests.harness import requests, tensors
-    from tfdare.analysis.batches import kept_and_attention
+    from tfdare.analysis.batches import search_and_attention
 
     made = tensors(requests(dare.schema, users=6, behaviors=10, lengths=[10, 7, 3, 2, 1, 0]))
-    index, attention = kept_and_attention(dare, made)
+    index, attention = search_and_attention(dare, made)
     np.testing.assert_allclose(
         attention.numpy().sum(-1), np.broadcast_to([[1.0]] * 5 + [[0.0]], [6, 4]), rtol=1e-5
     )

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tests.harness import assert_same, randomize, requests, run_doctests, tensors
 from tfdare.layers import ClusterAttention, DecoupledEmbedding, Head, MatchSearch, TopKSearch
-from tfdare.models import DARE, TwoStageModel
+from tfdare.losses import CandidateCrossentropy
+from tfdare.models import DARE, TwoStageModel, build_model
 from tfdare.schema import Feature, Schema
 
 pytestmark = pytest.mark.keras
@@ -104,6 +105,48 @@ def test_search_layer_is_the_one_given(schema):
     assert model.search(requests(schema))["behavior_index"].shape[-1] == 2
 
 
-@pytest.mark.parametrize("module", ["tfdare.models.published", "tfdare.schema"])
+def held_tensors(model):
+    """Names of the attributes of a model and its layers that hold a tensor."""
+    return [
+        name
+        for layer in model._flatten_layers()
+        for name, value in vars(layer).items()
+        if any(isinstance(x, tf.Tensor) for x in (value if isinstance(value, tuple) else [value]))
+    ]
+
+
+@pytest.mark.parametrize("kind", ["eager", "traced"])
+def test_a_training_call_outside_fit_leaves_no_tensor_behind(schema, kind):
+    model = randomize(DARE(schema, top_k=3, head=Head((6,))))
+    model.compile("sgd", CandidateCrossentropy())
+    made = tensors(requests(schema))
+    label = tf.cast(made["target_item"] % 2, tf.float32)
+    wanted = CandidateCrossentropy()(label, model(made))
+    call = model if kind == "eager" else tf.function(model, autograph=False)
+    probability = call(made, training=True)
+    assert isinstance(probability, tf.Tensor) and probability.shape == label.shape
+    assert held_tensors(model) == []
+    randomize(model)  # the call moved batch statistics
+    assert float(model.compute_loss(made, label, model(made))) == pytest.approx(float(wanted))
+
+
+def test_a_training_step_that_fails_leaves_the_model_as_it_was(schema):
+    model = randomize(DARE(schema, top_k=3, head=Head((6,))))
+    model.compile("sgd", CandidateCrossentropy(), run_eagerly=True)
+    made = requests(schema)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Labels must be finite"):
+        model.fit(made, np.full((3, 4), np.nan), verbose=0)
+    assert held_tensors(model) == []
+    assert isinstance(model(made, training=True), tf.Tensor)
+
+
+def test_only_the_two_stage_model_searches(schema):
+    assert DARE(schema, top_k=3).searches
+    assert not build_model("DARE-whole", schema).searches
+
+
+@pytest.mark.parametrize(
+    "module", ["tfdare.models.published", "tfdare.schema.schema", "tfdare.schema.features"]
+)
 def test_docstring_examples(module):
     assert run_doctests(module) > 0

@@ -18,7 +18,7 @@ from tests.harness import (
     tiny_schema,
 )
 from tfdare.compat import raw
-from tfdare.export.check import compare, run_apart
+from tfdare.export.check import compare, run_in_subprocess
 from tfdare.export.sample_requests import example_requests
 from tfdare.export.signatures import ServingModule
 from tfdare.layers import AffinityFacts, Head, MatchCounts, ScoreFacts, TopKSearch
@@ -221,7 +221,7 @@ def answers(models, tmp_path_factory):
         module = ServingModule(model, None)
         tf.saved_model.save(module, path, signatures=module.signatures_by_name)
         asked[name] = (path, example_requests(model, None))
-    found = run_apart(asked.values())
+    found = run_in_subprocess(asked.values())
     return {name: (asked[name][1], got) for name, got in zip(asked, found)}
 
 

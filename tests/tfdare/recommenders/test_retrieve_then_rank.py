@@ -47,9 +47,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def batch(folder):
     """Requests, label and weight; some candidates are padding."""
-    found = next(iter(read_requests(folder, "train", 16)))
-    assert 0 < float(tf.reduce_mean(found[2])) < 1
-    return found
+    tensors = next(iter(read_requests(folder, "train", 16)))
+    assert 0 < float(tf.reduce_mean(tensors[2])) < 1
+    return tensors
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +94,12 @@ def test_loss_is_that_of_the_model_compiled_alone(folder, batch, kind, training)
     ranking.ranker.set_weights(plain.get_weights())
     requests, label, weight = batch
     plain.compile(loss=CandidateCrossentropy(), run_eagerly=True)
-    wanted = plain.compute_loss(requests, label, plain(requests, training=training), weight)
+    outputs = plain.forward(requests, training=True) if training else plain(requests)
+    wanted = plain.compute_loss(requests, label, outputs, weight)
     got = ranking.compute_loss(batch, training=training)
     assert float(got) == pytest.approx(float(wanted), abs=1e-6)
-    for one, other in zip(ranking.ranker.get_weights(), plain.get_weights()):
-        np.testing.assert_array_equal(one, other)  # batch statistics moved alike
+    for weight_after, plain_weight in zip(ranking.ranker.get_weights(), plain.get_weights()):
+        np.testing.assert_array_equal(weight_after, plain_weight)  # batch statistics moved alike
 
 
 def test_ranking_learns_from_the_dataset_of_read_requests(folder):
@@ -194,13 +195,13 @@ def test_ranking_and_recommender_want_a_model_of_this_package(wrong, folder, cat
 
 @pytest.mark.parametrize("kind", ["Ranking", "Retrieval"])
 def test_fit_without_labels_says_what_is_missing(kind, folder, catalog, batch):
-    made = {
+    model = {
         "Ranking": lambda: Ranking(small_dare(folder.schema)),
         "Retrieval": lambda: small_retrieval(folder, catalog),
     }[kind]()
-    made.compile(optimizer=SparseAdam(0.1), run_eagerly=True)
+    model.compile(optimizer=SparseAdam(0.1), run_eagerly=True)
     with pytest.raises(ValueError, match=rf"{kind} is fitted .*Received: requests alone, \['hist"):
-        made.fit(tf.data.Dataset.from_tensors(batch[0]), verbose=0)
+        model.fit(tf.data.Dataset.from_tensors(batch[0]), verbose=0)
 
 
 def test_a_missing_feature_is_named(folder, catalog, batch):
@@ -210,7 +211,7 @@ def test_a_missing_feature_is_named(folder, catalog, batch):
     calls = {
         "ranking": Ranking(ranker),
         "retrieval": retrieval,
-        "recommender": lambda given: recommender.recommend(given, 2, 3),
+        "recommender": lambda inputs: recommender.recommend(inputs, 2, 3),
     }
     for call in calls.values():
         with pytest.raises(ValueError, match=r"Missing tensors \['history_category'\]. Received"):
@@ -347,12 +348,12 @@ def test_towers_against_numpy(folder, catalog, batch):
 
 def loss_by_hand(model, users, requests, clicked, folder, catalog):
     """Softmax over the batch's clicks, less log of their share, equal items masked."""
-    place = np.argwhere(clicked)
-    ids = {name: requests[f"target_{name}"].numpy()[tuple(place.T)] for name in folder.schema.names}
+    index = np.argwhere(clicked)
+    ids = {name: requests[f"target_{name}"].numpy()[tuple(index.T)] for name in folder.schema.names}
     candidates, item = embedded(model, ids, folder), ids["item"]
     share = np.clip(catalog.clicks[item - 2] / catalog.clicks.sum(), 1e-6, 1)
     losses = []
-    for row, (user, _) in enumerate(place):
+    for row, (user, _) in enumerate(index):
         logit = candidates @ users[user] - np.log(share)
         rivals = (item != item[row]) | (np.arange(len(item)) == row)
         losses.append(np.log(np.exp(logit[rivals]).sum()) - logit[row])
@@ -376,9 +377,9 @@ def test_loss_of_retrieval_against_numpy(folder, catalog, batch):
 
 def test_clicks_on_unknown_items_are_left_out(folder, catalog, batch):
     model, (requests, label, weight) = small_retrieval(folder, catalog, seed=2), batch
-    place = [[3, int(np.argmax(label.numpy()[3]))]]
-    unknown = tf.tensor_scatter_nd_update(requests["target_item"], place, [1])
-    without = tf.tensor_scatter_nd_update(label, place, [0.0])
+    click = [[3, int(np.argmax(label.numpy()[3]))]]
+    unknown = tf.tensor_scatter_nd_update(requests["target_item"], click, [1])
+    without = tf.tensor_scatter_nd_update(label, click, [0.0])
     got = model.compute_loss(({**requests, "target_item": unknown}, label, weight))
     assert float(got) == pytest.approx(float(model.compute_loss((requests, without, weight))))
     assert abs(float(got) - float(model.compute_loss(batch))) > 1e-4
@@ -471,19 +472,19 @@ def test_recommendations_come_in_the_order_of_the_ranker(folder, catalog, batch)
     index, requests = retrieval.index(9), batch[0]
     recommender = RetrieveThenRank(index, ranking, catalog)
     got = recommender.recommend(requests, k=4, candidates=9)
-    found = index(requests)[1].numpy()
-    features = {f"target_{name}": ids[found - 2] for name, ids in catalog.features.items()}
+    items = index(requests)[1].numpy()
+    features = {f"target_{name}": ids[items - 2] for name, ids in catalog.features.items()}
     history = {name: value for name, value in requests.items() if name.startswith("history_")}
     probability = ranking.ranker({**history, **features}).numpy()
     order = np.argsort(-probability, axis=1)[:, :4]
-    np.testing.assert_array_equal(got.item, np.take_along_axis(found, order, 1))
+    np.testing.assert_array_equal(got.item, np.take_along_axis(items, order, 1))
     np.testing.assert_allclose(
         got.probability, np.take_along_axis(probability, order, 1), atol=1e-6
     )
     assert (np.diff(got.probability) <= 0).all()
-    assert (got.item.numpy() != found[:, :4]).any()  # the index alone would answer otherwise
+    assert (got.item.numpy() != items[:, :4]).any()  # the index alone would answer otherwise
     everything = recommender.recommend(requests, k=9, candidates=9).item.numpy()
-    np.testing.assert_array_equal(np.sort(everything), np.sort(found))
+    np.testing.assert_array_equal(np.sort(everything), np.sort(items))
     arrays = {name: value.numpy() for name, value in history.items()}
     np.testing.assert_array_equal(recommender.recommend(arrays, 4, 9).item, got.item)
 
@@ -501,21 +502,21 @@ def test_numbers_of_items_must_fit(folder, catalog, batch, k, candidates):
 @pytest.fixture(scope="module")
 def rich_folder(tmp_path_factory):
     """A folder with all that a schema can have."""
-    made = {"multi_hot": MULTI_HOT, "context": CONTEXT}
+    parts = {"multi_hot": MULTI_HOT, "context": CONTEXT}
     return write_folder(
         tmp_path_factory.mktemp("rich"),
-        make_splits(seed=5, users=30, requests=3, **made),
+        make_splits(seed=5, users=30, requests=3, **parts),
         time_gap=TIME_GAP,
-        **made,
+        **parts,
     )
 
 
 def test_example_runs_on_a_folder_with_every_kind_of_feature(rich_folder, capsys):
     assert example.main(["--sequences", rich_folder.path, "--batch_size", "45", "--dim", "4"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("popularity", "retrieval, then DARE", "AUC of DARE", "newest behaviors first"):
-        assert words in shown
-    lines = shown.splitlines()
+        assert words in output
+    lines = output.splitlines()
     ranked = lines[lines.index("recommended") + 1 :]
     assert len(ranked) == 10
     probabilities = [float(line.rsplit(" ", 1)[1]) for line in ranked]
@@ -526,16 +527,16 @@ def test_example_runs_on_a_folder_with_every_kind_of_feature(rich_folder, capsys
 
 def test_compare_by_hand(folder, catalog):
     """An index that knows what is clicked finds it always; a limit stops the ranking."""
-    asked = []
+    batch_sizes = []
 
     class Recommender:
         def recommend(self, requests, k, candidates):
-            asked.append(len(requests["history_length"]))
-            item = np.tile(np.arange(2, 2 + k), (asked[-1], 1))
+            batch_sizes.append(len(requests["history_length"]))
+            item = np.tile(np.arange(2, 2 + k), (batch_sizes[-1], 1))
             return type("Found", (), {"item": tf.constant(item)})
 
     numbers = example.compare(folder, small_retrieval(folder, catalog), Recommender(), 300)
-    assert asked == [256, 144]
+    assert batch_sizes == [256, 144]
     assert set(numbers["recall"].values()) <= {numbers["recall"]["own_history"], 1.0}
     assert numbers["recall"]["popularity"] == numbers["recall"]["retrieval"] == 1.0  # all 28 items
     clicked = []
@@ -548,15 +549,15 @@ def test_compare_by_hand(folder, catalog):
 
 def test_newest_items_by_hand():
     history = np.array([[5, 6, 5, 7, 6, 9, 9], [4, 4, 4, 0, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0]])
-    found = example.newest_items(history, np.array([5, 3, 0]), 3)
-    assert found.tolist() == [[6, 7, 5], [4, 0, 0], [0, 0, 0]]
+    items = example.newest_items(history, np.array([5, 3, 0]), 3)
+    assert items.tolist() == [[6, 7, 5], [4, 0, 0], [0, 0, 0]]
 
 
 def test_click_is_among_by_hand():
-    found = np.array([[2, 3], [4, 1]])
+    items = np.array([[2, 3], [4, 1]])
     target = np.array([[3, 2, 9], [1, 4, 5]])
     clicked = np.array([[True, False, True], [True, True, True]])
-    assert example.click_is_among(found, target, clicked).tolist() == [
+    assert example.click_is_among(items, target, clicked).tolist() == [
         True,
         False,
         False,

@@ -59,9 +59,9 @@ def schemas(draw):
             draw(sizes),
             draw(maybe_text),
             draw(maybe_text),
-            draw(sizes) if place else 1,
+            draw(sizes) if index else 1,
         )
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
     ]
     dims = st.integers(0, 64)
     position = Position(draw(sizes), draw(sizes), draw(dims), draw(dims))
@@ -81,8 +81,8 @@ def schemas(draw):
     numeric = st.builds(NumericContext, st.just("age"), numbers, numbers.filter(lambda x: x > 0))
     context = draw(
         st.permutations(
-            draw(categorical.map(lambda one: [one]) | st.just([]))
-            + draw(numeric.map(lambda one: [one]) | st.just([]))
+            draw(categorical.map(lambda part: [part]) | st.just([]))
+            + draw(numeric.map(lambda part: [part]) | st.just([]))
         )
     )
     return Schema(
@@ -124,7 +124,7 @@ def test_sizes_from_numpy_become_json():
 def test_json_tells_the_kinds_of_context():
     data = json.loads(FULL.to_json())
     assert data["version"] == 2
-    assert [one["kind"] for one in data["context"]] == ["categorical", "categorical", "numeric"]
+    assert [part["kind"] for part in data["context"]] == ["categorical", "categorical", "numeric"]
     assert data["context"][2] == {
         "kind": "numeric",
         "name": "price",

@@ -29,14 +29,14 @@ def test_opens_what_was_written(folder):
             "part-00001-of-00002.tfrecord",
         ]
         expected = splits[split][0::2] + splits[split][1::2]
-        found = list(opened.records(split))
-        assert [record.user for record in found] == [record.user for record in expected]
-        for one, other in zip(found, expected):
-            assert one.history["item"].tolist() == other.history["item"].tolist()
-            assert one.target["category"].tolist() == other.target["category"].tolist()
-            assert one.label.tolist() == other.label.tolist()
-        assert opened.requests(split) == sum(len(record.position) for record in found)
-        assert opened.candidates(split) == sum(len(record.label) for record in found)
+        records = list(opened.records(split))
+        assert [record.user for record in records] == [record.user for record in expected]
+        for actual, record in zip(records, expected):
+            assert actual.history["item"].tolist() == record.history["item"].tolist()
+            assert actual.target["category"].tolist() == record.target["category"].tolist()
+            assert actual.label.tolist() == record.label.tolist()
+        assert opened.requests(split) == sum(len(record.position) for record in records)
+        assert opened.candidates(split) == sum(len(record.label) for record in records)
 
 
 def test_opens_tags_context_and_time(tmp_path):
@@ -45,12 +45,12 @@ def test_opens_tags_context_and_time(tmp_path):
     opened = write_folder(path, splits, time_gap=TIME_GAP, **extras)
     assert opened.schema.time_gap == TIME_GAP and opened.users("test") == 3
     assert [part.name for part in opened.schema.context] == ["hour", "interests", "price"]
-    for one, other in zip(opened.records("train"), splits["train"], strict=True):
-        assert one.history["tags"].tolist() == other.history["tags"].tolist()
-        assert one.request_time.tolist() == other.request_time.tolist()
-        assert set(one.context) == {"hour", "interests", "price"}
-        for name, values in one.context.items():
-            assert values.tobytes() == other.context[name].tobytes()
+    for actual, record in zip(opened.records("train"), splits["train"], strict=True):
+        assert actual.history["tags"].tolist() == record.history["tags"].tolist()
+        assert actual.request_time.tolist() == record.request_time.tolist()
+        assert set(actual.context) == {"hour", "interests", "price"}
+        for name, values in actual.context.items():
+            assert values.tobytes() == record.context[name].tobytes()
     assert len(opened.vocabulary("hour")) == 4 and len(opened.vocabulary("tags")) == 7
     with pytest.raises(SchemaError, match="'price'.*'tags', 'hour', 'interests'"):
         opened.vocabulary("price")

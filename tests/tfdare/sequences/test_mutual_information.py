@@ -11,8 +11,8 @@ from sklearn.metrics import mutual_info_score
 from tests.harness import run_doctests
 from tfdare.sequences.mutual_information import (
     InterestCounts,
+    category_index,
     mutual_information,
-    place_of,
     top_categories,
 )
 
@@ -20,7 +20,7 @@ CATEGORIES = [4, 2, 7]
 
 
 def make_requests(seed, users=60, behaviors=9, candidates=3):
-    """History, length, target, label, weight; clicks follow what the newest behavior was."""
+    """Draws history, length, target, label, weight; clicks depend on the newest behavior."""
     random = np.random.default_rng(seed)
     history = random.integers(1, 8, (users, behaviors))
     length = random.integers(0, behaviors + 1, users)
@@ -33,12 +33,12 @@ def make_requests(seed, users=60, behaviors=9, candidates=3):
 
 
 def plain_observations(requests, edges):
-    """(behavior is c, clicked) of every observation, by (t, c, bucket), one by one."""
+    """Lists (behavior is c, clicked) of every observation, by (t, c, bucket)."""
     history, length, target, label, weight = (part.tolist() for part in requests)
-    found = {}
+    observations = {}
     for user, targets in enumerate(target):
-        for place, category in enumerate(targets):
-            if category not in CATEGORIES or not weight[user][place]:
+        for candidate, category in enumerate(targets):
+            if category not in CATEGORIES or not weight[user][candidate]:
                 continue
             for bucket in range(len(edges) - 1):
                 for position in range(edges[bucket], edges[bucket + 1]):
@@ -46,10 +46,10 @@ def plain_observations(requests, edges):
                         continue
                     behavior = history[user][length[user] - position]
                     for other in CATEGORIES:
-                        found.setdefault((category, other, bucket), []).append(
-                            (int(behavior == other), int(label[user][place]))
+                        observations.setdefault((category, other, bucket), []).append(
+                            (int(behavior == other), int(label[user][candidate]))
                         )
-    return found
+    return observations
 
 
 @pytest.mark.parametrize("positions", [6, [1, 2, 3, 5, 9], 12])
@@ -99,9 +99,9 @@ def test_parts_add_up_in_any_order():
         whole.add(*part)
     merged = InterestCounts(CATEGORIES, 6)
     for number in (3, 1, 4, 0, 2):
-        one = InterestCounts(CATEGORIES, 6)
-        one.add(*parts[number])
-        merged.merge(pickle.loads(pickle.dumps(one)))
+        counts = InterestCounts(CATEGORIES, 6)
+        counts.add(*parts[number])
+        merged.merge(pickle.loads(pickle.dumps(counts)))
     back = InterestCounts.from_dict(json.loads(json.dumps(merged.to_dict())))
     for other in (merged, back):
         np.testing.assert_array_equal(other.total, whole.total)
@@ -121,7 +121,7 @@ def test_compacting_on_the_way_changes_nothing(monkeypatch):
     for user in range(200):
         often.add(*(part[user : user + 1] for part in requests))
     np.testing.assert_array_equal(often.seen(), whole.seen())
-    assert not often._pending or often._waiting < 7
+    assert not often._pending or often._pending_size < 7
 
 
 def test_smoothing_and_least_count():
@@ -159,8 +159,8 @@ def test_relevance_finds_every_behavior():
     counts = InterestCounts(CATEGORIES, [1, 2, 4, 6])
     counts.add(*requests)
     table = counts.table()
-    found = table.relevance(history, length, target)
-    assert found.shape == (60, 3, 9) and (found > 0).any()
+    information = table.relevance(history, length, target)
+    assert information.shape == (60, 3, 9) and (information > 0).any()
     for user in range(60):
         for candidate in range(3):
             for index in range(9):
@@ -171,11 +171,11 @@ def test_relevance_finds_every_behavior():
                     bucket = 0 if position < 2 else 1 if position < 4 else 2
                     t, c = (CATEGORIES.index(part) for part in pair)
                     expected = table.information[t, c, bucket]
-                assert found[user, candidate, index] == expected
+                assert information[user, candidate, index] == expected
 
 
 def test_all_categories_of_a_large_vocabulary():
-    """Only what occurs is kept: 9,000 x 9,000 x 200 cells would be 130 GB."""
+    """Stores only cells that occur: all 9,000 x 9,000 x 200 cells would be 130 GB."""
     random = np.random.default_rng(0)
     counts = InterestCounts(np.arange(2, 9002), 200)
     history = random.integers(2, 9002, (50, 200))
@@ -198,7 +198,8 @@ def test_examples():
 
 def test_the_most_frequent():
     assert top_categories([5, 9, 9, 1], 3).tolist() == [3, 4, 2]
-    assert place_of(np.array([4, 2]), np.array([[2, 3], [4, 9]])).tolist() == [[1, -1], [0, -1]]
+    index = category_index(np.array([4, 2]), np.array([[2, 3], [4, 9]]))
+    assert index.tolist() == [[1, -1], [0, -1]]
 
 
 @pytest.mark.parametrize(

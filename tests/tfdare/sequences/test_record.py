@@ -52,22 +52,22 @@ def records(draw):
 
 
 def arrays_of(record):
-    found = {f"history_{name}": values for name, values in record.history.items()}
-    found.update({f"target_{name}": values for name, values in record.target.items()})
-    found.update({f"context_{name}": values for name, values in record.context.items()})
-    found.update({name: getattr(record, name) for name in ARRAY_DTYPES})
+    arrays = {f"history_{name}": values for name, values in record.history.items()}
+    arrays.update({f"target_{name}": values for name, values in record.target.items()})
+    arrays.update({f"context_{name}": values for name, values in record.context.items()})
+    arrays.update({name: getattr(record, name) for name in ARRAY_DTYPES})
     if record.request_time is not None:
-        found["request_time"] = record.request_time
-    return found
+        arrays["request_time"] = record.request_time
+    return arrays
 
 
-def assert_equal(one, other):
-    assert one.user == other.user
-    left, right = arrays_of(one), arrays_of(other)
-    assert sorted(left) == sorted(right)
-    for name, values in left.items():
-        assert values.dtype == right[name].dtype, name
-        assert values.tobytes() == right[name].tobytes(), name  # NaN as it was
+def assert_equal(actual, expected):
+    assert actual.user == expected.user
+    arrays, wanted = arrays_of(actual), arrays_of(expected)
+    assert sorted(arrays) == sorted(wanted)
+    for name, values in arrays.items():
+        assert values.dtype == wanted[name].dtype, name
+        assert values.tobytes() == wanted[name].tobytes(), name  # NaN as it was
 
 
 def small():
@@ -163,8 +163,8 @@ def test_bytes_that_are_no_whole_number_of_ids():
 
 def framed(*data):
     file = io.BytesIO()
-    for one in data:
-        write_framed(file, one)
+    for record in data:
+        write_framed(file, record)
     return file.getvalue()
 
 
@@ -178,11 +178,11 @@ def test_framing_is_that_of_tensorflow(tmp_path):
     path = str(tmp_path / "ours.tfrecord")
     with open(path, "wb") as file:
         file.write(framed(*data))
-    assert [one.numpy() for one in tf.data.TFRecordDataset(path)] == data
+    assert [record.numpy() for record in tf.data.TFRecordDataset(path)] == data
     theirs = tmp_path / "theirs.tfrecord"
     with tf.io.TFRecordWriter(str(theirs)) as writer:
-        for one in data:
-            writer.write(one)
+        for record in data:
+            writer.write(record)
     assert theirs.read_bytes() == framed(*data)
 
 
@@ -192,20 +192,20 @@ FRAMED = framed(b"first", b"second")
 @pytest.mark.parametrize("cut", range(1, len(FRAMED)))
 def test_a_file_cut_short_raises(cut):
     whole = len(framed(b"first"))
-    found = read_framed(io.BytesIO(FRAMED[:cut]))
+    records = read_framed(io.BytesIO(FRAMED[:cut]))
     if cut >= whole:
-        assert next(found) == b"first"
+        assert next(records) == b"first"
     if cut == whole:
-        assert list(found) == []  # between two records nothing shows that more should follow
+        assert list(records) == []  # between two records nothing shows that more should follow
         return
     with pytest.raises(ValueError, match="Damaged TFRecord"):
-        next(found)
+        next(records)
 
 
-@pytest.mark.parametrize("place", range(len(FRAMED)))
-def test_a_flipped_bit_raises(place):
+@pytest.mark.parametrize("index", range(len(FRAMED)))
+def test_a_flipped_bit_raises(index):
     damaged = bytearray(FRAMED)
-    damaged[place] ^= 0x10
+    damaged[index] ^= 0x10
     with pytest.raises(ValueError, match="Damaged TFRecord"):
         list(read_framed(io.BytesIO(bytes(damaged))))
 

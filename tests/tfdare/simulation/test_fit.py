@@ -35,26 +35,22 @@ def test_statistics_by_hand():
         np.tile([7, 7, 8, 7], users),
         np.tile([0, 10, 20, 2 * hour], users),
     )
-    found = measure(views)
-    assert (found["users"], found["page_views"], found["items"], found["categories"]) == (
-        60,
-        240,
-        2,
-        2,
-    )
-    by_lag = dict(zip(LAGS, found["repeat_rate"]))
+    statistics = measure(views)
+    counts = [statistics[name] for name in ("users", "page_views", "items", "categories")]
+    assert counts == [60, 240, 2, 2]
+    by_lag = dict(zip(LAGS, statistics["repeat_rate"]))
     assert by_lag[1] == pytest.approx(1 / 3) and by_lag[2] == 1 / 2 and by_lag[3] == 1
     assert by_lag[5] is None
     chance = 0.75**2 + 0.25**2
-    assert found["category_chance"] == chance
-    assert found["category_lift"][0] == pytest.approx(1 / 3 / chance)
-    assert found["seen_before"][:2] == [0.5, 1.0]  # after one and two; after three
-    assert found["item_share"] == [0.75, 0.25]
-    assert found["length"] == [4.0] * 9
-    assert found["hour"][:3] == [0.75, 0.0, 0.25]
+    assert statistics["category_chance"] == chance
+    assert statistics["category_lift"][0] == pytest.approx(1 / 3 / chance)
+    assert statistics["seen_before"][:2] == [0.5, 1.0]  # after one and two; after three
+    assert statistics["item_share"] == [0.75, 0.25]
+    assert statistics["length"] == [4.0] * 9
+    assert statistics["hour"][:3] == [0.75, 0.0, 0.25]
     # 8 follows 7 in one of two cases that are not 8 itself, and 7 follows 8 always.
     expected = np.mean([0, 1, 1]) / np.mean([0.25, 0.25, 0.75])
-    assert found["partner_lift"][0] == pytest.approx(expected)
+    assert statistics["partner_lift"][0] == pytest.approx(expected)
     assert ranks(60).tolist() == [1, 2, 5, 10, 20, 50]
 
 
@@ -137,9 +133,9 @@ def test_reader_gives_what_was_written(tmp_path):
     assert sample.users == 150
     assert sample.other_behaviors == pytest.approx(0.11, abs=0.02)
     views = views_like(OPTIONS)
-    found, real = measure(sample.views), measure(views)
-    assert found["page_views"] - real["page_views"] in (0, 1, 2)
-    assert found["repeat_rate"][:6] == pytest.approx(real["repeat_rate"][:6], rel=0.05)
+    read, real = measure(sample.views), measure(views)
+    assert read["page_views"] - real["page_views"] in (0, 1, 2)
+    assert read["repeat_rate"][:6] == pytest.approx(real["repeat_rate"][:6], rel=0.05)
 
 
 def test_reader_samples_whole_users_of_a_large_log(tmp_path):
@@ -174,7 +170,7 @@ def test_reader_takes_other_columns_and_any_order(tmp_path):
 
 
 def test_fit_finds_what_a_log_was_made_with():
-    made = dataclasses.replace(
+    planted = dataclasses.replace(
         OPTIONS,
         users=250,
         favorite=0.0,
@@ -193,22 +189,22 @@ def test_fit_finds_what_a_log_was_made_with():
         other_behaviors=0.2,
     )
     said = []
-    found = fit(views_like(made), other_behaviors=0.2, rounds=1, say=said.append)
-    options = found.options
+    fitted = fit(views_like(planted), other_behaviors=0.2, rounds=1, say=said.append)
+    options = fitted.options
     assert (options.users, options.return_low, options.other_behaviors) == (250, 2, 0.2)
     assert options.length_shape == pytest.approx(2.0, rel=0.25)
     assert options.mean_events == pytest.approx(60, rel=0.1)
     assert options.days == 9 and options.resolution == 1
     assert options.daily > 0.3 and 10 < options.pause < 80
-    assert found.real == measure(views_like(made))
-    assert found.simulated == measure(views_like(options))
-    assert set(found.error) == set(CURVES) and len(said) == 4
+    assert fitted.real == measure(views_like(planted))
+    assert fitted.simulated == measure(views_like(options))
+    assert set(fitted.error) == set(CURVES) and len(said) == 4
     for name in ("repeat_rate", "category_rate", "category_share", "gap"):
-        assert found.error[name] < 0.3, found.error
+        assert fitted.error[name] < 0.3, fitted.error
     # One that was not fitted is much further away.
-    far = fit(views_like(made), options=SimulatorOptions(), rounds=0)
+    far = fit(views_like(planted), options=SimulatorOptions(), rounds=0)
     for name in ("repeat_rate", "category_share", "gap"):
-        assert far.error[name] > 2 * found.error[name], (far.error, found.error)
+        assert far.error[name] > 2 * fitted.error[name], (far.error, fitted.error)
 
 
 def test_a_log_too_small_is_refused():
@@ -224,12 +220,12 @@ def test_a_log_too_small_is_refused():
 def test_the_sets_that_come_along_look_like_their_logs(name, path, columns):
     sample = read_sample([path], columns=columns, progress=False)
     known = parameters.read(name)
-    found = fit(sample.views, options=known.options, rounds=0)
-    assert known.real["page_views"] == found.real["page_views"]
-    assert known.real["repeat_rate"] == pytest.approx(found.real["repeat_rate"], rel=1e-3)
-    assert max(found.error[curve] for curve in CURVES if curve != "hour") < 0.3, found.error
+    fitted = fit(sample.views, options=known.options, rounds=0)
+    assert known.real["page_views"] == fitted.real["page_views"]
+    assert known.real["repeat_rate"] == pytest.approx(fitted.real["repeat_rate"], rel=1e-3)
+    assert max(fitted.error[curve] for curve in CURVES if curve != "hour") < 0.3, fitted.error
     plain = fit(sample.views, options=SimulatorOptions(), rounds=0)
-    assert np.mean(list(plain.error.values())) > 3 * np.mean(list(found.error.values()))
+    assert np.mean(list(plain.error.values())) > 3 * np.mean(list(fitted.error.values()))
 
 
 # --- the command --------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_shapes_that_do_not_fit_are_named():
 
 @pytest.fixture(scope="module")
 def log():
-    """Page views, and why they happened."""
+    """Simulates page views, and why they happened."""
     events = Events(*map(np.concatenate, zip(*simulate(OPTIONS))))
     views = Events(*(column[events.behavior == 0] for column in events))
     return views, Causes(*map(np.concatenate, zip(*causes(OPTIONS))))
@@ -112,12 +112,12 @@ def test_relevance_of_the_log_is_what_caused_it(log):
                 "category": views.category[None, start:here],
             }
             target = {"item": views.item[None, [here]], "category": views.category[None, [here]]}
-            found = relevance(planted, target, history, [here - start])[0, 0]
+            grades = relevance(planted, target, history, [here - start])[0, 0]
             cause, distance = CAUSES[why.cause[here]], why.distance[here]
             if cause == "relation":
-                assert found[-distance] == PULLS
+                assert grades[-distance] == PULLS
             elif cause == "return":
-                assert found[-distance] >= SAME_ITEM
+                assert grades[-distance] >= SAME_ITEM
             checked += cause in ("relation", "return")
     assert checked > 100
 
@@ -134,8 +134,8 @@ def test_without_relations_few_behaviors_seem_to_pull(log):
             for name in ("item", "category")
         }
         target = {name: getattr(views, name)[last][:, None] for name in ("item", "category")}
-        found = relevance(planted, target, history, np.full(last.size, 12))
-        return (found == PULLS).any(axis=2).mean()
+        grades = relevance(planted, target, history, np.full(last.size, 12))
+        return (grades == PULLS).any(axis=2).mean()
 
     assert share(OPTIONS) > 2 * share(dataclasses.replace(OPTIONS, relation=0.0))
 

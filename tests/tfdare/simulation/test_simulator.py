@@ -40,12 +40,12 @@ def views_per_user(views):
     return np.diff(np.flatnonzero(np.diff(views.user, prepend=-1, append=-1)))
 
 
-def equal(one, other) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other))
+def equal(left, right) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(left, right))
 
 
 def partner_rate(log, planted, distance=0, shuffle=False):
-    """How often the page view at the lag (plus ``distance``) is in the partner category."""
+    """Measures how often the page view at the lag (+ ``distance``) is in the partner category."""
     user, category = log.user, log.category
     if shuffle:  # within each user: interests stay, order goes
         noise = np.random.default_rng(0).random(user.size)
@@ -76,8 +76,8 @@ def test_same_seed_same_rows_whatever_the_block_size():
     options = SimulatorOptions(users=900, items=300, categories=20, mean_events=200)
     expected = list(simulate(options))
     assert len(expected) == 2  # or this test would not cross a boundary inside the simulator
-    one, two = (views_per_user(page_views(block)) for block in expected)
-    assert not np.array_equal(one[: two.size], two)  # what is drawn does not start over there
+    first, second = (views_per_user(page_views(block)) for block in expected)
+    assert not np.array_equal(first[: second.size], second)  # random draws do not start over
     expected = Events(*map(np.concatenate, zip(*expected)))
     for block_users in (7, 655, 900, 5000):
         blocks = list(simulate(options, block_users=block_users))
@@ -101,15 +101,15 @@ def test_equal_options_give_equal_files(tmp_path):
 def test_any_number_of_workers_gives_the_same_bytes(name, tmp_path):
     options = SimulatorOptions(users=1500, items=300, categories=20, mean_events=200)
     assert options.cohorts > 2
-    one, three = (tmp_path / f"{workers}{name}" for workers in (1, 3))
-    counts = write_log(one, options, bad_rows=9, progress=False)
-    assert write_log(three, options, bad_rows=9, workers=3, progress=False) == counts
-    assert one.read_bytes() == three.read_bytes()
-    write_causes(one, options, progress=False)
-    write_causes(three, options, workers=3, progress=False)
-    assert one.read_bytes() == three.read_bytes()
+    alone, parallel = (tmp_path / f"{workers}{name}" for workers in (1, 3))
+    counts = write_log(alone, options, bad_rows=9, progress=False)
+    assert write_log(parallel, options, bad_rows=9, workers=3, progress=False) == counts
+    assert alone.read_bytes() == parallel.read_bytes()
+    write_causes(alone, options, progress=False)
+    write_causes(parallel, options, workers=3, progress=False)
+    assert alone.read_bytes() == parallel.read_bytes()
     opened = gzip.open if name.endswith(".gz") else open
-    with opened(one, "rt") as file:
+    with opened(alone, "rt") as file:
         assert file.readline() == "user,position,cause,distance,favorite\n"
         assert sum(1 for _ in file) == counts.page_views
 

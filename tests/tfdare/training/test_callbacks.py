@@ -3,7 +3,7 @@
 import pytest
 
 from tfdare.training import callbacks as stopping
-from tfdare.training.callbacks import Diverged, Pace, Patience, standing
+from tfdare.training.callbacks import Diverged, Pace, Patience, read_history
 
 
 class Fitted:
@@ -41,7 +41,7 @@ def test_patience(tmp_path, values, patience, epochs):
     for cut in range(epochs + 1):  # the same, cut off after any epoch
         rows = [f"{epoch},{value}\n" for epoch, value in enumerate(values[:cut])]
         log.write_text("epoch,val_auc\n" + "".join(rows))
-        count, best, at = standing(str(log))
+        count, best, at = read_history(str(log))
         assert count == cut
         assert cut + stops_at(values[cut:], patience, best, cut - at) == epochs
 

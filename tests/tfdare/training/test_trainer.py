@@ -24,8 +24,8 @@ from tfdare.errors import UsageError
 from tfdare.metrics import auc, gauc
 from tfdare.models import build_model
 from tfdare.schema import SchemaError
+from tfdare.training import TrainOptions, compile_model, load_run, train
 from tfdare.training import callbacks as stopping
-from tfdare.training import compile_model, load_run, train
 from tfdare.training.callbacks import Backup, KeepBest, check_finite, keep_epochs
 from tfdare.training.compile import _head, _rate
 
@@ -359,8 +359,19 @@ def test_unknown_model(folder, tmp_path, capsys):
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert "DIEN" in err and "DARE" in err
-    with pytest.raises(UsageError, match="DARE, .*TWIN.*DIEN"):
+    with pytest.raises(UsageError, match="`model` must be one of DARE, .*TWIN.*DIEN"):
         train(folder.path, str(tmp_path / "run"), model="DIEN")
+
+
+def test_options_by_name_and_as_one(folder, tmp_path):
+    output = str(tmp_path / "run")
+    with pytest.raises(TypeError, match="learning_rat"):
+        train(folder.path, output, learning_rat=0.1)
+    with pytest.raises(UsageError, match=r"`dropout` must be in \[0, 1\). Received: 1"):
+        train(folder.path, output, options=TrainOptions("TWIN", dropout=1.0), epochs=1)
+    with pytest.raises(UsageError, match="`epochs` must be positive. Received: 0"):
+        train(folder.path, output, "DIN", TrainOptions(), epochs=0)
+    assert not os.path.exists(output)
 
 
 @pytest.mark.parametrize("finished, words", [(False, "_SUCCESS"), (None, "No folder")])

@@ -1,36 +1,151 @@
-"""Requests as arrays: one user's lists laid out, batches checked, what search found gathered.
+"""Request mappings: what the signatures of a served model take, as arrays by name.
 
 A request mapping holds ``history_<feature>`` int64 ``[U, N]``, ``history_length`` int32 ``[U]``
 and ``target_<feature>`` int64 ``[U, C]``; ``[U, N, L]`` and ``[U, C, L]`` for a feature of up to L
 values, padded with -1 at the end. Where the model takes them it also holds ``history_time_gap``
 int32 ``[U, N]``, the time from each behavior to the request, and ``context_<name>``: int64 ``[U]``
-or ``[U, L]`` for ids, float32 ``[U]`` for a number, NaN where it is not known. Only numpy is needed
-here.
+or ``[U, L]`` for ids, float32 ``[U]`` for a number, NaN where it is not known. Ids are the raw ids
+of the log, or int32 row ids for a model that was exported over those.
+
+Here mappings are built from a user's lists or from a record, checked, stacked, split, and completed
+with what search returned. Only numpy is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from tfdare.schema import MAX_GAP, PADDING_ID
+from tfdare.schema import MAX_GAP, PADDING_ID, NumericContext, Schema
+from tfdare.sequences.raw_ids import RawIds
+from tfdare.sequences.record import UserRecord
 
 HISTORY, TARGET, BEHAVIOR, CONTEXT = "history_", "target_", "behavior_", "context_"
 LENGTH, TIME_GAP = "history_length", "history_time_gap"
 NO_VALUE = -1
 """Raw id that fills up the values of a feature that may have several."""
 
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+_Lists: TypeAlias = Mapping[str, Sequence | np.ndarray]
+
+
+@dataclass(frozen=True)
+class UserRequest:
+    """One request of a user: the history before it and its candidates, as raw ids or row ids.
+
+    Attributes:
+        user: str. The raw user id.
+        number: int. Position among the requests of the user's record.
+        time: int or None. Time of the request, by the log's clock, where it is known.
+        history: mapping of feature to int ``[N]``, oldest first; ``[N, L]`` with several values,
+            -1 (row ids: 0) where there is none.
+        target: mapping of feature to int ``[C]``, or ``[C, L]``.
+        label: uint8 ``[C]``. 1 clicked, 0 not.
+        time_gap: int64 ``[N]`` or None. Time from each behavior to the request, where the schema
+            has it.
+        context: mapping of context feature to an id, int ``[L]`` of them, or a float; -1, none or
+            NaN where it is not known.
+    """
+
+    user: str
+    number: int
+    time: int | None
+    history: Arrays
+    target: Arrays
+    label: np.ndarray
+    time_gap: np.ndarray | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    def inputs(self) -> dict[str, Any]:
+        """Returns the values of a request mapping, without the axis of requests."""
+        inputs: dict[str, Any] = {HISTORY + name: ids for name, ids in self.history.items()}
+        inputs |= {TARGET + name: ids for name, ids in self.target.items()}
+        inputs |= {CONTEXT + name: value for name, value in self.context.items()}
+        inputs[LENGTH] = len(next(iter(self.history.values())))
+        if self.time_gap is not None:
+            inputs[TIME_GAP] = self.time_gap
+        return inputs
+
+
+def requests_of_record(
+    record: UserRecord, schema: Schema, ids: RawIds | None = None, newest: bool = False
+) -> list[UserRequest]:
+    """Cuts the requests of a user out of their record, oldest first.
+
+    Args:
+        record: UserRecord.
+        schema: Schema.
+        ids: RawIds or None. None leaves row ids.
+        newest: bool. Only the newest request. Defaults to False.
+
+    Raises:
+        ValueError: the schema has a time gap, but the record no time of its requests.
+    """
+
+    def values(part, rows):
+        if isinstance(part, NumericContext):
+            return rows
+        if ids is not None:
+            return ids.raw(part.name, rows)
+        return rows if part.max_values == 1 else rows.reshape(-1, part.max_values)
+
+    history = {part.name: values(part, record.history[part.name]) for part in schema.features}
+    target = {part.name: values(part, record.target[part.name]) for part in schema.features}
+    context = {part.name: values(part, record.context[part.name]) for part in schema.context}
+    ends, count = np.cumsum(record.target_length), len(record.position)
+    requests = []
+    for number in range(max(count - 1, 0) if newest else 0, count):
+        end = int(record.position[number])
+        window = slice(max(0, end - schema.window), end)
+        candidates = slice(int(ends[number] - record.target_length[number]), int(ends[number]))
+        time = None if record.request_time is None else int(record.request_time[number])
+        time_gap = None
+        if schema.time_gap is not None:
+            if time is None:
+                raise ValueError(f"The record of user {record.user!r} has no time of its requests.")
+            time_gap = np.clip(time - record.history_time[window], 0, MAX_GAP)
+        requests.append(
+            UserRequest(
+                record.user,
+                number,
+                time,
+                {name: column[window] for name, column in history.items()},
+                {name: column[candidates] for name, column in target.items()},
+                record.label[candidates],
+                time_gap,
+                {
+                    name: column[number].item() if column.ndim == 1 else column[number]
+                    for name, column in context.items()
+                },
+            )
+        )
+    return requests
+
+
+def request_mapping(request: UserRequest, target: Arrays | None = None) -> dict[str, np.ndarray]:
+    """Returns a user's request as a request mapping with U = 1.
+
+    Args:
+        request: UserRequest. Over raw ids.
+        target: mapping of feature to raw ids, or None. Candidates instead of the request's own.
+    """
+    if target is not None:
+        request = replace(request, target=target)
+    inputs = request.inputs()
+    return checked({name: np.asarray(value)[np.newaxis] for name, value in inputs.items()})
+
 
 def one_request(
-    history: Mapping[str, Sequence],
-    target: Mapping[str, Sequence],
-    time_gap: Sequence[int] | None = None,
+    history: _Lists,
+    target: _Lists,
+    time_gap: Sequence[int] | np.ndarray | None = None,
     context: Mapping[str, Any] | None = None,
     values: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """One user's lists as a request mapping with U = 1.
+    """Lays out one user's lists as a request mapping with U = 1.
 
     Args:
         history: mapping of feature to raw ids, oldest first; may be empty lists.
@@ -46,8 +161,8 @@ def one_request(
             values than L.
 
     Example:
-        >>> one = one_request({"item": [7, 8]}, {"item": [9]}, context={"age": 31.0})
-        >>> one["history_item"].tolist(), one["history_length"].tolist()
+        >>> request = one_request({"item": [7, 8]}, {"item": [9]}, context={"age": 31.0})
+        >>> request["history_item"].tolist(), request["history_length"].tolist()
         ([[7, 8]], [2])
         >>> tags = {"item": [7, 8], "tag": [[1, 2], []]}, {"item": [9], "tag": [[3]]}
         >>> one_request(*tags, values={"tag": 2})["history_tag"].tolist()
@@ -61,35 +176,35 @@ def one_request(
         )
     if unknown := sorted(set(values) - set(history) - set(context)):
         raise ValueError(f"`values` names features that are not there. Received: {unknown}")
-    timed = {} if time_gap is None else {"time_gap": time_gap}
-    for name, side in (("history", {**history, **timed}), ("target", target)):
-        lengths = {feature: len(listed) for feature, listed in side.items()}
+    behaviors = dict(history) if time_gap is None else {**history, "time_gap": time_gap}
+    for name, lists in (("history", behaviors), ("target", target)):
+        lengths = {feature: len(ids) for feature, ids in lists.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Lists of `{name}` must be equally long. Received: {lengths}")
 
-    def ids(feature, listed):
+    def array(feature, ids):
         if feature in values:
-            listed = [_filled(feature, some, values[feature]) for some in listed]
-            return np.asarray(listed, np.int64).reshape(1, len(listed), values[feature])
-        return np.asarray([listed], np.int64)
+            rows = [_fill_values(feature, row, values[feature]) for row in ids]
+            return np.asarray(rows, np.int64).reshape(1, len(rows), values[feature])
+        return np.asarray([ids], np.int64)
 
-    inputs = {HISTORY + name: ids(name, listed) for name, listed in history.items()}
-    inputs.update({TARGET + name: ids(name, listed) for name, listed in target.items()})
+    inputs = {HISTORY + name: array(name, ids) for name, ids in history.items()}
+    inputs |= {TARGET + name: array(name, ids) for name, ids in target.items()}
     inputs[LENGTH] = np.array([len(next(iter(history.values())))], np.int32)
     if time_gap is not None:
         inputs[TIME_GAP] = np.asarray([time_gap])
     for name, value in context.items():
         inputs[CONTEXT + name] = np.asarray(
-            [_filled(name, value, values[name])] if name in values else [value]
+            [_fill_values(name, value, values[name])] if name in values else [value]
         )
     return checked(inputs)
 
 
-def stack(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Several request mappings as one; histories are padded at the end to the longest.
+def stack(requests: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Stacks request mappings into one; histories are padded at the end to the longest.
 
     Raises:
-        ValueError: none given, or features or the number of candidates differ.
+        ValueError: there are none, or features or the number of candidates differ.
     """
     requests = [checked(request) for request in requests]
     if not requests or any(set(request) != set(requests[0]) for request in requests):
@@ -97,29 +212,43 @@ def stack(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
             "`requests` must be at least one, all with the same features. "
             f"Received: {[sorted(request) for request in requests]}"
         )
-    stacked = {}
     for name in requests[0]:
-        parts = [request[name] for request in requests]
-        shapes = [part.shape for part in parts]
+        shapes = [request[name].shape for request in requests]
         if name.startswith(HISTORY) and name != LENGTH:
             if len({shape[2:] for shape in shapes}) > 1:
                 raise ValueError(
                     "`requests` must have equally many values of a feature. "
                     f"Received: {name} of shapes {shapes}"
                 )
-            width = max(shape[1] for shape in shapes)
-            parts = [_widened(part, width) for part in parts]
         elif len({shape[1:] for shape in shapes}) > 1:
             raise ValueError(
                 "`requests` must have equally many candidates, and values of a feature. "
                 f"Received: {name} of shapes {shapes}"
             )
+    return stack_padded(requests)
+
+
+def stack_padded(requests: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Stacks request mappings of equal names and dtypes into one, without checks.
+
+    Histories and candidates are padded at the end to the longest; histories have one column at
+    least.
+    """
+    stacked = {}
+    for name in requests[0]:
+        parts = [request[name] for request in requests]
+        if name.startswith((HISTORY, TARGET)) and parts[0].ndim > 1:
+            least = 1 if name.startswith(HISTORY) else 0
+            width = max(least, *(part.shape[1] for part in parts))
+            parts = [_pad(part, width) for part in parts]
         stacked[name] = np.concatenate(parts)
     return stacked
 
 
-def checked(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The mapping with the dtypes that the signatures ask for, an empty history one column wide.
+def checked(requests: Arrays) -> dict[str, np.ndarray]:
+    """Checks a request mapping and casts it to the dtypes that signatures over raw ids take.
+
+    An empty history gets one column of padding.
 
     Raises:
         ValueError: a name, a dtype or a shape is not that of a request mapping.
@@ -132,7 +261,7 @@ def checked(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             f"Requests must hold {LENGTH}, and history_<feature> and target_<feature> for every "
             f"feature; {TIME_GAP} and context_<name> may come besides. Received: {sorted(requests)}"
         )
-    inputs = {name: _typed(name, np.asarray(value)) for name, value in requests.items()}
+    inputs = {name: _cast(name, np.asarray(value)) for name, value in requests.items()}
     users = inputs[LENGTH].shape
     if len(users) != 1:
         raise ValueError(f"`{LENGTH}` must have shape [U]. Received: {users}")
@@ -175,14 +304,14 @@ def checked(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         )
     if width == 0:  # a server that batches cannot pad a history without any column
         for name in behaviors:
-            inputs[name] = _widened(inputs[name], 1)
+            inputs[name] = _pad(inputs[name], 1)
     return inputs
 
 
 def score_inputs(
-    requests: Mapping[str, np.ndarray], behavior_index: np.ndarray, attention_score: np.ndarray
+    requests: Arrays, behavior_index: np.ndarray, attention_score: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Inputs of the signature ``score``: candidates, context, and the behaviors that search kept.
+    """Returns the inputs of ``score``: candidates, context, and the behaviors that search kept.
 
     Where ``behavior_index`` is -1 there is no behavior: position 0, ids and time gap padding.
 
@@ -212,28 +341,26 @@ def score_inputs(
     length = requests[LENGTH][:, None, None]
     if index.size and (index.min() < -1 or (index >= length).any()):
         raise ValueError("`behavior_index` must lie inside the history, or be -1.")
-    there = index >= 0
+    kept = index >= 0
     rows = np.arange(users)[:, None, None]
     for name, value in requests.items():
         if name.startswith(HISTORY) and name != LENGTH:
-            found = value[rows, np.where(there, index, 0)]
-            real = there if found.ndim == 3 else there[..., None]
-            inputs[BEHAVIOR + name[len(HISTORY) :]] = np.where(real, found, _padding(value))
-    inputs["behavior_position"] = np.where(there, length - index, 0).astype(np.int32)
+            behaviors = value[rows, np.where(kept, index, 0)]
+            mask = kept if behaviors.ndim == 3 else kept[..., None]
+            inputs[BEHAVIOR + name[len(HISTORY) :]] = np.where(mask, behaviors, _padding(value))
+    inputs["behavior_position"] = np.where(kept, length - index, 0).astype(np.int32)
     inputs["attention_score"] = score
     return inputs
 
 
-def split_candidates(
-    inputs: Mapping[str, np.ndarray], size: int | None
-) -> list[Mapping[str, np.ndarray]]:
-    """Inputs of a signature in parts of up to ``size`` candidates each, histories repeated.
+def split_candidates(inputs: Arrays, size: int | None) -> list[Arrays]:
+    """Splits the inputs of a signature by candidates, up to ``size`` each; histories are repeated.
 
     Args:
         inputs: mapping of name to array.
         size: int or None. None: one part.
     """
-    names = [name for name in inputs if _by_candidate(name)]
+    names = [name for name in inputs if _is_by_candidate(name)]
     width = max(inputs[name].shape[1] for name in names)
     if size is None or width <= size:
         return [inputs]
@@ -246,18 +373,18 @@ def split_candidates(
     ]
 
 
-def _by_candidate(name: str) -> bool:
+def _is_by_candidate(name: str) -> bool:
     return name.startswith((TARGET, BEHAVIOR)) or name == "attention_score"
 
 
-def search_inputs(requests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Inputs of the signature ``search``: the requests without their context."""
+def search_inputs(requests: Arrays) -> dict[str, np.ndarray]:
+    """Returns the inputs of ``search``: the requests without their context."""
     return {
         name: value for name, value in checked(requests).items() if not name.startswith(CONTEXT)
     }
 
 
-def _typed(name, array):
+def _cast(name: str, array: np.ndarray) -> np.ndarray:
     if name == TIME_GAP and array.size and array.dtype.kind in "iu":
         return np.clip(array, 0, MAX_GAP).astype(np.int32)
     if name.startswith(CONTEXT) and array.dtype.kind == "f":
@@ -268,8 +395,7 @@ def _typed(name, array):
     return array.astype(np.int32 if name in (LENGTH, TIME_GAP) else np.int64, copy=False)
 
 
-def _filled(feature, ids, size):
-    """A behavior's values, filled up to L."""
+def _fill_values(feature, ids, size: int) -> list[int]:
     if np.ndim(ids) != 1 or len(ids) > size:
         raise ValueError(
             f"Feature {feature!r} must have lists of up to {size} ids. Received: {ids}"
@@ -277,11 +403,14 @@ def _filled(feature, ids, size):
     return [*ids, *([NO_VALUE] * (size - len(ids)))]
 
 
-def _padding(array):
-    return np.array(NO_VALUE if array.ndim == 3 else PADDING_ID, array.dtype)
+def _padding(array: np.ndarray) -> np.ndarray:
+    several = array.ndim == 3 and array.dtype == np.int64  # raw ids, among which 0 is an id
+    return np.array(NO_VALUE if several else PADDING_ID, array.dtype)
 
 
-def _widened(array, width):
-    missing = [(0, 0)] * array.ndim
-    missing[1] = (0, width - array.shape[1])
-    return np.pad(array, missing, constant_values=_padding(array))
+def _pad(array: np.ndarray, width: int) -> np.ndarray:
+    if array.shape[1] == width:
+        return array
+    padded = np.full((array.shape[0], width, *array.shape[2:]), _padding(array), array.dtype)
+    padded[:, : array.shape[1]] = array
+    return padded

@@ -1,0 +1,157 @@
+"""Pages of the reference for mkdocs: the rooms' READMEs, and a page a package from its docstrings.
+
+``mkdocs.yml`` names this file as a hook. A public name without a docstring fails the build.
+"""
+
+import pathlib
+import re
+
+import griffe
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = pathlib.Path(__file__).parents[1]
+READMES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "SECURITY.md": "SECURITY.md",
+    "beam_jobs/README.md": "beam_jobs/README.md",
+    "serving/README.md": "serving/README.md",
+    "serving/config/README.md": "serving/config/README.md",
+    "serving/config/RUNBOOK.md": "serving/config/RUNBOOK.md",
+    "tfdare/README.md": "tfdare/README.md",
+    "tfdare/analysis/README.md": "tfdare/analysis/README.md",
+    "tests/benchmarks/README.md": "tests/benchmarks/README.md",
+}
+WITHOUT = {"__init__", "build", "call", "compute_output_shape", "from_config", "get_config"}
+# Packages in the order of the way from a log to an answer.
+PACKAGES = [
+    "tfdare.schema",
+    "tfdare.sequences",
+    "tfdare.data",
+    "tfdare.layers",
+    "tfdare.models",
+    "tfdare.losses",
+    "tfdare.optimizers",
+    "tfdare.metrics",
+    "tfdare.training",
+    "tfdare.evaluation",
+    "tfdare.comparison",
+    "tfdare.analysis",
+    "tfdare.simulation",
+    "tfdare.recommenders",
+    "tfdare.export",
+    "tfdare.session",
+    "serving.client",
+]
+
+
+class Sections(griffe.Extension):
+    """Names the sections of docstrings as the parser knows them; `mkdocs.yml` lists it."""
+
+    def on_instance(self, *, obj, **options):
+        """Changes the headings of an object's docstring."""
+        if not obj.is_alias and obj.docstring:
+            text = obj.docstring.value
+            text = re.sub(r"^Call arguments:", "Other Parameters:", text, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(r"^Example:", "Examples:", text, flags=re.MULTILINE)
+
+
+def on_config(config):
+    """Writes the navigation: guides first, then the reference."""
+    config.nav = [
+        {"Start": "index.md"},
+        {
+            "Guides": [
+                {"Models": "tfdare/README.md"},
+                {"Beam jobs": "beam_jobs/README.md"},
+                {"Serving": "serving/README.md"},
+                {"TensorFlow Serving": "serving/config/README.md"},
+                {"Runbook": "serving/config/RUNBOOK.md"},
+                {"Analysis": "tfdare/analysis/README.md"},
+                {"Measurements": "tests/benchmarks/README.md"},
+            ]
+        },
+        {"Reference": [{name: f"reference/{name}.md"} for name in PACKAGES]},
+        {
+            "Project": [
+                {"Contributing": "CONTRIBUTING.md"},
+                {"Changes": "CHANGELOG.md"},
+                {"Security": "SECURITY.md"},
+            ]
+        },
+    ]
+    return config
+
+
+def on_files(files, config):
+    """Gives the pages, and every file of the repository that a README links to."""
+    missing = undocumented_names()
+    if missing:
+        raise PluginError("Public names without a docstring: " + ", ".join(missing))
+    pages = Files([file for file in files if not file.src_uri.endswith(".ipynb")])
+    for source, uri in READMES.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        plain = text.replace("```python no-run", "```python")
+        pages.append(File.generated(config, uri, content=plain))
+        for link in re.findall(r"\]\(\s*([^)#:\s]+)\)", text):
+            target = (ROOT / source).parent.joinpath(link).resolve()
+            uri = target.relative_to(ROOT).as_posix()
+            if target.is_file() and uri not in READMES and uri not in pages.src_uris:
+                pages.append(File.generated(config, uri, abs_src_path=str(target)))
+    for name, package in load_packages().items():
+        content = reference_page(name, exported(package))
+        pages.append(File.generated(config, f"reference/{name}.md", content=content))
+    return pages
+
+
+def on_page_content(html, page, config, files):
+    """Drops the roles before names in docstrings, such as ``:class:``; the names stay as code."""
+    return re.sub(r":(?:class|func|meth|mod|data|attr|exc):(?=<code>)", "", html)
+
+
+def reference_page(name, members):
+    """Markdown of a package's page: the names it exports, in the order of its ``__all__``."""
+    options = "\n".join(f"        - {member.name}" for member in members)
+    return (
+        f"# `{name}`\n\n::: {name}\n    options:\n      show_root_heading: false\n"
+        f"      show_root_toc_entry: false\n      members:\n{options}\n"
+    )
+
+
+def load_packages():
+    """Returns the packages of PACKAGES by name, read and not imported."""
+    loader = griffe.GriffeLoader(search_paths=[str(ROOT)])
+    for package in dict.fromkeys(name.split(".")[0] for name in PACKAGES):
+        loader.load(package)
+    loader.resolve_aliases()
+    return {name: loader.modules_collection[name] for name in PACKAGES}
+
+
+def exported(package):
+    """Returns what a package exports: the names of ``__all__``, or what a module defines."""
+    if package.exports:
+        return [package.members[str(member)] for member in package.exports]
+    return [
+        member
+        for member in package.members.values()
+        if not member.is_alias and member.is_public and (member.is_function or member.is_class)
+    ]
+
+
+def undocumented_names():
+    """Returns dotted names of exported functions and classes, and of their public methods, that
+    have no docstring; those of WITHOUT may lack one: Keras's, and ``__init__``, which the class
+    documents."""
+    missing = set()
+    for package in load_packages().values():
+        for member in exported(package):
+            if member.is_attribute or member.is_module:
+                continue
+            parts = member.members.values() if member.is_class else ()
+            methods = [part for part in parts if part.is_function and not part.is_alias]
+            for part in [member, *methods]:
+                if part.is_public and part.name not in WITHOUT and not part.has_docstring:
+                    missing.add(part.canonical_path)
+    return sorted(missing)

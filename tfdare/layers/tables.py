@@ -1,0 +1,115 @@
+"""The tables of an embedding, by side and role.
+
+A *side* is what an embedding is for, ``"attention"`` or ``"representation"``. A *role* is what is
+embedded: a behavior of the ``"history"``, or a ``"target"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tfdare.compat import tf
+from tfdare.schema import Schema
+
+HISTORY, TARGET = "history", "target"
+"""Roles: a behavior of the history, or a candidate."""
+TIME_GAP = "time_gap"
+POSITION = "position"
+SIDES = ("attention", "representation")
+
+
+class EmbeddingTables(tf.keras.layers.Layer):
+    """Base of the embeddings: a table for each feature, side and role.
+
+    A subclass says which tables exist (:meth:`make_tables`). Unless it says otherwise
+    (:meth:`table_of`), history and target share a table. Tables start at
+    N(0, `initializer_stddev`^2): a row-sparse optimizer leaves rare rows where they started, so
+    they must start small.
+
+    Args:
+        schema: Schema or its dict. Features, vocabulary sizes, dimensions, window, position.
+        initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.02.
+    """
+
+    def __init__(
+        self, schema: Schema | Mapping[str, Any], initializer_stddev: float = 0.02, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        if not initializer_stddev > 0:
+            raise ValueError(
+                "`initializer_stddev` must be positive. "
+                f"Received: initializer_stddev={initializer_stddev}"
+            )
+        self.initializer_stddev = initializer_stddev
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        self.position_buckets = self.schema.position.buckets(self.schema.window)
+        self.attention_time_gap_table = self.representation_time_gap_table = None
+        self.make_tables()
+        self.built = True
+
+    def make_tables(self) -> None:
+        """Creates the weights.
+
+        Sets `attention_tables` and `representation_tables`, mappings of feature name to weight, and
+        the tables of position and time gap, weight or None.
+        """
+        raise NotImplementedError
+
+    def table(self, name: str, rows: int, columns: int):
+        """Adds a trainable ``[rows, columns]`` weight."""
+        return self.add_weight(
+            name=name,
+            shape=(rows, columns),
+            initializer=tf.keras.initializers.RandomNormal(stddev=self.initializer_stddev),
+            trainable=True,
+        )
+
+    def make_distance_tables(self, prefix: str, side: str) -> None:
+        """Sets the tables of position and of time gap for one side, None without columns."""
+        schema, dim = self.schema, f"{side}_dim"
+        columns = getattr(schema.position, dim)
+        rows = schema.position.size(schema.window)
+        table = self.table(f"{prefix}_position", rows, columns) if columns else None
+        setattr(self, f"{side}_position_table", table)
+        if schema.time_gap is not None and getattr(schema.time_gap, dim):
+            gap = schema.time_gap
+            table = self.table(f"{prefix}_{TIME_GAP}", gap.size, getattr(gap, dim))
+            setattr(self, f"{side}_{TIME_GAP}_table", table)
+
+    def table_of(self, side: str, name: str, role: str):
+        """Returns the weight with a feature's embeddings of a side, in a role."""
+        tables = self.attention_tables if side == "attention" else self.representation_tables
+        return tables[name]
+
+    def shares(self, name: str) -> bool:
+        """Returns whether a feature (or position, time gap) has one table for both sides."""
+        if name in (POSITION, TIME_GAP):
+            attention, representation = (getattr(self, f"{side}_{name}_table") for side in SIDES)
+            return attention is not None and attention is representation
+        return all(
+            self.table_of("attention", name, role) is self.table_of("representation", name, role)
+            for role in (HISTORY, TARGET)
+        )
+
+    @property
+    def attention_dim(self) -> int:
+        """Columns of the attention side, features side by side; position and gap left out."""
+        return sum(feature.attention_dim for feature in self.schema.features)
+
+    @property
+    def representation_dim(self) -> int:
+        """Columns of the representation side, features side by side, position and gap included."""
+        gap = self.schema.time_gap
+        features = sum(feature.representation_dim for feature in self.schema.features)
+        distances = self.schema.position.representation_dim
+        return features + distances + (gap.representation_dim if gap is not None else 0)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(schema=self.schema.to_dict(), initializer_stddev=self.initializer_stddev)
+        return config

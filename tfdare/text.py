@@ -1,0 +1,27 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def text_table(rows: Iterable[Sequence[str]], align: str = "<>") -> str:
+    """Formats rows of cells as indented lines with aligned columns.
+
+    Args:
+        rows: iterable of sequences of str. As many cells in each.
+        align: str. ``<`` (left) or ``>`` (right) for each column; the last one holds for those
+            that follow. Defaults to the first left, the others right.
+
+    Example:
+        >>> print(text_table([["targets", "AUC"], ["all", "0.7213"]]).replace(" ", "."))
+        ..targets......AUC
+        ..all.......0.7213
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    sides = align.ljust(len(widths), align[-1])
+    return "\n".join(
+        f"  {'   '.join(f'{cell:{side}{n}}' for cell, side, n in zip(row, sides, widths))}".rstrip()
+        for row in rows
+    )
