@@ -24,7 +24,16 @@ READMES = {
     "tfdare/analysis/README.md": "tfdare/analysis/README.md",
     "tests/benchmarks/README.md": "tests/benchmarks/README.md",
 }
-WITHOUT = {"__init__", "build", "call", "compute_output_shape", "from_config", "get_config"}
+OF_KERAS = {
+    "build",
+    "call",
+    "compute_output_shape",
+    "from_config",
+    "get_config",
+    "result",
+    "update_state",
+    "update_step",
+}
 # Packages in the order of the way from a log to an answer.
 PACKAGES = [
     "tfdare.schema",
@@ -142,16 +151,27 @@ def exported(package):
 
 def undocumented_names():
     """Returns dotted names of exported functions and classes, and of their public methods, that
-    have no docstring; those of WITHOUT may lack one: Keras's, and ``__init__``, which the class
-    documents."""
+    have no docstring, neither their own nor that of the method they override."""
     missing = set()
     for package in load_packages().values():
         for member in exported(package):
             if member.is_attribute or member.is_module:
                 continue
-            parts = member.members.values() if member.is_class else ()
-            methods = [part for part in parts if part.is_function and not part.is_alias]
-            for part in [member, *methods]:
-                if part.is_public and part.name not in WITHOUT and not part.has_docstring:
-                    missing.add(part.canonical_path)
+            target = member.final_target if member.is_alias else member
+            if not target.has_docstring:
+                missing.add(target.canonical_path)
+            if target.is_class:
+                missing.update(undocumented_methods(target))
     return sorted(missing)
+
+
+def undocumented_methods(target):
+    """Yields the dotted names of a class's public methods without a docstring."""
+    bases = [base for base in target.mro() if base.is_class]
+    for name, method in target.members.items():
+        documented = method.has_docstring or any(
+            name in base.members and base.members[name].has_docstring for base in bases
+        )
+        if method.is_function and not name.startswith("_") and name not in OF_KERAS:
+            if not documented:
+                yield method.canonical_path

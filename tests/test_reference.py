@@ -1,9 +1,11 @@
 """The reference builds from READMEs and docstrings; a public name without a docstring stops it."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module, metadata
 
 import pytest
 
@@ -60,20 +62,14 @@ def test_a_public_name_without_a_docstring_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("readme", READMES)
 def test_commands_of_the_readmes_know_their_options(readme, capsys):
-    """Every ``tfdare COMMAND`` of a block of commands, and every ``python -m`` of this project."""
-    from importlib import import_module, metadata
-
+    """Every option of a ``tfdare COMMAND`` or a tool of serving is in that command's help."""
     entries = {entry.name: entry for entry in metadata.entry_points(group="tfdare.commands")}
     text = (ROOT / readme).read_text(encoding="utf-8").replace("\\\n", " ")
-    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            match = re.match(r"(?:tfdare (\w+)|python -m ((?:beam_jobs|serving)[\w.]+)) (.*)", line)
-            if not match:
-                continue
-            command, module, rest = match.groups()
-            main = entries[command].load() if command else import_module(module).main
-            with pytest.raises(SystemExit):
-                main(["--help"])
-            shown = capsys.readouterr().out
-            for option in re.findall(r"(?<!\S)--\w+", rest.split("  #")[0]):
-                assert option in shown or module == "beam_jobs.build_sequences", line
+    commands = re.findall(r"^(?:tfdare (\w+)|python -m (serving[\w.]+)) (.*)", text, re.MULTILINE)
+    for command, module, arguments in commands:
+        main = entries[command].load() if command else import_module(module).main
+        with contextlib.suppress(SystemExit):
+            main(["--help"])
+        shown = capsys.readouterr().out
+        for option in re.findall(r"(?<!\S)--\w+", arguments):
+            assert option in shown, f"{command or module} {arguments}"

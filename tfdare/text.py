@@ -15,13 +15,13 @@ def text_table(rows: Iterable[Sequence[str]], align: str = "<>") -> str:
 
     Example:
         >>> print(text_table([["targets", "AUC"], ["all", "0.7213"]]).replace(" ", "."))
-        ..targets......AUC
-        ..all.......0.7213
+        ..targets.....AUC
+        ..all......0.7213
     """
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
     sides = align.ljust(len(widths), align[-1])
     return "\n".join(
-        f"  {'   '.join(f'{cell:{side}{n}}' for cell, side, n in zip(row, sides, widths))}".rstrip()
+        f"  {'  '.join(f'{cell:{side}{n}}' for cell, side, n in zip(row, sides, widths))}".rstrip()
         for row in rows
     )

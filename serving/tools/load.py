@@ -13,7 +13,6 @@ import numpy as np
 from serving.client import Client, ServingError, score_inputs
 from serving.client.lookup import newest_requests
 from serving.tools.arrivals import ARRIVALS, Caller, Outcome, schedule
-from serving.tools.tables import text_table
 from tfdare.commands.parser import Parser, positive_int
 from tfdare.schema import SchemaError
 from tfdare.sequences import open_sequences
@@ -27,6 +26,7 @@ from tfdare.sequences.requests import (
     request_mapping,
     search_inputs,
 )
+from tfdare.text import text_table
 
 SIGNATURES = ("search", "score", "serving_default")
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
@@ -179,7 +179,7 @@ def table(outcomes: Mapping[str, Outcome], rate: float) -> str:
         ]
         for name, outcome in outcomes.items()
     ]
-    return "\n".join(text_table([head, *rows], left=1))
+    return text_table([head, *rows])
 
 
 def write_report(folder: str, outcomes: Mapping[str, Outcome], title: str) -> None:

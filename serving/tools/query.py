@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving.tools.tables import text_table
 from tfdare.commands.parser import Parser, positive_int
 from tfdare.sequences.raw_ids import UNKNOWN_ID, UNSEEN_VALUE
 from tfdare.sequences.requests import LENGTH, NO_VALUE, request_mapping
+from tfdare.text import text_table
 
 TOLERANCE = 1e-6
 
@@ -202,14 +202,14 @@ def _text(answer: dict[str, Any], top: int) -> str:
             f"Hashed: {', '.join(answer['stand_ins'])}. Ids from the sequences stand for all that "
             "share their row."
         )
-    lines += ["", f"Candidates by probability{_of(top, len(rows))}:", *_table(rows[:top])]
+    lines += ["", f"Candidates by probability{_of(top, len(rows))}:", _table(rows[:top])]
     if answer["searches"]:
         empty = "the history is empty" if not answer["history_length"] else "nothing matched"
         lines += [
             "",
             f"Behaviors that search found for the best one{_of(top, len(behaviors))}, position 1 "
             "the newest:",
-            *(_table(behaviors[:top]) if behaviors else [f"  none: {empty}"]),
+            _table(behaviors[:top]) if behaviors else f"  none: {empty}",
         ]
     return "\n".join(lines)
 
@@ -218,10 +218,10 @@ def _of(top: int, total: int) -> str:
     return f", {top} of {total}" if top < total else ""
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _table(rows: Sequence[dict[str, Any]]) -> str:
     head = [name.replace("_", " ") for name in rows[0]]
     cells = [[_cell(value) for value in row.values()] for row in rows]
-    return ["  " + line for line in text_table([head, *cells])]
+    return text_table([head, *cells], ">")
 
 
 def _cell(value) -> str:

@@ -14,11 +14,11 @@ import numpy as np
 
 from serving.client import Client, RankResult, ServingError
 from serving.client.lookup import newest_requests
-from serving.tools.tables import text_table
 from tfdare.commands.parser import Parser, positive_int
 from tfdare.sequences import open_sequences
 from tfdare.sequences.raw_ids import RawIds
 from tfdare.sequences.requests import Arrays, request_mapping
+from tfdare.text import text_table
 
 
 class _NotVerified(Exception):
@@ -172,7 +172,7 @@ def _text(report) -> str:
         [
             f"{report['requests']} requests: greatest difference from the Keras model{served}.",
             "",
-            *text_table([head, *rows], left=len(head)),
+            text_table([head, *rows], "<"),
             "",
             f"They {agree} to {report['tolerance']:g}.",
         ]

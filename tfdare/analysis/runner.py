@@ -85,7 +85,8 @@ def analyze(
     named = {run_name(run, loaded): run for run in loaded}
     if len(named) < len(loaded):
         raise UsageError(f"Runs must have different names. Received: {', '.join(runs)}")
-    folder = next(open_matching(sequences, run.schema) for run in loaded)
+    for run in loaded:
+        folder = open_matching(sequences, run.schema)
     if not folder.requests(split):
         raise UsageError(f"The {split} split of {sequences!r} holds no requests")
 

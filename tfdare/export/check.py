@@ -14,11 +14,12 @@ import numpy as np
 
 from tfdare.compat import tf
 from tfdare.export.sample_requests import raw_ids_of
-from tfdare.export.signatures import NO_VALUE, id_inputs
+from tfdare.export.signatures import id_inputs
 from tfdare.layers import gather_behaviors, newest_first
 from tfdare.layers.embedding import TIME_GAP
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
 from tfdare.schema.id_hash import hash_rows
+from tfdare.sequences.requests import NO_VALUE
 
 TOLERANCE = 1e-5
 

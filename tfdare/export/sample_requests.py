@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from tfdare.compat import tf
-from tfdare.export.signatures import NO_VALUE, id_inputs, signature_inputs
+from tfdare.export.signatures import id_inputs, signature_inputs
 from tfdare.models import RequestModel
 from tfdare.schema import FIRST_ID, MAX_GAP, OOV_ID, PADDING_ID
 from tfdare.sequences import Sequences
+from tfdare.sequences.requests import NO_VALUE
 
 UNKNOWN_RAW_ID = 1 << 62
 """This and higher ids are in no vocabulary."""

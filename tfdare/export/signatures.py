@@ -12,9 +12,9 @@ from tfdare.models import RequestModel, TwoStageModel
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
 from tfdare.schema.id_hash import GOLDEN, MULTIPLIERS, SHIFTS
 from tfdare.sequences import Sequences
+from tfdare.sequences.requests import NO_VALUE
 
 SEARCH, SCORE, DEFAULT = "search", "score", "serving_default"
-NO_VALUE = -1
 """Raw id that pads the last axis of a feature of several values; among row ids it is 0."""
 
 

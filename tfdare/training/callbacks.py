@@ -201,7 +201,7 @@ def keep_epochs(log: str, epochs: int, monitor: str = "val_auc") -> float | None
     kept = lines[: 1 + epochs] if epochs else []
     with replacing(log) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         file.writelines(kept)
-    return max((float(row[monitor]) for row in csv.DictReader(kept)), default=None)
+    return read_history(log, monitor).best
 
 
 def read_history(log: str, monitor: str = "val_auc") -> History:
