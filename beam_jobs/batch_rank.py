@@ -1,6 +1,6 @@
 """Offline search and score with a SavedModel: ``python -m beam_jobs.batch_rank --help``.
 
-The only job whose workers import TensorFlow, and they only where they load the model.
+The only job whose workers import TensorFlow; they do so when they load the model.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _EXAMPLE = (
 )
 _HELP = """\
 Ranks the requests of a folder of sequences, or of JSON lines, with an exported model: search and
-score in one, through Beam's RunInference and the loader that TensorFlow Serving takes. Writes
+score in one call, through Beam's RunInference and the loader that TensorFlow Serving uses. Writes
 ranked/*.parquet (or .jsonl): user, request, time, items, probabilities, labels where they are
-known; what could not be ranked is kept with the reason in failed/*.jsonl. Options of Beam pass
-through (--runner, --direct_num_workers, ...).
+known; requests that could not be ranked go to failed/*.jsonl with the reason. Options of Beam are
+passed on (--runner, --direct_num_workers, ...).
 
-A line of JSON holds the inputs of the signature for one request, without the axis of requests:
+A line of JSON holds the signature's inputs for one request, without the batch axis:
   {"user": "u1", "history_item": [11, 12], "history_category": [1, 1], "target_item": [21],
    "target_category": [1], "context_hour": 7}
 """
@@ -74,7 +74,7 @@ class SavedModelHandler(ModelHandler[RankRequest, Answer, Any]):
 
     Args:
         path: str. A version of a servable: the folder with ``saved_model.pb``.
-        most: int. Requests of a batch.
+        most: int. Requests in a batch at most.
     """
 
     def __init__(self, path: str, most: int):
@@ -93,7 +93,7 @@ class SavedModelHandler(ModelHandler[RankRequest, Answer, Any]):
     def run_inference(
         self, batch: Sequence[RankRequest], model, inference_args=None
     ) -> list[Answer]:
-        """Ranks the requests that fit the signature, and says of the others why they do not."""
+        """Ranks the requests that fit the signature; the others get the reason why not."""
         specs = {
             name: (
                 np.dtype(_NUMPY[info.dtype]),
@@ -110,7 +110,7 @@ class SavedModelHandler(ModelHandler[RankRequest, Answer, Any]):
                 answers[number] = request, str(error)
         try:
             answers |= self._rank(batch, ready, model)
-        except Exception:  # one of them may spoil it for all: each by itself says which
+        except Exception:  # one bad request fails the whole batch: run each alone to find it
             for number, inputs in ready:
                 try:
                     answers |= self._rank(batch, [(number, inputs)], model)
@@ -144,7 +144,7 @@ class SavedModelHandler(ModelHandler[RankRequest, Answer, Any]):
 
 
 _NUMPY = {1: "float32", 3: "int32", 9: "int64"}
-"""Numbers of TensorFlow's types (``types.proto``) that signatures take."""
+"""NumPy dtypes of the types that signatures take, by their number in ``types.proto``."""
 
 
 class _ReadSequences(beam.DoFn):
@@ -170,7 +170,7 @@ class _ReadSequences(beam.DoFn):
 
 
 class _ReadLines(beam.DoFn):
-    """Reads the request of a line of JSON; a line without one goes to the failed."""
+    """Reads a request from each line of JSON; lines without one go to ``failed``."""
 
     def process(self, line: str) -> Iterator[Any]:
         if not line.strip():
@@ -183,7 +183,7 @@ class _ReadLines(beam.DoFn):
 
 
 class _Sort(beam.DoFn):
-    """Turns answers into rows of the output, and failures."""
+    """Turns answers into output rows, or failed requests with the reason."""
 
     def __init__(self, behaviors: bool):
         self._behaviors = behaviors
@@ -208,7 +208,7 @@ class _Sort(beam.DoFn):
 
 
 class RankRequests(beam.PTransform):
-    """Ranks requests: ``ranked`` rows, ``failed`` requests with the reason, ``tally``."""
+    """Requests to rank -> ``ranked`` rows, ``failed`` requests with the reason, ``tally``."""
 
     def __init__(self, model: str, batch: int, behaviors: bool):
         super().__init__()
@@ -230,9 +230,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, int]:
     """Runs the job and returns its counts: read, ranked, failed requests, and candidates.
 
     Raises:
-        InputError: an option cannot be used, or too much failed. No output is left, an earlier one
-            stays.
-        SchemaError: the folder is no finished folder of sequences.
+        InputError: an option cannot be used, or too many requests failed. Nothing is published; an
+            earlier output stays.
+        SchemaError: the folder is not a finished folder of sequences, or hashes a feature whose
+            raw ids are needed.
     """
     options, rest = parse_job(make_parser(), argv)
     _check(options)
@@ -347,14 +348,15 @@ def make_parser() -> JobParser:
     add("--sequences", metavar="FOLDER", help="folder that `tfdare prepare` wrote")
     add("--split", default="test", help=f"{', '.join(SPLITS)}; default test")
     add("--newest", action="store_true", help="only the newest request of each user")
-    add("--requests", nargs="+", metavar="FILE", help="files of JSON lines instead; gzip is fine")
+    add("--requests", nargs="+", metavar="FILE", help="files of JSON lines instead; may be gzipped")
     add("--model", required=True, metavar="FOLDER", help="a version that `tfdare export` wrote")
     add("--row_ids", action="store_true", help="the model was exported with --row_ids")
-    add("--batch_size", type=int, default=64, help="requests at once; default 64")
+    add("--batch_size", type=int, default=64, help="requests in a batch at most; default 64")
     add(
         "--behaviors",
         action="store_true",
-        help="write what search found, too: behavior_index (-1: none) and attention_score",
+        help="also write the behaviors that search returned: behavior_index (-1: none) and "
+        "attention_score",
     )
     add("--format", default="parquet", help="parquet (default) or jsonl")
     add(

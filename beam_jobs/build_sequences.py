@@ -42,14 +42,15 @@ _LEAST_BUCKETS, _MOST_BUCKETS = 4, 4096
 
 
 class BuildSequences(beam.PTransform):
-    """Chunks of a log -> all files of a folder of sequences but the schema and the manifest.
+    """Chunks of a log -> all files of a folder of sequences except the schema and the manifest.
 
-    Gives ``results``, the tally and what was learned, and ``rejected_counts``, the rows of every
-    file of rejected ones: when both are there, all is written.
+    Outputs ``results``, the tally and the description of the vocabularies, and
+    ``rejected_counts``, the number of rows in every file of rejected rows. All files are written
+    once both are complete.
 
     Args:
         options: Options.
-        buckets: int. Of users.
+        buckets: int. Buckets of users.
         chunks: list of Chunk. All of them, those of impressions included.
         folder: str. Where the files are written.
         earlier: Earlier or None. The earlier folder that the run builds on.
@@ -68,7 +69,7 @@ class BuildSequences(beam.PTransform):
         self._chunks, self._folder, self._earlier = chunks, folder, earlier
 
     def expand(self, sources):
-        """Builds the graph; ``sources`` is the log's chunks, or those and the impressions' ones."""
+        """Builds the graph; ``sources`` is the log's chunks, or (those, impressions' chunks)."""
         chunks, impressions = sources if isinstance(sources, tuple) else (sources, None)
         options, folder, buckets = self._options, self._folder, self._buckets
         form = options.form
@@ -135,12 +136,12 @@ class BuildSequences(beam.PTransform):
 
 
 def default_buckets(size: int) -> int:
-    """Returns the buckets for a log of ``size`` bytes of text: about 32 MiB of it each."""
+    """Returns the number of buckets for ``size`` bytes of text: one per 32 MiB, from 4 to 4096."""
     return min(max(-(-size // _BUCKET_BYTES), _LEAST_BUCKETS), _MOST_BUCKETS)
 
 
 def open_base(options: Options) -> Earlier | None:
-    """Opens the earlier folder that a run builds on, None where it builds on none.
+    """Opens the earlier folder that a run builds on; returns None if there is none.
 
     Raises:
         InputError: the run cannot build on it.
@@ -162,14 +163,15 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job and returns its manifest.
 
     Raises:
-        InputError: the log or an option cannot be used. No output is left, an earlier one stays.
-        SystemExit: argparse refused an option.
+        InputError: the log or an option cannot be used. Nothing is published; an earlier output
+            stays.
+        SystemExit: argparse refused an option, or ``--help`` was given.
     """
     return build(parse(argv, _prog()))
 
 
 def build(options: Options) -> dict[str, Any]:
-    """Runs the job with options that are parsed already; see :func:`run`."""
+    """Runs the job with parsed options; see :func:`run`."""
     started = time.time()
     progress = Progress()
     staging = Staging(options.output, options.overwrite)
@@ -210,7 +212,7 @@ def build(options: Options) -> dict[str, Any]:
             outputs = source | "BuildSequences" >> BuildSequences(
                 options, buckets, [*chunks, *impressions], staging.folder, earlier
             )
-            if template:  # this process only hands the graph over: workers publish
+            if template:  # this process only stores the graph; a worker publishes
                 outputs | "Publish" >> Publish(finish)
                 pipeline.run()
                 progress.say(f"template written to {template}")

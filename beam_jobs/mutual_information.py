@@ -36,7 +36,7 @@ _HELP = """\
 Counts, over a folder of sequences, how much a behavior of category c at position p (1: the newest)
 tells about a click on a target of category t: their mutual information in nats. Writes
 mutual_information.json (all counts), .csv (a line for every t, c, p that occurs) and .png (heat
-maps). Options of Beam pass through (--runner, --direct_num_workers, ...).
+maps). Options of Beam are passed on (--runner, --direct_num_workers, ...).
 """
 _COUNTS = "counts.json"
 _BATCH = 128  # records counted at once
@@ -71,7 +71,7 @@ def count_records(records: Sequence[UserRecord], name: str, counts: InterestCoun
             columns.append(column)
     if windows:
         window, length, target, label = map(np.concatenate, (windows, lengths, targets, labels))
-        counts.add_newest_first(window, length, target, label)  # row 0, padding, is no category
+        counts.add_newest_first(window, length, target, label)  # row 0 is padding, not counted
 
 
 class _CountFile(beam.DoFn):
@@ -116,8 +116,8 @@ class CountInterests(beam.PTransform):
     Args:
         names: tuple of str. Features of the records.
         name: str. The feature whose values are counted.
-        categories: int ``[M]``. Its row ids.
-        edges: int ``[B + 1]``. Buckets of positions.
+        categories: int ``[M]``. Row ids of the values that are counted.
+        edges: int ``[B + 1]``. Edges of the buckets of positions.
     """
 
     def __init__(self, names: tuple[str, ...], name: str, categories, edges):
@@ -138,8 +138,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job and returns what it wrote as ``mutual_information.json``.
 
     Raises:
-        InputError: an option cannot be used. No output is left, an earlier one stays.
-        SchemaError: the folder is no finished folder of sequences.
+        InputError: an option cannot be used. Nothing is published; an earlier output stays.
+        SchemaError: the folder is not a finished folder of sequences.
     """
     args, beam_args = parse_job(make_parser(), argv)
     _check(args)
@@ -188,7 +188,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def to_csv(table: InterestTable, ids: np.ndarray) -> str:
-    """Writes a table as CSV, a line for every cell that occurs; ``ids`` are the raw ones."""
+    """Formats a table as CSV, a line for every cell that occurs, with raw ids from ``ids``."""
     buckets, size = table.edges.size - 1, table.categories.size
     lines = ["target,behavior,first_position,last_position,observations,information,lift"]
     for cell, support, information, lift in zip(
@@ -214,7 +214,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _feature(sequences: Sequences, name: str) -> str:
-    """Checks that a feature has one value, and returns its name."""
+    """Checks that feature ``name`` exists and has one value, and returns ``name``."""
     features = [part.name for part in sequences.schema.features if part.max_values == 1]
     if name not in features:
         raise InputError(
@@ -225,15 +225,13 @@ def _feature(sequences: Sequences, name: str) -> str:
 
 
 def make_parser() -> JobParser:
-    """Makes the parser of the job's own options."""
+    """Builds the parser of the job's own options."""
     parser = JobParser("python -m beam_jobs.mutual_information", _EXAMPLE, _HELP)
     add = parser.add_argument
     add("--sequences", required=True, metavar="FOLDER", help="folder that `tfdare prepare` wrote")
     add("--split", default="train", choices=SPLITS, help="default train")
-    add("--feature", default="category", help="of one value; default category")
-    add(
-        "--categories", type=int, default=10, metavar="M", help="the most frequent ones; default 10"
-    )
+    add("--feature", default="category", help="feature of one value; default category")
+    add("--categories", type=int, default=10, metavar="M", help="the M most frequent; default 10")
     add("--positions", type=int, default=20, metavar="P", help="positions 1 to P; default 20")
     add(
         "--position_edges",
@@ -248,7 +246,7 @@ def make_parser() -> JobParser:
         "--min_count",
         type=int,
         default=20,
-        help="observations with the behavior below which information is 0; default 20",
+        help="information is 0 where the behavior was observed fewer times; default 20",
     )
     return parser
 

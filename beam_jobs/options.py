@@ -34,10 +34,10 @@ _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
 Turns an event log into a folder of sequences: every user's events sorted by time, and the
 requests cut from them for train, validation and test. Open it with tfdare.sequences, train on it
-with tfdare.data. Options of Beam pass through (--runner, --direct_num_workers, --project, ...).
+with tfdare.data. Options of Beam are passed on (--runner, --direct_num_workers, --project, ...).
 """
 _EPILOG = """\
-A log with columns of other names, and a clock of whole hours:
+A log with other column names, and a clock of whole hours:
   %(prog)s --input checkins.csv.gz --format csv --columns item=venue,time=timestamp \\
       --split last_fraction --duplicates keep --output sequences
 Tags of items; price, city and hour of the request; the time since each behavior:
@@ -46,14 +46,25 @@ Tags of items; price, city and hour of the request; the time since each behavior
 All cores of this machine:
   %(prog)s ... --direct_num_workers=0 --direct_running_mode=multi_processing
 
-A row is a line. Blank lines are no rows. Bad rows and repeated rows are left out and kept, with
-file, line and reason, in OUTPUT/rejected/*.jsonl. Time may be any integer that grows (a parquet
-timestamp is read as seconds). With tmall, a row without seller or brand stays, and that feature
-is out of vocabulary; so is an empty value of --context. OUTPUT appears only when all of it is
-written; on a remote file system, where a folder cannot be renamed, its _SUCCESS is written last.
+Each line is a row; blank lines are skipped. Bad rows and repeated rows are left out of the
+sequences and listed, with file, line and reason, in OUTPUT/rejected/*.jsonl. Time may be any
+integer that grows (a parquet timestamp is read as seconds). With tmall, a row without seller or
+brand is kept, and that feature is out of vocabulary; so is an empty value of --context. OUTPUT
+appears only when it is complete; on a remote file system, where a folder cannot be renamed, its
+_SUCCESS is written last.
 """
 
 
+_PROTOCOL_HELP = {
+    "train_targets": "training targets of a user at most",
+    "train_stride": "events from one training target to the next",
+    "test_fraction": "share of a user's events that is test",
+    "min_test": "test events of a user at least",
+    "max_test": "test events of a user at most",
+    "train_start": "position of a user's first training target",
+    "validation_from": "time at which validation starts, by the clock of the log; for by_time",
+    "test_from": "time at which test starts, by the clock of the log; for by_time",
+}
 _LARGEST = 2**31 - 1
 _BOUNDS = (  # option, least, most
     ("train_targets", 0, math.inf),
@@ -82,7 +93,7 @@ _BOUNDS = (  # option, least, most
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a run, checked; Beam's are in ``beam``."""
+    """Checked options of a run; Beam's options are in ``beam``."""
 
     input: tuple[str, ...]
     output: str
@@ -138,7 +149,7 @@ class Options:
 
     @property
     def split(self) -> dict[str, Any]:
-        """Protocol and options for the schema: all that decides what the sequences hold."""
+        """Protocol and options for the schema: all that determine the content of the sequences."""
         behaviors, optional = self.form.behaviors, self.optional_settings
         return {
             "protocol": self.protocol.name,
@@ -154,7 +165,7 @@ class Options:
 
 
 def make_parser(prog: str) -> JobParser:
-    """Makes the parser of the job's own options."""
+    """Builds the parser of the job's own options."""
     parser = JobParser(prog, _EXAMPLE.format(prog=prog), _HELP)
     parser.usage = "%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]"
     parser.epilog = _EPILOG
@@ -164,20 +175,20 @@ def make_parser(prog: str) -> JobParser:
         nargs="+",
         required=True,
         metavar="LOG",
-        help="files or patterns, gzip is "
-        "fine; with bigquery a table (project:dataset.table) or a query",
+        help="files or patterns, may be "
+        "gzipped; with bigquery a table (project:dataset.table) or a query",
     )
-    add("--format", required=True, choices=FORMATS, help="of the log")
+    add("--format", required=True, choices=FORMATS, help="format of the log")
     add(
         "--columns",
-        help=f"{', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
-        "behavior and any further feature (brand=brand_id); default user=user,item=item,"
+        help=f"for {', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
+        "behavior and any other feature (brand=brand_id); default user=user,item=item,"
         "category=category,time=time or timestamp; category= leaves the category out",
     )
     add(
         "--behavior",
-        help="behaviors to keep, commas between; default taobao pv, tmall 0 (click), "
-        "all others all",
+        help="behavior types to keep, separated by commas; default taobao pv, tmall 0 (click), "
+        "other formats all",
     )
     add(
         "--multi_hot",
@@ -185,70 +196,70 @@ def make_parser(prog: str) -> JobParser:
         default=[],
         metavar="FEATURE=VALUES",
         help="features (named in "
-        "--columns) of several integers in a row, | between them or a list; so many of them are "
-        "kept",
+        "--columns) of several integers per row, separated by | or as a list; the first VALUES "
+        "are kept",
     )
     add(
         "--context",
         nargs="+",
         default=[],
         metavar="NAME=SOURCE",
-        help=f"what requests carry and "
-        f"behaviors do not: {HOUR} or {DAY} (0 Monday) of the request's time in seconds, UTC, or "
-        "an integer column of the target event's row",
+        help=f"categorical features of "
+        f"the request: {HOUR} or {DAY} (0 Monday) of its time in seconds, UTC, or "
+        "an integer column of the target's row",
     )
     add(
         "--numeric",
         nargs="+",
         default=[],
         metavar="NAME=COLUMN",
-        help="numbers that requests "
-        "carry, from a column of the target event's row; empty is unknown",
+        help="numeric features of the request, from a column of the target's row; empty is unknown",
     )
     add(
         "--time_gap",
         type=int,
         metavar="UNIT",
-        help="requests carry the time since each behavior; "
-        "UNIT is the shortest gap that counts as one, by the clock of the log",
+        help="requests hold the time since each behavior; "
+        "gaps shorter than UNIT, by the clock of the log, are not distinguished",
     )
     add(
         "--split",
         default="leave_last",
         choices=list(splits.PROTOCOLS),
-        help="protocol; default leave_last",
+        help="how events are split into train, validation and test; default leave_last",
     )
     for name, defaults in _protocol_defaults().items():
-        text = ", ".join(f"{protocol} {value}" for protocol, value in defaults.items())
-        add(f"--{name}", type=type(next(iter(defaults.values()))), help=f"default {text}")
+        text = ", ".join(f"{protocol} {value}" for protocol, value in defaults.items() if value)
+        text = f"{_PROTOCOL_HELP[name]}; default {text}" if text else _PROTOCOL_HELP[name]
+        add(f"--{name}", type=type(next(iter(defaults.values()))), help=text)
     add(
         "--min_events",
         type=int,
-        help="events a user must have; default leave_last 210, last_fraction 60",
+        help="events a user must have; default leave_last 210, last_fraction 60, by_time 2",
     )
     add(
         "--max_events",
         type=int,
         default=MAX_EVENTS,
         help="newest events of a user that are kept, "
-        "so that no bot takes the job down; what is cut is counted; default 100,000",
+        "so that bots do not exhaust memory; the others are counted; default 100,000",
     )
-    add("--window", type=int, default=200, help="behaviors a request shows; default 200")
-    add("--negatives", type=int, default=2, help="for each request; default 2")
+    add("--window", type=int, default=200, help="behaviors of a request at most; default 200")
+    add("--negatives", type=int, default=2, help="negatives for each request; default 2")
     add(
         "--negative_alpha",
         type=float,
         default=1.0,
         help="negatives are drawn in proportion to "
-        "how often items came, to this power; 0: all alike; default 1",
+        "an item's count to this power; 0: uniformly; default 1",
     )
     add(
         "--negatives_from",
         default=CATALOG,
         choices=ORIGINS,
-        help="catalog (default): all items; category: those "
-        "of the target's category, as long as it has items that the user never touched; session: "
-        "the other items of the target's session, all alike, and then the catalog's",
+        help="catalog (default): all items; category: items "
+        "of the target's category, then all items once none is left that is new to the user; "
+        "session: the other items of the target's session, uniformly, then all items",
     )
     add(
         "--session_gap",
@@ -259,9 +270,9 @@ def make_parser(prog: str) -> JobParser:
     add(
         "--coarse_clock",
         action="store_true",
-        help="the log's own order tells which of several "
-        "events at the same time came first; without it a target sees strictly earlier behaviors "
-        "alone. The days of tmall are always such a clock",
+        help="the order of the log decides which of several "
+        "events at the same time came first; without it a request sees only behaviors with a "
+        "strictly earlier time. Always on for tmall",
     )
     add(
         "--impressions",
@@ -269,23 +280,23 @@ def make_parser(prog: str) -> JobParser:
         default=[],
         metavar="LOG",
         help="files of labelled "
-        "impressions: the requests are what users were shown, and no negatives are drawn; needs "
-        "--split by_time. Context comes from them",
+        "impressions: requests are built from these, and no negatives are drawn; needs "
+        "--split by_time. Context is read from them",
     )
-    add("--impressions_format", choices=FILES, help="default as --format, or csv")
+    add("--impressions_format", choices=FILES, help="default --format if among these, else csv")
     add(
         "--impressions_columns",
         help="name=column pairs for user, item, time, label, request (an "
-        "id that keeps requests of the same time apart) and other features of the items; default "
+        "id that separates requests of the same time) and other features of the items; default "
         "user=user,item=item,time=time or timestamp,label=label",
     )
     add(
         "--max_candidates",
         type=int,
         default=100,
-        help="of impressions: a request with more becomes several; default 100",
+        help="with --impressions: a request with more candidates is split; default 100",
     )
-    add("--seed", type=int, default=1, help="of the negatives; default 1")
+    add("--seed", type=int, default=1, help="seed of the negatives; default 1")
     add(
         "--min_count",
         type=int,
@@ -297,8 +308,8 @@ def make_parser(prog: str) -> JobParser:
         nargs="+",
         default=[],
         metavar="FEATURE=IDS",
-        help="ids that a feature's "
-        "vocabulary holds at most, the most frequent; the others share the row out of vocabulary",
+        help="size limit of a feature's "
+        "vocabulary: its most frequent ids; the others share the out-of-vocabulary row",
     )
     add(
         "--hash_buckets",
@@ -306,9 +317,9 @@ def make_parser(prog: str) -> JobParser:
         default=[],
         metavar="FEATURE=BUCKETS",
         help="features without "
-        "a vocabulary: ids share so many rows by their hash. With ten times as many buckets as ids "
+        "a vocabulary: ids are hashed to BUCKETS rows. With ten times as many buckets as ids "
         "about 1 id in 10 shares its row with another, with as many about 2 in 3; the manifest "
-        "tells what was expected and what came",
+        "holds the expected and the actual share",
     )
     add(
         "--duplicates",
@@ -324,29 +335,33 @@ def make_parser(prog: str) -> JobParser:
         help="share of rejected rows beyond "
         "which the run fails and leaves an earlier output in place; default 1: never",
     )
-    add("--buckets", type=int, help="groups of users, and shards of each split; default by size")
+    add(
+        "--buckets",
+        type=int,
+        help="groups of users, and shards of each split; default by the size of the log",
+    )
     add(
         "--keep_events",
         action="store_true",
-        help="keep all events beside the sequences, so that a later run can go on with --since",
+        help="also write all events, so that a later run can add to them with --since",
     )
     add(
         "--since",
         metavar="FOLDER",
-        help="earlier output, with its events kept, to which --input "
-        "adds what is new: ids keep their rows, new ones come after them; keeps events, too",
+        help="earlier output, made with --keep_events, to which --input "
+        "is added: ids keep their rows, new ids are appended; implies --keep_events",
     )
     add(
         "--vocabulary_from",
         metavar="FOLDER",
-        help="earlier output whose vocabularies are taken "
-        "as they are; what they lack is out of vocabulary",
+        help="earlier output whose vocabularies are used "
+        "unchanged; other ids are out of vocabulary",
     )
     add(
         "--compression",
         default="none",
         choices=("none", "gzip"),
-        help="of the TFRecord files; default none",
+        help="compression of the TFRecord files; default none",
     )
     add(
         "--encoding",
@@ -358,8 +373,8 @@ def make_parser(prog: str) -> JobParser:
     add(
         "--shard_bytes",
         type=int,
-        help="cuts the shards of a bucket into files of about so many "
-        "bytes, before gzip; default one file a bucket and split",
+        help="approximate size of a TFRecord file before gzip; "
+        "default one file per bucket and split",
     )
     add(
         "--merge_ram",
@@ -367,7 +382,12 @@ def make_parser(prog: str) -> JobParser:
         help="memory that the worker which merges the vocabularies "
         "needs, such as 16GB, as a resource hint to the runner; default none",
     )
-    add("--chunk_bytes", type=int, default=CHUNK_BYTES, help="text read at once; default 64 MiB")
+    add(
+        "--chunk_bytes",
+        type=int,
+        default=CHUNK_BYTES,
+        help="bytes of text that a worker reads at once; default 64 MiB",
+    )
     return parser
 
 
@@ -376,7 +396,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
 
     Raises:
         InputError: an option is unknown or does not fit.
-        SystemExit: ``--help`` was asked for, or argparse refused.
+        SystemExit: ``--help`` was given, or argparse refused an option.
     """
     args, beam = parse_job(make_parser(prog), argv)
     check_bounds(args, _BOUNDS)
@@ -475,7 +495,7 @@ def _sizes(option: str, parts: Sequence[str], features: Sequence[str]) -> dict[s
 
 
 def _protocol_defaults() -> dict[str, dict[str, Any]]:
-    """Returns the default of every protocol's option, by option and protocol."""
+    """Returns the defaults of the protocols' options, by option and protocol."""
     defaults: dict[str, dict[str, Any]] = {}
     for name, protocol in splits.PROTOCOLS.items():
         for option, value in splits.options(protocol()).items():

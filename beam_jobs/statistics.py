@@ -28,9 +28,10 @@ from tfdare.sequences.record import context_dtypes, decode, read_records
 
 _EXAMPLE = "python -m beam_jobs.statistics --sequences build/sequences --output build/statistics"
 _HELP = """\
-Counts a folder of sequences: users, histories, requests, repeats, frequencies and what is out of
-vocabulary; with --before also how far it lies from an earlier folder. Writes statistics.json and
-statistics.html. Options of Beam pass through (--runner, --direct_num_workers, ...).
+Counts a folder of sequences: users, histories, requests, repeats, frequencies and shares out of
+vocabulary; with --before also how its distributions differ from an earlier folder's. Writes
+statistics.json and statistics.html. Options of Beam are passed on (--runner,
+--direct_num_workers, ...).
 """
 _MEASURES = "measures.pickle"
 OF_HISTORIES = "test"
@@ -77,8 +78,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job and returns what it wrote as ``statistics.json``.
 
     Raises:
-        InputError: an option cannot be used. No output is left, an earlier one stays.
-        SchemaError: a folder is no finished folder of sequences.
+        InputError: an option cannot be used. Nothing is published; an earlier output stays.
+        SchemaError: a folder is not a finished folder of sequences.
     """
     args, beam_args = parse_job(make_parser(), argv)
     folders = {"now": open_sequences(args.sequences)}
@@ -126,8 +127,9 @@ def summarize(
     """Makes the content of ``statistics.json``.
 
     Returns:
-        By ``now`` and ``before`` the facts of every split, as
-        :func:`beam_jobs.reports.describe.describe` gives them, and ``drift`` between the two.
+        Under ``now`` and ``before`` the description of every split by
+        :func:`beam_jobs.reports.describe.describe`; under ``drift`` the differences by
+        :func:`beam_jobs.reports.describe.drift`.
     """
     statistics: dict[str, Any] = {
         name: {
@@ -148,7 +150,7 @@ def summarize(
 
 
 def to_html(statistics: Mapping[str, Any]) -> str:
-    """Shows statistics as a page of tables and charts."""
+    """Formats statistics as an HTML page of tables and charts."""
     parts = _drift_html(statistics["drift"]) if "drift" in statistics else []
     for split in SPLITS:
         runs = {
@@ -162,10 +164,10 @@ def to_html(statistics: Mapping[str, Any]) -> str:
 
 
 def _split_html(split: str, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Shows one split; ``runs`` are its facts by the name of the run."""
+    """Formats one split; ``runs`` holds its description by ``now`` and ``before``."""
     first = next(iter(runs.values()))
     totals = [[key, *(facts["totals"][key] for facts in runs.values())] for key in first["totals"]]
-    shares = ["share out of vocabulary", "of clicks", "clicks that repeat"]
+    shares = ["behaviors out of vocabulary", "clicks out of vocabulary", "clicks that repeat an id"]
     keys = ("ids", "ids_seen", "out_of_vocabulary", "out_of_vocabulary_clicks", "repeat_rate")
     features = [[name, *map(facts.get, keys)] for name, facts in first["features"].items()]
     histories = {name: facts["history_length"]["histogram"] for name, facts in runs.items()}
@@ -187,13 +189,13 @@ def _split_html(split: str, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             [
                 ("Histories that requests see", "behaviors", "requests", histories),
                 ("Requests of a user", "requests", "users", requests),
-                ("From behavior to behavior", "time, by the clock of the log", "behaviors", times),
+                ("Time between behaviors", "time, by the clock of the log", "behaviors", times),
             ],
             logarithmic=False,
         ),
         charts(
             [
-                (f"How often each {feature} comes", "rank", "behaviors", lines)
+                (f"Frequency of each {feature}", "rank", "behaviors", lines)
                 for feature, lines in curves.items()
             ],
             logarithmic=True,
@@ -210,18 +212,18 @@ def _drift_html(facts: Mapping[str, Any]) -> list[str]:
     ]
     return [
         "<h2>now against before</h2>",
-        f"<p>Jensen-Shannon divergence in bits, on the {OF_HISTORIES} split: 0 is the same, 1 has "
-        "nothing in common.</p>",
+        f"<p>Jensen-Shannon divergence in bits, on the {OF_HISTORIES} split: 0 for equal "
+        "distributions, 1 for disjoint ones.</p>",
         table(["", "divergence", "new ids", "gone ids", "share of behaviors of new ids"], rows),
     ]
 
 
 def make_parser() -> JobParser:
-    """Makes the parser of the job's own options."""
+    """Builds the parser of the job's own options."""
     parser = JobParser("python -m beam_jobs.statistics", _EXAMPLE, _HELP)
     add = parser.add_argument
     add("--sequences", required=True, metavar="FOLDER", help="folder that `tfdare prepare` wrote")
-    add("--before", metavar="FOLDER", help="earlier folder of sequences to set it against")
+    add("--before", metavar="FOLDER", help="earlier folder of sequences to compare with")
     return parser
 
 

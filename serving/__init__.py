@@ -1,1 +1,1 @@
-"""Ask a served model, and serve one: gRPC clients, development server, server configuration."""
+"""Serving of exported models: gRPC clients, a development server, tools and configuration."""

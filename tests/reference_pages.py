@@ -121,7 +121,7 @@ def on_page_content(html, page, config, files):
 
 
 def reference_page(name, members):
-    """Markdown of a package's page: the names it exports, in the order of its ``__all__``."""
+    """Writes a package's page in Markdown: the names it exports, in the order of ``__all__``."""
     options = "\n".join(f"        - {member.name}" for member in members)
     return (
         f"# `{name}`\n\n::: {name}\n    options:\n      show_root_heading: false\n"

@@ -1,4 +1,4 @@
-"""Every kind of feature from a log to the published model, by the commands."""
+"""Every kind of feature, from a log to the published model, by the commands."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def log(tmp_path_factory):
     return path
 
 
-def test_all_of_it_reaches_the_signatures(log, tmp_path, capsys):
+def test_every_kind_of_feature_reaches_the_signatures(log, tmp_path, capsys):
     sequences, run, base = (str(tmp_path / name) for name in ("sequences", "run", "servables"))
     assert (
         prepare(

@@ -1,4 +1,4 @@
-"""Imports run one way, room by room, without circles, without TensorFlow where that is promised."""
+"""Imports between folders: in one direction, without circles, some without TensorFlow."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom as it is kept, and is small."""
+"""Every notebook runs from top to bottom, and is small."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.reference_pages import PACKAGES, READMES, ROOT, undocumented_names
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site; ``mkdocs.yml`` is strict, so a broken link fails."""
+    """Builds the site; ``mkdocs.yml`` is strict, so a broken link fails."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)],
@@ -62,7 +62,7 @@ def test_a_public_name_without_a_docstring_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("readme", READMES)
 def test_commands_of_the_readmes_know_their_options(readme, capsys):
-    """Every option of a ``tfdare COMMAND`` or a tool of serving is in that command's help."""
+    """Finds every option of a ``tfdare COMMAND`` or a serving tool in that command's help."""
     entries = {entry.name: entry for entry in metadata.entry_points(group="tfdare.commands")}
     text = (ROOT / readme).read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(r"^(?:tfdare (\w+)|python -m (serving[\w.]+)) (.*)", text, re.MULTILINE)
@@ -70,6 +70,6 @@ def test_commands_of_the_readmes_know_their_options(readme, capsys):
         main = entries[command].load() if command else import_module(module).main
         with contextlib.suppress(SystemExit):
             main(["--help"])
-        shown = capsys.readouterr().out
+        help_text = capsys.readouterr().out
         for option in re.findall(r"(?<!\S)--\w+", arguments):
-            assert option in shown, f"{command or module} {arguments}"
+            assert option in help_text, f"{command or module} {arguments}"

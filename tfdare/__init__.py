@@ -1,7 +1,7 @@
-"""DARE for TensorFlow: search a lifelong history, then score, with embeddings learned apart.
+"""DARE for TensorFlow: search a long history, then score, with a separate embedding for each.
 
-``import tfdare`` imports no TensorFlow; a room of the package is imported when it is first asked
-for (``tfdare.layers``, ``tfdare.models``). ``tfdare.schema``, ``tfdare.sequences`` and
+``import tfdare`` imports no TensorFlow; a subpackage (``tfdare.layers``, ``tfdare.models``) is
+imported on first use. ``tfdare.schema``, ``tfdare.sequences`` and
 ``tfdare.simulation`` stay free of it, so that Beam workers and gRPC clients stay light.
 """
 
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name):
-    """Imports a room of the package when it is first asked for."""
+    """Imports a subpackage on first use."""
     if name in _ROOMS:
         return importlib.import_module(f"tfdare.{name}")
     raise AttributeError(f"module 'tfdare' has no attribute {name!r}")
 
 
 def __dir__():
-    """Lists the rooms, imported or not, besides what is there."""
+    """Lists the names of the module and all subpackages, imported or not."""
     return sorted({*globals(), *_ROOMS})

@@ -1,4 +1,4 @@
-"""``tfdare <command>``: finds a command among the installed ones and runs it.
+"""``tfdare <command>``: finds an installed command and runs it.
 
 Commands are entry points of the group ``tfdare.commands`` (see setup.py), so that this package
 imports neither ``beam_jobs`` nor ``serving``, and each command imports only what it needs.
@@ -19,13 +19,13 @@ _SUMMARY = {
     "prepare": "event log -> sequences (a Beam pipeline)",
     "train": "sequences -> trained model and its metrics",
     "evaluate": "metrics of a trained model on one split",
-    "compare": "several models side by side, trained and tuned alike",
+    "compare": "several models side by side, trained and tuned the same way",
     "analyze": "what the paper measures, on trained models, as one page",
     "export": "trained model -> SavedModel for TensorFlow Serving",
     "serve": "serve SavedModels over gRPC (development server)",
     "query": "rank a user's candidates through a server",
-    "verify": "compare what is served with what was trained",
-    "demo": "all of it, once, on a simulated log or on yours",
+    "verify": "compare served scores with those of the trained model",
+    "demo": "every step once, on a simulated log or on your own",
 }
 
 
@@ -58,7 +58,7 @@ def _help(commands: Collection[str]) -> str:
             "",
             text_table([(name, _SUMMARY.get(name, "")) for name in names], "<"),
             "",
-            "Each command explains itself: tfdare COMMAND --help",
+            "Options of a command: tfdare COMMAND --help",
         ]
     )
 

@@ -13,7 +13,7 @@ from tfdare.quiet import quiet
 with quiet():
     import tensorflow as tf
 
-    KERAS_3 = hasattr(tf.keras, "version")  # imports Keras, which comes late and chatters, too
+    KERAS_3 = hasattr(tf.keras, "version")  # imports Keras, which prints messages, too
 """Whether ``tf.keras`` is Keras 3."""
 
 KERAS_VERSION = tf.keras.version() if KERAS_3 else metadata.version("tf-keras")

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""The error for arguments, files and folders that a user can correct."""
 
 from __future__ import annotations
 

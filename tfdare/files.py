@@ -1,4 +1,4 @@
-"""Files that appear under their name only once they are complete, and values for JSON."""
+"""Writes files atomically, under their name only once complete, and converts values for JSON."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file in one step, as UTF-8."""
+    """Writes a text file atomically, as UTF-8."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Writes a JSON file in one step, keys in order."""
+    """Writes a JSON file atomically, keys sorted."""
     write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 

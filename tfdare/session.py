@@ -1,8 +1,8 @@
 """Runs SavedModels with the v1 Session loader, which TensorFlow Serving uses.
 
 ``python -m tfdare.session SAVED_MODEL IN.npz OUT.npz`` runs the arrays ``<batch>/<signature>/
-<input>`` of the first file and writes ``<batch>/<signature>/<output>`` to the second. Several
-SavedModels may follow each other, each with its two files.
+<input>`` of the first file and writes ``<batch>/<signature>/<output>`` to the second. The three
+arguments may repeat, for several SavedModels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SavedModelSession:
 
 
 def main(argv: list[str]) -> int:
-    """Runs each file of inputs through its SavedModel; see the module's docstring."""
+    """Runs each SavedModel on its file of inputs; see the module's docstring."""
     for path, inputs_path, outputs_path in zip(argv[::3], argv[1::3], argv[2::3], strict=True):
         session = SavedModelSession(path)
         batches: dict[tuple[str, str], dict[str, np.ndarray]] = {}

@@ -9,9 +9,9 @@ def text_table(rows: Iterable[Sequence[str]], align: str = "<>") -> str:
     """Formats rows of cells as indented lines with aligned columns.
 
     Args:
-        rows: iterable of sequences of str. As many cells in each.
-        align: str. ``<`` (left) or ``>`` (right) for each column; the last one holds for those
-            that follow. Defaults to the first left, the others right.
+        rows: iterable of sequences of str, all of the same length.
+        align: str. ``<`` (left) or ``>`` (right) for each column; the last one applies to all
+            further columns. Defaults to the first left, the others right.
 
     Example:
         >>> print(text_table([["targets", "AUC"], ["all", "0.7213"]]).replace(" ", "."))

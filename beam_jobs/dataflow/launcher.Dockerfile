@@ -1,9 +1,9 @@
-# The image of the Flex Template's launcher, which makes the job graph and hands it to Dataflow.
+# The image of the Flex Template's launcher, which builds the job graph and submits it to Dataflow.
 #   docker build -f beam_jobs/dataflow/launcher.Dockerfile -t REGISTRY/tfdare-launcher .
 FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:latest
 ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/main.py
 WORKDIR /template
-COPY constraints.txt setup.py README.md LICENSE ./
+COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
 COPY tfdare tfdare
 COPY beam_jobs beam_jobs
 COPY serving serving

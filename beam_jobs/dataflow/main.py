@@ -1,4 +1,4 @@
-"""Entry of the Flex Template: ``prepare`` with the template's parameters as options."""
+"""Entry point of the Flex Template: ``prepare`` with the template's parameters as options."""
 
 import sys
 

@@ -4,7 +4,7 @@
 FROM apache/beam_python3.11_sdk:2.77.0
 ARG MODEL=""
 WORKDIR /opt/tfdare
-COPY constraints.txt setup.py README.md LICENSE ./
+COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
 COPY tfdare tfdare
 COPY beam_jobs beam_jobs
 COPY serving serving

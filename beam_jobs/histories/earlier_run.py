@@ -1,7 +1,7 @@
-"""Earlier runs: events kept beside the sequences, so that a later run adds to them without the log.
+"""Earlier runs: their events are kept, so that a later run can add to them without their log.
 
 Every bucket of users has one file with all its events, sorted, without bad and repeated rows. The
-events of users that have too few of them for a request are kept, too.
+events of users that have too few for a request are kept, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tfdare.sequences import SUCCESS
 
 EVENTS_FOLDER = "events"
 KEPT = "events_kept"
-"""Key of the manifest for the buckets, chunks and number of the kept events."""
+"""Key of the manifest for the number of buckets, of chunks, and of kept events."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Earlier:
 
     @property
     def buckets(self) -> int:
-        """Buckets of users; a run that adds to them has as many."""
+        """Number of buckets of users; a run that adds to the folder has the same number."""
         return self.manifest[KEPT]["buckets"]
 
     @property
     def chunks(self) -> int:
-        """Chunks of the log that were read so far; those of this run come after them."""
+        """Number of chunks read so far; the chunks of a later run are numbered after them."""
         return self.manifest[KEPT]["chunks"]
 
     def vocabulary(self, name: str) -> Vocabulary:
@@ -85,7 +85,8 @@ def open_earlier(
     Args:
         folder: str.
         option: str. The option that names it, for messages.
-        settings: mapping. Options of this run that must be the same, None where they are absent.
+        settings: mapping. Options of this run that must equal those of the folder; None matches an
+            option that the folder does not have.
         names: sequence of str. Features and context whose vocabularies are needed.
         events: bool. Whether its events are needed.
 

@@ -34,8 +34,8 @@ class Histories:
         users: list of str, sorted by their UTF-8 bytes.
         length: int64. Events of every user.
         columns: mapping of name to int64: the features (``[E, V]`` with several values), ``time``
-            and ``order``, and what context needs, which may be float64.
-        impressions: Impressions or None. Those of these users, where the log has any.
+            and ``order``, and the columns that context needs, which may be float64.
+        impressions: Impressions or None. Impressions of these users, where the log has any.
     """
 
     bucket: int
@@ -69,7 +69,7 @@ def sort_events(
     Args:
         bucket: int.
         parts: iterable of Events.
-        names: tuple of str. The columns but the order.
+        names: tuple of str. All columns except ``order``.
         multi_hot: mapping of multi-hot feature to its number of values.
     """
     parts = sorted((part for part in parts if len(part.line)), key=lambda part: part.line[0])
@@ -87,7 +87,7 @@ def sort_events(
     columns["order"] = np.concatenate([part.line for part in parts])
     rank = np.empty(len(user.dictionary), np.int64)
     users = user.dictionary.to_pylist()
-    # code points and UTF-8 bytes sort alike
+    # code points and UTF-8 bytes give the same order
     by_name = sorted(range(len(users)), key=users.__getitem__)
     rank[by_name] = np.arange(len(users))
     rank = rank[user.indices.to_numpy(zero_copy_only=False)]
@@ -98,7 +98,7 @@ def sort_events(
 
 
 def seen_before(histories: Histories, coarse_clock: bool) -> np.ndarray:
-    """Counts the behaviors that a request for each event sees.
+    """Counts, for each event as a target, the behaviors that its request sees.
 
     These are the behaviors of a strictly earlier time and, where the clock is coarse, those of the
     same time that come earlier in the log.
@@ -126,7 +126,7 @@ def _sorted_rows(rank: np.ndarray, time: np.ndarray, order: np.ndarray) -> np.nd
 
 
 def find_duplicates(histories: Histories) -> np.ndarray:
-    """Finds the events that equal an earlier one of the same user in all but the order."""
+    """Returns the indices of events that equal an earlier one of the user in all but ``order``."""
     columns = histories.columns
     user = np.repeat(np.arange(len(histories.users)), histories.length)
     tie = (user[1:] == user[:-1]) & (columns["time"][1:] == columns["time"][:-1])

@@ -22,7 +22,7 @@ from beam_jobs.shared.vocabulary_file import MISSING
 
 JOINED = "joined"
 IMPRESSIONS = "impressions/"
-"""Prefix of the tallies of rows of impressions."""
+"""Prefix of the tallies that count rows of impressions."""
 
 
 def join(
@@ -33,12 +33,12 @@ def join(
     Args:
         histories: Histories.
         parts: list of Events. Impressions of the bucket, in any order.
-        features: tuple of str. Features that candidates need; those that the rows lack are
-            ``MISSING``.
+        features: tuple of str. Features that candidates need; those without a column are filled
+            with ``MISSING``.
         multi_hot: mapping of multi-hot feature to its number of values.
 
     Returns:
-        The impressions, and how many rows are of other users.
+        The impressions, and the number of rows of other users.
     """
     number = {user: index for index, user in enumerate(histories.users)}
     pieces: dict[str, list[np.ndarray]] = {}
@@ -77,11 +77,11 @@ def request_starts(impressions: Impressions) -> np.ndarray:
 def behaviors_before(
     histories: Histories, user: np.ndarray, time: np.ndarray, coarse_clock: bool
 ) -> np.ndarray:
-    """Counts the behaviors of users before times, int64.
+    """Counts the behaviors of each request's user before its time, int64 ``[R]``.
 
     Args:
         histories: Histories.
-        user, time: int64 ``[R]``.
+        user, time: int64 ``[R]``. Of each request.
         coarse_clock: bool. Whether behaviors of the same time count, too: the log has no order
             between behaviors and impressions, and behaviors are taken to come first.
     """
@@ -105,7 +105,7 @@ class _Join(beam.DoFn):
         gathered = list(groups["impressions"])
         parts = [part for events in gathered for part in events.parts]
         impressions, strangers = join(histories, parts, self._features, self._multi_hot)
-        for name in self._context:  # of a bucket without impressions
+        for name in self._context:  # missing in a bucket without impressions
             impressions.columns.setdefault(name, np.full(len(impressions.user), MISSING))
         yield tagged(
             {

@@ -16,7 +16,7 @@ import pyarrow as pa
 from beam_jobs.reading.rows import Events
 from tfdare.schema.id_hash import mix
 
-_ROWS = 1 << 20  # gathered before old events are dropped first; then whenever they doubled
+_ROWS = 1 << 20  # rows at which old events are first dropped; then each time the rows double
 
 
 @dataclass
@@ -37,15 +37,16 @@ class Gathered:
 
 
 class NewestEvents(beam.CombineFn):
-    """Events -> :class:`Gathered`, with few of each user besides the ``most`` newest.
+    """Events -> :class:`Gathered`, with the ``most`` newest events of each user.
 
-    Whatever the order in which they come, the same newest ones are kept: by (time, order in the
-    log), or, where repeated rows are to be dropped later, by (time, content), so that a row and
-    its repeats count once. Of the repeats ``most`` are kept too, to be reported as rejected rows.
+    The result does not depend on the order in which events arrive: the newest are chosen by (time,
+    order in the log), or, where repeated rows are to be dropped later, by (time, content), so that
+    a row and its repeats count once. Up to ``most`` repeats are kept as well, to be reported as
+    rejected rows.
 
     Args:
         most: int. Events of a user that are kept.
-        repeats: bool. Whether repeated rows are events of their own.
+        repeats: bool. Whether repeated rows count as separate events.
         rows: int. Rows that may gather before old events are dropped.
     """
 
@@ -72,7 +73,7 @@ class NewestEvents(beam.CombineFn):
         return merged
 
     def extract_output(self, gathered: Gathered) -> Gathered:
-        # with fewer rows than a user may have, no user has too many
+        # no user can have more events than there are rows
         return self._drop_old(gathered) if gathered.rows > self._most else gathered
 
     def _drop_old(self, gathered: Gathered) -> Gathered:
@@ -82,12 +83,12 @@ class NewestEvents(beam.CombineFn):
 
 
 def keep_newest(parts: list[Events], most: int, repeats: bool) -> tuple[list[Events], int]:
-    """Drops the events of a user that ``most`` newer ones follow.
+    """Drops all but the ``most`` newest events of each user.
 
     Args:
-        parts: list of Events, not empty ones.
+        parts: list of Events, each with at least one row.
         most: int.
-        repeats: bool. As of :class:`NewestEvents`.
+        repeats: bool. See :class:`NewestEvents`.
 
     Returns:
         The parts with the events that are left, and how many were dropped.

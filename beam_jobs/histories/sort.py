@@ -73,7 +73,7 @@ class _SortBucket(beam.DoFn):
         yield keep_events(histories, np.repeat(long, histories.length))
 
     def _add_earlier(self, earlier: Events, gathered: Gathered) -> tuple[Gathered, int]:
-        """Returns the events with the earlier ones, and how many these were."""
+        """Adds the earlier run's events; returns all, and the number of the earlier ones."""
         rows = len(earlier.line)
         if not rows:
             return gathered, 0
@@ -83,7 +83,7 @@ class _SortBucket(beam.DoFn):
         return Gathered(parts, cut=gathered.cut + cut), rows
 
     def _reject(self, histories: Histories, repeated: np.ndarray) -> Iterator[Any]:
-        # Events of the earlier run come first in the log: a repeat was read by this run.
+        # Events of the earlier run come first in the log, so this run read the repeated rows.
         chunk, line = unpack_order(histories.columns["order"][repeated])
         chunk = chunk - (self._earlier.chunks if self._earlier is not None else 0)
         user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
@@ -101,7 +101,7 @@ class _SortBucket(beam.DoFn):
 
 
 def _as_text(column: np.ndarray) -> list[str]:
-    """Returns values as a row of text has them."""
+    """Formats values as in a row of text."""
     if column.ndim > 1:
         return ["|".join(str(part) for part in row if part != MISSING) for row in column.tolist()]
     empty = (column == MISSING) | np.isnan(column)
@@ -111,7 +111,7 @@ def _as_text(column: np.ndarray) -> list[str]:
 class SortHistories(beam.PTransform):
     """(bucket, Events) -> ``histories`` of users that are long enough, ``rejected``, ``tally``.
 
-    Every bucket gives exactly one element, also where no user falls into it. The events of an
+    Every bucket gives exactly one element, even one without users. The events of an
     ``earlier`` run come before those of this run; all of them are saved in the folder ``keep``.
     """
 

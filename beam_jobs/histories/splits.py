@@ -57,7 +57,7 @@ class LeaveLast:
 
 @dataclass(frozen=True)
 class LastFraction:
-    """The last part of every user's events is test, a third as many before it validation.
+    """The last events of every user are test, and a third as many before them are validation.
 
     Test has ``test_fraction`` of a user's events, at least ``min_test`` and at most ``max_test``.
     Training has every ``train_stride``th event before both, from position ``train_start`` on.
@@ -85,7 +85,7 @@ class LastFraction:
 
 @dataclass(frozen=True)
 class ByTime:
-    """Validation has the events from a time on, test those from a later time on.
+    """Validation has the events from ``validation_from`` on, test those from ``test_from`` on.
 
     Training has every ``train_stride``th event before both, from position ``train_start`` on.
     """
@@ -116,7 +116,7 @@ class ByTime:
         return _strided(self.held_out(length, time)[0], self.train_start, self.train_stride)
 
     def split_of(self, time: np.ndarray) -> np.ndarray:
-        """Returns the index in ``SPLITS`` of events at times."""
+        """Returns, for each time, the index in ``SPLITS`` of its split."""
         return np.searchsorted([self.validation_from, self.test_from], time, side="right")
 
 
@@ -145,7 +145,7 @@ def training_period(
 
 
 def cuts(protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None) -> dict[str, Cuts]:
-    """Returns the requests of every split; no position is below 1, so that no history is empty.
+    """Returns the requests of every split; positions start at 1, so that an event precedes each.
 
     Args:
         protocol: Protocol.

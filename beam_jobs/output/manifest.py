@@ -1,4 +1,4 @@
-"""``schema.json`` and ``manifest.json``, and the check that a run left users and requests."""
+"""Makes ``schema.json`` and ``manifest.json``, and checks the counts of a run."""
 
 from __future__ import annotations
 
@@ -87,10 +87,11 @@ def _impressions(tally: Mapping[str, int]) -> dict[str, Any]:
 
 
 def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
-    """Checks that a run could read its input, and left rows and users.
+    """Checks that the input could be read, that rows and users are left, and that counts add up.
 
     Raises:
-        InputError: a file is damaged, too many rows were rejected, or no row or user is left.
+        InputError: a file is damaged, too many rows were rejected, or no row, user or impression
+            is left.
         RuntimeError: the sums do not agree.
     """
     if damaged := sorted(name[len(DAMAGED) :] for name in tally if name.startswith(DAMAGED)):
@@ -289,7 +290,7 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
         text = f"{name}: mean {part['mean']:.6g}, deviation {part['deviation']:.6g}"
         lines.append(("number", text))
     for name, count in counts.get("values_cut", {}).items():
-        lines.append(("cut", f"{count:,} values of {name} beyond those kept of a row"))
+        lines.append(("cut", f"{count:,} values of {name} beyond those kept per row"))
     speed = rows["read"] / max(manifest["seconds"], 0.1)
     lines.append(("time", f"{manifest['seconds']:,} s, {speed:,.0f} rows a second"))
     lines.append(("sequences", output))

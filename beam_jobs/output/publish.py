@@ -26,12 +26,12 @@ from beam_jobs.vocabulary.learn import CATALOG_FILE
 from tfdare.sequences import SUCCESS
 
 RESULTS, REJECTED_COUNTS = "results", "rejected_counts"
-"""Outputs of BuildSequences: tally and vocabularies, and the rows of every file in rejected/."""
+"""Outputs of BuildSequences: tally and vocabularies; the number of rows of every rejected file."""
 _MOVING = "_MOVING"
 
 
 class Staging:
-    """A new folder beside the output; call ``publish`` when it is complete, ``remove`` always."""
+    """A new folder next to the output; call ``publish`` when it is complete, ``remove`` always."""
 
     def __init__(self, output: str, overwrite: bool):
         self.output = output
@@ -43,7 +43,7 @@ class Staging:
         """Checks that the output may be written.
 
         Raises:
-            InputError: it exists and may not be replaced, or nothing can be written beside it.
+            InputError: it exists and may not be replaced, or nothing can be written next to it.
         """
         if is_local(self.output):
             if os.path.lexists(self.output):
@@ -62,11 +62,11 @@ class Staging:
             raise InputError(f"--output {self.output!r} exists. Give --overwrite to replace it.")
         try:
             FileSystems.mkdirs(self.folder)
-        except Exception as error:  # every file system has its own
+        except Exception as error:  # each file system raises its own kind
             raise InputError(f"--output {self.output!r} cannot be written: {error}") from error
 
     def publish(self, working_files: list[str]) -> None:
-        """Drops ``working_files`` and makes the folder the output."""
+        """Deletes ``working_files`` and moves the folder to the output."""
         working = [f"{self.folder}/{name}" for name in working_files]
         FileSystems.delete([path for path in working if FileSystems.exists(path)])
         if is_local(self.output):
@@ -77,7 +77,7 @@ class Staging:
     def _publish_local(self) -> None:
         for folder, _, names in os.walk(self.folder):
             for name in names:
-                if UNFINISHED in name:  # of a bundle that was tried twice
+                if UNFINISHED in name:  # left by a bundle that was retried
                     os.remove(os.path.join(folder, name))
         with open(os.path.join(self.folder, SUCCESS), "w", encoding="utf-8") as file:
             os.fsync(file.fileno())
@@ -106,7 +106,7 @@ class Staging:
             FileSystems.delete([marker])
         new = [path for path in _remote_files(self.folder) if UNFINISHED not in path]
         if not FileSystems.exists(moving):
-            # after this mark a worker that is tried again moves the other files, and deletes none
+            # once this mark exists, a retried worker moves the remaining files and deletes none
             if old := _remote_files(self.output):
                 FileSystems.delete(old)
             _write_text(moving, self._run)
@@ -118,7 +118,7 @@ class Staging:
         FileSystems.delete([moving])
 
     def is_published(self) -> bool:
-        """Tells whether this very run has been published to a remote file system."""
+        """Returns whether this run was published already, to a remote file system."""
         marker = f"{self.output}/{SUCCESS}"
         return FileSystems.exists(marker) and read_file(marker) == self._run.encode()
 
@@ -200,8 +200,8 @@ class Finish:
 class Publish(beam.PTransform):
     """Outputs of BuildSequences -> a published folder, by a worker.
 
-    For template launches, where the process that makes the graph does not see the run end. A
-    worker that is tried again continues where the first try stopped.
+    For templates, whose launcher does not wait for the end of the run. A worker that is retried
+    continues where the first try stopped.
     """
 
     def __init__(self, finish: Finish):
@@ -215,7 +215,7 @@ class Publish(beam.PTransform):
             if not finish.staging.is_published():
                 finish(results)
 
-        # the sum waits until all rejected rows are written
+        # waiting for the sum ensures that all rejected rows are written
         rejected = built[REJECTED_COUNTS] | "AllRejected" >> beam.CombineGlobally(sum)
         return (
             built[RESULTS]

@@ -23,7 +23,7 @@ REJECTED_FOLDER = "rejected"
 TALLY_FILE = "tally.json"
 FRAME = 16
 """Bytes that a TFRecord file adds to every record."""
-_BLOCK_BITS = 18  # lines of a chunk that share a file of rejected rows
+_BLOCK_BITS = 18  # a file of rejected rows covers 2**18 lines of a chunk
 
 
 def records_digest(records: Iterable[bytes]) -> int:
@@ -52,7 +52,7 @@ class _WriteShard(beam.DoFn):
         }
 
     def _parts(self, records: list[bytes]) -> list[list[bytes]]:
-        """Cuts the records, in order, where a file would grow beyond its size."""
+        """Splits the records, in order, into files of limited size."""
         if self._most is None:
             return [records]
         parts: list[list[bytes]] = [[]]
@@ -78,9 +78,9 @@ class WriteSequences(beam.PTransform):
 
     Args:
         folder: str.
-        shards: int. Of every split.
+        shards: int. Shards of every split.
         packed: bool. Whether files are ``.tfrecord.gz``.
-        most: int or None. Bytes of a file, unless a single record is longer.
+        most: int or None. Bytes of a file at most, unless a single record is longer.
     """
 
     def __init__(self, folder: str, shards: int, packed: bool = False, most: int | None = None):
@@ -133,12 +133,13 @@ def _by_block(rejected: RejectedRows):
 class WriteRejected(beam.PTransform):
     """RejectedRows -> ``<folder>/rejected/*.jsonl``, each row with its line in the file.
 
-    In the order of their names the files go through the log from its first line to its last.
+    Sorted by name, the files follow the order of the log.
 
     Args:
         folder: str.
         chunks: list of Chunk.
-        lines: PCollection of (chunk, its lines), which tell a chunk's first line in its file.
+        lines: PCollection of (chunk number, number of its lines), which give a row's line in its
+            file.
     """
 
     def __init__(self, folder: str, chunks: list[Chunk], lines):
@@ -158,7 +159,7 @@ class WriteRejected(beam.PTransform):
 
 
 class WriteTally(beam.PTransform):
-    """Tallies -> a dict of their sum and of what LearnVocabularies gave, also written to a file."""
+    """Tallies -> ``{"tally": their sum, "learned": output of LearnVocabularies}``, also a file."""
 
     def __init__(self, folder: str, learned):
         super().__init__()

@@ -1,4 +1,4 @@
-"""ReadTable: rows of a BigQuery table or query -> events, as ReadEvents makes them of files.
+"""ReadTable: rows of a BigQuery table or query -> events, like those ReadEvents reads from files.
 
 A table has no lines and no order: rows of the same user and time are ordered by a hash of their
 content, so that reruns agree.
@@ -73,7 +73,7 @@ class _ReadRows(beam.DoFn):
 
 
 class RowsToEvents(beam.PTransform):
-    """Rows as mappings -> what :class:`beam_jobs.reading.events.ReadEvents` gives."""
+    """Rows as mappings -> the outputs of :class:`beam_jobs.reading.events.ReadEvents`."""
 
     def __init__(self, table: str, form: Format, buckets: int, before: int = 0):
         super().__init__()

@@ -23,7 +23,7 @@ _LINE_BITS = 32
 
 @dataclass(frozen=True)
 class RejectedRows:
-    """Rejected rows of one chunk, lines within the chunk."""
+    """Rejected rows of one chunk; lines are counted within the chunk."""
 
     chunk: int
     rows: tuple[Rejected, ...]
@@ -52,8 +52,8 @@ class _ReadChunk(beam.DoFn):
         try:
             yield from self._read(chunk)
         except InputError as error:
-            # Raised here, it would be tried again and drown in the tracebacks of the workers:
-            # the message goes to the driver with the tally, and the run fails there.
+            # If raised here, it would be retried and buried in the workers' tracebacks. The
+            # message goes to the driver with the tally instead, and the run fails there.
             yield tagged({f"{DAMAGED}{error.message}": 1})
 
     def _read(self, chunk: Chunk) -> Iterator[Any]:
@@ -77,7 +77,7 @@ class _ReadChunk(beam.DoFn):
 
 
 def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple[int, Events]]:
-    """Groups events by the bucket of their user, with their order in the log as lines."""
+    """Groups events by the bucket of their user; their order in the log replaces their lines."""
     if not len(events.line):
         return
     user = events.user.dictionary_encode()
@@ -93,7 +93,7 @@ def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple
 
 
 class ReadEvents(beam.PTransform):
-    """Chunks -> ``events`` by (bucket, Events), ``rejected``, ``lines`` of each chunk, ``tally``.
+    """Chunks -> ``events`` (bucket, Events), ``rejected``, number of ``lines`` by chunk, ``tally``.
 
     The line of an event is its order in the whole log (:func:`pack_order`), after the ``before``
     chunks that earlier runs read. Names of the tally start with ``tally_prefix``.

@@ -1,4 +1,4 @@
-"""Formats of logs: the columns of the published ones, and a mapping for any other table."""
+"""Formats of logs: the columns of published logs, and a column mapping for any other table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfdare.schema import FIRST_ID, CategoricalContext, Feature, NumericContext,
 
 FILES = ("csv", "parquet", "avro", "jsonl")
 OWN_NAMES = (*FILES, "bigquery")
-"""Formats whose columns are named by the log; the others have fixed ones."""
+"""Formats whose columns the user names; the others have fixed columns."""
 FORMATS = ("taobao", "tmall", *OWN_NAMES)
 HOUR, DAY = "hour_of_day", "day_of_week"
 """Sources of context that are derived from the time of the request, in seconds, UTC."""
@@ -43,14 +43,15 @@ class Format:
 
     Attributes:
         kind: str. One of ``FORMATS``.
-        columns: mapping. ``user``, ``time``, ``behavior`` (may be missing), every feature, in
-            the order of the schema, and every column of context, to the accepted names of its
-            column, best first. Of impressions also ``label`` and ``request`` (may be missing).
+        columns: mapping of name to the accepted names of its column, best first. Names are
+            ``user``, ``time``, ``behavior`` (may be missing), every feature, in the order of the
+            schema, and every context feature that has a column. Of impressions also ``label`` and
+            ``request`` (may be missing).
         header: bool. Whether a text file starts with a line of names.
         optional: frozenset. Features that a row may leave empty.
         behaviors: tuple or None. Behaviors to keep; None keeps every row.
-        known_behaviors: tuple or None. All that the format defines; others are bad rows.
-        multi_hot: mapping of feature to the values that are kept of a row at most.
+        known_behaviors: tuple or None. All that the format defines; rows of others are bad.
+        multi_hot: mapping of feature to the number of values that are kept per row.
         context: mapping of categorical context feature to its source: a column, ``HOUR``, ``DAY``.
         numeric: mapping of numeric context feature to its column.
     """
@@ -78,7 +79,7 @@ class Format:
 
     @property
     def keeps_behavior(self) -> bool:
-        """Whether rows of several behaviors are kept side by side."""
+        """Whether rows of several behavior types are kept."""
         return "behavior" in self.columns and (self.behaviors is None or len(self.behaviors) > 1)
 
     @property
@@ -91,7 +92,7 @@ class Format:
         """Finds the position of every column in ``header``, the column names of ``path``.
 
         Raises:
-            InputError: a column is missing, or there twice.
+            InputError: a column is missing, or occurs twice.
         """
         positions, missing = {}, []
         for name, accepted in self.columns.items():

@@ -1,4 +1,4 @@
-"""Files of a log: they are found, cut into chunks of work, and read in blocks of rows."""
+"""Finds the files of a log, splits them into chunks of work, and reads these in blocks of rows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ CHUNK_BYTES = 64 << 20
 _GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
 _MAGIC = {b"PAR1": "parquet", b"Obj\x01": "avro"}
 _UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1, "bigquery": 1}
-"""How many bytes of text a byte of a file holds, about."""
+"""Approximate bytes of plain text per byte of a file, by its kind."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of the log: its path, bytes, and kind (``text``, ``gzip``, ``parquet``, ``avro``)."""
+    """A file or table of the log.
+
+    Attributes:
+        path: str. Path of the file, or name of the table.
+        size: int. Bytes; 0 for a table.
+        kind: str. ``text``, ``gzip``, ``parquet``, ``avro`` or ``bigquery``.
+    """
 
     path: str
     size: int
@@ -42,10 +48,10 @@ class Chunk:
     """A part of a file that one worker reads at once.
 
     Attributes:
-        number: int. Index among all chunks; chunks in this order are the log in its order.
+        number: int. Index among all chunks, in the order of the log.
         file: int. Index of the file in the sorted list of files.
         path: str.
-        kind: str. ``text``, ``gzip``, ``parquet`` or ``avro``.
+        kind: str. ``text``, ``gzip``, ``parquet``, ``avro`` or ``bigquery``.
         start, stop: int. Bytes of a text file, or row groups of a parquet file.
         fields: tuple of (column name, its position in a row (int), or its name in a record (str)).
         width: int. Columns of a row of text.
@@ -62,10 +68,11 @@ class Chunk:
 
 
 def find_files(patterns: Sequence[str], form: Format, option: str = "input") -> list[InputFile]:
-    """Finds the files that match, sorted by path; `option` names them in messages.
+    """Finds the files that match, sorted by path; `option` is the option that messages name.
 
     Raises:
-        InputError: a pattern matches nothing, a path is a folder, or a file is empty.
+        InputError: a pattern matches nothing, a path is a folder, or a file is empty or of another
+            format.
     """
     sizes = _file_sizes(patterns, option)
     files = []
@@ -92,7 +99,7 @@ def find_paths(patterns: Sequence[str], option: str) -> list[str]:
     """Finds the paths that match, sorted.
 
     Raises:
-        InputError: as :func:`find_files`, whatever the files hold.
+        InputError: a pattern matches nothing, or a path is a folder.
     """
     return sorted(_file_sizes(patterns, option))
 
@@ -101,7 +108,7 @@ def _file_sizes(patterns: Sequence[str], option: str) -> dict[str, int]:
     """Returns the bytes of the files that match, by path."""
     sizes: dict[str, int] = {}
     for pattern in patterns:
-        if os.path.isfile(pattern):  # as it stands, also with brackets in its name
+        if os.path.isfile(pattern):  # taken literally, even with brackets in its name
             sizes[pattern] = os.path.getsize(pattern)
             continue
         if os.path.isdir(pattern):
@@ -125,7 +132,7 @@ def text_size(files: Sequence[InputFile]) -> int:
 def plan(
     files: Sequence[InputFile], form: Format, chunk_bytes: int, after: Sequence[Chunk] = ()
 ) -> list[Chunk]:
-    """Cuts the files into chunks, after a look at their headers; numbers go on from ``after``.
+    """Splits the files into chunks after reading their headers; numbers continue from ``after``.
 
     Raises:
         InputError: columns are missing, or a file is not of the format.
@@ -197,7 +204,7 @@ def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
 
 @contextmanager
 def reading(path: str):
-    """Turns what libraries raise over a damaged or unreadable file into one clear message."""
+    """Turns the errors that libraries raise for a damaged or unreadable file into InputError."""
     try:
         yield
     except EOFError as error:
@@ -223,7 +230,7 @@ def _open_text(path: str, kind: str):
 
 
 def _find_fields(file: InputFile, form: Format) -> tuple[Mapping[str, int | str], int]:
-    """Returns the position of every column, or its name in a record, and the columns of a row."""
+    """Returns each column's position in a row, or name in a record, and the columns of a row."""
     if form.kind in ("jsonl", "avro"):
         names = _record_names(file)
         positions = form.find(names, file.path)
@@ -238,7 +245,7 @@ def _find_fields(file: InputFile, form: Format) -> tuple[Mapping[str, int | str]
 
 
 def _record_names(file: InputFile) -> list[str]:
-    """Returns the names in the records of a file, of JSON those in its first mebibyte."""
+    """Returns the field names of a file's records; of JSON, those in its first MiB."""
     if file.kind == "avro":
         with _open(file.path) as raw:
             return avro_names(raw)
@@ -275,7 +282,7 @@ def _text_blocks(chunk: Chunk, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def _read_to_line_end(file) -> bytes:
-    """Reads up to and with the next line end."""
+    """Reads up to and including the next line end."""
     parts = []
     while piece := file.read(1 << 12):
         head, end, _ = piece.partition(b"\n")

@@ -1,7 +1,7 @@
 """JSON lines and Avro: records split into columns of raw values, each row with its number.
 
-JSON lines whose values have the types that a log should have are split by the columnar parser;
-where one line of a block does not, all its lines are split one by one and judged as text.
+A block of JSON lines whose values all have the expected types is split by Arrow's columnar parser;
+otherwise its lines are parsed one by one, and the values are checked as text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AVRO_ROWS = 1 << 16
 
 
 def field_names(head: bytes) -> list[str]:
-    """Returns the names in lines of JSON, in the order in which they come."""
+    """Returns the field names in lines of JSON, in the order of their first occurrence."""
     names: dict[str, None] = {}
     for line in head.splitlines():
         record, _ = _parse_line(line)
@@ -39,7 +39,7 @@ def split_json(data: bytes, fields: Mapping[str, str], first_line: int, form: Fo
         data: bytes. Whole lines; the last one may lack its line end.
         fields: mapping of column name to the name in a record.
         first_line: int. Line of the first row, from 1.
-        form: Format. Which columns hold several values, which numbers.
+        form: Format. Says which columns hold several values, and which hold numbers.
     """
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
     lines = len(ends) + (not data.endswith(b"\n") and len(data) > 0)
@@ -73,7 +73,7 @@ def avro_names(file: BinaryIO) -> list[str]:
     """Returns the names of the fields of an Avro file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an Avro file.
     """
     import fastavro
 
@@ -116,7 +116,7 @@ def avro_blocks(file: BinaryIO, fields: Mapping[str, str]) -> Iterator[Block]:
 
 
 def _parse_line(line: bytes) -> tuple[dict | None, str | None]:
-    """Returns the record of a line, and why it is none; neither for a blank line."""
+    """Returns the record of a line, or the reason why it has none; neither for a blank line."""
     try:
         text = line.decode()
         if not text.strip():
@@ -134,7 +134,7 @@ def _parse_line(line: bytes) -> tuple[dict | None, str | None]:
 
 
 def _parse_typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.Array] | None:
-    """Splits with the columnar parser; None where any line must be judged on its own."""
+    """Splits with the columnar parser; None where lines must be parsed one by one."""
     first, _ = _parse_line(data[: data.find(b"\n") + 1 or len(data)])
     if first is None or not is_utf8(data):
         return None

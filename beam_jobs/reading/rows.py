@@ -1,7 +1,7 @@
-"""Rows, checked: columns of raw values become columns of events, bad rows get a reason.
+"""Checks rows: columns of raw values become columns of events, bad rows get a reason.
 
-Whole columns are checked and cast at once. Only rows that look odd are judged one by one, and by
-the same rule, so that what a row is does not depend on its neighbors.
+Whole columns are checked and cast at once. Only suspect rows are checked one by one, by the same
+rule, so that the result for a row does not depend on its neighbors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from beam_jobs.reading.values import as_bytes, floats, integer_lists, integers, 
 from beam_jobs.shared.hashing import hash_strings
 
 VALUES_CUT = "values_cut/"
-"""Prefix of the tallies of values that rows had beyond those kept of a multi-hot feature."""
+"""Prefix of the tallies that count values of multi-hot features beyond those kept."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Events:
     Attributes:
         user: pyarrow Array of strings ``[E]``.
         columns: mapping of name to int64 (``[E]`` or, with several values, ``[E, V]``) or float64.
-        line: int64 ``[E]``.
+        line: int64 ``[E]``. Line within the chunk; order in the log once grouped by bucket.
     """
 
     user: pa.Array
@@ -55,9 +55,9 @@ class Events:
 
 
 def pack(column: np.ndarray) -> tuple[int, np.ndarray]:
-    """Packs an int64 column into its least value and 32-bit differences, where these suffice.
+    """Packs an int64 column as its minimum and 32-bit differences from it, where these fit.
 
-    Other columns stay as they are.
+    Other columns are not changed.
     """
     if column.dtype != np.int64:
         return 0, column
@@ -84,7 +84,8 @@ def to_events(
     Args:
         columns: mapping of column name (as in ``form.columns``) to values, text or typed.
         line: int64. Line of every row within its chunk.
-        text_of: callable. The text of row ``i`` of this block; an empty text is no row at all.
+        text_of: callable. The text of row ``i`` of this block; a bad row with blank text is not
+            counted.
         form: Format. What the columns mean.
 
     Returns:
@@ -121,7 +122,7 @@ def to_events(
     user, bad_users = _decode_users(columns["user"])
     for row, reason in bad_users.items():
         if not other[row]:
-            odd[row] = reason  # the user is the first column: its reason goes first
+            odd[row] = reason  # the user is the first column: its reason takes precedence
     rejected, blank = [], 0
     for row in sorted(odd):
         good[row] = False
@@ -144,7 +145,7 @@ def to_events(
 
 
 def _filter_behaviors(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, str]]:
-    """Returns the mask of rows of other behaviors, and why rows have none."""
+    """Returns the mask of rows of other behavior types, and the reasons of bad rows."""
     text = as_bytes(column)
     kept = np.ones(len(text), bool)
     if form.behaviors is not None:
@@ -162,7 +163,7 @@ def _filter_behaviors(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[
 
 
 def _decode_users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    """Returns users as strings, and why rows have none."""
+    """Returns users as strings, and the reasons of bad rows."""
     text = as_bytes(column)
     odd = dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "user is empty")
     try:

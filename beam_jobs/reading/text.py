@@ -48,7 +48,7 @@ def split_block(
         positions: mapping of column name to its position in a row.
         width: int. Columns that a row must have.
         first_line: int. Line of the first row, from 1.
-        quoted: bool. Whether quotes mean anything (csv) or are bytes like any other.
+        quoted: bool. Whether quotes enclose values (csv) or are ordinary bytes.
     """
     if b"\r\n" in data:
         data = data.replace(b"\r\n", b"\n")
@@ -63,7 +63,7 @@ def split_block(
     special = _lines_with(data, b"\r", ends)
     if quoted:
         special = np.union1d(special, _lines_with(data, b'"', ends))
-    if not is_utf8(data):  # the columnar parser cannot hand such rows on
+    if not is_utf8(data):  # the columnar parser cannot pass such rows to its handler
         wide = np.flatnonzero(np.frombuffer(data, np.uint8) >= 128)
         special = np.union1d(special, np.searchsorted(ends, wide))
     rest, index = data, np.arange(lines)
@@ -105,7 +105,7 @@ def split_block(
 
 
 def _parse(data: bytes, positions: Mapping[str, int], width: int):
-    """Returns the columns, and (row, number of columns, text) of every row of another width."""
+    """Returns the columns, and (row, number of columns, text) of rows of another width."""
     bad: list[tuple[int, int, str]] = []
 
     def skip(row):
@@ -153,7 +153,7 @@ def _split_line(line: bytes, width: int, quoted: bool) -> tuple[list[bytes], str
 
 
 def is_utf8(data: bytes) -> bool:
-    """Tells whether the bytes are UTF-8."""
+    """Returns whether the bytes are UTF-8."""
     if data.isascii():
         return True
     try:

@@ -1,7 +1,7 @@
-"""Raw values, text or typed, cast to numbers; a value that is no number gets a reason.
+"""Casts raw values, text or typed, to numbers; a bad value gets a reason.
 
-Whole columns are checked and cast at once. Only values that look odd are judged one by one, and by
-the same rule, so that what a value is does not depend on its neighbors.
+Whole columns are checked and cast at once. Only suspect values are checked one by one, by the same
+rule, so that the result for a value does not depend on its neighbors.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _NUMBER = r"^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 def integers(
     column: pa.Array, name: str, optional: bool, wanted: np.ndarray
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Casts a column to non-negative int64 values, and says why rows have none.
+    """Casts a column to non-negative int64 values; returns these, and reasons of bad rows.
 
     Args:
         column: pyarrow Array. Text or typed.
-        name: str. What reasons call the column.
+        name: str. Name of the column in reasons.
         optional: bool. Whether a row may be empty; its value is then ``MISSING``.
-        wanted: bool ``[E]``. Rows that matter; the others may have any value, and no reason.
+        wanted: bool ``[E]``. Rows to check; the others may get any value, and get no reason.
     """
     numbers, doubtful = _cast_integers(column)
     reasons = {}
@@ -46,11 +46,11 @@ def integers(
 def integer_lists(
     column: pa.Array, name: str, most: int
 ) -> tuple[np.ndarray, dict[int, str], np.ndarray]:
-    """Casts values with ``|`` between, or lists of values; keeps the first ``most`` of every row.
+    """Casts values separated by ``|``, or lists; keeps the first ``most`` of every row.
 
     Returns:
-        int64 ``[E, most]``, ``MISSING`` after the last value; why rows cannot be read; and int64
-        ``[E]``, how many values more a row had.
+        int64 ``[E, most]``, ``MISSING`` after the last value; the reasons of bad rows; and int64
+        ``[E]``, the number of values that were not kept.
     """
     if not pa.types.is_list(column.type):
         column = pc.split_pattern(as_bytes(column).cast(pa.string()), "|")
@@ -76,10 +76,10 @@ def integer_lists(
 
 
 def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
-    """Casts a column to numbers within float32, and says why rows have none.
+    """Casts a column to numbers within the range of float32.
 
     Returns:
-        float64 ``[E]``, NaN where a row is empty; the reasons by row.
+        float64 ``[E]``, NaN where a row is empty; the reasons of bad rows.
     """
     kind, reasons = column.type, {}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -90,18 +90,18 @@ def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
         fine = pc.match_substring_regex(text, _NUMBER).to_numpy(zero_copy_only=False)
         empty = lengths_of(text) == 0
         text = pc.if_else(pa.array(fine), text, pa.scalar(b"0", pa.binary()))
-        numbers = text.cast(pa.string()).cast(pa.float64()).to_numpy() + 0.0  # and -0 as 0
+        numbers = text.cast(pa.string()).cast(pa.float64()).to_numpy() + 0.0  # -0 becomes 0
         numbers[empty] = np.nan
         strange = np.flatnonzero(~fine & ~empty)
         reasons = dict.fromkeys(strange.tolist(), f"{name} is not a number")
-    large = np.abs(numbers) > _LARGEST_FLOAT  # false of NaN
+    large = np.abs(numbers) > _LARGEST_FLOAT  # False for NaN
     for row in np.flatnonzero(large).tolist():
         reasons[row] = f"{name} is larger than {_LARGEST_FLOAT:.3g}"
     return numbers, reasons
 
 
 def _cast_integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Returns non-negative int64 values, and the rows whose value is still to be judged."""
+    """Returns non-negative int64 values, and the rows whose value is still to be checked."""
     kind, size = column.type, len(column)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
@@ -134,7 +134,7 @@ def _cast_integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _judge(value: Any, name: str) -> tuple[int, str | None]:
-    """Returns the number, or why the value is none, by one rule for every format."""
+    """Returns the number, or 0 and why the value is bad; the same rule for every format."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if value is None or value == "" or value != value:

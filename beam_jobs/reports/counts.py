@@ -1,4 +1,4 @@
-"""Counts of the records of a folder of sequences; counts of its parts add up."""
+"""Counts over the records of a folder of sequences; counts of parts can be added."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Measures:
     Attributes:
         totals: mapping of name to int: ``users``, ``behaviors``, ``requests``, ``candidates``,
             ``positives``.
-        history_length: int64. How many requests see a history of so many behaviors.
-        user_requests: int64. How many users have so many requests.
-        gap: int64 ``[64]``. Time from behavior to behavior: how many are 0, 1, 2 to 3, 4 to 7, ...
+        history_length: int64. At index n, the number of requests with a history of n behaviors.
+        user_requests: int64. At index n, the number of users with n requests.
+        gap: int64 ``[64]``. Times between successive behaviors: number of 0, 1, 2 to 3, 4 to 7, ...
         behaviors: mapping of feature to int64 ``[rows]``: how often each row occurs in histories.
         positives: the same for clicked candidates.
-        repeats: mapping of feature of one value to int: clicked candidates whose value the
-            history before them holds.
+        repeats: mapping of feature of one value to int: number of clicked candidates whose value
+            occurs in the history before them.
     """
 
     totals: dict[str, int] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def _measure(records: list[UserRecord], schema: Schema) -> Measures:
     gap = np.zeros(_GAP_BINS, np.int64)
     for record in records:
         between = np.maximum(np.diff(record.history_time), 0)
-        # 0, then the bits that a gap takes: 1; 2 to 3; 4 to 7
+        # the bin is the number of bits of the gap: 0; 1; 2 to 3; 4 to 7; ...
         gap += np.bincount(np.frexp(between.astype(np.float64))[1], minlength=_GAP_BINS)
     return Measures(
         {
@@ -105,7 +105,7 @@ def _measure(records: list[UserRecord], schema: Schema) -> Measures:
 
 
 def _repeats(record: UserRecord, name: str) -> int:
-    """Counts the clicked candidates whose value an earlier behavior of the user has."""
+    """Counts the clicked candidates whose value occurs in an earlier behavior of the user."""
     request = np.repeat(np.arange(record.position.size), record.target_length)
     clicked = record.label > 0
     values, before = record.target[name][clicked], record.position[request[clicked]]

@@ -1,4 +1,4 @@
-"""Descriptions of counts as numbers ready for JSON: means, quantiles, histograms, drift."""
+"""Describes counts as numbers ready for JSON: means, quantiles, histograms, drift."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def describe(measures: Measures, sequences: Sequences) -> dict[str, Any]:
 
     Returns:
         ``totals``; ``history_length`` and ``user_requests`` as mean, quantiles and histogram;
-        ``time_between_behaviors`` as ``[from, count]`` pairs that double; for every feature the
-        share out of vocabulary, how many of its ids come, the most frequent ones as
-        ``[raw id, count]``, the curve of ``[rank, count]``, and, with one value, ``repeat_rate``:
-        the share of clicked candidates whose value the user had before.
+        ``time_between_behaviors`` as ``[from, count]`` pairs, each bin twice as wide as the one
+        before; for every feature the share out of vocabulary, the number of its ids that occur,
+        the most frequent ones as ``[raw id, count]``, the curve of ``[rank, count]``, and, for
+        features of one value, ``repeat_rate``: the share of clicked candidates whose value occurs
+        in an earlier behavior of the user.
     """
     clicks = measures.totals.get("positives", 0)
     features = {}
@@ -50,15 +51,15 @@ def describe(measures: Measures, sequences: Sequences) -> dict[str, Any]:
 
 
 def drift(before: Measures, old: Sequences, after: Measures, new: Sequences) -> dict[str, Any]:
-    """Computes how far two runs lie apart.
+    """Computes how much the distributions of two runs differ.
 
-    Jensen-Shannon divergence in bits: 0 is the same distribution, 1 has nothing in common. Ids are
-    matched by their raw values in the log, not by their rows.
+    The measure is Jensen-Shannon divergence in bits: 0 for equal distributions, 1 for disjoint
+    ones. Ids are matched by their raw values in the log, not by their rows.
 
     Returns:
-        ``history_length`` and ``user_requests``: the divergence; by feature that both have: the
-        ``divergence`` of behaviors, ``new_ids`` and ``gone_ids`` of the vocabulary, and
-        ``behaviors_of_new_ids``, their share.
+        ``history_length`` and ``user_requests``: the divergence; ``features``, by feature that
+        both have: the ``divergence`` of behaviors, the numbers of ``new_ids`` and ``gone_ids`` in
+        the vocabulary, and ``behaviors_of_new_ids``, the share of behaviors with new ids.
     """
     features = {}
     for name in new.schema.names:
@@ -145,7 +146,7 @@ def _frequencies(counts: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
 
 
 def _ids(sequences: Sequences, name: str) -> np.ndarray:
-    """Returns raw ids from row ``FIRST_ID`` on; of a hashed feature the numbers of its buckets."""
+    """Returns raw ids from row ``FIRST_ID`` on; for a hashed feature, its bucket numbers."""
     (feature,) = (part for part in sequences.schema.features if part.name == name)
     if feature.hash_buckets:
         return np.arange(feature.hash_buckets)
@@ -164,14 +165,14 @@ def plain(facts: Mapping[str, Any], split: str) -> list[str]:
         labeled(
             split,
             f"{totals['users']:,} users, {totals['requests']:,} requests, "
-            f"{totals['behaviors']:,} behaviors; histories of "
-            f"{length['quantiles'].get('0.5', 0):,} in the middle, "
-            f"{length['quantiles'].get('1', 0):,} at most",
+            f"{totals['behaviors']:,} behaviors; length of histories: median "
+            f"{length['quantiles'].get('0.5', 0):,}, "
+            f"largest {length['quantiles'].get('1', 0):,}",
         )
     ]
     for name, feature in facts["features"].items():
         unknown, rate = feature["out_of_vocabulary"] or 0, feature.get("repeat_rate")
         text = f"{feature['ids_seen']:,} ids, {unknown:.2%} out of vocabulary"
-        text += "" if rate is None else f"; {rate:.1%} of clicks repeat one"
+        text += "" if rate is None else f"; {rate:.1%} of clicks repeat an earlier id"
         lines.append(labeled(f"  {name}", text))
     return lines

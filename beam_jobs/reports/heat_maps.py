@@ -12,12 +12,12 @@ _PANELS = 4
 
 
 def heat_maps(table: InterestTable, ids: np.ndarray, name: str) -> bytes:
-    """Draws a PNG: for each of the first target categories, behavior category by position.
+    """Draws a PNG: for each of the first 4 target categories, behavior category by position.
 
     Args:
         table: InterestTable.
         ids: int ``[M]``. Raw ids of its categories.
-        name: str. Of the feature.
+        name: str. Name of the feature.
     """
     import matplotlib
 

@@ -28,7 +28,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Returns a table; digits of numbers are grouped, None is a dash."""
+    """Returns a table; numbers have thousands separators, None is a dash."""
 
     def cell(kind, value):
         return f"<{kind}>{html.escape(_format(value))}</{kind}>"
@@ -45,7 +45,7 @@ def charts(
 
     Args:
         panels: sequence of (title, label of x, label of y, mapping of name to ``[x, y]`` pairs).
-        logarithmic: bool. Whether y is, too; x always is, with 0 at its left end.
+        logarithmic: bool. Whether the y axis is logarithmic; the x axis always is, starting at 0.
     """
     import matplotlib
 

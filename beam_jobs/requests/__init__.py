@@ -1,1 +1,1 @@
-"""Requests with their candidates, made of histories, and requests to rank."""
+"""Requests with their candidates, built from histories, and requests to rank."""

@@ -1,8 +1,8 @@
 """BuildRequests: histories and the catalog -> one record per user and split.
 
-Requests are the impressions of the users, where the log has any: their candidates and labels are
-those of the log. Otherwise the protocol chooses events as targets, and negatives are drawn. A
-record holds all requests of a user that belong to one split, over one history.
+Where there are impressions, requests are built from these, with their candidates and labels.
+Otherwise the protocol chooses events as targets, and negatives are drawn. A record holds all
+requests of a user that belong to one split, and the one history that they share.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tfdare.sequences.record import UserRecord, encode
 
 RECORDS = "records"
 LONGEST_REQUEST = "longest_request"
-"""Name of the tally of the most candidates that a request of impressions has."""
+"""Name of the tally for the largest number of candidates of a request of impressions."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learned from the training period: items, and the vocabularies of the context."""
+    """Catalog of items and vocabularies of the context, learned from the training period."""
 
     catalog: Catalog
     context: Mapping[str, Vocabulary | Hashed] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Requests:
 
     Attributes:
         user: int64 ``[R]``. Index into the users of the bucket.
-        seen: int64 ``[R]``. Behaviors that the request sees, never falling within a user.
+        seen: int64 ``[R]``. Number of behaviors that the request sees; rises within a user.
         time: int64 ``[R]``.
         size: int32 ``[R]``. Candidates of each.
         target: mapping of feature to int32 ``[T]``, or ``[T, V]``. Row ids of all candidates.
@@ -93,9 +93,9 @@ def build_requests(
     """Builds the requests of a bucket of users.
 
     Args:
-        histories: Histories. With impressions, these are the requests.
+        histories: Histories. Where they have impressions, requests are built from these.
         learned: Learned.
-        form: Format. Of what carries the context: the log, or the impressions.
+        form: Format. Format of what holds the context: the log, or the impressions.
         protocol: Protocol.
         sampling: Sampling.
 
@@ -176,7 +176,7 @@ def _requests_of_impressions(
     user, columns, most = impressions.user, impressions.columns, sampling.max_candidates
     first = request_starts(impressions)
     position = np.arange(len(user)) - np.repeat(first, np.diff(first, append=len(user)))
-    first = np.flatnonzero(position % most == 0)  # one of very many candidates becomes several
+    first = np.flatnonzero(position % most == 0)  # requests with too many candidates are split
     size = np.diff(first, append=len(user)).astype(np.int32)
     time = columns["time"][first]
     seen = behaviors_before(histories, user[first], time, sampling.coarse_clock)
@@ -207,7 +207,7 @@ def _requests_of_impressions(
 def make_records(
     histories: Histories, rows: Mapping[str, np.ndarray], requests: Requests
 ) -> tuple[list[UserRecord], dict[str, int]]:
-    """Makes one record of a user's requests; returns them, sorted by user, and their tally.
+    """Makes one record of each user's requests; returns records, sorted by user, and their tally.
 
     Args:
         histories: Histories.
@@ -287,11 +287,11 @@ class BuildRequests(beam.PTransform):
     """Histories -> ``records`` by shard and split, ``tally``.
 
     Args:
-        learned: PCollection. What LearnVocabularies gives.
-        form: Format. Of what carries the context: the log, or the impressions.
+        learned: PCollection. Output of LearnVocabularies.
+        form: Format. Format of what holds the context: the log, or the impressions.
         protocol: Protocol.
         sampling: Sampling.
-        encoding: str. Of the records.
+        encoding: str. Encoding of the records. Defaults to "packed".
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Negatives: items that the user never touched, or other items of the target's session.
+"""Negatives: items without an event of the user, or other items of the target's session.
 
-Every draw is a hash of (user, position, slot, seed), so that the runner, the buckets and the order
-of work change nothing. No draw is rejected: the weights of all items of the catalog, item by item,
-make a line; the user's own items are cut out of it, and a draw is an offset into what is left.
+Every draw is a hash of (user, position, slot, seed), so that it does not depend on the runner, the
+buckets or the order of work. No draw is rejected: the weights of all items of the catalog are laid
+end to end on a line, the user's own items are cut out of it, and a draw is an offset into the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from beam_jobs.vocabulary.catalog import Catalog
 CATALOG, CATEGORY, SESSION = ORIGINS = ("catalog", "category", "session")
 """Where negatives come from: all items, those of the target's category, or the other items of the
 target's session."""
-_PAIRS = 1 << 22  # (request, event of its session) that are looked at together
+_PAIRS = 1 << 22  # pairs of (request, event of its session) that are processed at once
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Sampling:
         alpha: float. Items are drawn in proportion to their counts to this power.
         origin: str. One of ``ORIGINS``.
         session_gap: int. A pause longer than this ends a session, by the clock of the log.
-        coarse_clock: bool. Whether the log's order tells what came first at the same time.
-        max_candidates: int. A request of impressions with more candidates becomes several.
+        coarse_clock: bool. Whether the order of the log decides among events of the same time.
+        max_candidates: int. A request of impressions with more candidates is split.
     """
 
     negatives: int
@@ -48,13 +48,14 @@ class Negatives:
     """Draws negatives for the users of a bucket.
 
     Args:
-        catalog: Catalog. Items and how often each came in the training period.
+        catalog: Catalog. Items and their counts in the training period.
         user_hash: uint64 ``[U]``. A stable hash of every user.
-        event_user, event_item: int64 ``[E]``. User, and catalog index (-1: unknown), of every
-            event of the whole log of these users; none of a user's items is drawn for it.
+        event_user, event_item: int64 ``[E]``. User, and catalog index of the item (-1: unknown),
+            of every event of these users; no item of a user is drawn for that user.
         seed: int.
         alpha: float. Items are drawn in proportion to their counts to this power. Defaults to 1.
-        group: int64 ``[I]`` or None. The group of every item, which :meth:`draw` may draw from.
+        group: int64 ``[I]`` or None. Group of every item, such as its category, to which
+            :meth:`draw` can be limited.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Negatives:
         owner, item = (touched // items, touched % items) if items else (touched, touched)
         width = self._counts[item]
         self._cut = np.concatenate([[0], np.cumsum(width)])
-        self._first = np.searchsorted(owner, np.arange(len(user_hash)))  # of each user's cuts
+        self._first = np.searchsorted(owner, np.arange(len(user_hash)))  # each user's first cut
         after = np.append(self._first[1:], len(owner))[: len(self._first)]
         self._left = total - (self._cut[after] - self._cut[self._first])
         # where each cut lies once those before it are taken out; rises within a user
@@ -100,11 +101,12 @@ class Negatives:
         Args:
             user, position: int64 ``[R]``.
             count: int. For each request.
-            like: int64 ``[R]`` or None. Catalog index of an item; negatives come from its group,
-                as long as this has items that the user never touched. -1: from all items.
+            like: int64 ``[R]`` or None. Catalog index of an item; negatives come from its group
+                while that has new items without an event of the user, then from all items. -1:
+                from all items.
 
         Returns:
-            int64 ``[R, count]`` catalog indices, -1 where the user has touched every item. The
+            int64 ``[R, count]`` catalog indices, -1 where the user has events with every item. The
             negatives of a request differ, unless fewer items than ``count`` are left for the user.
         """
         drawn = np.full((len(user), count), -1, np.int64)
@@ -141,7 +143,7 @@ class Negatives:
     def _group_bounds(
         self, user: np.ndarray, like: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where the group of ``like`` begins and ends on each user's line; 0 of none."""
+        """Returns where the group of ``like`` begins and ends on the user's line; 0 for none."""
         nothing = np.zeros(len(user), np.int64)
         if like is None:
             return nothing, nothing
@@ -183,17 +185,17 @@ def sessions(user: np.ndarray, time: np.ndarray, gap: int) -> np.ndarray:
 def draw_from_sessions(
     session: np.ndarray, item: np.ndarray, event: np.ndarray, key: np.ndarray, count: int
 ) -> np.ndarray:
-    """Draws different items of each target's session, all alike, other than the target.
+    """Draws distinct items of each target's session, uniformly, other than the target.
 
     Args:
-        session: int64 ``[E]``. Session of every event, never falling.
+        session: int64 ``[E]``. Session of every event, rising.
         item: int64 ``[E]``. Catalog index of every event's item, -1: unknown.
         event: int64 ``[R]``. The targets.
         key: uint64 ``[R]``. A hash of every request.
         count: int. For each request.
 
     Returns:
-        int64 ``[R, count]`` catalog indices, -1 after the last one that the session has.
+        int64 ``[R, count]`` catalog indices, -1 where the session has no more items.
     """
     drawn = np.full((len(event), count), -1, np.int64)
     first = np.searchsorted(session, session[event])

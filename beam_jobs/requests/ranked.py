@@ -1,4 +1,4 @@
-"""Requests to rank: read from records or JSON, and laid out as a signature takes them."""
+"""Requests to rank: read from records or JSON, and converted to a signature's inputs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class RankRequest:
 
     Attributes:
         user: str.
-        number: int. Position among the user's requests.
+        number: int. Index among the user's requests.
         time: int or None.
-        items: list of int. Candidates, as the model knows them.
-        labels: list of int or None. 1 clicked, 0 not, where that is known.
-        inputs: mapping of the signature's input to array or list, without the axis of requests.
+        items: list of int. Candidates, as raw ids, or row ids if the model takes these.
+        labels: list of int or None. 1 clicked, 0 not; None if not known.
+        inputs: mapping of the signature's input to array or list, without the batch axis.
     """
 
     user: str
@@ -50,7 +50,7 @@ def from_record(
         record: UserRecord.
         schema: Schema.
         ids: RawIds or None. None leaves row ids.
-        newest: bool. Only the last one.
+        newest: bool. Whether only the newest request is returned.
     """
     return [
         RankRequest(
@@ -95,11 +95,12 @@ def lay_out(
 
     Args:
         request: RankRequest.
-        specs: mapping of input to its dtype and its shape without the axis of requests, -1 for
-            what may have any length.
+        specs: mapping of input to its dtype and its shape without the batch axis, -1 for any
+            length.
 
     Raises:
-        ValueError: inputs are missing, too many, of another shape, or lists differ in length.
+        ValueError: inputs are missing, unknown, of another shape or dtype, lists differ in length,
+            or there are no candidates.
     """
     inputs = dict(request.inputs)
     histories = [name for name in specs if name.startswith(HISTORY) and name != LENGTH]

@@ -15,7 +15,7 @@ class InputError(Exception):
     """The log, or an option, cannot be used; the message says what was received.
 
     Workers raise it, too. Runners report a worker's exception as text within other text, so the
-    message has marks, between which :func:`find_message` finds it.
+    message is enclosed in marks that :func:`find_message` looks for.
     """
 
     def __init__(self, message: str):
@@ -45,7 +45,11 @@ def find_message(error: BaseException) -> str | None:
 
 
 def exit_code(action: Callable[[], None]) -> int:
-    """Runs a command; returns 0, or 2 with a message on stderr; other errors are raised."""
+    """Runs a command and returns its exit code; unexpected errors are raised.
+
+    It is 0, 2 with a message on stderr for InputError and SchemaError, 130 after an interrupt, or
+    argparse's own.
+    """
     try:
         action()
     except KeyboardInterrupt:

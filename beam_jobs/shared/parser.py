@@ -1,4 +1,4 @@
-"""Command lines of jobs: their own options beside Beam's, and the bounds of numbers."""
+"""Parsing of jobs' command lines: their own options and Beam's, and bounds of numbers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ class JobParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self._example = example
-        self.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
+        self.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
         self.add_argument(
-            "--overwrite", action="store_true", help="replace the output, once the new one is whole"
+            "--overwrite",
+            action="store_true",
+            help="replace an earlier output once the new one is complete",
         )
 
     def format_help(self) -> str:
@@ -35,7 +37,7 @@ class JobParser(argparse.ArgumentParser):
 def parse_job(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the job's own options, and Beam's with a runner among them.
+    """Parses the job's own options, and Beam's, to which the default runner is added.
 
     Raises:
         InputError: an option is neither the job's nor Beam's.
@@ -64,7 +66,7 @@ def check_bounds(args: argparse.Namespace, bounds: Iterable[tuple[str, float, fl
 
 
 def with_runner(beam_args: Sequence[str]) -> list[str]:
-    """Adds the default runner to Beam's options, where they name none."""
+    """Adds the default runner to Beam's options unless they name one."""
     if any(arg.startswith("--runner") for arg in beam_args):
         return list(beam_args)
     return [*beam_args, f"--runner={DEFAULT_RUNNER}"]

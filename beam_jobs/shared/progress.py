@@ -1,4 +1,4 @@
-"""Text for the user of a job: its stages and seconds on stderr, without Beam's log, and reports."""
+"""Text for the user of a job: stages and seconds on stderr without Beam's log, and report lines."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _BUNDLES = "apache_beam.runners.portability.fn_api_runner.fn_runner.run_bundle"
 
 
 def labeled(label: str, text: str) -> str:
-    """Returns a line of a report; labels of all lines fill the same width."""
+    """Returns a line of a report, its label padded to a fixed width."""
     return f"{label:<11} {text}"
 
 
 class Progress:
-    """Prints what a job does, with the seconds since its start."""
+    """Prints what a job is doing, with the seconds since its start."""
 
     def __init__(self):
         self._started = time.monotonic()
@@ -60,7 +60,7 @@ class Progress:
 
 @contextmanager
 def _quiet_workers():
-    """Silences worker processes of the local runner: their errors are raised here, too."""
+    """Silences worker processes of the local runner; their errors are raised in this process."""
     if _WORKER_OPTIONS in os.environ:
         yield
         return
@@ -75,7 +75,7 @@ def _quiet_workers():
 
 
 class _StageHandler(logging.Handler):
-    """Prints each stage once and in order; the runner also visits stages that must still wait."""
+    """Prints each stage once and in order; the runner also tries stages that are not ready yet."""
 
     def __init__(self, progress: Progress):
         super().__init__(logging.DEBUG)

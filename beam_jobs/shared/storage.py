@@ -1,4 +1,4 @@
-"""Files on any file system that Beam knows, written in one step, and Arrow columns in them."""
+"""Files on any file system that Beam knows, written atomically; conversions to Arrow columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNFINISHED = ".unfinished-"
 
 
 def is_local(path: str) -> bool:
-    """Tells whether the path lies on this machine's file system."""
+    """Returns whether the path is on the local file system."""
     return FileSystems.get_scheme(path) is None
 
 
@@ -25,7 +25,7 @@ def is_local(path: str) -> bool:
 def new_file(path: str) -> Iterator[BinaryIO]:
     """Opens a file for writing that appears as ``path`` only when it is complete.
 
-    It is written under another name and then renamed, so that several tries do no harm.
+    It is written under another name and then renamed, so that retries do no harm.
     """
     if is_local(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -52,7 +52,7 @@ def write_file(path: str, content: bytes | Callable[[BinaryIO], None]) -> None:
 
 
 def open_file(path: str) -> BinaryIO:
-    """Opens a file for reading, its bytes as they are."""
+    """Opens a file for reading, without decompressing it."""
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 

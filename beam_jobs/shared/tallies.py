@@ -1,6 +1,6 @@
 """Tallies: counts that pass through the pipeline, so that the manifest is exact on every runner.
 
-Beam's own counters are shown in consoles, but a bundle that a runner tries twice may count twice.
+Beam's own counters are shown in consoles, but a bundle that a runner retries may count twice.
 A tally is a dict of name to int; tallies add up, and names that start with ``longest`` keep the
 largest.
 """
@@ -14,7 +14,7 @@ from apache_beam.metrics import Metrics
 
 LONGEST = "longest"
 DAMAGED = "damaged/"
-"""Prefix of names that hold the message about an input that cannot be read."""
+"""Prefix of names that contain the message about an input that cannot be read."""
 TALLY = "tally"
 """Tag of the output of a DoFn for its tallies."""
 

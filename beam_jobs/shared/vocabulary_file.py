@@ -77,7 +77,7 @@ class Vocabulary:
             earlier: Vocabulary. Its ids keep their rows, whether or not they occur again.
             min_count: int. Count that a new id needs.
             frozen: bool. Whether no id is added.
-            most: int or None. Ids in all.
+            most: int or None. Ids in all at most; ids of ``earlier`` are never dropped.
         """
         index = self.index(earlier.ids)
         known = index >= 0
@@ -95,7 +95,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, text: bytes) -> Vocabulary:
-        """Reads what :meth:`text` gives."""
+        """Reads the content of a vocabulary file, as :meth:`text` writes it."""
         pairs = [line.split(b"\t") for line in text.splitlines()]
         ids, counts = np.array(pairs, np.int64).reshape(-1, 2).T
         return cls(ids, counts)

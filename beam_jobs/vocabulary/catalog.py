@@ -18,7 +18,7 @@ from tfdare.schema.id_hash import hash_rows
 
 
 class Hashed:
-    """A feature whose ids share rows by their hash; used like a :class:`Vocabulary`."""
+    """A feature whose ids are hashed to rows; used like a :class:`Vocabulary`."""
 
     def __init__(self, buckets: int):
         self.buckets = buckets
@@ -44,8 +44,8 @@ class Catalog:
         min_count: int. Count that an id needs to be in a vocabulary.
         max_size: mapping of feature name to the ids that its vocabulary holds at most.
         extended: mapping of feature name to Vocabulary, or None. Vocabularies that extend those of
-            an earlier run, instead of those that the counts make.
-        hashed: mapping of feature name to buckets. These have no vocabulary.
+            an earlier run, to use instead of those built from the counts.
+        hashed: mapping of feature name to its number of hash buckets. These have no vocabulary.
     """
 
     features: tuple[str, ...]
@@ -74,7 +74,7 @@ class Catalog:
 
     @cached_property
     def vocabularies(self) -> dict[str, Vocabulary | Hashed]:
-        """Vocabulary of every feature, or its hash."""
+        """Vocabulary of every feature, or its :class:`Hashed`."""
         vocabularies = self.extended
         if vocabularies is None:
             vocabularies = {
@@ -87,7 +87,7 @@ class Catalog:
         }
 
     def count_ids(self, min_count: int) -> dict[str, Vocabulary]:
-        """Returns the ids of every feature that reach a count."""
+        """Returns for every feature the vocabulary of the ids that reach ``min_count``."""
         frequent = self.counts >= min_count
         vocabularies = {self.features[0]: Vocabulary(self.items[frequent], self.counts[frequent])}
         for name in self.features[1:]:
@@ -103,7 +103,7 @@ class Catalog:
     def rows(self, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Returns the index of every event's item (-1: unknown), and row ids of its features.
 
-        A known item has the features of the catalog, an unknown one those of the event.
+        The features of a known item are those of the catalog, of an unknown one those of the event.
         """
         items, code = np.unique(columns[self.features[0]], return_inverse=True)
         index = self.everything.index(items)[code]

@@ -1,8 +1,8 @@
-"""Context: features of a request beside history and candidates, counted and looked up.
+"""Context: features of a request other than its history and candidates; their counts and values.
 
-A categorical value is a raw id of the target event's own row, or the hour or day of its time; a
-numeric one is a number of that row. Mean and deviation come from exact sums, so that neither the
-order of the log nor the runner changes them.
+A categorical value is a raw id from the target's own row of the log (or of the impressions), or the
+hour or day of its time; a numeric one is a number from that row. Mean and deviation come from exact
+sums, so that neither the order of the log nor the runner changes them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Moments:
     """Exact sums over float32 numbers.
 
     Attributes:
-        count: int. Numbers without NaN.
+        count: int. How many numbers, NaN left out.
         total, squares: Fraction. Their sum, and the sum of their squares.
     """
 
@@ -59,7 +59,7 @@ class Moments:
 
     @property
     def mean(self) -> float:
-        """The mean, 0 of no numbers."""
+        """The mean, 0 where there are no numbers."""
         return float(self.total / self.count) if self.count else 0.0
 
     @property

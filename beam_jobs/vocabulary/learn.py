@@ -28,14 +28,14 @@ _PARTS = 16
 
 @dataclass
 class ItemCounts:
-    """Items, how often each came, and the earliest values of their other features.
+    """Items, their counts, and the earliest values of their other features.
 
     Attributes:
         items: int64 ``[I]`` raw ids.
         counts: int64 ``[I]``.
-        first: mapping of feature to (value, time, order), each ``[I]``: the value that came first,
-            ``MISSING`` if none did.
-        context: ContextCounts or None. Of the requests, where they have context.
+        first: mapping of feature to (value, time, order), each ``[I]``: the earliest value that is
+            not missing, else ``MISSING``.
+        context: ContextCounts or None. Counts of the context, where there is any.
     """
 
     items: np.ndarray
@@ -52,12 +52,12 @@ class ItemCounts:
 def count_items(
     histories: Histories, protocol: Protocol, form: Format, features: tuple[str, ...]
 ) -> ItemCounts:
-    """Counts the events of the training period of one bucket.
+    """Counts items and context in the training period of one bucket.
 
     Args:
         histories: Histories.
         protocol: Protocol.
-        form: Format. Of what carries the context: the log, or the impressions.
+        form: Format. Format of what holds the context: the log, or the impressions.
         features: tuple of str. The item first.
     """
     period = training_period(protocol, histories.length, histories.columns["time"])
@@ -211,7 +211,7 @@ class _WriteCatalog(beam.DoFn):
                     learned[name] = self._describe_hashed(name, vocabulary)
             for name, moments in counts.context.moments.items():
                 mean, deviation = moments.mean, moments.deviation
-                if self._earlier is not None:  # as the models trained on it normalize
+                if self._earlier is not None:  # models trained on it normalize with its numbers
                     before = self._earlier.manifest["numeric"][name]
                     mean, deviation = before["mean"], before["deviation"]
                 numeric[name] = {"mean": mean, "deviation": deviation, "events": moments.count}
@@ -268,20 +268,22 @@ class LearnVocabularies(beam.PTransform):
     """Histories -> one dict: the vocabularies written, their digests, the path of the catalog,
     the files of context vocabularies, mean and deviation of numbers.
 
-    Only events before a user's first held-out event count. Other features of an item are the ones
-    it came with first, in the order of (time, order in the log).
+    Only events before a user's first held-out event count, and impressions of the training period.
+    Other features of an item are its earliest values that are not missing, by (time, order in the
+    log).
 
     Args:
-        form: Format. Of what carries the context: the log, or the impressions.
+        form: Format. Format of what holds the context: the log, or the impressions.
         protocol: Protocol.
         min_count: int. Count that an id needs.
-        buckets: int. Of users.
+        buckets: int. Buckets of users.
         folder: str. Where the files are written.
-        earlier: Earlier or None. Its ids keep their rows, its numbers their mean and deviation.
+        earlier: Earlier or None. An earlier run: its ids keep their rows, and its numeric features
+            their mean and deviation.
         frozen: bool. Whether no id is added to those of ``earlier``.
         max_size: mapping of feature to the ids that its vocabulary holds at most.
-        features: tuple of str. The log's, where they are not those of ``form``.
-        hashed: mapping of feature to buckets. These have no vocabulary.
+        features: tuple of str. Features of the log. Defaults to those of ``form``.
+        hashed: mapping of feature to its number of hash buckets. These have no vocabulary.
         merge_ram: str or None. Memory that the worker which merges needs, a hint to the runner.
     """
 
@@ -310,7 +312,7 @@ class LearnVocabularies(beam.PTransform):
     def expand(self, histories):
         merge = beam.Map(lambda pair: (0, merge_counts(pair[1])))
         merge, write = merge.with_output_types(tuple[int, Any]), beam.ParDo(self._write)
-        if self._merge_ram:  # all ids of the log meet here
+        if self._merge_ram:  # these steps hold all ids of the log
             merge = merge.with_resource_hints(min_ram=self._merge_ram)
             write = write.with_resource_hints(min_ram=self._merge_ram)
         return (

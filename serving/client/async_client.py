@@ -1,4 +1,4 @@
-"""The client for coroutines: as :mod:`serving.client`, on ``grpc.aio``."""
+"""The client for coroutines: :class:`serving.client.Client` on ``grpc.aio``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _Result = TypeVar("_Result")
 class AsyncClient(Plans):
     """Ranks candidates with a served model; every method is a coroutine.
 
-    Arguments, methods and results are those of :class:`serving.client.Client`. It belongs to the
-    event loop in which it is created; a call that is cancelled is cancelled at the server, too.
+    Arguments, methods and results are those of :class:`serving.client.Client`. It can be used only
+    in the event loop in which it is created; cancelling a call cancels it at the server, too.
 
     Example:
         async with AsyncClient("localhost:8500") as client:
@@ -83,7 +83,7 @@ class AsyncClient(Plans):
         label: str | None = None,
         timeout: float | None = None,
     ) -> RankResult:
-        """Ranks the candidates: click probabilities, and the behaviors they rest on."""
+        """Ranks the candidates: click probabilities, and the behaviors they are based on."""
         return await self._run_plan(self.rank_plan(requests, split, version, label), timeout)
 
     async def predict(
@@ -98,7 +98,7 @@ class AsyncClient(Plans):
         address: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """Calls any signature of any model, the arrays sent as they are."""
+        """Calls any signature of any model; arrays are sent unchanged."""
         call = self.call(
             signature,
             inputs,
@@ -167,7 +167,7 @@ class AsyncClient(Plans):
 async def _hedged(method, request, timeout: float, after: float):
     """Sends a call, and once more after `after` seconds without a reply; returns the first reply.
 
-    The other call is cancelled. An error counts only where no other call is under way.
+    The other call is cancelled. An error is raised only if no other call is under way.
     """
 
     async def ask(left: float):

@@ -38,25 +38,25 @@ class Client(Plans):
 
     Args:
         address: str. ``host:port`` of the model server, or ``dns:///host:port`` for all servers
-            behind a name, asked in turn.
+            behind a name, called in turn.
         model: str. Name of the model, or of the score half. Defaults to "dare".
-        search_address: str or None. Server of the search half, where it is another one.
-        search_model: str or None. Name of the search half, where it is exported apart, such as
-            "dare_search" beside a model "dare_score".
+        search_address: str or None. Server of the search half. Defaults to `address`.
+        search_model: str or None. Name of the search half, if it is exported separately, such as
+            "dare_search" for a `model` "dare_score". Defaults to `model`.
         timeout: float. Seconds that a call may take, retries included. Defaults to 10.
         retries: int. Times a call is sent again while the server cannot be reached or its queue
             is full (UNAVAILABLE), after a random pause that doubles. Every call only reads, so
             sending it again changes nothing. Defaults to 5.
         hedge_after: float or None. Seconds without an answer after which a call is sent a second
-            time; the first answer counts. Against a server that is slow now and then, not against
-            one that is full. Defaults to None: never.
+            time; the first answer counts. Helps where a server is slow now and then, not where it
+            is overloaded. Defaults to None: never.
         max_candidates: int or None. Candidates in one call at most; longer lists are sent in
             parts at the same time. Defaults to None: no limit.
         id_dtype: dtype. Of the ids as the signatures take them: int64 for raw ids, int32 where
             the model was exported over row ids. Defaults to int64.
         credentials: grpc.ChannelCredentials or None. For TLS, such as
             ``grpc.ssl_channel_credentials(ca)``, with the client's key and certificate for mutual
-            TLS. Defaults to None: in the clear.
+            TLS. Defaults to None: no encryption.
 
     Raises:
         ServingError: (from every call) the call failed; carries the code and the message.
@@ -115,16 +115,16 @@ class Client(Plans):
         label: str | None = None,
         timeout: float | None = None,
     ) -> RankResult:
-        """Ranks the candidates: click probabilities, and the behaviors they rest on.
+        """Ranks the candidates: click probabilities, and the behaviors they are based on.
 
         Args:
             requests: mapping of name to array.
-            split: bool. Two calls, search then score, instead of ``serving_default``. Score asks
-                for the version that search had; where the two are being rolled out one after the
-                other, both for the newest that score has. Defaults to False.
+            split: bool. Two calls, search then score, instead of ``serving_default``. Score is
+                asked for the version that answered search; if it lacks that version, as during a
+                roll-out, both are called again with the newest that it has. Defaults to False.
             version: int or None. Version to ask for. Defaults to the newest.
-            label: str or None. Label of the version to ask for, instead.
-            timeout: float or None. Seconds for the whole, instead of the client's.
+            label: str or None. Label of the version to ask for, instead of its number.
+            timeout: float or None. Seconds for all calls together. Defaults to the client's.
         """
         return self._run_plan(self.rank_plan(requests, split, version, label), timeout)
 
@@ -140,7 +140,7 @@ class Client(Plans):
         address: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """Calls any signature of any model, the arrays sent as they are."""
+        """Calls any signature of any model; arrays are sent unchanged."""
         call = self.call(
             signature,
             inputs,
@@ -211,7 +211,7 @@ class Client(Plans):
 def _hedged(method, request, timeout: float, after: float):
     """Sends a call, and once more after `after` seconds without a reply; returns the first reply.
 
-    The other call is cancelled. An error counts only where no other call is under way.
+    The other call is cancelled. An error is raised only if no other call is under way.
     """
     until, done = time.monotonic() + timeout, threading.Semaphore(0)
     calls = [method.future(request, timeout=timeout)]

@@ -1,4 +1,4 @@
-"""Users' newest requests out of a folder of sequences, in the raw ids that a server takes."""
+"""Reads users' newest requests, and features of items, from a folder of sequences as raw ids."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def newest_request(
 ) -> UserRequest:
     """Reads the user's newest request of a split, or the first user's where `user` is None.
 
-    A user without a request gets one without candidates at the time of the newest behavior, its
-    context not known.
+    A user without a request gets one without candidates and with unknown context, at the time of
+    the newest behavior.
 
     Raises:
         UnknownUser: there is no such user; the message names ``examples`` users that exist.
@@ -74,9 +74,9 @@ def _with_empty_request(record: UserRecord, schema: Schema) -> UserRecord:
 def candidates(
     sequences: Sequences, split: str, items: Sequence[int], ids: RawIds
 ) -> dict[str, np.ndarray]:
-    """Finds the other features of raw item ids, in the first record that carries each item.
+    """Finds the other features of raw item ids, in the first record that contains each item.
 
-    Features of an item that the sequences do not know are -1. `split` is read first.
+    Features of an item that is in no record are -1. `split` is read first.
 
     Returns:
         Mapping of feature to int64 ``[C]``, or ``[C, L]`` of a feature of several values.

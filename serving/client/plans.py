@@ -31,12 +31,12 @@ from tfdare.sequences.requests import (
 )
 
 CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),  # gRPC's own limit of 4 MB is a few users' scores
+    ("grpc.max_receive_message_length", -1),  # the default of 4 MB holds few users' scores
     ("grpc.max_send_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # a name that stands for several servers is asked in turn: "dns:///search.default.svc:8500"
+    # servers that share a name are called in turn: "dns:///search.default.svc:8500"
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
 _Result = TypeVar("_Result")
@@ -117,10 +117,10 @@ class Plans:
         return random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, 2.0)
 
     def should_retry(self, code: grpc.StatusCode, attempt: int, pause: float, left: float) -> bool:
-        """Tells whether a call whose attempt ``attempt`` (from 0) failed is sent again.
+        """Returns whether a call whose attempt ``attempt`` (from 0) failed is sent again.
 
-        Only where the server cannot be reached or is full (UNAVAILABLE): any other error would
-        come again.
+        That is so only where the server cannot be reached or its queue is full (UNAVAILABLE): any
+        other error would recur.
         """
         unavailable = code is grpc.StatusCode.UNAVAILABLE
         return unavailable and attempt < self.retries and pause < left
@@ -136,7 +136,7 @@ class Plans:
         model: str | None = None,
         address: str | None = None,
     ) -> Call:
-        """Builds a call of any signature, the arrays as they are."""
+        """Builds a call of any signature; arrays are sent unchanged."""
         if version is not None and label is not None:
             raise ValueError(f"Give a version or a label. Received: {version} and {label!r}")
         address = address or self.address
@@ -207,7 +207,7 @@ class Plans:
             except ServingError as error:
                 if last or version is not None or error.code is not grpc.StatusCode.NOT_FOUND:
                     raise
-            # One of the two has gone over to a version that the other does not have.
+            # One of the two has switched to a version that the other does not have.
             if not same:
                 wanted = (yield from self.score_plan(requests, kept, None, label)).version
         return RankResult(
@@ -223,7 +223,7 @@ class Plans:
         model: str | None = None,
         address: str | None = None,
     ) -> Plan[tuple[dict[str, np.ndarray], int]]:
-        """Plans a signature for all candidates; returns outputs and the one version they are of."""
+        """Plans a signature for all candidates; returns the outputs and their common version."""
         parts = split_candidates(inputs, self.max_candidates)
         calls = [
             self.call(
@@ -239,13 +239,13 @@ class Plans:
         answers = list((yield calls))
         newest = max(answer.version for answer in answers)
         behind = [i for i, answer in enumerate(answers) if answer.version != newest]
-        if behind:  # the server went over to a newer version between the parts
+        if behind:  # the server switched to a newer version between the parts
             for i, answer in zip(behind, (yield [calls[i].with_version(newest) for i in behind])):
                 answers[i] = answer
         outputs = {}
         for name in answers[0].outputs:
             pieces = [
-                answer.outputs[name][:, : _candidates(part)]  # a server that batches adds some
+                answer.outputs[name][:, : _candidates(part)]  # a server that batches may pad
                 for answer, part in zip(answers, parts)
             ]
             outputs[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)

@@ -2,10 +2,10 @@
 
 The modules of ``tensorflow-serving-api`` import ``tensorflow.core.*``: plain message modules, but
 their import would run ``tensorflow/__init__.py`` first, which takes seconds and hundreds of
-megabytes. While the messages are imported here, an empty package of TensorFlow's own path stands
-in for it, and is taken away again. A later ``import tensorflow`` is therefore the real one, and
-gets the same message classes: protobuf keeps one class for each registered message. Where
-TensorFlow is loaded already, it is used as it is.
+megabytes. While the messages are imported here, an empty package with TensorFlow's path replaces
+it, and is removed afterwards. A later ``import tensorflow`` therefore imports the real package, and
+gets the same message classes: protobuf keeps one class for each registered message. If TensorFlow
+is loaded already, it is used directly.
 
 Import this module before other threads may import TensorFlow for the first time.
 """

@@ -70,7 +70,7 @@ class ScoreResult:
 
 @dataclass(frozen=True)
 class RankResult:
-    """Click probabilities, and the behaviors that they rest on.
+    """Click probabilities, and the behaviors that they are based on.
 
     Attributes:
         probability: float32 ``[U, C]``.

@@ -10,7 +10,7 @@ import numpy as np
 from serving.client.protos import tensor_pb2, types_pb2
 
 MAX_FILLED = 1 << 24
-"""Elements that a proto may ask for beyond those it carries (the last value is repeated)."""
+"""Most elements that a proto may leave to be filled in (by repeating its last value)."""
 
 # data type -> (numpy dtype, typed field)
 _KINDS: dict[int, tuple[np.dtype[Any], str]] = {
@@ -78,7 +78,7 @@ def to_proto(
 
 
 _PACKED = 2
-"""Wire type of a field that says how long it is."""
+"""Wire type of a length-delimited field."""
 
 
 def _packed(values: np.ndarray) -> bytes:
@@ -89,7 +89,7 @@ def _packed(values: np.ndarray) -> bytes:
 
 
 def _varints(values: np.ndarray) -> bytes:
-    """Encodes integers in groups of 7 bits, lowest first, all as many as the greatest needs."""
+    """Encodes integers as varints, all with as many 7-bit groups as the largest needs."""
     values = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
     width = max(1, -(-int(values.max()).bit_length() // 7))
     groups = values[:, np.newaxis] >> np.arange(0, 7 * width, 7, dtype=np.uint64)

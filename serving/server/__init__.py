@@ -1,1 +1,4 @@
-"""A development server with TensorFlow Serving's gRPC and REST API. Not the stock server."""
+"""A development server with TensorFlow Serving's gRPC and REST API.
+
+"The stock server" is TensorFlow Serving's own, ``tensorflow_model_server``.
+"""

@@ -1,4 +1,4 @@
-"""``python -m serving.server``."""
+"""``python -m serving.server``: the same as ``tfdare serve``."""
 
 import sys
 

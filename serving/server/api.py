@@ -1,4 +1,4 @@
-"""Answers of the server's calls, the same over gRPC and REST."""
+"""The calls that the server answers, the same over gRPC and REST."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Api:
         deadline: float | None,
         api: str = "Predict",
     ) -> predict_pb2.PredictResponse:
-        """Runs a signature of a version that is borrowed already."""
+        """Runs a signature of a version that the caller has borrowed from the manager."""
         timeout = None if deadline is None else deadline - time.monotonic()
         if timeout is not None and timeout <= 0:
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, EXPIRED)
@@ -95,8 +95,8 @@ class Api:
     ) -> _Answer:
         """Returns ``answer()`` and counts the request by its outcome.
 
-        Names of models that are not served are counted as none: callers choose them, and each
-        would be kept for ever.
+        Names of models that are not served are counted as "": callers choose them, and each new
+        name would take memory for ever.
         """
         name = model if self.manager.knows(model) else ""
         code = grpc.StatusCode.INTERNAL
@@ -145,8 +145,11 @@ class Api:
     def reload(
         self, request: model_management_pb2.ReloadConfigRequest
     ) -> model_management_pb2.ReloadConfigResponse:
-        """Takes over a whole new configuration. New models are loaded before it answers; new
-        versions of models that are there are not waited for, as with the stock server."""
+        """Applies a new, complete configuration.
+
+        New models are loaded before it answers. New versions of models that are already served are
+        not waited for, as in the stock server.
+        """
         self.manager.configure(models_of(request.config))
         if self._watcher is not None:
             self._watcher.wake()

@@ -1,7 +1,7 @@
-"""Requests of one signature run together, with the stock server's semantics.
+"""Batching: requests of one signature run together, with the stock server's semantics.
 
-After ``batching_session.cc`` of https://github.com/tensorflow/serving and the batch schedulers of
-TensorFlow: a queue for each set of input and output tensors of a version, all queues served by
+It follows ``batching_session.cc`` of https://github.com/tensorflow/serving and the batch schedulers
+of TensorFlow: a queue for each set of input and output tensors of a version, all queues served by
 one pool of threads in turn. A batch runs when it is full or has waited ``batch_timeout_micros``.
 """
 
@@ -26,20 +26,21 @@ Run = Callable[[Mapping[str, np.ndarray], Sequence[str], "float | None"], list[n
 
 @dataclass(frozen=True)
 class BatchingOptions:
-    """How requests are put together; defaults are the stock server's.
+    """How requests are batched; defaults are the stock server's.
 
     Args:
         max_batch_size: int. Rows of a batch at most. Defaults to 1000.
-        timeout: float. Seconds that a batch waits for more. Defaults to 0.
+        timeout: float. Seconds that a batch waits for more requests. Defaults to 0.
         max_enqueued_batches: int. Batches of a queue at most. Defaults to 10.
         threads: int. Batches that run at the same time. Defaults to the number of processors.
         pool: str. Name of the threads, in metrics.
-        allowed_batch_sizes: tuple of int, rising. A batch is filled up to one of these.
-        pad_variable_length_inputs: bool. Whether inputs that differ in a dimension but the first
-            are filled up, each with its own first element. Defaults to False.
+        allowed_batch_sizes: tuple of int, rising to ``max_batch_size``. A batch is padded to the
+            next of these. Defaults to none: no padding.
+        pad_variable_length_inputs: bool. Whether inputs that differ in a dimension other than the
+            first are padded, each with its own first element. Defaults to False.
 
     Raises:
-        StartError: a number is not positive, or the sizes are not as they must be.
+        StartError: a number is out of bounds, or the sizes do not rise to ``max_batch_size``.
     """
 
     max_batch_size: int = 1000
@@ -69,15 +70,15 @@ class BatchingOptions:
             raise StartError(f"allowed_batch_sizes must be positive and rising; was {list(sizes)}")
 
     def filled(self, rows: int) -> int:
-        """Returns the rows that a batch of ``rows`` is filled up to."""
+        """Returns the number of rows that a batch of ``rows`` is padded to."""
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
 
 def read_batching_options(path: str | None) -> BatchingOptions:
-    """Reads the options of a ``BatchingParameters`` text proto; the defaults without one.
+    """Reads the options of a ``BatchingParameters`` text proto; the defaults if `path` is None.
 
     Raises:
-        StartError: the file is not one, or asks for what cannot be.
+        StartError: the file is not one, or has a value that is invalid or not supported.
     """
     if path is None:
         return BatchingOptions(pool="model_server_batch_threads")
@@ -105,7 +106,7 @@ def read_batching_options(path: str | None) -> BatchingOptions:
 
 
 class _Task:
-    """One request on its way through a queue."""
+    """One request in a queue, and its result."""
 
     def __init__(self, feeds: Mapping[str, np.ndarray], rows: int, timeout: float | None):
         self.feeds, self.rows = feeds, rows
@@ -123,7 +124,7 @@ class _Batch:
 
 
 class _Queue:
-    """Batches of one set of inputs and outputs; the last one is open."""
+    """Batches of one set of inputs and outputs; requests are added to the last one."""
 
     def __init__(self, run: Run, fetches: Sequence[str]):
         self.run, self.fetches = run, fetches
@@ -161,7 +162,8 @@ class Batcher:
         """Returns ``run(feeds, fetches, timeout)``, run together with other requests.
 
         Args:
-            owner: object. Whose ``run`` it is; requests of different owners stay apart.
+            owner: object. The object that ``run`` belongs to; requests of different owners are not
+                batched together.
             run: callable. Runs a batch.
             feeds: mapping of tensor name to array.
             fetches: sequence of tensor names.
@@ -170,7 +172,7 @@ class Batcher:
         Raises:
             RequestError: inputs that do not fit together or are too large (INVALID_ARGUMENT), a
                 full queue (UNAVAILABLE), time that ran out while waiting (RESOURCE_EXHAUSTED), or
-                what the batch ended in.
+                the error of the batch.
         """
         task = _Task(feeds, _rows(feeds), timeout)
         limit = self._options.max_batch_size
@@ -197,7 +199,7 @@ class Batcher:
                 del self._queues[key]
 
     def close(self) -> None:
-        """Ends the threads; nothing may be under way."""
+        """Ends the threads; no request may be under way."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -226,12 +228,15 @@ class Batcher:
                     if self._closed:
                         return
                     self._changed.wait(seconds)
-                self._changed.notify()  # another thread looks after what is left
+                self._changed.notify()  # another thread handles the remaining batches
             queue, batch = ready
             self._process(queue, batch)
 
     def _next(self) -> tuple[tuple[_Queue, _Batch] | None, float | None]:
-        """Takes a batch that may run, its queue moved to the end; else returns seconds to wait."""
+        """Removes and returns a batch that is due; or returns the seconds until one is.
+
+        Its queue moves to the end, so that the others come next.
+        """
         now = time.monotonic()
         soonest: float | None = None
         for key, queue in self._queues.items():
@@ -244,7 +249,7 @@ class Batcher:
                 queue.batches.popleft()
                 if not queue.batches:
                     queue.batches.append(_Batch())
-                self._queues[key] = self._queues.pop(key)  # the others' turn
+                self._queues[key] = self._queues.pop(key)
                 return (queue, batch), None
             soonest = left if soonest is None else min(soonest, left)
         return None, soonest
@@ -258,7 +263,7 @@ class Batcher:
         except RequestError as error:
             for task in batch.tasks:
                 task.error = error
-        except Exception as error:  # a fault of this server: its requests are answered
+        except Exception as error:  # a fault of this server: its requests still get an answer
             for task in batch.tasks:
                 task.error = RequestError(
                     grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"

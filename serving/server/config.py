@@ -1,4 +1,4 @@
-"""Models and versions to serve: from flags, a file or a call. Does not import TensorFlow."""
+"""Models and versions to serve, from flags, a file or a call. Does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
     def wanted(self) -> dict[int, str]:
-        """Finds the versions to serve that are there: version to folder, rising.
+        """Finds the versions to serve that exist: version to folder, rising.
 
         Raises:
             StartError: no such folder.
@@ -47,7 +47,7 @@ class ModelConfig:
         return {version: versions[version] for version in sorted(versions)[-self.latest :]}
 
     def versions(self) -> dict[int, str]:
-        """Finds the same as :meth:`wanted`, of a model that must be there.
+        """Returns the same as :meth:`wanted`, but requires the versions to exist.
 
         Raises:
             StartError: no such folder, no version in it, or not the one asked for.
@@ -101,11 +101,11 @@ def read_config(path: str) -> list[ModelConfig]:
 
 
 def models_of(proto: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
-    """Reads the models of a ``ModelServerConfig``; errors are in the stock server's words.
+    """Reads the models of a ``ModelServerConfig``; most errors have the stock server's wording.
 
     Raises:
-        RequestError: (INVALID_ARGUMENT) no list of models, a model twice, without name, folder
-            or platform, or a policy that serves nothing.
+        RequestError: (INVALID_ARGUMENT) no list of models, a model that is listed twice or has no
+            name, folder or supported platform, or a policy that serves nothing.
     """
     if proto.WhichOneof("config") != "model_config_list":
         raise invalid(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import grpc
 
 MAX_MESSAGE = 1024
-"""Characters of an error message that are sent; it is part of the trailing headers."""
+"""Characters of an error message that are sent; gRPC sends it in the trailing headers."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class StartError(Exception):
-    """The server cannot start as asked: no folder, no version, a version that does not load."""
+    """The server cannot start as configured: no folder, no version, or one that does not load."""
 
 
 class LoadError(StartError):
@@ -32,7 +32,7 @@ class RequestError(Exception):
 
     Args:
         code: grpc.StatusCode. The code to answer with.
-        message: str. What went wrong, in the words of the API.
+        message: str. What went wrong, in TensorFlow Serving's wording where it has one.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str):

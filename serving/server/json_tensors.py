@@ -65,7 +65,7 @@ def fill(request: predict_pb2.PredictRequest, document: Mapping[str, Any], input
     """Puts the tensors of ``document`` into ``request``.
 
     Returns:
-        Whether the document was by rows (``instances``) and not by columns (``inputs``).
+        True if the document was by rows (``instances``), False if by columns (``inputs``).
 
     Raises:
         RequestError: (INVALID_ARGUMENT) the document does not fit the signature's inputs.
@@ -90,7 +90,8 @@ def answer(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
     A single output is not wrapped in its name.
 
     Raises:
-        RequestError: (INVALID_ARGUMENT) by rows, and the outputs are not equally many rows.
+        RequestError: (INVALID_ARGUMENT) there are no outputs; or, by rows, the outputs do not have
+            the same number of rows, at least one.
     """
     outputs = {name: from_proto(response.outputs[name]) for name in sorted(response.outputs)}
     if not outputs:

@@ -1,4 +1,4 @@
-"""Loading of versions: load, count, warm up."""
+"""Loads versions, replays their warm-up requests, and records the metrics of both."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from serving.server.warmup import warm_up
 
 
 class Loader:
-    """Loads a version, given a model's name, the version and its folder, as a warm Servable.
+    """Loads and warms up a Servable, given a model's name, the version and its folder.
 
     Args:
         metrics: Metrics.
         session_config: tf.compat.v1.ConfigProto or None. Threads of each session.
-        batcher: Batcher or None. Runs requests together.
+        batcher: Batcher or None. Batches requests. Defaults to None: no batching.
         warmup: int. Times that each warm-up request is replayed; 0: not at all. Defaults to 1.
         log: callable. Receives a line for each version loaded.
     """
@@ -37,7 +37,7 @@ class Loader:
         self._warmup, self._log = warmup, log
 
     def __call__(self, name: str, version: int, path: str) -> Servable:
-        """Loads the version and replays its requests.
+        """Loads the version and replays its warm-up requests.
 
         Raises:
             LoadError: loading or a replay failed.

@@ -91,7 +91,7 @@ def _serve(options) -> int:
             metrics_path=path,
         ),
     )
-    sys.setswitchinterval(_SWITCH_SECONDS)  # longest wait of gRPC's threads for a busy one
+    sys.setswitchinterval(_SWITCH_SECONDS)  # so that gRPC's threads do not wait for a busy one
     try:
         with quiet(explained=(StartError,)):
             load(manager, configs)
@@ -107,7 +107,7 @@ def _serve(options) -> int:
     for name in manager.names:
         _print(_served_text(name, manager.available(name), options.host, server))
     stopping.wait()
-    _print("Stopping: no new calls; those under way may end.")
+    _print("Stopping: no new calls are accepted; those under way may end.")
     server.stop()
     watcher.stop()
     manager.close()

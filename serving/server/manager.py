@@ -23,16 +23,16 @@ _OK = grpc.StatusCode.OK
 
 @dataclass(frozen=True)
 class VersionState:
-    """State of a version: what ``GetModelStatus`` reports, and what the manager needs besides.
+    """State of a version: what ``GetModelStatus`` reports, and what the manager needs to retry.
 
     Attributes:
         version: int.
         state: int. A ``ModelVersionStatus.State``.
         code: grpc.StatusCode. Not OK where the version failed to load.
-        message: str. Why.
-        attempts: int. Times that loading was tried.
+        message: str. Why it failed.
+        attempts: int. Times that loading failed.
         retry_at: float. ``time.monotonic()`` of the next attempt, while LOADING.
-        folder: tuple. What identifies the folder that was tried.
+        folder: tuple. Identity of the folder that was tried, see :func:`_identity`.
     """
 
     version: int
@@ -45,16 +45,17 @@ class VersionState:
 
 
 class Manager:
-    """The models that are served. A new version is loaded before an old one leaves.
+    """The models that are served. A new version is loaded before an old one is unloaded.
 
     Args:
         load: callable of (name, version, path). Returns a Servable that is loaded and warm.
         threads: int. Versions that are loaded at the same time. Defaults to 1.
         retries: int. Times that a failed load is tried again. Defaults to 0.
-        retry_seconds: float. Pause before it is. Defaults to 60.
+        retry_seconds: float. Pause before it is tried again. Defaults to 60.
         unavailable_labels: bool. Whether a label that is not in use may name a version that is
             not available. Defaults to False.
-        log: callable. Receives a line for each version that came, went or failed.
+        log: callable. Receives a line for each version that was unloaded or failed to load, and
+            each folder that cannot be read.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Manager:
         self._load, self._log = load, log
         self._threads, self._retries, self._retry_seconds = threads, retries, retry_seconds
         self._unavailable_labels = unavailable_labels
-        self._lock = threading.Lock()  # guards what follows, held for moments only
+        self._lock = threading.Lock()  # guards the next three; not held while a version loads
         self._configs: dict[str, ModelConfig] = {}
         self._serving: dict[str, dict[int, Servable]] = {}
         self._states: dict[str, dict[int, VersionState]] = {}
@@ -82,13 +83,13 @@ class Manager:
 
     @contextlib.contextmanager
     def borrow(self, spec: model_pb2.ModelSpec) -> Iterator[Servable]:
-        """Returns the loaded version that a request's ``model_spec`` means, by default the highest.
+        """Yields the loaded version that a ``model_spec`` selects, by default the highest.
 
         The version stays loaded inside the ``with`` block.
 
         Raises:
-            RequestError: no name (INVALID_ARGUMENT), an unknown label (INVALID_ARGUMENT), an
-                unknown model or version (NOT_FOUND).
+            RequestError: no name or an unknown label (INVALID_ARGUMENT), an unknown model or
+                version (NOT_FOUND).
         """
         with self._lock:
             servable = self._find(spec)
@@ -135,7 +136,7 @@ class Manager:
             return list(self._configs)
 
     def knows(self, name: str) -> bool:
-        """Tells whether a model is configured."""
+        """Returns whether a model is configured."""
         return name in self._configs
 
     def _find(self, spec: model_pb2.ModelSpec) -> Servable:
@@ -163,14 +164,15 @@ class Manager:
     # --- changes of the models ---
 
     def configure(self, configs: Iterable[ModelConfig]) -> None:
-        """Takes over which models, versions and labels to serve, all of it or nothing.
+        """Sets the models, versions and labels to serve.
 
         Models that are new are loaded before this returns; other changes are left to
         :meth:`refresh`.
 
         Raises:
-            RequestError: a label names a version that is not available (FAILED_PRECONDITION), or
-                a new model did not become available (UNKNOWN; the rest is taken over).
+            RequestError: a label names a version that is not available (FAILED_PRECONDITION;
+                nothing is changed), or a new model did not become available (UNKNOWN; everything
+                else is applied).
         """
         by_name = {config.name: config for config in configs}
         with self._lock:
@@ -188,12 +190,13 @@ class Manager:
             )
 
     def refresh(self, names: Iterable[str] | None = None) -> float | None:
-        """Looks at the folders, loads what should be served and is not, then lets the rest go.
+        """Reads the folders, loads versions that are not served but should be, unloads the others.
 
-        A version that fails to load is reported in its state; what is served stays served.
+        A version that fails to load is reported in its state; versions that it should replace
+        stay loaded.
 
         Args:
-            names: iterable of str or None. Models to look at. Defaults to all.
+            names: iterable of str or None. Models to update. Defaults to all.
 
         Returns:
             Seconds until a failed load is to be tried again, or None.
@@ -215,7 +218,7 @@ class Manager:
             return self._next_retry()
 
     def close(self) -> None:
-        """Frees every model, after the requests under way."""
+        """Unloads every model, after the requests under way."""
         with self._lock:
             self._configs = {}
         self.refresh()
@@ -236,14 +239,14 @@ class Manager:
                 )
 
     def _wanted(self, name: str) -> dict[int, str] | None:
-        """Returns the versions to serve; None where the folder cannot be read: nothing changes."""
+        """Returns the versions to serve; None (no change) where the folder cannot be read."""
         config = self._configs.get(name)
         if config is None:
             return {}
         try:
             wanted = config.wanted()
         except StartError as error:
-            if name not in self._unreadable:  # logged once, not at every look
+            if name not in self._unreadable:  # logged once, not at every poll
                 self._log(f"{name}: {error}")
             self._unreadable.add(name)
             return None
@@ -256,7 +259,7 @@ class Manager:
             return True
         if state.state == State.LOADING:
             return time.monotonic() >= state.retry_at
-        if state.state == State.UNLOADING:  # wanted again: loaded once it is gone
+        if state.state == State.UNLOADING:  # wanted again: loaded once it is unloaded
             return True
         failed_before = state.code is not _OK and state.folder == _identity(path)
         return state.state == State.END and not failed_before
@@ -347,7 +350,7 @@ class Manager:
 
 
 def _identity(path: str) -> tuple:
-    """Identifies a folder, which another of the same name may replace later."""
+    """Identifies a folder by inodes and times, which change when another replaces it."""
     identity: list[tuple[int, int] | None] = []
     for name in (path, os.path.join(path, "saved_model.pb")):
         try:

@@ -128,8 +128,8 @@ class Metrics:
     def page(self) -> str:
         """Renders the text that Prometheus reads.
 
-        The library ends a counter's name in ``_total`` and adds when it began; the stock server
-        does neither, and dashboards ask for its names.
+        ``prometheus_client`` adds ``_total`` to a counter's name, and a sample ``_created``; the
+        stock server does neither, and dashboards use its names.
         """
         counters = {metric.name for metric in self._registry.collect() if metric.type == "counter"}
         lines = []

@@ -1,4 +1,4 @@
-"""Flags of the development server, named as the stock server's."""
+"""Flags of the development server, named like the stock server's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parser() -> Parser:
         "serve",
         example="tfdare serve --model_base_path build/servables/dare --model_name dare --port 8500",
         description="Serves exported models over the gRPC and REST API of TensorFlow Serving, "
-        "for development; flags are named as the stock server's. Use the stock server in "
+        "for development; flags are named like those of tensorflow_model_server. Use that in "
         "production. Predict, GetModelMetadata, GetModelStatus and HandleReloadConfigRequest are "
         "served; Classify, Regress and MultiInference answer UNIMPLEMENTED.",
     )
@@ -35,14 +35,14 @@ def parser() -> Parser:
         "model_config_file_poll_wait_seconds",
         non_negative_int,
         0,
-        "read that file again; 0: once",
+        "seconds until that file is read again; 0: read once",
     )
     _add(
         models,
         "file_system_poll_wait_seconds",
         non_negative_int,
         1,
-        "look for new versions; 0: once",
+        "seconds between two looks for new versions; 0: look once",
     )
     _add(
         models,
@@ -60,18 +60,28 @@ def parser() -> Parser:
         "max_num_load_retries",
         non_negative_int,
         0,
-        "times that a failed load is tried again (the stock server: 5)",
+        "times that a failed load is tried again (tensorflow_model_server: 5)",
     )
-    _add(models, "load_retry_interval_micros", non_negative_int, 60_000_000, "pause before it is")
+    _add(
+        models,
+        "load_retry_interval_micros",
+        non_negative_int,
+        60_000_000,
+        "microseconds before a failed load is tried again",
+    )
     _add(models, "enable_model_warmup", _boolean, True, "replay a version's warm-up requests")
     _add(
-        models, "num_request_iterations_for_warmup", positive_int, 1, "times that each is replayed"
+        models,
+        "num_request_iterations_for_warmup",
+        positive_int,
+        1,
+        "times that each warm-up request is replayed",
     )
 
     listening = flags.add_argument_group("gRPC")
     listening.add_argument("--port", type=non_negative_int, default=8500, help="0: any free port")
     listening.add_argument("--host", default="localhost", help="0.0.0.0: every interface")
-    _add(listening, "grpc_max_threads", positive_int, threads, "calls worked on at once")
+    _add(listening, "grpc_max_threads", positive_int, threads, "calls processed at the same time")
     _add(
         listening,
         "grpc_channel_arguments",
@@ -85,19 +95,21 @@ def parser() -> Parser:
     )
 
     rest = flags.add_argument_group("REST")
-    rest.add_argument("--rest_api_port", type=non_negative_int, help="no REST without it; 0: any")
-    _add(rest, "rest_api_num_threads", positive_int, threads, "requests worked on at once")
-    _add(rest, "rest_api_timeout_in_ms", positive_int, 30_000, "limit of a request")
+    rest.add_argument(
+        "--rest_api_port", type=non_negative_int, help="None: no REST; 0: any free port"
+    )
+    _add(rest, "rest_api_num_threads", positive_int, threads, "requests processed at the same time")
+    _add(rest, "rest_api_timeout_in_ms", positive_int, 30_000, "time limit of a request")
     rest.add_argument(
         "--monitoring_config_file",
         help="MonitoringConfig text proto: prometheus_config { enable: true path: ... }",
     )
 
     running = flags.add_argument_group("running")
-    _add(running, "enable_batching", _boolean, False, "run requests together")
+    _add(running, "enable_batching", _boolean, False, "batch requests")
     running.add_argument("--batching_parameters_file", help="BatchingParameters text proto")
     for name, what in (
-        ("session", "of each of a session's two pools"),
+        ("session", "in each of a session's two pools, instead of the two flags below"),
         ("intra_op", "for one operation"),
         ("inter_op", "for operations at the same time"),
     ):
@@ -161,7 +173,7 @@ def server_credentials(path: str | None) -> grpc.ServerCredentials | None:
 
 
 def metrics_path(path: str | None) -> str | None:
-    """Reads the path of the metrics from a ``MonitoringConfig`` text proto; None: no metrics.
+    """Returns the REST path of the metrics by a ``MonitoringConfig`` text proto; None: no metrics.
 
     Raises:
         StartError: the file is not one.

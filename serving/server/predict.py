@@ -1,6 +1,7 @@
-"""A Predict request against one loaded version: every check, the run, the reply.
+"""Answers a Predict request with one loaded version: every check, the run, the reply.
 
-Messages and codes are those of TensorFlow Serving, so that a client tested here meets no other.
+Codes, and most messages, are those of TensorFlow Serving, so that a client that is tested here sees
+the same errors there.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def predict(
     timeout: float | None = None,
     run: Callable | None = None,
 ) -> predict_pb2.PredictResponse:
-    """Answers ``request`` with ``servable``, whatever model its ``model_spec`` names.
+    """Answers ``request`` with ``servable``, which need not be what its ``model_spec`` names.
 
     Args:
         servable: Servable.
         request: PredictRequest.
         timeout: float or None. Seconds that the run may take.
-        run: callable or None. Runs the graph, as ``servable.run`` does. Defaults to that.
+        run: callable or None. Runs the graph. Defaults to ``servable.run``.
 
     Raises:
         RequestError: the request does not fit the signature, or the run failed.
@@ -57,7 +58,7 @@ def find_signature(servable: Servable, name: str) -> meta_graph_pb2.SignatureDef
     """Looks up the signature ``name``.
 
     Raises:
-        RequestError: there is no such signature, or it is not one to predict with.
+        RequestError: there is no such signature, or it has another method than prediction.
     """
     signature = servable.signatures.get(name)
     if signature is None:
@@ -75,7 +76,7 @@ def require_signature_inputs(servable: Servable, name: str):
     """Returns the inputs of the signature ``name`` (empty: the default), for the REST API.
 
     Raises:
-        RequestError: (INVALID_ARGUMENT) there is no such signature, or it takes nothing.
+        RequestError: (INVALID_ARGUMENT) there is no such signature, or it has no inputs.
     """
     name = name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)

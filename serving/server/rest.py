@@ -54,20 +54,20 @@ _STATUS = {
     _Code.UNIMPLEMENTED: 501,
     _Code.UNAVAILABLE: 503,
     _Code.DEADLINE_EXCEEDED: 504,
-}  # whatever else: 500
+}  # all other codes: 500
 
 
 class RestServer:
-    """Answers over HTTP. Lives on the running event loop; the work is done in threads.
+    """Answers over HTTP. Runs on the current event loop; requests are processed in threads.
 
     Args:
         api: Api. Answers the calls.
         host: str.
         port: int. 0 takes any free one.
-        threads: int. Requests that are worked on at the same time.
+        threads: int. Requests that are processed at the same time.
         timeout: float. Seconds that a request may take. Defaults to 30.
         metrics_path: str or None. Path of the metrics for Prometheus; None: no metrics.
-        grace: float. Seconds that requests under way have to end, when it stops. Defaults to 10.
+        grace: float. Seconds that requests under way have to end when it stops. Defaults to 10.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RestServer:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Takes no new request, and lets those under way end."""
+        """Stops accepting requests, and lets those under way end."""
         await self._runner.cleanup()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -122,7 +122,7 @@ class RestServer:
             return 200, self._answer(method, path, body, started)
         except RequestError as error:
             return _STATUS.get(error.code, 500), {"error": shortened(error.message)}
-        except Exception as error:  # a fault of this server: answered, logged, survived
+        except Exception as error:  # a fault of this server: answered and logged
             _LOG.exception("%s %s failed", method, path)
             return 500, {"error": shortened(f"{type(error).__name__}: {error}")}
 

@@ -21,15 +21,15 @@ _UNKNOWN, _NOT_FOUND = 2, 5
 class Servable:
     """A version that is loaded and can be run, from any thread.
 
-    It is loaded as the stock server does it: the ``serve`` graph of the SavedModel, restored
-    into a session, tables initialized; not through ``tf.saved_model.load``, which hides faults.
+    It is loaded the way the stock server does it: the ``serve`` graph of the SavedModel is restored
+    into a session and its tables are initialized. ``tf.saved_model.load`` would hide faults.
 
     Args:
         name: str. The model's name.
         version: int. The version's number.
         path: str. Folder that holds ``saved_model.pb``.
         session_config: tf.compat.v1.ConfigProto or None. Threads of the session.
-        batcher: Batcher or None. Runs requests together; None: each on its own.
+        batcher: Batcher or None. Batches requests; None: each runs on its own.
 
     Raises:
         LoadError: the folder does not load.
@@ -100,14 +100,14 @@ class Servable:
         fetches: Sequence[str],
         timeout: float | None = None,
     ) -> list[np.ndarray]:
-        """Does the same as :meth:`run`, never together with other requests."""
+        """Does the same as :meth:`run`, without batching."""
         try:
             return self._run(feeds, fetches, timeout)
         except tf.errors.OpError as error:
             raise RequestError(code_of(error.error_code), shortened(error.message)) from error
 
     def knows(self, tensor_name: str) -> bool:
-        """Tells whether a tensor of a signature can be fed or fetched."""
+        """Returns whether a tensor of a signature can be fed or fetched."""
         return tensor_name in self._tensors
 
     @property

@@ -1,4 +1,4 @@
-"""The running server: gRPC, and REST on an event loop in a thread of its own."""
+"""The running server: gRPC, and REST on an event loop in a separate thread."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Listen:
     Args:
         host: str. Defaults to ``localhost``.
         port: int. Of gRPC; 0 takes any free one.
-        threads: int. gRPC calls that are worked on at the same time. Defaults to 8.
+        threads: int. gRPC calls that are processed at the same time. Defaults to 8.
         credentials: grpc.ServerCredentials or None. For TLS on gRPC.
         options: mapping of gRPC channel arguments.
         rest_port: int or None. Of REST; 0 takes any free one; None: no REST.
-        rest_threads: int. REST requests that are worked on at the same time. Defaults to 8.
+        rest_threads: int. REST requests that are processed at the same time. Defaults to 8.
         rest_timeout: float. Seconds that a REST request may take. Defaults to 30.
-        metrics_path: str or None. Where Prometheus reads, on the REST port.
-        grace: float. Seconds that calls under way have to end, when it stops. Defaults to 10.
+        metrics_path: str or None. Path of the metrics for Prometheus, on the REST port.
+        grace: float. Seconds that calls under way have to end when it stops. Defaults to 10.
     """
 
     host: str = "localhost"
@@ -48,7 +48,7 @@ class Listen:
 
 
 class Server:
-    """Listens over gRPC and REST, and stops in order.
+    """Serves gRPC and REST, and lets calls under way end when it stops.
 
     Args:
         api: Api. Answers the calls.
@@ -96,7 +96,7 @@ class Server:
         self._grpc.start()
 
     def stop(self) -> None:
-        """Takes no new call, and lets those under way end."""
+        """Stops accepting calls, and lets those under way end."""
         assert self._grpc is not None
         rest = None if self._rest is None else self._submit(self._rest.stop())
         try:

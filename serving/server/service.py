@@ -1,7 +1,7 @@
 """The gRPC API of the server.
 
-gRPC's own threads carry bytes and nothing else: messages are read, answered and written in a pool
-of threads, and health checks have a pool of their own, which no work on the processor holds up.
+Calls are parsed, answered and serialized in a pool of threads. Health checks have a pool of their
+own, so that they are not held up by calls.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class GrpcServer:
     Args:
         api: Api. Answers the calls.
         address: str. ``host:port``; port 0 takes any free one.
-        threads: int. Calls that are worked on at the same time.
-        credentials: grpc.ServerCredentials or None. For TLS; None: in the clear.
-        options: mapping of gRPC channel argument to value, beside the server's own.
-        grace: float. Seconds that calls under way have to end, when it stops. Defaults to 10.
+        threads: int. Calls that are processed at the same time.
+        credentials: grpc.ServerCredentials or None. For TLS; None: no encryption.
+        options: mapping of gRPC channel argument to value, added to ``OPTIONS``.
+        grace: float. Seconds that calls under way have to end when it stops. Defaults to 10.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -117,13 +117,13 @@ class GrpcServer:
             raise OSError(f"Cannot listen on {address}")
 
     def start(self) -> None:
-        """Starts to answer; health checks report so from now on."""
+        """Starts to answer; health checks report SERVING from now on."""
         self._server.start()
         for name in SERVICES:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
-        """Takes no new call, and lets those under way end."""
+        """Stops accepting calls, and lets those under way end."""
         self._health.enter_graceful_shutdown()
         self._server.stop(self._grace).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -133,13 +133,13 @@ class GrpcServer:
 
 
 class _PooledCall:
-    """A call that gRPC runs in `pool` instead of its own threads.
+    """A call that gRPC runs in `pool` instead of the server's default threads.
 
-    gRPC reads the attribute ``experimental_thread_pool`` of a call; there is no other way.
+    gRPC takes the pool from a call's attribute ``experimental_thread_pool``; there is no other way.
 
     Args:
         kind: type. The request's message class.
-        answer: callable of (request, time at which it came, deadline). Returns the reply.
+        answer: callable of (request, time at which it arrived, deadline). Returns the reply.
         pool: futures.ThreadPoolExecutor.
     """
 
@@ -162,7 +162,7 @@ class _PooledCall:
                 raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, EXPIRED)
             try:
                 request = self._kind.FromString(data)
-            except Exception as error:  # DecodeError, of whatever implementation of protobuf
+            except Exception as error:  # DecodeError, whose class differs between protobuf's kinds
                 raise RequestError(
                     grpc.StatusCode.INTERNAL,
                     f"The request is no {self._kind.DESCRIPTOR.name}: {error}",
@@ -170,7 +170,7 @@ class _PooledCall:
             return self._answer(request, started, deadline).SerializeToString()
         except RequestError:
             raise
-        except Exception as error:  # a fault of this server: answered, logged, survived
+        except Exception as error:  # a fault of this server: answered and logged
             _LOG.exception("%s failed", self._kind.DESCRIPTOR.name)
             raise RequestError(
                 grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"

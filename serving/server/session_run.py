@@ -1,4 +1,4 @@
-"""Runs of a loaded graph, without most of what ``Session.run`` does in Python at every call."""
+"""Runs a loaded graph without most of the Python work that ``Session.run`` does at every call."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import tensorflow as tf
 
 try:
     from tensorflow.python.client import pywrap_tf_session
-except ImportError:  # not where this version of TensorFlow keeps it
+except ImportError:  # this version of TensorFlow keeps it elsewhere
     pywrap_tf_session = None
 
 
 class SessionRun:
     """Runs a session's graph from any thread: tensors by graph name in and out.
 
-    ``Session.run`` takes a third of a millisecond to look at feeds and fetches anew, while it holds
-    Python's lock. Here that is done once, and a call goes to the method that ``Session.run`` ends
-    in, with the same values and errors; to ``Session.run`` where TensorFlow has no such method.
+    ``Session.run`` takes a third of a millisecond to resolve feeds and fetches at every call, while
+    it holds Python's lock. Here that is done once, and calls go to the internal method that
+    ``Session.run`` ends in, with the same values and errors. Where TensorFlow has no such method,
+    they go to ``Session.run``.
 
     Args:
         session: tf.compat.v1.Session. Its graph is complete.

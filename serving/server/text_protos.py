@@ -1,4 +1,4 @@
-"""The stock server's configuration files that no package holds messages for, and their reader.
+"""Reads the stock server's configuration files, also those that no package has messages for.
 
 Batching parameters, monitoring and TLS are text protos. The messages are built here from their
 published fields: ``session_bundle_config.proto``, ``monitoring_config.proto`` and
@@ -69,7 +69,7 @@ def read_text_proto(path: str, into: _Message) -> _Message:
     """Fills the message ``into`` from a text proto file, and returns it.
 
     Raises:
-        StartError: the file cannot be read, or is no such message.
+        StartError: the file cannot be read, or is not such a message.
     """
     try:
         with open(path, encoding="utf-8") as file:

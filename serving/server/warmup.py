@@ -1,4 +1,4 @@
-"""Replays a version's own requests before it serves, so that the first user does not wait."""
+"""Replays a version's warm-up requests before it is served, so that the first call is not slow."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def warm_up(servable: Servable, times: int = 1) -> int:
         times: int. Times that each request is replayed. Defaults to 1.
 
     Returns:
-        How many requests were replayed; 0 where the version has no such file.
+        The number of requests that were replayed; 0 where the version has no such file.
 
     Raises:
-        LoadError: a record cannot be read or answered: the version does not load.
+        LoadError: a record cannot be read or answered.
     """
     if not os.path.exists(servable.warmup_path):
         return 0

@@ -11,17 +11,17 @@ from serving.server.errors import RequestError, StartError
 from serving.server.manager import Manager
 
 _LOG = logging.getLogger(__name__)
-_SHORTEST = 0.1  # seconds between two looks
+_SHORTEST = 0.1  # seconds until a retry, at least
 
 
 class Watcher:
-    """A thread that keeps a manager's models as their folders and the config file have them.
+    """A thread that updates a manager's models when their folders or the config file change.
 
     Args:
         manager: Manager.
-        seconds: float. Pause between two looks at the folders; 0: only when woken.
-        config_file: str or None. Model config file that is read again, too.
-        config_seconds: float. Pause between two readings of it; 0: never.
+        seconds: float. Pause between two polls of the folders; 0: only when woken or to retry.
+        config_file: str or None. Model config file that is polled, too.
+        config_seconds: float. Pause between two polls of it; 0: never.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Watcher:
         self._thread.start()
 
     def wake(self) -> None:
-        """Looks at the folders soon, whatever the pause."""
+        """Polls the folders at once, without waiting for the pause."""
         self._woken.set()
 
     def stop(self) -> None:
-        """Ends the thread, after what it is doing."""
+        """Ends the thread once a poll under way is done."""
         self._stopped = True
         self._woken.set()
         self._thread.join()
@@ -77,7 +77,7 @@ class Watcher:
     def _look(self) -> float | None:
         try:
             left = self._manager.refresh()
-        except Exception:  # a fault of this server: what is served stays served
+        except Exception:  # a fault of this server: it goes on serving
             _LOG.exception("Looking for new versions failed")
             return None
         return None if left is None else time.monotonic() + max(left, _SHORTEST)
@@ -87,7 +87,7 @@ class Watcher:
         try:
             return read_config(self._config_file)
         except StartError as error:
-            _LOG.error("The model config file is not taken over: %s", error)
+            _LOG.error("The model config file is not applied: %s", error)
             return None
 
     def _reload(self) -> bool:
@@ -97,7 +97,7 @@ class Watcher:
         try:
             self._manager.configure(configs)
         except RequestError as error:
-            _LOG.error("The model config file is not taken over: %s", error)
+            _LOG.error("The model config file is not applied: %s", error)
             if error.code.name != "UNKNOWN":
                 return False  # perhaps its labels can be assigned later
         self._seen = configs

@@ -1,8 +1,8 @@
-"""Open-loop load: calls sent at times set beforehand, whether or not earlier ones were answered.
+"""Open-loop load: calls are sent at set times, whether or not earlier ones were answered.
 
-A closed loop sends the next call when the last one is answered: where the server stalls, it stops
-asking, and the stall counts once. Here latency runs from the time a call was *due*, so that a stall
-counts for every call that was due meanwhile.
+A closed loop sends the next call when the last one is answered: when the server stalls, it stops
+sending, and the stall counts once. Here latency is measured from the time a call was *due*, so that
+a stall counts for every call that was due during it. A closed loop serves to measure capacity.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Outcome:
 
     Attributes:
         due: float64 ``[calls]``. Seconds from the start at which each was due.
-        late: float64 ``[calls]``. Seconds after that until it was really sent.
+        late: float64 ``[calls]``. Seconds after that at which it was sent.
         latency: float64 ``[calls]``. Seconds from due to its end.
         code: list of str. Status of each, such as ``"OK"``.
         seconds: float. From the first due to the last end.
@@ -54,7 +54,7 @@ class Outcome:
         return dict(zip(names.tolist(), counts.tolist()))
 
     def percentiles(self, *of: float) -> list[float]:
-        """Computes the milliseconds within which so many percent of the answered calls ended."""
+        """Computes percentiles `of` the latency of answered calls, in milliseconds."""
         answered = self.latency[self.good]
         if not answered.size:
             return [float("nan")] * len(of)
@@ -71,9 +71,9 @@ def schedule(rate: float, seconds: float, arrivals: str = "poisson", seed: int =
 
     Args:
         rate: float. Calls a second.
-        seconds: float. How long.
-        arrivals: str. ``"poisson"``, as independent users arrive, or ``"constant"``.
-        seed: int. Of the random pauses.
+        seconds: float. Length of the run.
+        arrivals: str. ``"poisson"``, like calls of independent users, or ``"constant"``.
+        seed: int. Seed of the random pauses.
 
     Returns:
         float64 ``[calls]``, seconds from the start, rising.
@@ -92,7 +92,7 @@ def schedule(rate: float, seconds: float, arrivals: str = "poisson", seed: int =
 
 
 class Caller:
-    """A connection that sends requests that are serialized already.
+    """A connection that sends serialized requests.
 
     Args:
         address: str. ``host:port``.
@@ -123,7 +123,7 @@ class Caller:
         timeout: float = 10.0,
         answered: Callable[[int, bytes], None] | None = None,
     ) -> Outcome:
-        """Sends each call when it is due, the requests in turn.
+        """Sends each call when it is due, cycling through the requests.
 
         Args:
             requests: sequence of bytes. PredictRequests.
@@ -161,7 +161,7 @@ class Caller:
     def closed_loop(
         self, requests: Sequence[bytes], seconds: float, at_once: int = 8, timeout: float = 10.0
     ) -> Outcome:
-        """Keeps `at_once` calls under way; the calls answered a second are the capacity."""
+        """Keeps `at_once` calls under way; the outcome's ``qps`` is the server's capacity."""
         sent: list[float] = []
         ended: list[float] = []
         codes: list[str] = []

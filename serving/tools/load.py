@@ -37,37 +37,39 @@ def _parser() -> Parser:
         "load",
         example="python -m serving.tools.load --address localhost:8500 --model dare "
         "--sequences build/sequences --rate 20 --seconds 10 --output build/load",
-        description="Sends calls to a server at a set rate, whether or not those before were "
-        "answered, and measures each from the time it was due; one run for every signature. Writes "
-        "report.json and latency.png. Exit code 1 where a call failed.",
+        description="Sends calls to a server at a set rate, whether or not earlier ones were "
+        "answered, and measures latency from the time each was due; one run for every signature. "
+        "Writes report.json and latency.png. Exit code 1 if a call failed.",
     )
     parser.prog = "python -m serving.tools.load"
     parser.add_argument("--address", default="localhost:8500", help="host:port of the server")
-    parser.add_argument("--model", default="dare", help="name that the server knows")
+    parser.add_argument("--model", default="dare", help="name of the model at the server")
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split_name", default="test", help="train, validation or test")
-    parser.add_argument("--users", type=positive_int, default=64, help="requests, sent in turn")
+    parser.add_argument(
+        "--users", type=positive_int, default=64, help="users whose newest requests are sent"
+    )
     parser.add_argument(
         "--behaviors",
         type=positive_int,
-        help="in place of users' own histories: so many behaviors of them",
+        help="length to which each history is repeated or cut",
     )
     parser.add_argument(
-        "--candidates", type=positive_int, help="in place of a request's own: so many candidates"
+        "--candidates", type=positive_int, help="number to which candidates are repeated or cut"
     )
     parser.add_argument(
-        "--signatures", nargs="+", choices=SIGNATURES, default=SIGNATURES, help="what to call"
+        "--signatures", nargs="+", choices=SIGNATURES, default=SIGNATURES, help="signatures to call"
     )
     parser.add_argument("--rate", type=float, default=20.0, help="calls a second")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long, each signature")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds for each signature")
     parser.add_argument(
         "--arrivals",
         choices=ARRIVALS,
         default="poisson",
-        help="as independent users arrive, or evenly",
+        help="random, like calls of independent users, or evenly spaced",
     )
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds a call may take")
-    parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the arrivals")
     parser.add_argument("--output", default="build/load", help="folder for report and plot")
     return parser
 
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the load test of every signature and reports.
 
     Returns:
-        0; 1 where a call failed; 2 where there was nothing to send, or no server.
+        0; 1 if a call failed; 2 if there was nothing to send, or no server.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -116,7 +118,7 @@ def read_mappings(path: str, split: str, users: int) -> list[dict[str, np.ndarra
 
 
 def resize(request: Arrays, behaviors: int | None, candidates: int | None) -> dict[str, np.ndarray]:
-    """Repeats or cuts one user's request to so many behaviors and candidates."""
+    """Repeats or cuts one user's request to the given numbers of behaviors and candidates."""
     resized = dict(request)
     length = int(request[LENGTH][0])
     for name, array in request.items():
@@ -183,7 +185,7 @@ def table(outcomes: Mapping[str, Outcome], rate: float) -> str:
 
 
 def write_report(folder: str, outcomes: Mapping[str, Outcome], title: str) -> None:
-    """Writes ``report.json`` and ``latency.png``; the title says at what rate."""
+    """Writes ``report.json`` and ``latency.png``; the title states the rate."""
     os.makedirs(folder, exist_ok=True)
     report = {"title": title, "runs": {name: summary(run) for name, run in outcomes.items()}}
     with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""``tfdare query``: ranks a user's candidates with a running server, and shows the behaviors."""
+"""``tfdare query``: ranks a user's candidates with a server, and shows what search returned."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def _parser() -> Parser:
         example="tfdare query --address localhost:8500 --model dare "
         "--sequences build/sequences --top 5",
         description="Ranks the candidates of a user's newest request with a running server: once "
-        "as search and then score, once as a whole; and shows the behaviors that search found.",
+        "in one call (whole), once as search and then score (split); and shows the behaviors that "
+        "search returned.",
     )
     parser.add_argument("--address", default="localhost:8500", help="host:port of the server")
-    parser.add_argument("--model", default="dare", help="name that the server knows")
+    parser.add_argument("--model", default="dare", help="name of the model at the server")
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--user", help="raw user id; the split's first user if left out")
     parser.add_argument(
@@ -38,7 +39,7 @@ def _parser() -> Parser:
     parser.add_argument("--split_name", default="test", help="train, validation or test")
     parser.add_argument("--top", type=positive_int, default=5, help="rows of each table")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for each ranking")
-    parser.add_argument("--wait", type=float, default=0.0, help="seconds to let the server start")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the server")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Ranks and prints.
 
     Returns:
-        0; 1 where split and whole do not agree; 2 where there was nothing to rank or no answer.
+        0; 1 if split and whole do not agree; 2 if there was nothing to rank or no answer.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     parser = _parser()
@@ -157,7 +158,7 @@ def _as_json(value):
 
 
 def _await_server(client, seconds: float) -> None:
-    """Waits until the server answers at all, with an error or not, or the time is up."""
+    """Waits until the server answers, with an error or not, or the time is up."""
     from serving.client import ServingError
 
     deadline = time.monotonic() + seconds
@@ -199,8 +200,8 @@ def _text(answer: dict[str, Any], top: int) -> str:
         lines.append(f"Context: {', '.join(known)}.")
     if "stand_ins" in answer:
         lines.append(
-            f"Hashed: {', '.join(answer['stand_ins'])}. Ids from the sequences stand for all that "
-            "share their row."
+            f"Hashed: {', '.join(answer['stand_ins'])}. Ids from the sequences stand for all ids "
+            "with the same row."
         )
     lines += ["", f"Candidates by probability{_of(top, len(rows))}:", _table(rows[:top])]
     if answer["searches"]:
@@ -208,7 +209,7 @@ def _text(answer: dict[str, Any], top: int) -> str:
         lines += [
             "",
             f"Behaviors that search found for the best one{_of(top, len(behaviors))}, position 1 "
-            "the newest:",
+            "is the newest:",
             _table(behaviors[:top]) if behaviors else f"  none: {empty}",
         ]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""``python -m serving.tools.soak``: a server under load while versions come, break and go.
+"""``python -m serving.tools.soak``: tests a server under load while versions are replaced.
 
-Starts a server on a copy of a servable, finds out how much it can answer, and sends 70% of that at
-set times. Meanwhile newer versions appear (copies), one of them is broken, and another client sends
-garbage. No good request may fail, every answer must equal that of the first version, and memory
+Starts a server on a copy of a servable, measures its capacity, and sends 70% of that at set times.
+Meanwhile newer versions (copies) and a broken one are published, and another client sends invalid
+requests. No valid request may fail, every answer must equal that of the first version, and memory
 must not grow.
 """
 
@@ -30,7 +30,7 @@ from serving.client.protos import predict_pb2
 from serving.client.tensors import from_proto
 from serving.tools.arrivals import METHOD, Caller, Outcome, schedule
 from serving.tools.load import milliseconds, read_mappings, resize, serialize, write_report
-from tfdare.commands.parser import Parser, non_negative_int
+from tfdare.commands.parser import Parser, non_negative_int, positive_int
 from tfdare.schema import SchemaError
 
 TOLERANCE = 1e-5
@@ -57,14 +57,14 @@ class Server:
     output: list[str] = field(default_factory=list)
 
     def mib(self) -> float:
-        """Reads how much memory the process holds."""
+        """Reads the resident memory of the process, in MiB."""
         with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MIB
 
 
 @contextlib.contextmanager
 def serving(base: str, name: str) -> Iterator[Server]:
-    """Runs a server that looks for new versions every second, and keeps the newest.
+    """Runs a server that looks for new versions every second, and serves the newest.
 
     Raises:
         SoakError: the server does not start.
@@ -112,7 +112,7 @@ def serving(base: str, name: str) -> Iterator[Server]:
 
 
 def publish(source: str, base: str, version: int, broken: bool = False) -> None:
-    """Copies a version to another number, in one move; a broken copy has no variables."""
+    """Copies a version to another number, atomically; a broken copy has no variables."""
     aside = os.path.join(base, f".copy-{version}")
     shutil.copytree(source, aside)
     if broken:
@@ -140,7 +140,7 @@ class _Background:
 
 
 class Garbage(_Background):
-    """A client that sends what no server can use, again and again, until it is stopped."""
+    """A client that sends invalid requests until it is stopped."""
 
     def __init__(self, address: str, name: str, seed: int = 0):
         super().__init__()
@@ -187,10 +187,10 @@ class Memory(_Background):
             self._stop.wait(self._every)
 
     def slope(self) -> float:
-        """Estimates the growth in MiB a minute over the second half, the first being the warm-up.
+        """Estimates the growth in MiB a minute over the second half; the first is the warm-up.
 
-        It is the median of the slopes between all pairs of samples (Theil and Sen): the peak while
-        two versions are loaded is no growth.
+        It is the median of the slopes between all pairs of samples (Theil and Sen), so that the
+        peaks while two versions are loaded do not count as growth.
         """
         half = len(self.mib) // 2
         x, y = np.array(self.seconds[half:]), np.array(self.mib[half:])
@@ -232,7 +232,19 @@ def soak(
     share: float = 0.7,
     probe: float = 5.0,
 ) -> tuple[dict, Outcome]:
-    """Runs the soak, see the module's docstring.
+    """Runs the soak test, see the module's docstring.
+
+    Args:
+        server: Server. Serves version 1 from ``base`` under ``name``.
+        source: str. Folder of the version that is copied.
+        base: str. Folder of the model, to which versions are published.
+        name: str. The model's name.
+        requests: sequence of bytes. Valid PredictRequests.
+        wanted: sequence of arrays. The probabilities that answer each request.
+        seconds: float. Length of the test.
+        swaps: int. Working versions to publish. Defaults to 3.
+        share: float. Rate of the calls, as a share of the capacity. Defaults to 0.7.
+        probe: float. Seconds for which the capacity is measured. Defaults to 5.
 
     Returns:
         The report, and the outcome of the calls.
@@ -255,7 +267,7 @@ def soak(
         ):
             start = time.perf_counter()
             sender.start()
-            # Swaps, and the broken version between the last two, spread over the time.
+            # Swaps, and the broken version before the last one, evenly spread over the time.
             steps = [False] * (swaps - 1) + [True, False]
             for number, broken in enumerate(steps, start=1):
                 pause = start + seconds * number / (len(steps) + 1) - time.perf_counter()
@@ -303,24 +315,27 @@ def _parser() -> Parser:
         "soak",
         example="python -m serving.tools.soak --servable build/servables/dare/1 "
         "--sequences build/sequences --output build/soak",
-        description="Serves copies of a version, sends 70% of what the server can answer, swaps "
-        "versions, publishes a broken one and sends garbage besides. Exit code 1 where a good "
-        "request failed, an answer was wrong, a swap did not happen or memory grew.",
+        description="Serves copies of a version, sends 70% of the calls that the server can "
+        "answer, publishes newer versions and a broken one, and sends invalid requests, too. Exit "
+        "code 1 if a valid request failed, an invalid one succeeded, an answer was wrong, a swap "
+        "did not happen or memory grew.",
     )
     parser.prog = "python -m serving.tools.soak"
-    parser.add_argument("--servable", required=True, help="folder of one exported version, whole")
+    parser.add_argument(
+        "--servable", required=True, help="folder of one exported version, not of a half"
+    )
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split_name", default="test", help="train, validation or test")
-    parser.add_argument("--seconds", type=float, default=300.0, help="how long")
+    parser.add_argument("--seconds", type=float, default=300.0, help="length of the test")
     parser.add_argument(
         "--share",
         type=float,
         default=0.7,
-        help="of what the server answers at most, measured at the start",
+        help="rate, as a share of the server's capacity, which is measured at the start",
     )
-    parser.add_argument("--swaps", type=non_negative_int, default=3, help="versions that appear")
-    parser.add_argument("--behaviors", type=int, help="behaviors of each request")
-    parser.add_argument("--candidates", type=int, help="candidates of each request")
+    parser.add_argument("--swaps", type=non_negative_int, default=3, help="versions to publish")
+    parser.add_argument("--behaviors", type=positive_int, help="behaviors of each request")
+    parser.add_argument("--candidates", type=positive_int, help="candidates of each request")
     parser.add_argument(
         "--growth", type=float, default=2.0, help="MiB a minute that memory may grow"
     )
@@ -329,10 +344,10 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the soak and reports.
+    """Runs the soak test and reports.
 
     Returns:
-        0; 1 where something that must hold did not; 2 where it could not be run.
+        0; 1 if a condition of the test did not hold; 2 if it could not be run.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -357,7 +372,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options) -> tuple[dict, Outcome]:
-    """Runs the soak that the command line asks for, in a folder of its own."""
+    """Runs the soak test with the command line's options, on a server in a temporary folder."""
     requests = [
         resize(request, options.behaviors, options.candidates)
         for request in read_mappings(options.sequences, options.split_name, 64)
@@ -395,12 +410,12 @@ def _text(report) -> str:
     return "\n".join(
         [
             f"{report['calls']:,} calls in {report['seconds']:.0f} s at {report['rate']:.1f} a "
-            f"second, {report['share']:.0%} of {report['capacity_qps']:.1f}",
+            f"second, {report['share']:.0%} of the capacity of {report['capacity_qps']:.1f}",
             f"failed: {failed}; wrong answers: {report['wrong_answers']}",
             f"answers by version: {by_version}; published: {published}",
             "milliseconds since due: "
             + ", ".join(f"{name} {ms:.1f}" for name, ms in report["milliseconds"].items()),
-            f"garbage answered with: {report['garbage']}",
+            f"invalid requests answered with: {report['garbage']}",
             f"memory: {memory['first']:.0f} MiB at first, {memory['middle']:.0f} halfway, "
             f"{memory['last']:.0f} at last; {memory['slope_a_minute']:+.2f} MiB a minute "
             "in the second half",

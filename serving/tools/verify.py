@@ -31,23 +31,29 @@ def _parser() -> Parser:
         example="tfdare verify --run build/dare --servable build/servables/dare/1 "
         "--sequences build/sequences --address localhost:8500",
         description="Sends the newest requests of some users through the trained Keras model, the "
-        "exported SavedModel and, where an address is given, a server, whole and as search and "
-        "score; shows the greatest difference of every output from the Keras model's. Exit code "
-        "1 where one exceeds the tolerance.",
+        "exported SavedModel and, if an address is given, a server, in one call and as search and "
+        "then score; shows the greatest difference of every output from the Keras model's. Exit "
+        "code 1 if one exceeds the tolerance.",
     )
     parser.add_argument("--run", required=True, help="folder that `tfdare train` wrote")
-    parser.add_argument("--servable", required=True, help="folder of one exported version, whole")
+    parser.add_argument(
+        "--servable", required=True, help="folder of one exported version, not of a half"
+    )
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--split_name", default="test", help="train, validation or test")
-    parser.add_argument("--requests", type=positive_int, default=32, help="users asked about")
-    parser.add_argument("--address", help="host:port of the server; of score, if they are apart")
+    parser.add_argument(
+        "--requests", type=positive_int, default=32, help="users whose newest requests are sent"
+    )
+    parser.add_argument(
+        "--address", help="host:port of the server; that of score, if search has another"
+    )
     parser.add_argument(
         "--model",
         default="dare",
-        help="name that the server knows; of score, if it is served apart",
+        help="name of the model at the server, or of the score half",
     )
-    parser.add_argument("--search_address", help="host:port of search, if it is served apart")
-    parser.add_argument("--search_model", help="name of search, if it is served apart")
+    parser.add_argument("--search_address", help="host:port of search, if it has another server")
+    parser.add_argument("--search_model", help="name of the search half")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="greatest difference allowed")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds for each call")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -58,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compares and prints.
 
     Returns:
-        0; 1 where something differs by more than the tolerance; 2 where it could not be compared.
+        0; 1 if an output differs by more than the tolerance; 2 if they could not be compared.
     """
     options = _parser().parse_args(argv)
     try:
@@ -118,7 +124,7 @@ def _save(path: str, arrays: Arrays) -> None:
 
 
 def _server_answers(options, requests: Sequence[Arrays]) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Returns the server's outputs, whole and split as far as it has both, and its versions."""
+    """Returns the server's outputs, whole and split where it has these, and its versions."""
     apart = options.search_address or options.search_model
     answers: dict[str, np.ndarray] = {}
     versions = set()
@@ -151,7 +157,7 @@ def _server_answers(options, requests: Sequence[Arrays]) -> tuple[dict[str, np.n
 
 
 def _behaviors(result: RankResult) -> dict[str, np.ndarray]:
-    """Returns the outputs of search, none where the model does not search."""
+    """Returns the outputs of search, empty where the model does not search."""
     if result.behavior_index is None or result.attention_score is None:
         return {}
     return {

@@ -63,12 +63,12 @@ SMALL = ("--split", "last_fraction", "--min_events", "8", "--train_start", "2", 
 
 
 def csv_text(rows, header="user,item,category,timestamp"):
-    """A csv file from rows of values."""
+    """Writes rows of values as the text of a csv file."""
     return "".join(line + "\n" for line in [header, *(",".join(map(str, row)) for row in rows)])
 
 
 def made_up_rows(users=12, events=30, items=40, seed=0):
-    """Rows of a small log: users of different lengths, times with ties, items with a category."""
+    """Makes a small log: users of different lengths, times with ties, items with a category."""
     random = np.random.default_rng(seed)
     rows = []
     for user in range(users):
@@ -81,7 +81,7 @@ def made_up_rows(users=12, events=30, items=40, seed=0):
 
 @pytest.fixture
 def log(tmp_path):
-    """A small csv log."""
+    """Writes a small csv log."""
     path = tmp_path / "log.csv"
     path.write_text(csv_text(made_up_rows()))
     return path

@@ -20,7 +20,7 @@ def sequences(
     keep_duplicates=False,
     coarse_clock=False,
 ):
-    """What the pipeline should make of (user, item, category, time) rows, but for the negatives.
+    """Computes the pipeline's output, without negatives, from (user, item, category, time) rows.
 
     Returns:
         Vocabularies (lists of (id, count)), records by (user, split), and the users' own items.

@@ -38,8 +38,8 @@ class Exported:
         self.by_row = export_model(self.model, str(folder / "servables"), None, "rows")
 
     def expected(self, split):
-        """User -> what the Keras model says of each request, in order."""
-        found = {}
+        """Computes the Keras model's answers to each user's requests, in order."""
+        by_user = {}
         for inputs, label, weight in read_requests(
             self.sequences, split, 5, with_history_facts=True
         ):
@@ -47,10 +47,10 @@ class Exported:
             searched = self.model.search(inputs)["behavior_index"].numpy()
             for row, user in enumerate(inputs["user"].numpy()):
                 real = weight[row].numpy() > 0
-                found.setdefault(user.decode(), []).append(
+                by_user.setdefault(user.decode(), []).append(
                     (probability[row][real], label[row].numpy()[real], searched[row][real])
                 )
-        return found
+        return by_user
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def good_line(exported, **change):
     return {name: value for name, value in {**request, **change}.items() if value is not None}
 
 
-def test_what_fails_is_kept_with_the_reason(exported, tmp_path):
+def test_failed_requests_are_kept_with_the_reason(exported, tmp_path):
     lines = [
         json.dumps(good_line(exported)),
         "nonsense {",
@@ -252,7 +252,7 @@ def test_padding_says_nothing(exported):
         (("--requests", __file__, "--format", "csv"), "must be parquet or jsonl. Received: 'csv'"),
     ],
 )
-def test_what_cannot_be_ranked(exported, tmp_path, capsys, more, words):
+def test_inputs_that_cannot_be_ranked_are_refused(exported, tmp_path, capsys, more, words):
     assert run(exported, tmp_path / "out", *more) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

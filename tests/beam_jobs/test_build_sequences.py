@@ -1,4 +1,4 @@
-"""The command from end to end, read back through tfdare.sequences."""
+"""``build_sequences`` from end to end, read back through tfdare.sequences."""
 
 import gzip
 import os
@@ -21,7 +21,7 @@ PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 def read_back(sequences):
-    """Records by (user, split)."""
+    """Reads the records, by (user, split)."""
     return {
         (record.user, split): record
         for split in ("train", "validation", "test")
@@ -258,7 +258,7 @@ def test_behaviors_of_a_csv_and_further_features(prepare, tmp_path):
     assert views.manifest["counts"]["rows"]["kept"] == 30
 
 
-def test_users_who_touched_everything_are_told(prepare, tmp_path):
+def test_requests_short_of_negatives_are_reported(prepare, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(csv_text([("u", n % 3, 1, n) for n in range(20)]))
     outcome = prepare(path, *SMALL)
@@ -282,7 +282,7 @@ def test_no_negatives_and_no_training(prepare, tmp_path):
     assert outcome.sequences.schema.item.vocabulary_size == 2
 
 
-def test_schema_says_all_that_decides(prepare, log):
+def test_the_schema_records_every_option_of_the_split(prepare, log):
     outcome = prepare(log, *SMALL, "--window", "50", "--negatives", "4")
     schema = outcome.sequences.schema
     assert (schema.window, schema.max_candidates) == (50, 5)

@@ -48,7 +48,7 @@ def offline(monkeypatch):
 
 
 def graph(*options, chunk=("gs://bucket/log.csv", "text")):
-    """The proto of the job's pipeline as the runner made it, and the options."""
+    """Returns the proto of the job's pipeline as the runner receives it, and the options."""
     parsed = parse(
         [*options, "--output", "gs://bucket/sequences", "--merge_ram", "16GB", *DATAFLOW], "prog"
     )
@@ -153,7 +153,7 @@ def test_a_table_needs_packages_that_beam_may_lack(tmp_path):
 
 
 def test_workers_can_publish(prepare, log, tmp_path):
-    """As a template launch has it: all of it happens in the pipeline."""
+    """Publishes inside the pipeline, as a job launched from a template does."""
     whole = prepare(log, *SMALL)
     options = parse(
         [
@@ -187,7 +187,7 @@ def test_workers_can_publish(prepare, log, tmp_path):
     assert (tmp_path / "other" / "_SUCCESS").exists()
 
 
-def test_a_template_is_handed_over_and_nothing_is_made(log, tmp_path, capsys):
+def test_a_template_is_written_and_no_output(log, tmp_path, capsys):
     template = "gs://bucket/template.json"
     options = parse(
         [
@@ -226,7 +226,7 @@ def test_parameters_of_the_template_are_options():
     assert required <= {parameter["name"] for parameter in data["parameters"]}
 
 
-def test_the_images_hold_what_there_is():
+def test_the_images_copy_files_that_exist():
     for name in ("launcher.Dockerfile", "worker.Dockerfile"):
         text = (FOLDER / name).read_text()
         for line in text.splitlines():

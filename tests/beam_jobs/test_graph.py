@@ -1,4 +1,4 @@
-"""The job as a cloud runner gets it: names that a person reads, and no file touched."""
+"""The job's graph for a cloud runner: readable names, built without reading a file."""
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -10,7 +10,7 @@ from beam_jobs.reading.inputs import Chunk
 COMMAND = ["--input", "gs://b/log.csv", "--format", "taobao", "--output", "gs://b/sequences"]
 
 
-def test_the_graph_reads_like_the_story():
+def test_stages_of_the_graph_have_readable_names():
     options = parse(COMMAND, "prog")
     chunk = Chunk(0, 0, "gs://b/log.csv", "text", 0, 10, (("user", 0),), 5)
     pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))

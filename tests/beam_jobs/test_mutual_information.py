@@ -1,4 +1,4 @@
-"""The job over sequences: equal to one process that reads the requests, whatever the shards."""
+"""The mutual information job: equal to one process that reads the requests, for any shards."""
 
 import csv
 import json
@@ -106,7 +106,7 @@ def test_neither_shards_nor_runner_change_a_byte(folder, splits, tmp_path):
         (["--wrong", 1], "Neither an option of this job nor of Beam: --wrong 1"),
     ],
 )
-def test_what_cannot_be_counted(folder, tmp_path, capsys, more, words):
+def test_invalid_options_are_refused(folder, tmp_path, capsys, more, words):
     assert run(folder.path, tmp_path / "out", *more) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The commands of the jobs' README run as they stand there, and its options exist."""
+"""The README of the jobs: its commands run as written, and its options exist."""
 
 import pathlib
 import re

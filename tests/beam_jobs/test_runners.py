@@ -1,4 +1,4 @@
-"""Another runner, workers in a pool of their own: the same sequences."""
+"""A portable runner with workers in separate processes gives the same sequences."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from tests.beam_jobs.conftest import SMALL, csv_text, made_up_rows
 
 @pytest.fixture
 def worker_pool():
-    """Address of a pool that starts workers when a runner asks for them."""
+    """Yields the address of a pool that starts workers when a runner asks for them."""
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         port = taken.getsockname()[1]

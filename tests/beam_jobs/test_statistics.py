@@ -26,7 +26,7 @@ def run(folder, output, *more):
 
 
 def plainly(records):
-    """Totals, and by feature the counts of behaviors and the repeats, one by one."""
+    """Counts totals, and by feature behaviors and repeats, one by one."""
     totals = dict.fromkeys(("users", "behaviors", "requests", "candidates", "positives"), 0)
     lengths, behaviors, repeats = [], {}, {}
     for record in records:
@@ -120,7 +120,7 @@ def test_divergence():
     assert divergence([0], [1]) is None
 
 
-def test_what_cannot_be_counted(folder, splits, tmp_path, capsys):
+def test_invalid_folders_and_options_are_refused(folder, splits, tmp_path, capsys):
     assert run(tmp_path / "none", tmp_path / "out") == 2
     assert "none" in capsys.readouterr().err
     write_folder(tmp_path / "unfinished", splits, finished=False, multi_hot=MULTI_HOT)

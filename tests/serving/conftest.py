@@ -28,7 +28,7 @@ K = 4
 
 
 def raw_items():
-    """Raw item ids that the small model knows; see small_model.py."""
+    """Lists the raw item ids that the small model knows; see small_model.py."""
     return np.array([1_000_000_000_000 + 7 * i for i in range(300)], np.int64)
 
 
@@ -37,13 +37,13 @@ def raw_categories():
 
 
 def category_of(items):
-    """Category of a raw item that the small model knows."""
+    """Returns the category of a raw item that the small model knows."""
     return raw_categories()[((np.asarray(items) - raw_items()[0]) // 7) % 20]
 
 
 @pytest.fixture(scope="session")
 def ids():
-    """(items, categories, category_of) of the small model."""
+    """Returns (items, categories, category_of) of the small model."""
     return raw_items(), raw_categories(), category_of
 
 
@@ -59,13 +59,13 @@ def _environment():
 
 @pytest.fixture(scope="session")
 def environment():
-    """Environment of a child process that finds the packages under test."""
+    """Returns the environment of a child process that finds the packages under test."""
     return _environment()
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Folder of models: ``dare`` (version 1) and ``two`` (versions 1 and 2, of other weights,
+    """Writes the models ``dare`` (version 1) and ``two`` (versions 1 and 2, of other weights,
     the first one that of ``dare``), all with three warm-up requests."""
     folder = tmp_path_factory.mktemp("models")
     command = [
@@ -82,7 +82,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model_base(models):
-    """Folder of the model ``dare``."""
+    """Returns the folder of the model ``dare``."""
     return models / "dare"
 
 
@@ -115,9 +115,9 @@ def running(*arguments, log):
     try:
         for line in process.stdout:
             said.append(line.rstrip())
-            if found := re.search(r"served at (\S+:\d+) \(gRPC\)(?: and (\S+:\d+))?", line):
+            if match := re.search(r"served at (\S+:\d+) \(gRPC\)(?: and (\S+:\d+))?", line):
                 complained = pathlib.Path(log).read_text()
-                yield Running(process, *found.groups(), said, complained)
+                yield Running(process, *match.groups(), said, complained)
                 if process.poll() is None:
                     process.terminate()
                     assert process.wait(30) == 0, pathlib.Path(log).read_text()
@@ -136,7 +136,7 @@ def running(*arguments, log):
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory):
-    """Context manager of a server process with the given flags."""
+    """Returns the context manager of a server process with the given flags."""
 
     def start(*arguments):
         return running(*arguments, log=tmp_path_factory.mktemp("log") / "stderr")
@@ -146,7 +146,7 @@ def start_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def own_server(model_base, start_server):
-    """The development server on the small model, with the shipped monitoring file."""
+    """Runs the development server on the small model, with the shipped monitoring file."""
     with start_server(
         "--model_base_path",
         model_base,
@@ -164,32 +164,32 @@ def own_server(model_base, start_server):
 
 @pytest.fixture(scope="session")
 def address(request):
-    """Server of the conformance tests: TFDARE_SERVING_ADDRESS, or the development server."""
-    given = os.environ.get("TFDARE_SERVING_ADDRESS")
-    return given or request.getfixturevalue("own_server").address
+    """Returns the server under test: TFDARE_SERVING_ADDRESS, or the development server."""
+    configured = os.environ.get("TFDARE_SERVING_ADDRESS")
+    return configured or request.getfixturevalue("own_server").address
 
 
 @pytest.fixture(scope="session")
 def rest(request):
-    """REST address of the conformance tests: TFDARE_SERVING_REST, or the development server's.
+    """Returns the REST address under test: TFDARE_SERVING_REST, or the development server's.
 
     Skips where a gRPC address is given and no REST one.
     """
-    given = os.environ.get("TFDARE_SERVING_REST")
-    if given is None and "TFDARE_SERVING_ADDRESS" in os.environ:
+    configured = os.environ.get("TFDARE_SERVING_REST")
+    if configured is None and "TFDARE_SERVING_ADDRESS" in os.environ:
         pytest.skip("TFDARE_SERVING_REST is not set")
-    return given or request.getfixturevalue("own_server").rest
+    return configured or request.getfixturevalue("own_server").rest
 
 
 @pytest.fixture(scope="session")
 def client(own_server):
-    """A client of the development server."""
+    """Provides a client of the development server."""
     with Client(own_server.address, timeout=60) as client:
         yield client
 
 
 def random_requests(users=3, width=20, candidates=5, seed=0):
-    """A request mapping of ids that the small model knows, lengths from 0 to ``width``."""
+    """Draws a request mapping of ids that the small model knows, lengths from 0 to ``width``."""
     random = np.random.default_rng(seed)
     history = random.choice(raw_items(), [users, width])
     target = random.choice(raw_items(), [users, candidates])
@@ -204,27 +204,27 @@ def random_requests(users=3, width=20, candidates=5, seed=0):
 
 @pytest.fixture(scope="session")
 def requests_of():
-    """``requests_of(users, width, candidates, seed)``: a random request mapping."""
+    """Returns ``requests_of(users, width, candidates, seed)``, which draws a request mapping."""
     return random_requests
 
 
 @pytest.fixture(scope="session")
 def until():
-    """``until(holds)``: waits until ``holds()`` is true, and returns what it gave."""
+    """Returns ``until(holds)``, which waits until ``holds()`` is true and returns its value."""
 
     def wait(holds, seconds=60):
         end = time.monotonic() + seconds
-        while not (found := holds()):
+        while not (value := holds()):
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.005)
-        return found
+        return value
 
     return wait
 
 
 @pytest.fixture(scope="session")
 def sequences(tmp_path_factory):
-    """A folder of sequences whose raw ids the small model knows: users 100 to 103."""
+    """Writes a folder of sequences whose raw ids the small model knows: users 100 to 103."""
     path = tmp_path_factory.mktemp("sequences")
     (path / "vocabulary").mkdir()
     for name, raw in (("item", raw_items()), ("category", raw_categories())):

@@ -24,7 +24,7 @@ K, DIM, POSITIONS = 4, 8, 64
 
 
 def item_ids():
-    """Raw ids that the model knows."""
+    """Lists the raw ids that the model knows."""
     return [1_000_000_000_000 + 7 * i for i in range(300)]
 
 
@@ -67,10 +67,10 @@ class Small(tf.Module):
         none = tf.constant(tf.float32.min)
         scores = tf.where((index < length[:, None])[:, None], scores, none)
         scores = tf.pad(scores, [[0, 0], [0, 0], [0, K]], constant_values=tf.float32.min)
-        top, found = tf.math.top_k(scores, K)
-        there = found < length[:, None, None]
+        top, indices = tf.math.top_k(scores, K)
+        there = indices < length[:, None, None]
         return (
-            tf.where(there, found, -1),
+            tf.where(there, indices, -1),
             tf.where(there, top, 0.0),
         )
 
@@ -141,14 +141,14 @@ def signatures(model):
 
 
 def write_warmup(path):
-    one = one_request(
+    example = one_request(
         {"item": item_ids()[:6], "category": category_ids()[:6]},
         {"item": item_ids()[:2], "category": category_ids()[:2]},
     )
-    scored = score_inputs(one, np.zeros([1, 2, K], np.int32), np.zeros([1, 2, K], np.float32))
+    scored = score_inputs(example, np.zeros([1, 2, K], np.int32), np.zeros([1, 2, K], np.float32))
     os.makedirs(os.path.dirname(path))
     with tf.io.TFRecordWriter(path) as writer:
-        for name, inputs in (("search", one), ("score", scored), ("serving_default", one)):
+        for name, inputs in (("search", example), ("score", scored), ("serving_default", example)):
             log = prediction_log_pb2.PredictionLog()
             request = log.predict_log.request
             request.model_spec.signature_name = name

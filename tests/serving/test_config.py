@@ -1,4 +1,4 @@
-"""The files for the stock server: read by the development server, and true to each other."""
+"""The config files for the stock server: read by the development server, and consistent."""
 
 import json
 import pathlib
@@ -23,24 +23,28 @@ MANIFESTS = {"combined": "dare", "search": "dare_search", "score": "dare_score"}
 
 @pytest.fixture(scope="module")
 def flags():
-    """Flags of the development server, which are named as the stock server's."""
+    """Lists the flags of the development server, which are named as the stock server's."""
     return {flag for action in parser()._actions for flag in action.option_strings}
 
 
-def require_flags(given, flags):
-    """Every flag is known, and every file under /config is one that is shipped."""
-    assert given
-    for argument in given:
+def require_flags(arguments, flags):
+    """Checks that every flag is known, and that every file under /config is shipped."""
+    assert arguments
+    for argument in arguments:
         flag, _, value = argument.partition("=")
         assert flag in flags, argument
         if value.startswith("/config/"):
             assert (CONFIG / value.removeprefix("/config/")).is_file(), argument
-    parsed = parser().parse_args(given)
+    parsed = parser().parse_args(arguments)
     assert parsed.enable_batching is True and parsed.model_config_file.startswith("/config/")
 
 
-def config_of(given):
-    (name,) = [one.partition("=")[2] for one in given if one.startswith("--model_config_file=")]
+def config_of(arguments):
+    (name,) = [
+        argument.partition("=")[2]
+        for argument in arguments
+        if argument.startswith("--model_config_file=")
+    ]
     return read_config(str(CONFIG / pathlib.Path(name).name))
 
 
@@ -64,7 +68,7 @@ def test_compose_files(name, flags):
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_manifests(name, flags):
     text = (CONFIG / "kubernetes" / f"{name}.yaml").read_text()
-    kinds = {one["kind"]: one for one in yaml.safe_load_all(text)}
+    kinds = {document["kind"]: document for document in yaml.safe_load_all(text)}
     assert set(kinds) == {
         "Deployment",
         "Service",
@@ -72,7 +76,7 @@ def test_manifests(name, flags):
         "PodDisruptionBudget",
     }
     called = f"tfdare-{name}"
-    assert all(one["metadata"]["name"] == called for one in kinds.values())
+    assert all(document["metadata"]["name"] == called for document in kinds.values())
     pod = kinds["Deployment"]["spec"]["template"]
     labels = pod["metadata"]["labels"]
     for selector in (
@@ -118,9 +122,9 @@ def test_the_dashboard_asks_for_metrics_that_are_there():
         if kind == "histogram"
         for part in ("bucket", "sum", "count")
     }
-    asked = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
-    asked += [variable["query"] for variable in document["templating"]["list"]]
-    used = {name for text in asked for name in re.findall(r":tensorflow:[\w:]+", text)}
+    queries = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
+    queries += [variable["query"] for variable in document["templating"]["list"]]
+    used = {name for text in queries for name in re.findall(r":tensorflow:[\w:]+", text)}
     assert used <= there and len(used) >= 8, used - there
     assert len(document["panels"]) == 8
     places = [tuple(panel["gridPos"].values()) for panel in document["panels"]]
@@ -153,7 +157,7 @@ def test_a_server_reads_the_split_files(models, tmp_path, start_server):
 
 
 def blocks(name, kind=""):
-    """Blocks of a page that begin with ```kind."""
+    """Extracts the blocks of a page that begin with ```kind."""
     return re.findall(rf"^```{kind}\n(.*?)^```$", (CONFIG / name).read_text(), re.M | re.S)
 
 
@@ -185,7 +189,7 @@ def test_the_readmes_table_names_every_file():
 
 
 def test_the_runbooks_roll_out_can_be_followed(models):
-    """Each step of the page, as a server takes it; and the step back."""
+    """Applies each step of the page to a server, and the step back."""
     from serving.server.loading import Loader
     from serving.server.manager import Manager
 

@@ -1,4 +1,4 @@
-"""``tfdare``: finds its commands, explains them, and stays quiet."""
+"""The ``tfdare`` command: it finds its subcommands, prints their help, and hides noise."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ NOISE = re.compile(
 
 
 def run(*argv, code=None):
-    """A fresh process, without what the tests themselves set to be quiet."""
+    """Runs a new process without the variables that silence TensorFlow in tests."""
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     start = ["-m", "tfdare.cli"] if code is None else ["-c", code]
     return subprocess.run(
@@ -39,7 +39,7 @@ def run(*argv, code=None):
 
 
 def exit_code(*argv):
-    """What the shell would see; argparse leaves by SystemExit, Beam's command returns."""
+    """Returns the shell's exit code; argparse raises SystemExit, Beam's command returns."""
     try:
         return cli.main(list(argv))
     except SystemExit as stop:
@@ -95,7 +95,7 @@ def test_help_starts_with_a_line_to_paste(name, capsys):
 @pytest.mark.parametrize(
     "name", [name for name in sorted(COMMANDS) if name not in ("demo", "simulate", "serve")]
 )
-def test_what_is_required_is_said(name, capsys):
+def test_missing_options_are_named(name, capsys):
     assert exit_code(name) == 2
     assert "required: --" in capsys.readouterr().err
 
@@ -105,22 +105,22 @@ def test_help_imports_no_tensorflow():
         "import sys; from tfdare.cli import main; main(['--help']); main(['--version']); "
         "print(sorted({'tensorflow', 'keras', 'apache_beam', 'grpc'} & set(sys.modules)))"
     )
-    found = run(code=code)
-    assert found.returncode == 0 and found.stderr == ""
-    assert found.stdout.splitlines()[-1] == "[]"
+    process = run(code=code)
+    assert process.returncode == 0 and process.stderr == ""
+    assert process.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_exit_code_reaches_the_shell():
-    found = run("nonsense")
-    assert found.returncode == 2 and "no command 'nonsense'" in found.stderr
+    process = run("nonsense")
+    assert process.returncode == 2 and "no command 'nonsense'" in process.stderr
 
 
 def test_help_of_a_command_is_quiet():
-    found = run("evaluate", "--help")
-    assert found.returncode == 0 and found.stderr == ""
+    process = run("evaluate", "--help")
+    assert process.returncode == 0 and process.stderr == ""
 
 
-def test_the_pattern_knows_noise():
+def test_the_noise_pattern_matches_tensorflows_lines():
     for line in (
         "2026-01-01 00:00:00.123456: I tensorflow/core/util/port.cc:153] oneDNN custom operations",
         "I0000 00:00:1795462388.281839   10962 cudart_stub.cc:31] Could not find cuda drivers",
@@ -170,7 +170,7 @@ def test_chatter_is_dropped_and_the_rest_comes_through(capfd, monkeypatch):
         (KeyboardInterrupt(), 130, "tfdare try: stopped"),
     ],
 )
-def test_endings(capsys, error, code, words):
+def test_exit_codes_of_errors(capsys, error, code, words):
     def action(options):
         assert options.k == 3
         if error is not None:

@@ -1,3 +1,5 @@
+"""One code for Keras 2 and 3: variables, registration, fit, backup, and TF Recommenders."""
+
 import os
 import warnings
 
@@ -16,7 +18,7 @@ from tfdare.optimizers import SparseAdam
 pytestmark = pytest.mark.keras
 
 
-def test_generation_is_the_one_asked_for():
+def test_keras_is_of_the_requested_generation():
     legacy = os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true")
     assert legacy != KERAS_3
     assert hasattr(tf.keras, "ops") == KERAS_3
@@ -61,11 +63,11 @@ def test_register_names_the_package():
 
 
 def _dataset(schema, batches=3, users=4):
-    made = requests(schema, users=batches * users, seed=20)
-    made["target_length"] = np.resize(np.array([4, 1, 3], np.int32), batches * users)
-    label = (made["target_item"] % 2).astype(np.float32)
-    weight = (np.arange(4) < made["target_length"][:, None]).astype(np.float32)
-    return tf.data.Dataset.from_tensor_slices((made, label, weight)).batch(users)
+    inputs = requests(schema, users=batches * users, seed=20)
+    inputs["target_length"] = np.resize(np.array([4, 1, 3], np.int32), batches * users)
+    label = (inputs["target_item"] % 2).astype(np.float32)
+    weight = (np.arange(4) < inputs["target_length"][:, None]).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((inputs, label, weight)).batch(users)
 
 
 def _model(schema, kind=DARE):
@@ -145,8 +147,8 @@ def test_backup_and_restore_goes_on_with_weights_and_moments(schema, tmp_path):
         train(tmp_path / "backup", kill_at=2)
     resumed, done = train(tmp_path / "backup")
     assert done == [2]
-    for one, other in zip(whole.get_weights(), resumed.get_weights()):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for left, right in zip(whole.get_weights(), resumed.get_weights()):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(KERAS_3, reason="tensorflow-recommenders asks for Keras 2")
@@ -159,12 +161,12 @@ def test_a_task_of_tensorflow_recommenders_trains_a_model(schema):
             self.dare = DARE(schema, top_k=3)
             self.task = tfrs.tasks.Ranking(loss=CandidateCrossentropy())
 
-        def call(self, given):
-            return self.dare(given)
+        def call(self, features):
+            return self.dare(features)
 
         def compute_loss(self, inputs, training=False):
-            given, label, weight = inputs
-            outputs = self.dare.forward(given, training=training)
+            features, label, weight = inputs
+            outputs = self.dare.forward(features, training=training)
             return sum(
                 self.task(labels=label, predictions=predicted, sample_weight=weight)
                 for predicted in outputs

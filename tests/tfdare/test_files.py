@@ -1,4 +1,4 @@
-"""Files are complete under their name, or not there; values become what JSON holds."""
+"""Atomic writing of files, and conversion of values to JSON."""
 
 import json
 import os

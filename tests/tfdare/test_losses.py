@@ -1,3 +1,5 @@
+"""The loss over candidates: by hand, without padding, and finite at 0 and 1."""
+
 import math
 
 import numpy as np
@@ -32,8 +34,8 @@ def test_a_padded_candidate_does_not_count():
     wanted = pytest.approx(-(math.log(0.7) + math.log(0.6)) / 3, rel=1e-6)
     for label in (0.0, 1.0):
         for p in (0.0, 0.3, 1.0):
-            given = [[1.0, 0.0, label]], [[0.7, 0.4, p]]
-            assert float(loss(*given, sample_weight=weight)) == wanted
+            arguments = [[1.0, 0.0, label]], [[0.7, 0.4, p]]
+            assert float(loss(*arguments, sample_weight=weight)) == wanted
 
 
 def test_loss_and_gradient_are_finite_where_a_prediction_is_certain_and_wrong():

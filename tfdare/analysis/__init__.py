@@ -1,11 +1,11 @@
 """The paper's measurements, for any model and log: functions that return numbers, and plots.
 
-Terms, the same in all modules:
+Terms used in all modules:
 
 * A table has two *sides*: attention reads rows to score behaviors, representation reads rows that
   are pooled for the head. A *shared* table serves both.
-* A *truth* says how relevant each behavior of a history is to each candidate: mutual information,
-  or the relations that the simulator planted.
+* A *truth* is a reference for how relevant each behavior of a history is to each candidate:
+  mutual information, or the relations that the simulator planted.
 * The first model is the *reference*: differences are the reference minus each other model.
 * Intervals hold 95% of resamples, in which users (or rows of a table) are drawn with replacement.
 """

@@ -28,9 +28,9 @@ def measure_accuracy(
         models: mapping of name to RequestModel; the first is the reference of the differences.
         sequences: Sequences.
         split: str.
-        resamples: int. Of users.
+        resamples: int. Resamples of users.
         batch_size: int. Requests at once.
-        limit: int or None. Candidates, about.
+        limit: int or None. About how many candidates are read; None: all.
         progress: function that wraps an iterable of models' names to show progress.
 
     Returns:

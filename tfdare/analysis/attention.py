@@ -31,7 +31,7 @@ def category_of(schema: Schema) -> str:
 
 
 def position_edges(window: int) -> list[int]:
-    """Returns where buckets of positions start: 1 to 8 one each, then three per doubling.
+    """Returns the edges of position buckets: 1 to 8 have one each, then three per doubling.
 
     Old positions are grouped because each alone has few observations.
 
@@ -62,7 +62,7 @@ def interest_counts(
     Args:
         sequences: Sequences.
         split: str. Defaults to the train split, all that a model could have learned from.
-        limit: int or None. Requests, about.
+        limit: int or None. About how many requests are read; None: all.
         batch_size: int. Requests at once.
         progress: function that wraps an iterable of batches to show progress.
     """
@@ -113,9 +113,9 @@ def attention_accuracy(
         models: mapping of name to RequestModel.
         sequences: Sequences.
         table: InterestTable. Of all categories; see :func:`interest_counts`.
-        target_categories: int. The most frequent ones among the candidates.
+        target_categories: int. How many, the most frequent ones among the candidates.
         split: str.
-        limit: int or None. Requests, about.
+        limit: int or None. About how many requests are read; None: all.
         batch_size: int. Requests at once.
         progress: function that wraps an iterable of batches to show progress.
 
@@ -192,7 +192,7 @@ def _frequent_targets(sequences, split, name, limit, batch_size) -> list[int]:
 
 
 def _most_informative(table: InterestTable, target: int) -> np.ndarray:
-    """Returns row ids of the behavior categories that inform most about a target category.
+    """Returns row ids of the behavior categories most informative about a target category.
 
     Ranked by the sum over positions of information times observations.
     """
@@ -277,7 +277,7 @@ def _heat_map(axes, values, categories, positions) -> None:
     values = np.array(values, float)
     known = values[np.isfinite(values)]
     axes.grid(False)
-    axes.set_facecolor(GRID)  # shows where nothing is known
+    axes.set_facecolor(GRID)  # color of cells without a value
     image = axes.imshow(
         values,
         aspect="auto",

@@ -42,7 +42,7 @@ class UserBatches:
 
 
 def search_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns what a model's search keeps, and its attention to the whole history.
+    """Returns the behaviors that a model's search keeps, and its attention over the whole history.
 
     Returns:
         ``behavior_index`` int32 ``[U, C, K]``, and the softmax over the whole history, float32

@@ -1,4 +1,4 @@
-"""Convergence (AUC by training examples) and efficiency (by width and search time)."""
+"""Convergence (AUC by training examples) and efficiency (AUC by width and by search time)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tfdare.training.run_folder import PREDICTIONS
 
 
 class AUCProbe(tf.keras.callbacks.Callback):
-    """Measures AUC on held-out requests every so many training steps.
+    """Measures AUC on held-out requests every few training steps.
 
     Args:
         batches: sequence of ``(requests, label, weight, user)``, as those of
@@ -75,7 +75,7 @@ class AUCProbe(tf.keras.callbacks.Callback):
             self.measure()
 
     def measure(self) -> None:
-        """Ranks the held-out requests with the model's present weights."""
+        """Predicts the held-out requests with the model's current weights."""
         if self._predictor is None:
             self._predictor = Predictor(self.model)
         self.steps.append(self._step)
@@ -94,13 +94,14 @@ def convergence_numbers(probes: Mapping[str, AUCProbe], resamples: int = 200) ->
 
     Args:
         probes: mapping of name to AUCProbe, all on the same requests; the first is the reference.
-        resamples: int. Of users.
+        resamples: int. Resamples of users.
 
     Returns:
-        By model ``examples`` and ``auc`` (95% intervals); ``speed``: for each other model its
-        best AUC, the examples that it and that the reference needed to reach it, and ``ratio``,
-        how many times as many it needed (interval over users; None where the reference never
-        reaches it).
+        ``requests`` and ``users``, how many; ``models``: by name ``examples`` and ``auc`` (95%
+        intervals); ``speed``: for each other model its best AUC, the examples that it and that the
+        reference needed to reach it, ``ratio``, the first over the second (interval over users;
+        None where the reference never reaches it), and ``resamples_reached``, the share of
+        resamples in which it does.
     """
     first = next(iter(probes))
     label, user = probes[first].label, probes[first].user
@@ -156,8 +157,8 @@ def examples_to(goal: float, examples: Sequence[float], auc: Sequence[float]) ->
 
     Args:
         goal: float. The AUC.
-        examples: sequence of float, rising.
-        auc: sequence of float. AUC after so many examples; linear between them.
+        examples: sequence of float, ascending.
+        auc: sequence of float. AUC after these numbers of examples; linear between them.
 
     Example:
         >>> examples_to(0.7, [0, 100, 200], [0.5, 0.6, 0.8])
@@ -178,7 +179,7 @@ def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
 
     Args:
         folder: str. Folder that `tfdare compare` wrote.
-        resamples: int. Of users.
+        resamples: int. Resamples of users.
 
     Returns:
         ``models``: by name a list, by `attention_dim`, of ``attention_dim``,

@@ -43,9 +43,9 @@ def measure_discriminability(
         sequences: Sequences.
         clusters: sequence of int. Numbers of clusters, m.
         split: str.
-        limit: int or None. Requests, about.
-        seed: int. Of k-means.
-        resamples: int. Of users, for the intervals; clusters are computed once.
+        limit: int or None. About how many requests are read; None: all.
+        seed: int. Seed of k-means.
+        resamples: int. Resamples of users, for the intervals; clusters are computed once.
         batch_size: int. Requests at once.
         progress: function that wraps an iterable of batches to show progress.
 
@@ -123,7 +123,7 @@ def _standardized(values: np.ndarray) -> np.ndarray:
 def _cluster_information(values, label, user, users, m, seed, resamples):
     """Returns the mutual information of m clusters and the label, and that in each resample."""
     kmeans = MiniBatchKMeans(m, random_state=seed, n_init=1, batch_size=2048, max_iter=20)
-    with threadpool_limits(1):  # products are so small that threads slow them down
+    with threadpool_limits(1):  # matrices are so small that threads slow them down
         cluster = kmeans.fit_predict(values)
     counts = np.zeros((users, m * 2), np.float32)
     np.add.at(counts, (user, cluster * 2 + label), 1)

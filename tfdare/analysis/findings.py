@@ -1,4 +1,4 @@
-"""The paper's claims, and whether they hold on this data."""
+"""Checks which of the paper's claims hold on this data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 def list_findings(numbers: Mapping[str, Any]) -> list[Finding]:
-    """Compares the numbers of an analysis with every claim that they cover.
+    """Tests every claim that the numbers of an analysis cover.
 
     Args:
         numbers: mapping. What `tfdare analyze` writes to ``analysis.json``.

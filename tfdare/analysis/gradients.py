@@ -42,7 +42,7 @@ class GradientSplit:
 
     The loss depends on a table through look-ups: those that become attention scores, and those
     that are pooled for the head. ``g_Att`` sums the gradients of the first, ``g_Repr`` those of
-    the second. One forward and one backward pass give both, for the rows in the batch alone,
+    the second. One forward and one backward pass give both, only for the rows in the batch,
     however large the table is. The loss is the training loss: auxiliary loss included, batch
     normalization as in training. The model does not change.
 
@@ -68,10 +68,10 @@ class GradientSplit:
         return [*embedding.schema.names, *names]
 
     def __call__(self) -> dict[str, SideGradients]:
-        """Returns the gradients by feature, with the model's present weights."""
+        """Returns the gradients by feature, with the model's current weights."""
         if self._step is None:
             self._step = tf.function(self._gradients_by_side, autograph=False)
-        # A forward pass changes moving averages and dropout seeds: restore them.
+        # A forward pass changes moving averages and dropout seeds, which are restored.
         state = [raw(weight) for weight in self._model.non_trainable_weights]
         before = [weight.numpy() for weight in state]
         try:
@@ -142,9 +142,9 @@ def row_numbers(gradients: SideGradients, shared: bool) -> dict[str, np.ndarray]
 
 
 class GradientProbe(tf.keras.callbacks.Callback):
-    """Measures both sides' gradients of one fixed batch every so many training steps.
+    """Measures both sides' gradients of one fixed batch every few training steps.
 
-    Gradients are split by :class:`GradientSplit`. The training itself is the same, to the bit, as
+    Gradients are split by :class:`GradientSplit`. Training gives the same weights, bit for bit, as
     without the probe. One measurement costs about one training step on the batch: `every` 20 and
     256 requests add a few percent to the time.
 
@@ -189,7 +189,7 @@ class GradientProbe(tf.keras.callbacks.Callback):
             self.measure()
 
     def measure(self) -> None:
-        """Splits the gradients with the model's present weights."""
+        """Measures the split gradients with the model's current weights."""
         if self._split is None:
             self._split = GradientSplit(self.model, *self._batch)
             self.shared = {n: self.model.embedding.shares(n) for n in self._split.features}
@@ -233,7 +233,7 @@ def gradient_numbers(probe: GradientProbe, resamples: int = 1000) -> dict[str, A
 
     Args:
         probe: GradientProbe.
-        resamples: int. Of rows, for the intervals.
+        resamples: int. Resamples of rows, for the intervals.
 
     Returns:
         ``steps``, and by feature: ``shared`` (whether both sides read one table), ``rows`` (with a
@@ -242,7 +242,8 @@ def gradient_numbers(probe: GradientProbe, resamples: int = 1000) -> dict[str, A
         interval over rows) and ``median_ratio`` (of single rows); where the table is shared also
         ``conflict_by_step``, ``conflict`` (share of row and step pairs whose cosine is negative,
         with the interval), ``cosine_histogram`` (counts in `BINS` bins from -1 to 1),
-        ``mean_cosine``; and ``by_row``: for every row id both means and its share of conflict.
+        ``mean_cosine``; and ``by_row``: for every row id both mean norms and, where the table is
+        shared, its share of conflict and mean cosine.
     """
     return {
         "steps": [int(step) for step in probe.steps],
@@ -303,7 +304,7 @@ def plot_gradients(numbers: Mapping[str, Mapping[str, Any]], feature: str = "cat
 
     Args:
         numbers: mapping of model to what :func:`gradient_numbers` returns.
-        feature: str. Whose table to draw; a model without it shows its first table.
+        feature: str. Feature whose table is drawn; a model without it shows its first table.
 
     Returns:
         matplotlib Figure.
@@ -328,7 +329,7 @@ def plot_gradients(numbers: Mapping[str, Mapping[str, Any]], feature: str = "cat
             share.text(
                 0,
                 0.5,
-                "Each side has a table of its own:\nthere is nothing to conflict.",
+                "Attention and representation have\nseparate tables: no conflict is possible.",
                 fontsize=9,
                 color=MUTED,
                 va="center",

@@ -1,4 +1,4 @@
-"""All measurements of the paper on the same models and data."""
+"""Runs all measurements of the paper on the same models and data."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Measurements:
     Args:
         runs: mapping of name to Run; the first is the reference of the differences.
         sequences: Sequences. Those that all were trained on.
-        split: str. The split that is ranked.
-        limit: int. Requests for search and discriminability, about.
-        resamples: int. Of users.
+        split: str. The split to measure on.
+        limit: int. About how many requests are read for search and discriminability.
+        resamples: int. Resamples of users.
         show_progress: function of a title that returns a function that wraps an iterable to show
             progress.
-        say: function of a line that says which measurement starts, or None.
+        say: function that is called with a line when a measurement starts, or None.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Measurements:
         """Takes all measurements; arguments as of :func:`tfdare.analysis.runner.analyze`.
 
         Returns:
-            A dict with a part for each section of the report.
+            A dict with the numbers of each section of the report.
         """
         efficiency_numbers = None if comparison is None else efficiency(comparison, self._resamples)
         planted = None if truth is None else PlantedTruth(truth, self._sequences)

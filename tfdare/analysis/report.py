@@ -1,4 +1,4 @@
-"""The report of an analysis: one HTML page with its figures embedded."""
+"""Renders the report of an analysis: one HTML page with its figures embedded."""
 
 from __future__ import annotations
 

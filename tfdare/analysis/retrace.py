@@ -21,7 +21,7 @@ def retrace_training(
     most_steps: int = 240,
     after_step: Callable[[], None] | None = None,
 ) -> tuple[GradientProbe, AUCProbe]:
-    """Trains a fresh model with a run's options and seed, and measures it every so many steps.
+    """Trains a fresh model with a run's options and seed, and measures it every few steps.
 
     The run's own model does not change. A warm-started run is repeated from random weights.
 
@@ -31,7 +31,7 @@ def retrace_training(
         batch: ``(requests, label, weight)`` whose gradients are measured.
         held_out: sequence of ``(requests, label, weight, user)`` on which AUC is measured.
         every: int. Steps between measurements.
-        most_steps: int. Steps after which it ends, if the run's epochs have more.
+        most_steps: int. Upper bound of the training steps.
         after_step: function called after each step, to show progress.
 
     Returns:

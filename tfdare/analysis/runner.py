@@ -47,14 +47,14 @@ def analyze(
         output: str. Folder for both files.
         truth: str or None. The ``.truth.json`` of a simulated log, for its planted relations.
         comparison: str or None. Folder that `tfdare compare` wrote, for efficiency.
-        split: str. The split that is ranked.
-        limit: int. Requests for search and discriminability, about.
+        split: str. The split to measure on.
+        limit: int. About how many requests are read for search and discriminability.
         steps: int. Most training steps of the new training in which gradients and convergence are
             measured; 0 measures the gradients of the trained models instead.
         every: int. Steps between measurements.
         min_count: int. Observations below which the information of a (category, position) is 0.
         smoothing: float. Added to each count of the mutual information.
-        resamples: int. Of users, for the intervals.
+        resamples: int. Resamples of users, for the intervals.
         progress: bool. Whether to show progress on standard error.
 
     Returns:

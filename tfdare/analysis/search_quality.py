@@ -1,4 +1,4 @@
-"""Quality of search: NDCG and recall of what it keeps, by several measures of relevance."""
+"""Quality of search: NDCG and recall of the behaviors kept, by several measures of relevance."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def measure_search_quality(
             behavior first, such as :class:`InformationTruth` and :class:`PlantedTruth`. Each
             model's own attention over the whole history is added as ``"attention"``.
         split: str.
-        limit: int or None. Requests, about; the first users of the split.
+        limit: int or None. About how many requests are read, of the first users; None: all.
         top_k: int or None. K; None counts all behaviors that each search keeps.
-        resamples: int. Of users.
+        resamples: int. Resamples of users.
         batch_size: int. Requests at once.
         progress: function that wraps an iterable of batches to show progress.
 
@@ -190,7 +190,7 @@ def _sums_by_user(values, known, user) -> tuple[np.ndarray, np.ndarray]:
 def plot_search_quality(numbers: Mapping[str, Any], measure: str = "ndcg"):
     """Draws one row per truth: all targets, by history length, by target frequency.
 
-    A truth on which every model is exact, as exact search is on full attention, is left out.
+    A truth on which every model is exact is left out, such as full attention with exact search.
 
     Args:
         numbers: mapping. What :func:`measure_search_quality` returns.

@@ -17,7 +17,7 @@ from tfdare.evaluation.slices import METRICS
 
 
 def sections_of(numbers: Mapping[str, Any]) -> list[Section]:
-    """Makes a section for every measurement in the numbers of an analysis, in the paper's order."""
+    """Returns a section for every measurement in the numbers of an analysis."""
     makers = (
         _gradients,
         _attention,
@@ -169,7 +169,7 @@ def _convergence(numbers):
         "Convergence",
         "A fresh model is trained with each run's options and seed. The curve is its AUC on the "
         f"same {convergence['requests']:,} requests of {convergence['users']:,} users of the "
-        "validation split after so many training examples; intervals over users.",
+        "validation split by the number of training examples; intervals over users.",
         [("AUC against training examples", plot_convergence(convergence))],
         [
             (

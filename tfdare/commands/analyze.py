@@ -1,4 +1,4 @@
-"""``tfdare analyze``: what the paper measures, on trained models, as one page and as data."""
+"""``tfdare analyze``: the paper's measurements on trained models, as one page and as data."""
 
 from __future__ import annotations
 
@@ -23,29 +23,33 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--run", required=True, help="folder that `tfdare train` wrote")
-    add("--against", nargs="+", default=[], metavar="RUN", help="further runs, shown beside it")
+    add("--against", nargs="+", default=[], metavar="RUN", help="further runs to compare with it")
     add("--sequences", required=True, help="folder that the runs were trained on")
     add("--output", required=True, help="folder for the report")
-    add("--truth", help="LOG.truth.json of a simulated log, for search against what was planted")
+    add("--truth", help="LOG.truth.json of a simulated log, to measure search against")
     add("--comparison", help="folder that `tfdare compare` wrote, for AUC against K_A")
-    add("--split", default="test", choices=SPLITS, help="which part is ranked")
-    add("--limit", type=int, default=6000, help="requests for search and discriminability, about")
+    add("--split", default="test", choices=SPLITS, help="split to measure on")
+    add(
+        "--limit",
+        type=int,
+        default=6000,
+        help="approximate number of requests for search and discriminability",
+    )
     add(
         "--steps",
         type=int,
         default=240,
-        help="training steps to trace again, at most, for gradients and convergence over time; "
-        "0: none",
+        help="training steps to repeat, at most, for gradients and convergence over time; 0: none",
     )
-    add("--every", type=int, default=20, help="steps between two looks at the training")
+    add("--every", type=int, default=20, help="training steps between two measurements")
     add(
         "--min_count",
         type=int,
         default=20,
-        help="observations below which a category at a position informs nothing",
+        help="observations below which the information of a category at a position is 0",
     )
     add("--smoothing", type=float, default=0.0, help="added to each count of mutual information")
-    add("--resamples", type=int, default=200, help="of users, for 95%% intervals")
+    add("--resamples", type=int, default=200, help="resamples of users, for 95%% intervals")
 
     def action(options):
         arguments = dict(vars(options))

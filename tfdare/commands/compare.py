@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         "compare",
         "tfdare compare --sequences build/sequences --output build/comparison "
         "--models DARE TWIN --seeds 1 2 3",
-        "Trains models with several seeds on the same sequences and sets them side by side: "
+        "Trains models with several seeds on the same sequences and compares them: "
         "accuracy with intervals, size, speed. Writes comparison.md, comparison.json and "
         "comparison.png, and every run under runs/. Called again, it trains only what is missing.",
     )
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=list(LIST_DEFAULTS["seeds"]),
         metavar="SEED",
-        help="of initial weights and shuffling; one training each",
+        help="of initial weights and shuffling; one training for each",
     )
     add(
         "--attention_dims",
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=list(LIST_DEFAULTS["attention_dims"]),
         metavar="DIM",
-        help="K_A; a model with one table gets a table of this width",
+        help="K_A, columns per attention table; also the width of shared tables",
     )
     add(
         "--representation_dims",
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=list(LIST_DEFAULTS["representation_dims"]),
         metavar="DIM",
-        help="K_R",
+        help="K_R, columns per representation table",
     )
     add(
         "--learning_rates",
@@ -67,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=list(LIST_DEFAULTS["learning_rates"]),
         metavar="RATE",
-        help="if several, the first seed's validation AUC chooses, row by row",
+        help="if several, the validation AUC of the first seed selects one for each row",
     )
     add_train_options(parser, TRAINING_DEFAULTS)
-    add("--resamples", type=int, default=RESAMPLES, help="of users, for the intervals")
+    add("--resamples", type=int, default=RESAMPLES, help="resamples of users, for the intervals")
 
     def action(options):
         comparison = compare(**vars(options), say=lambda line: print(line, flush=True))

@@ -1,6 +1,6 @@
-"""``tfdare demo``: the path from a log to a served model, by the other commands.
+"""``tfdare demo``: runs the other commands in order, from a log to a served model.
 
-Each runs in a process of its own, and is printed as a line to paste.
+Each command is printed before it runs, in its own process.
 """
 
 from __future__ import annotations
@@ -30,17 +30,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         "demo",
         "tfdare demo --output build/demo",
-        "Log, sequences, DARE beside TWIN, SavedModel, server, and one user's request over gRPC. "
-        "Without --log, the log is simulated with planted interests. What follows `--` goes to "
-        "`tfdare prepare`.",
+        "Runs all steps: log, sequences, training of DARE and TWIN, SavedModel, server, and one "
+        "user's request over gRPC. Without --log, the log is simulated with planted interests. "
+        "Arguments after `--` are passed to `tfdare prepare`.",
     )
     add = parser.add_argument
     add("--output", default="build/demo", help="folder for everything; an earlier demo is replaced")
-    add("--log", nargs="+", help="your own event log, in place of the simulated one")
+    add("--log", nargs="+", help="your own event log, instead of a simulated one")
     add("--format", default="taobao", help="of --log, as `tfdare prepare` names it")
     add("--users", type=int, default=2000, help="users of the simulated log")
-    add("--epochs", type=int, default=2, help="of each model")
-    add("prepare", nargs="*", metavar="PREPARE_OPTION", help="after `--`: for `tfdare prepare`")
+    add("--epochs", type=int, default=2, help="training epochs of each model")
+    add(
+        "prepare",
+        nargs="*",
+        metavar="PREPARE_OPTION",
+        help="after `--`: options of `tfdare prepare`",
+    )
     return run(parser, argv, _demo)
 
 
@@ -95,14 +100,14 @@ def _demo(options) -> None:
     _plot(metrics, at["auc.png"])
     _say("DARE as a SavedModel, checked the way a server loads it")
     _command("export", "--run", at["DARE"], "--output", at["servables"], "--name", "dare")
-    _say("Served, and asked over gRPC")
+    _say("DARE served, and queried over gRPC")
     _serve_and_query(at)
-    print(f"\nDone in {time.perf_counter() - started:.0f} s. What lies where:")
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Files written:")
     contents = (
         ("log.csv.gz", "the simulated log"),
         ("sequences", "vocabularies, TFRecords, manifest.json, rejected rows"),
         ("DARE", "trained model, metrics.json, TensorBoard log"),
-        ("TWIN", "the same for the rival"),
+        ("TWIN", "the same for TWIN"),
         ("auc.png", "the comparison as a plot"),
         (
             "servables",

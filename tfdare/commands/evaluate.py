@@ -42,13 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         "evaluate",
         "tfdare evaluate --run build/dare --sequences build/sequences --split test",
-        "Metrics of a trained model on one split, printed and kept in RUN/metrics.json. With "
-        "--slices or --against also by slices, with 95% intervals over users, printed and kept in "
+        "Prints metrics of a trained model on one split, and writes them to RUN/metrics.json. With "
+        "--slices or --against also by slices, with 95% intervals over users, in "
         "RUN/evaluation.json.",
     )
     parser.add_argument("--run", required=True, help="folder that `tfdare train` wrote")
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="which part to rank")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="split to evaluate")
     parser.add_argument("--batch_size", type=int, default=512, help="requests at once")
     parser.add_argument(
         "--slices",
@@ -58,9 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--against",
         metavar="RUN",
-        help="second run on the same sequences: differences, slice by slice, in pairs",
+        help="second run on the same sequences, for paired differences in every slice",
     )
-    parser.add_argument("--resamples", type=int, default=200, help="of users, for the intervals")
+    parser.add_argument(
+        "--resamples", type=int, default=200, help="resamples of users, for the intervals"
+    )
 
     def action(options):
         for name in ("batch_size", "resamples"):

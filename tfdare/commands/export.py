@@ -1,4 +1,4 @@
-"""``tfdare export``: SavedModels that TensorFlow Serving loads, published only once they ran."""
+"""``tfdare export``: SavedModels for TensorFlow Serving, published once they passed the checks."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def main(argv: list[str] | None = None) -> int:
         "export",
         "tfdare export --run build/dare --output build/servables --name dare",
         "Writes a SavedModel with signatures search, score and serving_default (only the last "
-        "where the model does not search), runs it the way a server does, and publishes it as "
-        "OUTPUT/NAME/VERSION.",
+        "where the model does not search), runs it with the loader of a server, and publishes it "
+        "as OUTPUT/NAME/VERSION.",
     )
     parser.add_argument("--run", required=True, help="folder that `tfdare train` wrote")
     parser.add_argument("--output", required=True, help="folder that holds the servables")
-    parser.add_argument("--name", default="dare", help="of the servable")
-    parser.add_argument("--version", type=int, help="an integer; by default the next one free")
+    parser.add_argument("--name", default="dare", help="name of the servable")
+    parser.add_argument("--version", type=int, help="an integer; the next free one if not given")
     parser.add_argument(
         "--row_ids", action="store_true", help="signatures over row ids, without look-up tables"
     )
     parser.add_argument(
         "--split",
         action="store_true",
-        help="write NAME_search and NAME_score, too, each with its own tables only",
+        help="write NAME_search and NAME_score, too, each with only the tables that it reads",
     )
     parser.add_argument(
         "--attention_dtype",
@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--sequences",
-        help="folder on whose test requests is measured what "
-        "another --attention_dtype loses; made-up requests by default",
+        help="folder with test requests on which the recall of search with another "
+        "--attention_dtype is measured; synthetic requests if not given",
     )
 
     def action(options):
@@ -92,7 +92,7 @@ def _test_requests(sequences: Sequences, most: int = 512):
 
 
 def _print_sizes(report_path: str, paths: Mapping[str, str]) -> None:
-    """Prints what the type of the attention tables costs, and the size of each servable."""
+    """Prints size and recall of compact attention tables, and the size of each servable."""
     if not os.path.exists(report_path):
         return
     with open(report_path, encoding="utf-8") as file:

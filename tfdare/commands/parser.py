@@ -1,4 +1,4 @@
-"""Parsing, error messages and exit codes of all commands."""
+"""Argument parsing, error messages and exit codes of all commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfdare.schema import SchemaError
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser of ``tfdare <name>``; `example` is the line to paste."""
+    """Argument parser of ``tfdare <name>``; `example` is a command, printed above the help."""
 
     def __init__(self, name: str, example: str, description: str):
         super().__init__(
@@ -29,8 +29,9 @@ class Parser(argparse.ArgumentParser):
 def run(parser: Parser, argv: Sequence[str] | None, action: Callable) -> int:
     """Parses `argv`, calls ``action(options)``, and returns the exit code.
 
-    That is 0 when the action returns, 2 when it raises a :class:`UsageError` or
-    :class:`SchemaError`: its message is printed, options that it names in backquotes with dashes.
+    That is 0 when the action returns, 130 when it is interrupted, and 2 when it raises a
+    :class:`UsageError` or :class:`SchemaError`: its message is printed, with dashes instead of
+    backquotes around names of options.
     """
     options = parser.parse_args(argv)
     try:
@@ -65,7 +66,7 @@ def at_least(text: str, minimum: int) -> int:
     """Reads an integer of at least ``minimum``.
 
     Raises:
-        argparse.ArgumentTypeError: it is not one.
+        argparse.ArgumentTypeError: `text` is not such an integer.
     """
     try:
         value = int(text)

@@ -32,16 +32,16 @@ def main(argv: list[str] | None = None) -> int:
         "tfdare simulate --output log.csv --users 2000 --items 5000 --categories 100 "
         "--mean_events 300 --seed 1 --bad_rows 20\n"
         "tfdare simulate --output log.csv.gz --like taobao --users 10000 --workers 2",
-        "Writes an event log with planted interests in Taobao's format, and what was planted to "
-        "OUTPUT.truth.json. With --fit, finds the options under which it looks like a log of "
-        "yours, for --like.",
+        "Writes an event log with planted interests in Taobao's format, and these interests to "
+        "OUTPUT.truth.json. With --fit, finds options with which it resembles a log of yours, for "
+        "--like.",
     )
     add = parser.add_argument
     add("--output", help="file to write: the log, .gz compresses it; with --fit the options")
     add(
         "--like",
         metavar="NAME",
-        help="options fitted to a log, which those below change: "
+        help="start from fitted options, which those below replace: one of "
         f"{', '.join(parameters.names())}, or a file written by --fit",
     )
     add("--fit", nargs="+", metavar="LOG", help="fit the options to this log (CSV, gzip is fine)")
@@ -58,12 +58,16 @@ def main(argv: list[str] | None = None) -> int:
         default=150_000,
         help="of --fit: page views to fit to; of larger logs users are sampled",
     )
-    add("--plot", metavar="PNG", help="draw a simulated log beside the one of --fit or --like")
+    add(
+        "--plot",
+        metavar="PNG",
+        help="plot a simulated log together with the one of --fit or --like",
+    )
     add("--workers", type=int, default=1, help="processes; the log does not depend on it")
     add(
         "--causes",
         action="store_true",
-        help="also write why each page view happened, to OUTPUT.causes.csv.gz",
+        help="also write the cause of each page view to OUTPUT.causes.csv.gz",
     )
     for field in dataclasses.fields(SimulatorOptions):
         low, high = RANGES[field.name]
@@ -104,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> None:
             _write(arguments, options)
         if arguments.plot:
             if known is None or known.real is None:
-                raise UsageError("--plot needs a log to show beside: --like or --fit")
+                raise UsageError("--plot needs a log to compare with: --like or --fit")
             simulated = measure(
                 views_of(simulate(dataclasses.replace(options, users=known.real["users"])))
             )
@@ -123,9 +127,9 @@ def _write(arguments: argparse.Namespace, options: SimulatorOptions) -> None:
         f"{output}: {counts.rows:,} rows ({counts.page_views:,} page views, {counts.bad_rows} "
         f"malformed) of {counts.users:,} users, {counts.long_users:,} with 210 page views or more"
     )
-    print(f"{output}.truth.json: what was planted")
+    print(f"{output}.truth.json: the planted interests")
     if arguments.causes:
-        print(f"{output}.causes.csv.gz: why each page view happened")
+        print(f"{output}.causes.csv.gz: the cause of each page view")
 
 
 def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> None:
@@ -163,7 +167,7 @@ def _fit(arguments: argparse.Namespace, options: SimulatorOptions | None) -> Non
 
 def _plot(arguments, real, simulated, title) -> None:
     plot_beside(real, simulated, arguments.plot, title)
-    print(f"{arguments.plot}: the log beside a simulated one")
+    print(f"{arguments.plot}: the log and a simulated one")
 
 
 def _columns(text: str | None) -> dict[str, str] | None:

@@ -12,11 +12,11 @@ from tfdare.training import TrainOptions, train
 
 
 def add_train_options(parser: Parser, defaults: Mapping[str, Any]) -> None:
-    """Adds those options of training that `defaults` names, with these defaults.
+    """Adds the options of training that `defaults` names, with these defaults.
 
     Args:
         parser: Parser.
-        defaults: mapping. Fields of :class:`TrainOptions` with a value each.
+        defaults: mapping of fields of :class:`TrainOptions` to their default values.
     """
     for field in dataclasses.fields(TrainOptions):
         if field.name in defaults:

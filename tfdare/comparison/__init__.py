@@ -1,4 +1,4 @@
-"""Models side by side: what is trained, what is measured, and how it is shown."""
+"""Comparison of models: trials, measurements, tables and plots."""
 
 from tfdare.comparison.measure import Measurement, measure_costs
 from tfdare.comparison.plan import Row, Trial, rows_of, shares_tables

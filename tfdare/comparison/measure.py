@@ -26,10 +26,10 @@ class Measurement:
 
     Attributes:
         parameters: int. All weights, moving averages included.
-        search_bytes: int. Of the tables that a search server must hold: the attention side's;
-            for a model of one stage all tables.
-        search_ms: float. Median over turns, one user's history and candidates.
-        whole_call: bool. Whether the model has no search to call alone: all of it was timed.
+        search_bytes: int. Size of the tables that a search server must hold: those of the
+            attention side; for a model of one stage all tables.
+        search_ms: float. Median time of search for one user's history and candidates.
+        whole_call: bool. Whether the whole model was timed, because it has no search.
     """
 
     parameters: int
@@ -45,13 +45,13 @@ def measure_costs(
     candidates: int = CANDIDATES,
     turns: int = TURNS,
 ) -> dict:
-    """Measures models in turns in one process, so that the machine is the same for all.
+    """Times models alternately in one process, so that conditions are the same for all.
 
     Args:
         models: mapping of any key to RequestModel.
         sequences: Sequences. Real behaviors and targets are taken from the test split.
-        behaviors: int. Length of the one history.
-        candidates: int. Targets.
+        behaviors: int. Length of the history.
+        candidates: int. Number of targets.
         turns: int. Timed calls of each model.
 
     Returns:
@@ -63,7 +63,7 @@ def measure_costs(
     for key, model in models.items():
         step = tf.function(_step(model), autograph=False)
         calls[key] = step.get_concrete_function(requests)
-        _timed(calls[key], requests)  # warm
+        _timed(calls[key], requests)  # warm-up
     for _ in range(turns):
         for key in models:
             seconds[key].append(_timed(calls[key], requests))

@@ -1,8 +1,8 @@
-"""The paper's own figures, test AUC on two public logs, and the orderings they show.
+"""The paper's results: test AUC on two public logs, and the orderings of models they show.
 
 Source: Table 1 of https://arxiv.org/abs/2410.02604. Models are named as in
-:data:`tfdare.models.MODELS`; the paper's DARE is ``DARE-paper`` there, since ``DARE`` has more
-than was published.
+:data:`tfdare.models.MODELS`; the paper's DARE is ``DARE-paper`` there, since ``DARE`` has
+additional parts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ AUC: dict[int, dict[str, tuple[float, float]]] = {
         DARE: (0.93242, 0.97254),
     },
 }
-"""Columns a table -> model -> AUC on each of :data:`LOGS`."""
+"""Columns of a table -> model -> AUC on each of :data:`LOGS`."""
 
 ORDERINGS = (
     (DARE, "TWIN"),
@@ -61,7 +61,7 @@ ORDERINGS = (
     ("TWIN", "TWIN-V2"),
     ("TWIN", "ETA"),
 )
-"""Pairs of which the paper's text or table puts the first above the second."""
+"""Pairs of models of which the paper's text or table ranks the first above the second."""
 
 
 def holds_in(better: str, worse: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a comparison trains: rows of its table, and the trials of each row."""
+"""The plan of a comparison: the rows of its table, and the trials of each row."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Distinct for every trial, the same in every call."""
+        """Name of the trial's folder: unique, and the same in every call."""
         row = self.row
         return (
             f"{row.model}-{row.attention_dim}-{row.representation_dim}"
@@ -55,7 +55,7 @@ class Trial:
 
 @functools.cache
 def shares_tables(model: str) -> bool:
-    """Checks whether one table of the model serves both sides, so that it has one dimension."""
+    """Checks whether attention and representation share tables, so that there is one dimension."""
     unequal = Schema((Feature("item", 3),), window=1).with_dims(1, 2)
     try:
         MODELS[model].embedding(unequal).build()
@@ -69,8 +69,8 @@ def rows_of(
 ) -> list[Row]:
     """Combines every model with every pair of dimensions.
 
-    A model whose one table serves both sides gets a table as narrow as the attention side: the
-    search server that holds it is then as small as the other models'. Each row comes once.
+    A model with shared tables gets the attention dimension for both sides, so that its search
+    server needs as little memory as those of the other models. Duplicate rows are dropped.
     """
     shared = {model: shares_tables(model) for model in models}
     rows = [

@@ -1,4 +1,4 @@
-"""A comparison as a picture: accuracy, and what it costs."""
+"""Plots a comparison: accuracy, and its cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plot(comparison: dict[str, Any], path: str) -> None:
 
     Args:
         comparison: dict. What :func:`tfdare.comparison.runner.compare` returns.
-        path: str. Of the image, written in one step.
+        path: str. File of the image (PNG), written atomically.
     """
     import matplotlib
 
@@ -127,7 +127,7 @@ def _curves(axes, rows, widths) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
     axes.minorticks_off()
-    axes.set_xlabel("columns of an attention table (one table: of all)", fontsize=9)
+    axes.set_xlabel("columns of an attention table (or of a shared one)", fontsize=9)
     axes.set_ylabel("test AUC, ± deviation over seeds", fontsize=9)
     axes.figure.draw_without_rendering()
     gap = 11 * axes.figure.dpi / 72  # pixels from line to line
@@ -209,5 +209,5 @@ def _text_box(text, figure):
     from matplotlib.text import Text
 
     renderer = figure.canvas.get_renderer()
-    text.get_window_extent(renderer)  # puts the words in their place
+    text.get_window_extent(renderer)  # lays out the text
     return Text.get_window_extent(text, renderer)

@@ -1,4 +1,4 @@
-"""The numbers of finished trials: means over seeds, paired differences, orderings."""
+"""Summarizes finished trials: means over seeds, paired differences, orderings."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def summarize_trials(
     costs: Mapping[Row, Measurement],
     resamples: int = 1000,
 ) -> dict[str, Any]:
-    """Computes what ``comparison.json`` holds about the models.
+    """Computes the part of ``comparison.json`` about the models.
 
     Args:
         trials: Trials. All of them finished.
         rates: mapping of row to its learning rate.
         seeds: sequence of int.
         costs: mapping of row to Measurement.
-        resamples: int. Of users.
+        resamples: int. Resamples of users. Defaults to 1,000.
 
     Returns:
         ``rows``, best test AUC first; ``orderings`` of the paper with a verdict each;
@@ -113,8 +113,8 @@ def _bootstrap(trials, done, resamples) -> UserBootstrap:
 
 
 def _counterpart(model: str, row: Row, done) -> Row | None:
-    """Returns the row of `model` to compare `row` with: as wide in attention, and in
-    representation unless `row` has a single table."""
+    """Returns the row of `model` to compare `row` with: of the same attention dimension, and the
+    same representation dimension unless `row` has shared tables."""
     rivals = [r for r in done if r.model == model and r.attention_dim == row.attention_dim]
     if not shares_tables(row.model):
         rivals = [r for r in rivals if r.representation_dim == row.representation_dim]
@@ -122,7 +122,7 @@ def _counterpart(model: str, row: Row, done) -> Row | None:
 
 
 def _orderings(done, bootstrap) -> list[dict[str, Any]]:
-    """Judges the paper's orderings of the models in these rows, for every pair of dimensions."""
+    """Tests the paper's orderings of the models in these rows, for every pair of dimensions."""
     orderings = []
     for better, worse in paper.ORDERINGS:
         for row, rival in _pairs(done, better, worse):
@@ -143,8 +143,8 @@ def _orderings(done, bootstrap) -> list[dict[str, Any]]:
 
 
 def _pairs(done, better, worse) -> list[tuple[Row, Row]]:
-    """Pairs rows of both models with equally wide attention, and equally wide representation;
-    where only one of the two has a single table, with the widest representation."""
+    """Pairs rows of both models of the same attention and the same representation dimension;
+    where only one of the two has shared tables, of the largest representation dimension."""
     alike = shares_tables(better) == shares_tables(worse)
     widest: dict[Row, tuple[Row, Row]] = {}
     for row in done:
@@ -163,8 +163,7 @@ def _pairs(done, better, worse) -> list[tuple[Row, Row]]:
 
 
 def _above_all(done, bootstrap) -> list[dict[str, Any]]:
-    """Judges whether the paper's DARE is above all rivals of equal dimensions, other DAREs left
-    out."""
+    """Tests whether the paper's DARE is above all models of equal dimensions but other DAREs."""
     orderings = []
     for row in done:
         if row.model != paper.DARE:

@@ -65,24 +65,24 @@ def compare(
     say: Callable[[str], None] = print,
     **training: Any,
 ) -> dict[str, Any]:
-    """Trains models alike, and compares them with intervals over users.
+    """Trains models with the same options, and compares them with intervals over users.
 
-    Every model is trained with every seed and every pair of dimensions, each in a run of its own
-    under ``output/runs/``. A finished run is never repeated and one that was cut off resumes, so
-    that a comparison can be killed, called again, and grown by models, seeds, dimensions and
-    rates. What all runs share may not change within one `output`.
+    Every model is trained with every seed and every pair of dimensions, each in its own run under
+    ``output/runs/``. Finished runs are never repeated and an interrupted one resumes, so that a
+    comparison can be killed and called again, also with more models, seeds, dimensions and rates.
+    The options that all runs share may not change within one `output`.
 
     Args:
         sequences: str. Finished folder of sequences.
         output: str. Folder for runs and results.
         models: sequence of str. Keys of :data:`tfdare.models.MODELS`. Defaults to all.
         seeds: sequence of int.
-        attention_dims: sequence of int. K_A. Models with one table get one of this width.
+        attention_dims: sequence of int. K_A. Shared tables get this width.
         representation_dims: sequence of int. K_R.
         learning_rates: sequence of float. If several, the validation AUC of the first seed chooses
-            among them, for every row on its own.
-        resamples: int. Of users, for the intervals.
-        say: function of a line. Where progress goes.
+            among them, for every row separately.
+        resamples: int. Resamples of users, for the intervals.
+        say: function that is called with each line of progress.
         **training: fields of :class:`tfdare.training.TrainOptions` that all runs share: all but
             those of :data:`OF_EACH_TRIAL`. Defaults as there, but 4 `epochs` and a `patience` of 1.
 
@@ -116,7 +116,7 @@ def compare(
         if not 0 < counts.get("positives", 1) < counts.get("candidates", 2):
             raise SchemaError(
                 f"The {split} split of {sequences!r} lacks clicks or negatives: "
-                f"{counts}. No AUC can be told from it"
+                f"{counts}. No AUC can be computed"
             )
     _keep_state(output, options, opened)
     rows = rows_of(lists["models"], lists["attention_dims"], lists["representation_dims"])
@@ -168,7 +168,7 @@ def _check(lists: Mapping[str, Sequence[Any]], resamples: int) -> None:
 
 
 def _keep_state(output: str, options: dict[str, Any], opened: Sequences) -> None:
-    """Writes what all runs share, or checks that it is what was written before."""
+    """Writes the options that all runs share, or checks that they equal those written before."""
     state = {
         **options,
         "schema_digest": opened.schema.digest,

@@ -1,4 +1,4 @@
-"""A comparison as Markdown tables, for a README."""
+"""Formats a comparison as Markdown tables, for a README."""
 
 from __future__ import annotations
 
@@ -114,23 +114,23 @@ def _about(comparison) -> str:
         f"counts of the item and its features alone reach AUC "
         f'{_number(baselines["repeat_counts"], ".4f")}, "was this item in the history" '
         f"{_number(baselines['seen'], '.4f')}.",
-        f"Search: one user of {BEHAVIORS:,} behaviors, {CANDIDATES} candidates, in turns in one "
-        "process. Tables of the attention side are what a search server must hold."
+        f"Search: one user of {BEHAVIORS:,} behaviors, {CANDIDATES} candidates, alternately in one "
+        "process. A search server must hold the tables of the attention side."
         + (
-            " * the whole model: there is no search to call alone, and all tables are counted."
+            " * the whole model, as it has no search stage; all tables are counted."
             if any(row.get("whole_call") for row in rows)
             else ""
         ),
     ]
     if any(row["model"] == "DARE" for row in rows):
         lines.append(
-            f"DARE is the published model (`{DARE}`) with facts about what search found "
-            "beside the pooled history."
+            f"DARE is the published model (`{DARE}`) with evidence of the behaviors found "
+            "in addition to the pooled history."
         )
     if of_paper:
         lines.append(
-            "The paper's figures are its Table 1 at the same number of columns, on its "
-            "own logs: for reference, not to be matched."
+            "The paper's numbers are from its Table 1 at the same number of columns, on its "
+            "own logs: for reference only."
         )
     lost = [
         f"{row['title']} ({row['columns']}), seeds {_listed(row['diverged'])}"
@@ -150,8 +150,8 @@ def _orderings(comparison, columns) -> str:
         ""
         if DARE in models
         else (
-            f"The paper's DARE, `{DARE}`, is not among the models compared here: what it says of "
-            "DARE is left open."
+            f"The paper's DARE, `{DARE}`, is not among the models compared here: its claims about "
+            "DARE are not tested."
         )
     )
     if not orderings:

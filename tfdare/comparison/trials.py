@@ -1,4 +1,4 @@
-"""The trainings of a comparison, each in a folder of its own; finished ones are not repeated."""
+"""The trainings of a comparison, each in its own folder; finished ones are not repeated."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DIVERGED = "diverged.json"
 
 
 class Trials:
-    """Trains the trials that are missing under one folder, and reads those that are finished.
+    """Trains the trials that are missing in a folder, and reads those that are finished.
 
     Args:
         sequences: str. Folder of sequences.
-        folder: str. Of the runs, each in a folder of its own.
+        folder: str. Folder of the runs, which have a subfolder each.
         options: mapping. Arguments of :func:`tfdare.training.train` that all trials share.
-        say: function of a line, for progress.
+        say: function that is called with each line of progress.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Trials:
         return os.path.join(self._folder, trial.name)
 
     def diverged(self, trial: Trial) -> bool:
-        """Checks whether the trial ended with a loss that was no number."""
+        """Checks whether the trial ended with a loss that was not finite."""
         return os.path.exists(os.path.join(self.path(trial), DIVERGED))
 
     def finished(self, trial: Trial) -> bool:
@@ -58,7 +58,7 @@ class Trials:
     def run(
         self, rows: Sequence[Row], rates: Sequence[float], seeds: Sequence[int]
     ) -> dict[Row, float]:
-        """Trains all that is missing, first seed first.
+        """Trains all missing trials, those of the first seed first.
 
         With several rates the first seed of each row is trained with each of them, and the best
         validation AUC chooses the rate of its other seeds.
@@ -120,7 +120,7 @@ class Trials:
             self._say(line)
 
     def _seconds_left(self, todo: Sequence[Trial], left: int) -> float:
-        """Estimates by each model's mean time, for models not timed yet by the mean of those."""
+        """Estimates from each model's mean time; from the mean of all for models not timed yet."""
         means = {model: statistics.fmean(times) for model, times in self._seconds.items()}
         overall = statistics.fmean(means.values())
         known = [means.get(trial.row.model, overall) for trial in todo]
@@ -140,7 +140,7 @@ class Trials:
                 verbose=0,
                 **self._options,
             )
-        finally:  # graphs of one training must not weigh on the next
+        finally:  # frees the memory of this training's graphs
             tf.keras.backend.clear_session()
             gc.collect()
 

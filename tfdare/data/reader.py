@@ -11,8 +11,8 @@ from tfdare.sequences import Sequences, open_sequences
 from tfdare.sequences.record import GZIP_SUFFIX
 
 SHUFFLE_BYTES = 256 << 20
-_PARSED_USERS = 32  # parsed at once
-_REQUEST_BYTES = 64  # of a request in memory, beside its user's history
+_PARSED_USERS = 32  # users that are parsed at once
+_REQUEST_BYTES = 64  # bytes of a request in memory, without its user's history
 
 
 def read_requests(
@@ -31,16 +31,16 @@ def read_requests(
     Args:
         sequences: path or Sequences. A finished folder.
         split: str. ``"train"``, ``"validation"`` or ``"test"``.
-        batch_size: int. U, requests a batch. Each brings its own candidates: 683 requests with one
+        batch_size: int. U, requests in a batch. Each has its own candidates: 683 requests with one
             positive and two negatives are 2,049 examples.
         window: int or None. N, behaviors of history to keep. Defaults to the schema's.
-        digest: str or None. `Schema.digest` that the folder must have, a trained model's say.
-        shuffle: int or True. About how many requests are mixed: users are read until they have so
-            many, and their requests come in random order. Their histories are in memory as far
-            back as a window shows, twice over (the next users are read meanwhile). True mixes as
-            many as fit into 256 MiB: the last users of a pass weigh most in what was learned, so
-            that few at a time make a worse model. 0 keeps the order of the files.
-        seed: int. Of the shuffle; each epoch's order differs, each run's is the same.
+        digest: str or None. `Schema.digest` that the folder must have, such as a trained model's.
+        shuffle: int or bool. About how many requests are shuffled together: users are read until
+            they have that many, and their requests come in random order. Their histories are held
+            in memory as far back as windows reach, for two such pools, as the next one is read
+            meanwhile. True takes as many as fit into 256 MiB: the last users of an epoch influence
+            the model most, and a small pool gives a worse model. 0 keeps the order of the files.
+        seed: int. Seed of the shuffle. The order differs between epochs, not between runs.
         with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature of one
             value, ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value
             occurs in the user's *whole* earlier history (0 where it is out of vocabulary), for
@@ -51,11 +51,11 @@ def read_requests(
         ``history_<feature>`` ``[U, N]`` and ``target_<feature>`` ``[U, C]``, padded with 0 at the
         end (one axis more for features of several values), ``history_length`` and
         ``target_length`` ``[U]``; if the schema has a time gap, int32 ``history_time_gap``
-        ``[U, N]``, request time minus behavior time in the clock of the log, cut to 0 .. 2^31 - 1,
+        ``[U, N]``, request time minus behavior time in the log's unit, clipped to 0 .. 2^31 - 1,
         0 where there is no behavior; for its context ``context_<name>``, int32 ``[U]`` (or
         ``[U, max_values]``) or float32 ``[U]``, NaN where unknown. Label and weight are float32
         ``[U, C]``, the weight 0 on padded candidates. Iteration raises ``InvalidArgumentError``
-        at a record whose parts do not fit together.
+        at a record whose arrays have inconsistent lengths.
 
     Raises:
         SchemaError: the folder is unfinished or has another digest, no such split, or `window`
@@ -64,7 +64,9 @@ def read_requests(
     if not isinstance(sequences, Sequences):
         sequences = open_sequences(os.fspath(sequences), digest)
     elif digest not in (None, sequences.schema.digest):
-        raise SchemaError(f"Digest {digest[:12]} asked, {sequences.schema.digest[:12]} found.")
+        raise SchemaError(
+            f"`digest` is {digest[:12]}, but that of `sequences` is {sequences.schema.digest[:12]}."
+        )
     schema = sequences.schema
     window = schema.window if window is None else window
     if not 1 <= window <= schema.window:
@@ -104,27 +106,27 @@ def read_requests(
         pools = users.map(cutter.join)
     slices = pools.prefetch(1).flat_map(lambda flat, request: _slices(flat, request, batch_size))
     requests = slices.map(cutter.cut, **several).rebatch(batch_size)
-    # The number from the manifest gives Keras and its progress bars the length.
+    # Keras and its progress bars need the number of batches, which the manifest gives.
     count = -(-sequences.requests(split) // batch_size)
     batches = requests.apply(tf.data.experimental.assert_cardinality(count))
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _requests_that_fit(sequences: Sequences, split: str) -> int:
-    """Returns how many requests fit twice into :data:`SHUFFLE_BYTES`, by the manifest's mean."""
+    """Returns how many requests of average size fit twice into :data:`SHUFFLE_BYTES`."""
     mean = sequences.bytes(split) / max(sequences.requests(split), 1) + _REQUEST_BYTES
     return max(1, int(SHUFFLE_BYTES / 2 / mean))
 
 
 def _users_per_pool(sequences: Sequences, split: str, requests: int) -> int:
-    """Returns how many users have about so many requests, by the manifest's mean."""
+    """Returns how many users have about `requests` requests, by the manifest's mean."""
     users = max(sequences.users(split), 1)
     mean = max(sequences.requests(split) / users, 1e-9)
     return int(min(max(-(-requests // mean), 1), users))
 
 
 def _slices(flat, request, size: int):
-    """Splits the pool's requests into slices of `size`, each beside the whole pool's arrays."""
+    """Splits a pool's requests into slices of `size`, each with the arrays of the whole pool."""
     count = tf.size(request["end"], tf.int64)
     starts = tf.data.Dataset.range(0, count, size)
     return starts.map(

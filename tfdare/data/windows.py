@@ -1,8 +1,7 @@
 """Joins many users' records into flat arrays and cuts the windows of requests out of them.
 
-The packed bytes of many users, joined and decoded once, are the concatenation of their arrays. A
-request is a few numbers that point into it, so requests are mixed by mixing those numbers, and a
-batch of windows is one gather.
+The packed bytes of many users are joined and decoded at once into flat arrays. A request is a few
+indices into these, so that a shuffle moves only indices, and a batch of windows is one gather.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ class Cutter:
     Args:
         schema: Schema. Of the records.
         window: int. N, behaviors of history that a request keeps.
-        facts: bool. Whether requests carry the user and how often targets repeat; that needs the
-            whole histories, which otherwise are trimmed to what the windows show.
+        facts: bool. Whether requests carry the user and how often targets repeat; that needs
+            whole histories, which otherwise are trimmed to the behaviors inside windows.
     """
 
     def __init__(self, schema: Schema, window: int, facts: bool):
@@ -65,10 +64,10 @@ class Cutter:
 
         Returns:
             Bytes of the arrays by name, string ``[B]`` each, and int32 ``[B]``: how many of the
-            oldest behaviors were left out of the histories, because no window shows them.
+            oldest behaviors were left out of the histories, because no window reaches them.
 
         Raises (when run):
-            InvalidArgumentError: arrays of a record do not fit together.
+            InvalidArgumentError: arrays of a record have inconsistent lengths.
         """
         parsed = self._parse(data)
         users = tf.shape(parsed["label"])[0]
@@ -96,7 +95,7 @@ class Cutter:
 
         Args:
             parsed, cut: what :meth:`parse` returns.
-            seed: int64 scalar or None. Mixes the requests; None keeps their order.
+            seed: int64 scalar or None. Shuffles the requests; None keeps their order.
 
         Returns:
             ``(flat, request)``: arrays of all users, and arrays ``[R]`` of all requests, among
@@ -210,7 +209,7 @@ class Cutter:
             yield "history_time", _DTYPES[ARRAY_DTYPES["history_time"]].size
 
     def _checks(self, parsed, length, positions, candidates, position, user, newest, oldest):
-        """Asserts that a record's arrays fit together: joined, they would shift the next user's."""
+        """Asserts consistent lengths; a wrong one would shift the arrays of the users after it."""
         expected = {name: length * width for name, width in self._history_bytes()}
         expected["position"] = expected["target_length"] = positions * 4
         for name, width in self._width.items():
@@ -269,7 +268,7 @@ def _joined(data, dtype, width=1):
 
 
 def _zero_padded(values):
-    """Appends a zero, to which the padding of windows points."""
+    """Appends a zero, which the padding of windows points to."""
     return tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1))
 
 
@@ -282,8 +281,8 @@ def _windows(start, length, width, values):
 
 
 def _count_keys(history):
-    """Sorts behaviors by (id, index), as int64 keys: two searches then count an id's behaviors
-    between two indices."""
+    """Sorts behaviors by (id, index), as int64 keys: two binary searches then count an id's
+    behaviors between two indices."""
     size = tf.size(history, tf.int64)
     return tf.sort(tf.cast(history, tf.int64) * size + tf.range(size))
 

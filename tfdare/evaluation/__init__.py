@@ -1,4 +1,4 @@
-"""How well a trained model ranks one split, in all and by slices."""
+"""Evaluation of a trained model on a split, in total and by slices."""
 
 from tfdare.evaluation.evaluator import evaluate, evaluate_splits, summary
 from tfdare.evaluation.predictions import Predictions, Predictor, predict

@@ -33,16 +33,16 @@ def evaluate_splits(
     """Computes the numbers of ``metrics.json`` by split, with one baseline fitted for all.
 
     A request counts as *seen* when the item it clicked is already in the user's earlier history,
-    as *new* otherwise; sampled negatives are never items of the user, so the two slices compare
-    clicks of either kind with the negatives of their own requests.
+    as *new* otherwise; the other candidates of a request fall into its slice, so each slice
+    compares clicks of one kind with the negatives of their own requests.
 
     Args:
         model: RequestModel.
         sequences: Sequences.
         splits: sequence of str.
         batch_size: int. Requests at once.
-        keep: mapping of split to path, or None. Where to :meth:`Predictions.save` what the model
-            predicted.
+        keep: mapping of split to path, or None. Files to write the predictions to, see
+            :meth:`Predictions.save`.
 
     Returns:
         For each split ``auc``, ``gauc`` (by user), ``request_gauc`` (by request), ``logloss``,

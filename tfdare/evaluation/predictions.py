@@ -20,13 +20,13 @@ class Predictions:
     Attributes:
         label: float32 ``[n]``.
         probability: float32 ``[n]``.
-        user: str ``[n]``, as integers that stand for users.
-        request: int64 ``[n]``.
+        user: int64 ``[n]``. Index of the user in `names`.
+        request: int64 ``[n]``. Index of the request in the split.
         repeats: int32 ``[n, features]``. How often the candidate's value of each feature of one
             value occurs in the user's earlier history.
         history_length: int32 ``[n]``. Behaviors in the request's window.
         item: int32 ``[n]``. Row id of the candidate's item.
-        names: list of str. Of the users that `user` stands for.
+        names: list of str. Raw user ids, sorted.
     """
 
     label: np.ndarray
@@ -46,10 +46,9 @@ class Predictions:
         return before[self.request]
 
     def save(self, path: str) -> None:
-        """Writes `label` (uint8), `probability` and `user` (int32) as a compressed npz, in one
-        step.
+        """Writes `label` (uint8), `probability` and `user` (int32) as a compressed npz, atomically.
 
-        Equal sequences and splits give equal users in equal order.
+        For the same sequences and split, users and their order are the same.
         """
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(
@@ -61,7 +60,7 @@ class Predictions:
 
 
 class Predictor:
-    """A function of a model, traced once, for batches of any size.
+    """Calls a model through one traced function, for batches of any size.
 
     Args:
         model: RequestModel.

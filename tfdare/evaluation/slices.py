@@ -1,4 +1,4 @@
-"""Metrics of models by slices of a split, with intervals over users, and differences in pairs."""
+"""Metrics by slices of a split, with intervals over users, and paired differences of models."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Slices(NamedTuple):
     """One way to cut a split into parts.
 
     Attributes:
-        title: str. By what the split is cut.
-        parts: list of str. A title each.
+        title: str. What the split is cut by.
+        parts: list of str. Titles of the parts.
         part_index: int ``[n]``. The part that each target belongs to.
     """
 
@@ -35,7 +35,7 @@ class Slices(NamedTuple):
 
 
 def slices_of(predictions: Predictions, sequences: Sequences, split: str) -> dict[str, Slices]:
-    """Cuts a split in four ways: into quarters where there is an order, else by kind.
+    """Cuts a split in four ways: into quarters of a number, or into categories.
 
     Args:
         predictions: Predictions. Of any model; slices depend on the data alone.
@@ -68,8 +68,8 @@ class Resampled:
     Args:
         predictions: Predictions.
         rows: bool ``[n]`` or None. Targets that count; None: all.
-        resamples: int. Equal for all models, so that differences can be taken in pairs.
-        bins: int. Of the calibration error; the edges are those of the data.
+        resamples: int. Equal for all models, so that differences are paired.
+        bins: int. Bins of the calibration error; their edges are quantiles of the probabilities.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Resampled:
 
 
 def _sums_by_user(label, probability, user, users, bins):
-    """Computes each user's share of every metric but AUC: columns of ``[users, ...]``."""
+    """Computes each user's sums for all metrics but AUC, as columns of ``[users, ...]``."""
     clipped = np.clip(probability, _TINY, 1 - _TINY)
     loss = -(label * np.log(clipped) + (1 - label) * np.log1p(-clipped))
     edges = probability_bins(probability, bins)
@@ -144,7 +144,7 @@ def evaluate_in_full(
     Args:
         predictions: mapping of model to Predictions of the same targets in the same order.
         slices: mapping of name to Slices; see :func:`slices_of`.
-        resamples: int. Of users.
+        resamples: int. Resamples of users.
 
     Returns:
         By slicing (``all`` first) ``title`` and ``parts``, each with ``title``, ``targets``,

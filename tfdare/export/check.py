@@ -1,4 +1,4 @@
-"""Checks that an exported model runs as on a server, with the outputs of the Keras model."""
+"""Checks that an exported model runs in a server's loader and gives the Keras model's outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 
 
 class ExportError(RuntimeError):
-    """The SavedModel does not run as on a server, or its outputs differ from the Keras model's."""
+    """The SavedModel fails in a server's loader, or its outputs differ from the Keras model's."""
 
 
 def check_export(path: str, model, requests, vocabularies) -> float:
@@ -64,7 +64,7 @@ def check_exports(exports: Sequence[tuple[str, Any]], model, vocabularies) -> fl
 def run_in_subprocess(
     exports: Iterable[tuple[str, Any]],
 ) -> list[list[dict[str, dict[str, np.ndarray]]]]:
-    """Runs SavedModels through the session loader, all in one separate process.
+    """Runs SavedModels with the v1 Session loader, all in one separate process.
 
     Args:
         exports: iterable of ``(path, requests)``, as for :func:`check_export`.
@@ -146,7 +146,7 @@ def row_lookups(model, vocabularies) -> dict[str, Callable[[np.ndarray], np.ndar
 
 
 def to_row_ids(inputs, lookups, schema) -> dict[str, np.ndarray]:
-    """Converts inputs over raw ids to row ids; `lookups` is as of :func:`row_lookups`."""
+    """Converts inputs over raw ids to row ids; `lookups` is the result of :func:`row_lookups`."""
     rows = dict(inputs)
     for key, part in id_inputs(schema).items():
         if key in rows and part.name in lookups:
@@ -159,7 +159,7 @@ def to_row_ids(inputs, lookups, schema) -> dict[str, np.ndarray]:
 def pair_outputs(model, rows, outputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Pairs a signature's outputs with those of the Keras model, by name.
 
-    Two behaviors whose scores differ by a rounding step may change places. Behaviors that search
+    Two behaviors whose scores differ by a rounding error may swap places. Behaviors that search
     found are therefore compared by the score that the model gives them, and the probability with
     the model's for the same behaviors.
 

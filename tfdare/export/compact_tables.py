@@ -1,4 +1,4 @@
-"""Attention tables in fewer bytes, so that a search server can hold a larger catalog."""
+"""Attention tables in types of fewer bytes, so that a search server can hold a larger catalog."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TABLES = ("attention_position_table", "attention_time_gap_table")
 class CompactTable(tf.Module):
     """A table in a compact type, whose rows are read as float32.
 
-    int8 has a scale for each row, by which the row's largest value becomes 127.
+    int8 has a scale for each row, so that the row's largest absolute value becomes 127.
 
     Args:
         values: float32 ``[rows, columns]``.
         dtype: str. One of :data:`DTYPES`.
-        name: str. Of the variable; the scales are called ``<name>_scale``.
+        name: str. Name of the variable; the scales are called ``<name>_scale``.
     """
 
     def __init__(self, values: np.ndarray, dtype: str, name: str):
@@ -49,7 +49,7 @@ class CompactTable(tf.Module):
 
     @property
     def bytes(self) -> int:
-        """Size of its variables."""
+        """Size of its variables in bytes."""
         return sum(v.shape.num_elements() * v.dtype.size for v in self.variables)
 
 
@@ -102,15 +102,15 @@ class CompactAttention:
             reader.compact = {}
 
     def report(self, requests: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
-        """Reports the size of the tables, and how much of the float32 search they still find.
+        """Reports the size of the tables, and the recall of search against float32 tables.
 
         Args:
             requests: mapping of name to array, over row ids, for the model's search.
             source: str. Where the requests come from.
 
         Returns:
-            The type, bytes before and after, recall of the behaviors that search finds with
-            float32 tables, the targets that it is measured on, and `source`.
+            The type, bytes with it and with float32, recall of the behaviors that search finds
+            with float32 tables, the number of targets it is measured on, and `source`.
         """
         before = self.model.search(requests)["behavior_index"].numpy()
         with self.rounded():

@@ -1,9 +1,9 @@
-"""Export of SavedModels for TensorFlow Serving, published only after they passed the checks.
+"""Exports SavedModels for TensorFlow Serving, which are published only after passing the checks.
 
-A model is written to a temporary folder, every signature runs through the v1 Session loader in a
-separate process (the path a server takes) and must agree with the Keras model, and only then the
-folder is renamed to ``base/<name>/<version>/``. Where search and score are exported as servables of
-their own, none is published before all passed.
+A model is written to a temporary folder, every signature runs with the v1 Session loader, which
+servers use, in a separate process and must agree with the Keras model, and only then the folder is
+renamed to ``base/<name>/<version>/``. Where search and score are exported as separate servables,
+none is published before all passed.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def export_model(
         base: str. Folder that holds the servables.
         vocabularies: Sequences or None. Folder (or run) with the vocabulary files, for signatures
             over raw ids; None for signatures over row ids.
-        name: str. Of the servable. Defaults to ``"dare"``.
-        version: int or None. Defaults to one more than the highest there.
-        **options: of :func:`export_servables`.
+        name: str. Name of the servable. Defaults to ``"dare"``.
+        version: int or None. Defaults to one more than the highest existing version.
+        **options: further arguments of :func:`export_servables`.
 
     Returns:
         The published folder, ``base/name/version``.
@@ -73,7 +73,7 @@ def export_servables(
     attention_dtype: str = "float32",
     recall_on: tuple[Mapping[str, np.ndarray], str] | None = None,
 ) -> dict[str, str]:
-    """Writes, checks and publishes one version, whole and, with `split`, as two servables, too.
+    """Writes, checks and publishes one version, with `split` also search and score separately.
 
     ``<name>`` has all signatures. ``<name>_search`` has ``search`` and only the variables that it
     reads; ``<name>_score`` has ``score`` and only the variables that it reads. All get the same
@@ -87,7 +87,7 @@ def export_servables(
             are gathered. Defaults to ``"float32"``.
         recall_on: tuple of requests over row ids and a name for them, or None. On these the recall
             of search with compact tables is measured, for ``assets.extra/attention.json``.
-            Defaults to made-up requests.
+            Defaults to synthetic requests.
 
     Returns:
         The published folders by servable.
@@ -100,7 +100,7 @@ def export_servables(
     """
     if not re.fullmatch(r"[A-Za-z0-9_.\-]+", name) or name.startswith("."):
         raise UsageError(f"`name` must be letters, digits, '_', '-' or '.'. Received: {name!r}")
-    signatures: dict[str, str | None] = {name: None}  # of each servable; None: all
+    signatures: dict[str, str | None] = {name: None}  # signature of each servable; None: all
     if split:
         signatures |= {f"{name}_{only}": only for only in (SEARCH, SCORE)}
     if version is None:
@@ -122,13 +122,13 @@ def export_servables(
         temporary: dict[str, str] = {}
         for servable in signatures:
             os.makedirs(os.path.join(base, servable), exist_ok=True)
-            # A server loads any child whose name is an integer: this one's is not.
+            # A server loads subfolders whose name is an integer; this name is not.
             temporary[servable] = tempfile.mkdtemp(
                 prefix=f".writing-{version}-", dir=os.path.join(base, servable)
             )
             stack.callback(shutil.rmtree, temporary[servable], ignore_errors=True)
         requests = example_requests(model, vocabularies)
-        report = compact.report(*(recall_on or _made_up_requests(model))) if compact else None
+        report = compact.report(*(recall_on or _generated_requests(model))) if compact else None
         stack.enter_context(compact.rounded() if compact else contextlib.nullcontext())
         exports = []
         for servable, only in signatures.items():
@@ -143,8 +143,8 @@ def export_servables(
     return targets
 
 
-def _made_up_requests(model):
-    return example_requests(model, None)[2][SEARCH], "made-up histories of evenly drawn ids"
+def _generated_requests(model):
+    return example_requests(model, None)[2][SEARCH], "synthetic histories of uniformly drawn ids"
 
 
 def _write(module, path, name, model, requests, report: Mapping[str, Any] | None) -> None:
@@ -164,7 +164,7 @@ def _publish(temporary: Mapping[str, str], targets: Mapping[str, str]) -> None:
     """Renames all folders to their targets or, if a rename fails, none."""
     for folder in temporary.values():
         _sync(folder)
-        os.chmod(folder, 0o755)  # mkdtemp makes it private; a server runs as somebody else
+        os.chmod(folder, 0o755)  # mkdtemp makes it private; a server runs as another user
     done = []
     try:
         for servable, target in targets.items():
@@ -182,7 +182,7 @@ def _publish(temporary: Mapping[str, str], targets: Mapping[str, str]) -> None:
 def _without_info_messages():
     logger = tf.get_logger()
     before = logger.level
-    logger.setLevel("WARNING")  # they name temporary folders
+    logger.setLevel("WARNING")  # info messages name temporary folders
     try:
         yield
     finally:

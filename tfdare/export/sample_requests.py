@@ -1,4 +1,4 @@
-"""Made-up inputs for every signature, to check and to warm up an export."""
+"""Synthetic inputs for every signature, to check and to warm up an export."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tfdare.sequences import Sequences
 from tfdare.sequences.requests import NO_VALUE
 
 UNKNOWN_RAW_ID = 1 << 62
-"""This and higher ids are in no vocabulary."""
+"""This and higher ids are assumed to be in no vocabulary."""
 
 
 def example_requests(
     model: RequestModel, vocabularies: Sequences | None, seed: int = 0
 ) -> list[dict[str, dict[str, np.ndarray]]]:
-    """Makes inputs for every signature in a few shapes, with ids from the vocabularies.
+    """Draws inputs for every signature in a few shapes, with ids from the vocabularies.
 
     They include an empty history, one shorter than K, a full one, unknown ids, fewer values than a
     feature may have, missing numbers (NaN), one candidate and many.
@@ -26,7 +26,7 @@ def example_requests(
     Args:
         model: RequestModel.
         vocabularies: Sequences or None. As for :func:`tfdare.export.export_model`.
-        seed: int. Of the draws. Defaults to 0.
+        seed: int. Seed of the draws. Defaults to 0.
 
     Returns:
         A list of ``{signature name: {input name: array}}``.
@@ -105,7 +105,7 @@ def example_requests(
 def raw_ids_of(model, vocabularies) -> dict[str, np.ndarray]:
     """Returns raw ids of each feature from its vocabulary; empty where signatures take row ids.
 
-    A hashed feature has no vocabulary: its ids are made up.
+    A hashed feature has no vocabulary: arbitrary ids are returned.
     """
     if vocabularies is None:
         return {}

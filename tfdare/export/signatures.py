@@ -15,15 +15,15 @@ from tfdare.sequences import Sequences
 from tfdare.sequences.requests import NO_VALUE
 
 SEARCH, SCORE, DEFAULT = "search", "score", "serving_default"
-"""Raw id that pads the last axis of a feature of several values; among row ids it is 0."""
+"""Names of the signatures."""
 
 
 class ServingModule(tf.Module):
     """The contents of the SavedModel: raw variables, vocabularies, functions.
 
     A model of two stages has the signatures ``search``, ``score`` and ``serving_default``, one
-    without search only the last. The Keras model itself is no attribute: Keras 3 would store its
-    variables twice, and a server would never restore the copy that the signatures read.
+    without search only the last. The Keras model itself is not an attribute: Keras 3 would store
+    its variables twice, and a server would never restore the copy that the signatures read.
 
     Args:
         model: RequestModel.
@@ -81,7 +81,7 @@ def check_separable(model: RequestModel) -> None:
     if not isinstance(model, TwoStageModel):
         raise UsageError(
             f"{model.name!r} pools the whole history and never searches: its stages "
-            "cannot be served apart, nor its attention tables be stored otherwise"
+            "cannot be served separately, nor its attention tables be stored in another type"
         )
     read = {
         name: {id(v): v.name for v in ServingModule(model, None, only=name).model_variables}
@@ -91,9 +91,9 @@ def check_separable(model: RequestModel) -> None:
     if shared:
         raise UsageError(
             f"{model.name!r} has tables that attention and representation share "
-            f"({', '.join(shared)}), so that neither stage can be served without the other's, nor "
-            "attention be stored otherwise than representation. Models with decoupled embeddings, "
-            "such as DARE, can."
+            f"({', '.join(shared)}), so that the stages cannot be served separately, nor attention "
+            "tables be stored in another type. Models with decoupled embeddings, such as DARE, "
+            "can."
         )
 
 
@@ -113,7 +113,7 @@ def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.Te
     U requests, N behaviors, C candidates, K slots of search. Ids have a last axis of `max_values`
     where that is more than 1, padded with -1 (raw ids) or 0 (row ids). Raw ids that the vocabulary
     lacks share one row, out of vocabulary; so does -1 of a feature of a single value. Context is
-    no input of ``search``, which does not use it.
+    not an input of ``search``, which does not use it.
 
     Args:
         model: RequestModel.
@@ -219,7 +219,7 @@ def _to_rows(ids, lookup, part):
 
 
 def _hashed(ids, part):
-    """Computes :func:`tfdare.schema.id_hash.hash_rows` in the graph, with int64 that overflows."""
+    """Computes :func:`tfdare.schema.id_hash.hash_rows` in the graph, in int64 that wraps around."""
 
     def shifted(x, bits):  # as unsigned: zeros enter from the left
         return tf.bitwise.bitwise_and(

@@ -1,8 +1,8 @@
 """Training-serving skew: outputs of the SavedModel and of servers against the Keras model's.
 
-``python -m tfdare.export.skew RUN SERVABLE REQUESTS.npz ANSWERS.npz OUT.json`` is the half of
+``python -m tfdare.export.skew RUN SERVABLE REQUESTS.npz ANSWERS.npz OUT.json`` is the part of
 ``tfdare verify`` that needs TensorFlow. REQUESTS holds ``<request>/<input>`` over raw ids, ANSWERS
-``<request>/<who>/<signature>/<output>`` of whoever answered already, such as a server.
+``<request>/<who>/<signature>/<output>``, the outputs of others (`who`), such as a server.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def differences(
     requests: Mapping[str, Mapping[str, np.ndarray]],
     answers: Mapping[str, Mapping[str, Mapping[str, Outputs]]],
 ) -> list[dict[str, Any]]:
-    """Computes the greatest difference of every output from the Keras model's, and where it is.
+    """Computes each output's greatest difference from the Keras model's, and its index.
 
     Args:
         model: RequestModel.
         vocabularies: Sequences. With the vocabulary files.
         requests: mapping of request to inputs over raw ids.
-        answers: mapping of request to who answered to signature to outputs.
+        answers: nested mapping: request, who answered (such as a server), signature, outputs.
 
     Returns:
         A list of ``{"who", "signature", "output", "difference", "request", "at"}``; `at` is the

@@ -1,4 +1,4 @@
-"""How well each behavior of a history matches each target."""
+"""Attention scores of behaviors for targets: scaled dot product and masked softmax."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ScaledDotAttention(tf.keras.layers.Layer):
             behaviors.
         position_score: float ``[N]``, or what broadcasts to ``[U, C, N]``, or None. One number per
             position, already scaled.
-        target, history, history_length: ignored; other kinds of attention look at the ids.
+        target, history, history_length: ignored; other kinds of attention use the ids.
 
     Returns:
         float ``[U, C, N]``, unmasked.
@@ -83,17 +83,17 @@ def add_position(scores: tf.Tensor, position_score: tf.Tensor | None) -> tf.Tens
 
 
 def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Computes the softmax over the last axis of what `mask` keeps; zero elsewhere.
+    """Computes the softmax over the last axis where `mask` is true; zero elsewhere.
 
-    A row of which the mask keeps nothing is all zero. The lowest number of the dtype, as a score,
-    says that a behavior does not match at all; its weight is zero, too.
+    A row whose mask is all false is all zero. A score that is the lowest number of its dtype means
+    that a behavior does not match at all; its weight is zero, too.
 
     Args:
         scores: float ``[..., N]``.
         mask: bool, broadcast to ``[..., N]``.
 
     Returns:
-        float ``[..., N]``; rows sum to 1, or to 0 where the mask keeps nothing.
+        float ``[..., N]``; rows sum to 1, or to 0 where the mask is all false.
     """
 
     @tf.custom_gradient

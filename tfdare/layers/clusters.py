@@ -1,4 +1,4 @@
-"""TWIN-V2's attention: clusters of behaviors stand in for single ones."""
+"""TWIN-V2's attention: scores clusters of behaviors instead of single behaviors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ClusterAttention(tf.keras.layers.Layer):
 
     Args:
         size: int. Behaviors a cluster holds at most. Defaults to 4.
-        feature: str. Whose value the members share. Defaults to ``"category"``.
+        feature: str. Feature whose value the members share. Defaults to ``"category"``.
         attention: Layer. Scores of single behaviors. Defaults to `ScaledDotAttention()`.
 
     Call arguments:
@@ -68,7 +68,7 @@ class ClusterAttention(tf.keras.layers.Layer):
         """Returns the number of each behavior's cluster in its history: int32 ``[U, N]``."""
         behaviors = tf.shape(value)[1]
         length = tf.cast(history_length, tf.int32)[:, tf.newaxis]
-        # Padding gets a value of its own, so that no cluster mixes it with behaviors.
+        # Padding gets a separate value, so that no cluster mixes it with behaviors.
         value = tf.where(tf.range(behaviors) < length, tf.cast(value, tf.int32), -1)
         order = tf.argsort(value, axis=1, stable=True)
         ordered = tf.gather(value, order, batch_dims=1)

@@ -1,4 +1,4 @@
-"""Features of the request and the user, which no behavior carries."""
+"""Embeds context: features of the request and the user that no behavior carries."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tfdare.schema import CategoricalContext, Schema
 
 @register
 class ContextEmbedding(tf.keras.layers.Layer):
-    """All context features of a request, side by side, for the head.
+    """All context features of a request, concatenated, for the head.
 
-    A categorical feature is looked up (several values are averaged); a numeric one comes as
-    ``(x - mean) / deviation`` beside a flag that says whether it is known (NaN is not, and counts
-    as the mean).
+    A categorical feature is looked up (several values are averaged); a numeric one gives
+    ``(x - mean) / deviation`` and a flag that says whether it is known (NaN means unknown, and is
+    replaced by the mean).
 
     Args:
         schema: Schema or its dict. Its `context`.

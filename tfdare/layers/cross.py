@@ -7,7 +7,7 @@ from tfdare.compat import raw, register, tf
 
 @register
 class Cross(tf.keras.layers.Layer):
-    """Products of the input's columns with learned mixtures of them, layer on layer.
+    """Products of the input's columns with learned mixtures of them, in stacked layers.
 
     ``x_{l+1} = x_0 * (W_l x_l + b_l) + x_l``: after `layers` of them every output is a polynomial
     of the input's columns of degree ``layers + 1``. With `projection_dim`, ``W_l = U_l V_l`` goes

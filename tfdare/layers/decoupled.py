@@ -1,4 +1,4 @@
-"""DARE's embedding: two tables a feature."""
+"""DARE's embedding: two tables per feature."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tfdare.layers.embedding import RoleEmbedding
 class DecoupledEmbedding(RoleEmbedding):
     """DARE's embedding: one table per feature for attention, another for representation.
 
-    No gradient of what is aggregated reaches the attention tables except through the weights, and
-    the two dimensions are free of each other: a small `attention_dim` makes search cheap.
+    Gradients of the pooled representation reach the attention tables only through the attention
+    weights, and the two dimensions are independent: a small `attention_dim` makes search cheap.
 
     Args:
         schema: Schema or its dict.

@@ -1,4 +1,7 @@
-"""Base of the embeddings: look-ups into the tables of features, by side and role."""
+"""Base of the embeddings: looks up features in tables, by side and role.
+
+The side is ``"attention"`` or ``"representation"``, the role ``"history"`` or ``"target"``.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from tfdare.schema import PADDING_ID
 class JointLookup:
     """Reads each table once for all ids of a training step.
 
-    One read has one gradient: it names rows once for history and targets, and in the same order
-    for every table of a feature, so that an optimizer finds their duplicates once for all.
+    One read has one gradient: it lists the rows of history and targets together, in the same order
+    for every table of a feature, so that an optimizer needs to find duplicate rows only once.
 
     Args:
         groups: sequence of sequences of int tensors. A table that is read for one of a group's
-            tensors is read for the others, too. Tensors are known by identity.
+            tensors is read for the others, too. Tensors are compared by identity.
         reader: TableReader.
     """
 
@@ -59,7 +62,7 @@ class JointLookup:
 class RoleEmbedding(EmbeddingTables):
     """Base of the embeddings: embeddings of behaviors and targets for both sides.
 
-    A subclass says which tables exist: see :class:`tfdare.layers.tables.EmbeddingTables`.
+    A subclass creates the tables: see :class:`tfdare.layers.tables.EmbeddingTables`.
 
     Args:
         schema: Schema or its dict. Features, vocabulary sizes, dimensions, window, position.
@@ -97,8 +100,8 @@ class RoleEmbedding(EmbeddingTables):
         """Reads each table once for all look-ups inside, both roles and both sides.
 
         Args:
-            history, target: mappings of feature name to int ids, the very tensors that will be
-                looked up; other tensors are looked up as they come.
+            history, target: mappings of feature name to int ids, the same tensor objects that
+                will be looked up; other tensors are read separately.
         """
         groups: list[Sequence[tf.Tensor]] = []
         for name in self.schema.names:
@@ -115,14 +118,14 @@ class RoleEmbedding(EmbeddingTables):
             self._joint_lookup = None
 
     def attention_parts(self, ids: Mapping[str, tf.Tensor], role: str = HISTORY):
-        """Returns e^Att in parts: a tensor ``[..., attention_dim]`` for each feature.
+        """Returns attention embeddings in parts: ``[..., attention_dim]`` for each feature.
 
         Inner products of the parts add up, so that the parts need not be concatenated.
         """
         return self._parts("attention", ids, role)
 
     def attention(self, ids: Mapping[str, tf.Tensor], role: str = HISTORY) -> tf.Tensor:
-        """Returns e^Att of behaviors or targets.
+        """Returns the attention embeddings, e^Att, of behaviors or targets.
 
         Args:
             ids: mapping of feature name to integer row ids, all of one shape ``[...]``; with a
@@ -149,10 +152,10 @@ class RoleEmbedding(EmbeddingTables):
         return distance_score(table, self.bucket(position))
 
     def time_gap_score(self, time_gap: tf.Tensor) -> tf.Tensor | None:
-        """Computes the same for the time between a behavior and the request.
+        """Computes the part of the attention score that the time gap adds, as for position.
 
         Args:
-            time_gap: int ``[...]``, of the log's clock.
+            time_gap: int ``[...]``. Time from behavior to request, in the log's unit.
 
         Returns:
             float ``[...]``, or None where the schema gives the gap no attention columns.
@@ -165,7 +168,7 @@ class RoleEmbedding(EmbeddingTables):
     def representation_parts(
         self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
     ) -> list[tf.Tensor]:
-        """Returns e^Repr in parts: of each feature, then of position and gap if there are any.
+        """Returns representations in parts: of features, then of position and time gap if any.
 
         The part of position has the shape of `position`, whatever the shape of the ids.
         """
@@ -183,7 +186,7 @@ class RoleEmbedding(EmbeddingTables):
     def representation(
         self, ids: Mapping[str, tf.Tensor], position: tf.Tensor, role: str = HISTORY
     ) -> tf.Tensor:
-        """Returns e^Repr of behaviors or targets.
+        """Returns the representations, e^Repr, of behaviors or targets.
 
         Args:
             ids: mapping of feature name to integer row ids, all of one shape ``[...]``; behaviors
@@ -244,6 +247,6 @@ class RoleEmbedding(EmbeddingTables):
 
 
 def mean_of_values(rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Averages rows ``[..., L, D]`` over ids ``[..., L]`` that are not padding; 0 without any."""
+    """Averages rows ``[..., L, D]`` over ids ``[..., L]`` that are not padding; 0 if all are."""
     real = tf.cast(ids > PADDING_ID, rows.dtype)[..., tf.newaxis]
     return tf.math.divide_no_nan(tf.reduce_sum(rows * real, axis=-2), tf.reduce_sum(real, axis=-2))

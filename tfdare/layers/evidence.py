@@ -1,4 +1,4 @@
-"""Facts about the behaviors that search found, which a weighted average does not show."""
+"""Evidence: features about the behaviors found, which a weighted average does not show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MatchCounts(tf.keras.layers.Layer):
     Call arguments:
         target: mapping of feature name to int ``[U, C]``.
         behaviors: mapping of feature name to int ``[U, C, S]``.
-        scores: ignored.
+        scores, affinity: ignored.
         real: bool ``[U, C, S]``. Slots that hold a behavior.
         top_k: int. Slots that search filled; the others are not counted.
 
@@ -51,11 +51,11 @@ class MatchCounts(tf.keras.layers.Layer):
 class ScoreFacts(tf.keras.layers.Layer):
     """The highest score of the behaviors found, and the logarithm of the sum of exponents.
 
-    A softmax only gives shares; these say how well the best behavior matches, and how much matches
-    at all. Zero where nothing was found.
+    A softmax only gives shares; these tell how well the best behavior matches, and how much matches
+    in total. Zero where nothing was found.
 
     Call arguments:
-        target, behaviors: ignored.
+        target, behaviors, affinity: ignored.
         scores: float ``[U, C, S]``.
         real: bool ``[U, C, S]``. Slots that hold a behavior.
         top_k: int. Slots that search filled; the others are left out.
@@ -79,11 +79,11 @@ class ScoreFacts(tf.keras.layers.Layer):
 
 @register
 class AffinityFacts(tf.keras.layers.Layer):
-    """The same two facts of the affinity of target and behaviors on the representation side.
+    """The highest affinity of target and behaviors, and the logarithm of the sum of exponents.
 
-    ``a_i = <v_t, v_i> / sqrt(D)`` over the behaviors found: the highest, and the logarithm of the
-    sum of exponents. A pooled product only has the affinity to the average behavior; this has the
-    closest one's. It needs representation tables alone, so that the stages stay apart.
+    The affinity is ``a_i = <v_t, v_i> / sqrt(D)``, of representations, over the behaviors found.
+    The product with the pooled behaviors only shows the affinity to their average; this shows that
+    of the closest one. It reads no attention table, so the score stage needs none.
 
     Call arguments:
         target, behaviors, scores: ignored.

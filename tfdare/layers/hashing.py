@@ -1,4 +1,4 @@
-"""SimHash: vectors that point the same way get the same bits."""
+"""Search and attention by SimHash: vectors of similar direction share most bits of their hash."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class HashSearch(Search):
 
     Args:
         top_k: int. K, behaviors kept for each target.
-        recent: int. Newest behaviors kept besides. Defaults to 0.
+        recent: int. M, newest behaviors kept in addition. Defaults to 0.
         bits: int. Length of the hash. Defaults to 64.
-        seed: int. Of the random projections. Defaults to 0.
+        seed: int. Seed of the random projections. Defaults to 0.
 
     Call arguments, returns, raises: see :class:`tfdare.layers.Search`; `query` and `key` are
     needed.
@@ -64,7 +64,7 @@ class HashSearch(Search):
     def rank(self, scores, query, key, target, history):
         query_bits = hash_bits(concat_parts(query), self.bits, self.seed)
         key_bits = hash_bits(concat_parts(key), self.bits, self.seed)
-        return tf.matmul(query_bits, key_bits, transpose_b=True)  # equal bits less the others
+        return tf.matmul(query_bits, key_bits, transpose_b=True)  # equal bits minus different bits
 
     def get_config(self):
         return {**super().get_config(), "bits": self.bits, "seed": self.seed}
@@ -80,8 +80,8 @@ class CollisionAttention(tf.keras.layers.Layer):
 
     Args:
         groups: int. Hash groups. Defaults to 24.
-        width: int. Bits a group. Defaults to 2.
-        seed: int. Of the random projections. Defaults to 0.
+        width: int. Bits per group. Defaults to 2.
+        seed: int. Seed of the random projections. Defaults to 0.
 
     Call arguments:
         query, key, position_score, target, history, history_length: as of

@@ -62,7 +62,7 @@ class Head(tf.keras.layers.Layer):
         layers = tf.keras.layers
         self.norm = layers.BatchNormalization(momentum=0.9, name="norm") if batch_norm else None
         self.hidden = [layers.Dense(n, name=f"dense_{i}") for i, n in enumerate(self.units)]
-        # One slope a unit, shared by the candidates of a request.
+        # One slope per unit, shared by the candidates of a request.
         self.slopes = [
             layers.PReLU(shared_axes=[1], alpha_initializer=_quarter(), name=f"prelu_{i}")
             for i in range(len(self.units))

@@ -1,4 +1,4 @@
-"""Search by an equal value, "hard" search."""
+"""Hard search: behaviors that share a feature's value with the target."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class MatchSearch(Search):
 
     Args:
         top_k: int. K, behaviors kept for each target.
-        recent: int. M, newest behaviors kept besides. Defaults to 0.
-        feature: str. Whose value must be equal. Defaults to ``"category"``.
+        recent: int. M, newest behaviors kept in addition. Defaults to 0.
+        feature: str. Feature whose value must be equal. Defaults to ``"category"``.
 
     Call arguments, returns, raises: see :class:`tfdare.layers.Search`.
 

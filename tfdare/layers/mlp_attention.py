@@ -10,8 +10,8 @@ from tfdare.layers.attention import add_position, concat_parts
 class MLPAttention(tf.keras.layers.Layer):
     """Scores from a two-layer network over ``[q, k, q - k, q * k]``.
 
-    The first layer is linear in its four parts, so it is applied to targets and behaviors apart
-    and only the product needs both: no ``[U, C, N, 4 D]`` is computed, only the outputs
+    The first layer is linear in its four parts, so it is applied to targets and behaviors
+    separately and only the product needs both: no ``[U, C, N, 4 D]`` is computed, only the outputs
     ``[U, C, N, units]``.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pooling by an attention of its own, with heads."""
+"""Pooling by multi-head attention."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ class MultiHeadPooling(tf.keras.layers.Layer):
     """Multi-head attention of the target to the behaviors found, within the score stage.
 
     The scores of search choose behaviors but do not weigh them: every head computes weights from
-    its own projections of the representations. The newest behaviors, where search keeps them, have
-    an attention of their own. Output
-    ``[v_t, h]``, and ``[v_t, h, h_recent]`` with them; with `target_aware`, ``v_t * h`` follows
-    each h.
+    its own projections of the representations. With `recent`, a second attention pools the newest
+    behaviors that search keeps. Output ``[v_t, h]``, or ``[v_t, h, h_recent]`` with `recent`; with
+    `target_aware`, ``v_t * h`` follows each h.
 
     Args:
-        heads: int. Defaults to 2.
+        heads: int. Number of heads. Defaults to 2.
         head_dim: int. Columns of a head. Defaults to 64.
         target_aware: bool. Whether products with the target are added. Defaults to True.
-        recent: bool. Whether the newest behaviors have an attention of their own. Defaults to
-            False.
+        recent: bool. Whether the newest behaviors have a separate attention. Defaults to False.
 
     Call arguments:
         target, behaviors, scores, real, top_k: as of :class:`tfdare.layers.LinearPooling`.

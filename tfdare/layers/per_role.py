@@ -1,4 +1,4 @@
-"""TWIN-4E's embedding: four tables a feature."""
+"""TWIN-4E's embedding: four tables per feature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tfdare.layers.embedding import HISTORY, TARGET, RoleEmbedding
 class PerRoleEmbedding(RoleEmbedding):
     """Four tables per feature: attention and representation, each for history and for target.
 
-    Position and time gap have one table a side: the target's only row, 0, is never a behavior's.
+    Position and time gap have one table per side: row 0 is the target's and never a behavior's.
 
     Args:
         schema: Schema or its dict.

@@ -1,4 +1,4 @@
-"""Pooling: from behaviors and their scores to features of the head."""
+"""Pooling: from behaviors and their scores to inputs of the head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tfdare.layers.weighting import Average, Weighting
 
 
 class LinearPooling(tf.keras.layers.Layer):
-    """Base of the poolings that add up behaviors, ``h = sum_i w_i e_i``, once per weighting.
+    """Base of the poolings by weighted sums of behaviors, ``h = sum_i w_i e_i``, per weighting.
 
     As only the weights depend on the candidate, a training step may pool a whole history that its
     candidates share (`behaviors` ``[U, N, D]``), with weights that are zero for behaviors that
@@ -137,7 +137,7 @@ def _both_products(weights, target, behaviors):
 
 @register
 class TargetAwarePooling(LinearPooling):
-    """Weighted sums of behaviors, beside the target and multiplied with it.
+    """Weighted sums of behaviors, and their products with the target.
 
     ``h = sum_i w_i e_i``; output ``[v_t, h, v_t * h]``, with ``h, v_t * h`` again for every further
     weighting. As v_t is the same for every i, ``v_t * h`` equals ``sum_i w_i (e_i * v_t)``, the
@@ -164,7 +164,7 @@ class TargetAwarePooling(LinearPooling):
 
 @register
 class PlainPooling(LinearPooling):
-    """Weighted sums of behaviors beside the target, without their product.
+    """Weighted sums of behaviors, without their products with the target.
 
     Output ``[v_t, h]``, with ``h`` again for every further weighting.
 

@@ -9,10 +9,10 @@ from tfdare.layers.shared import SharedEmbedding
 
 @register
 class ProjectedEmbedding(SharedEmbedding):
-    """One shared table per feature, seen through linear maps: query, key and value.
+    """One shared table per feature, with linear projections for query, key and value.
 
-    The cheap way to decouple, common in language models: the target's attention embedding is
-    ``W_q e``, a behavior's ``W_k e``, and either's representation ``W_v e``.
+    A cheap way to decouple, common in language models: the target's attention embedding is
+    ``W_q e``, a behavior's ``W_k e``, and the representation of both ``W_v e``.
 
     Args:
         schema: Schema or its dict. As for :class:`SharedEmbedding`.
@@ -41,7 +41,7 @@ class ProjectedEmbedding(SharedEmbedding):
 
     def representation_parts(self, ids, position, role=HISTORY):
         parts = super().representation_parts(ids, position, role)
-        # The map is linear: each part goes through its own rows of it, and no part is copied.
+        # The map is linear: each part is multiplied with its rows of the weight, without a copy.
         weight = tf.cast(raw(self.projections["value"]), self.compute_dtype)
         rows = tf.split(weight, [part.shape[-1] for part in parts], axis=0)
         mapped = [tf.tensordot(part, row, axes=1) for part, row in zip(parts, rows)]

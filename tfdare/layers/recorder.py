@@ -1,4 +1,4 @@
-"""Recording of look-ups, so that gradients of attention and representation can be told apart."""
+"""Records look-ups, so that gradients of attention and representation are measured separately."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Lookup(NamedTuple):
 
     Attributes:
         side: str. ``"attention"`` or ``"representation"``.
-        name: str. Of the feature, or ``"position"``, ``"time_gap"``.
+        name: str. Name of the feature, or ``"position"``, ``"time_gap"``.
         ids: int ``[...]``. Rows of the table.
         rows: float ``[..., D]``. Their values; the gradient of this tensor is the one that this
             side sends to the table.
@@ -27,14 +27,14 @@ class Lookup(NamedTuple):
 
 
 class LookupRecorder:
-    """Keeps the look-ups of an embedding while :meth:`recorded` is entered."""
+    """Keeps the look-ups of an embedding inside :meth:`recorded`."""
 
     def __init__(self) -> None:
         self._lookups: list[Lookup] | None = None
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[list[Lookup]]:
-        """Gives the list to which look-ups inside are added."""
+        """Yields the list to which look-ups inside are added."""
         lookups: list[Lookup] = []
         self._lookups = lookups
         try:
@@ -43,9 +43,9 @@ class LookupRecorder:
             self._lookups = None
 
     def add(self, rows: tf.Tensor, ids: tf.Tensor, side: str, name: str) -> tf.Tensor:
-        """Records a look-up, if asked to, and returns the rows to go on with."""
+        """Records a look-up inside :meth:`recorded`, and returns the rows to compute with."""
         if self._lookups is None:
             return rows
-        rows = tf.identity(rows)  # a tensor for each side, where both were read at once
+        rows = tf.identity(rows)  # a tensor for each side, also where one read served both
         self._lookups.append(Lookup(side, name, ids, rows))
         return rows

@@ -13,19 +13,19 @@ from tfdare.layers.top_k import Blocks, select, top_k_of_product
 
 
 class Search(tf.keras.layers.Layer):
-    """Base of the searches: the K behaviors that rank highest, and the newest besides.
+    """Base of the searches: the K behaviors that rank highest, and the M newest.
 
     Of equal ranks the newer behavior comes first, as top-k prefers the lower index. A subclass
-    says by what behaviors are ranked (:meth:`rank`).
+    defines what behaviors are ranked by (:meth:`rank`).
 
     Args:
         top_k: int. K, behaviors kept for each target.
-        recent: int. M, newest behaviors kept besides, for every target; they fill the last M of
-            the K + M slots. Defaults to 0.
+        recent: int. M, newest behaviors kept in addition, for every target; they fill the last M
+            of the K + M slots. Defaults to 0.
 
     Call arguments:
         scores: float ``[U, C, N]``, attention scores, newest behavior first.
-        history_length: int ``[U]``. Behaviors that are real; padding beyond is never found.
+        history_length: int ``[U]``. Behaviors that are real; padding after them is never found.
         query, key: attention embeddings, as of :class:`tfdare.layers.ScaledDotAttention`, or None.
         target, history: mappings of feature name to row ids ``[U, C]`` and ``[U, N]``, or None.
 
@@ -51,10 +51,10 @@ class Search(tf.keras.layers.Layer):
         return self.top_k + self.recent
 
     needs_embeddings = False
-    """Whether :meth:`rank` looks at query and key."""
+    """Whether :meth:`rank` uses query and key."""
 
     def rank(self, scores, query, key, target, history):
-        """Returns what behaviors are ranked by, float [U, C, N]; minus infinity is never found."""
+        """Returns the values to rank behaviors by, float [U, C, N]; minus infinity excludes one."""
         raise NotImplementedError
 
     def call(self, scores, history_length, query=None, key=None, target=None, history=None):
@@ -86,7 +86,7 @@ class TopKSearch(Search):
 
     Args:
         top_k: int. K, behaviors kept for each target.
-        recent: int. M, newest behaviors kept besides. Defaults to 0.
+        recent: int. M, newest behaviors kept in addition. Defaults to 0.
 
     Call arguments, returns, raises: see :class:`tfdare.layers.Search`.
 
@@ -104,7 +104,7 @@ class TopKSearch(Search):
 
     @property
     def takes_product(self) -> bool:
-        """Whether :meth:`find` gives what the call gives; in a subclass it may not."""
+        """Whether :meth:`find` gives the same as the call; in a subclass it may not."""
         kind = type(self)
         return kind.call is Search.call and kind.rank is TopKSearch.rank
 
@@ -163,7 +163,7 @@ def spread(values: tf.Tensor, indices: tf.Tensor, shape: tf.Tensor) -> tf.Tensor
 @tf.custom_gradient
 def take(values, indices):
     """Returns the values ``[U, C, N]`` at indices ``[U, C, K]``; 0 at index -1."""
-    # A column in front for index -1: an empty history has no other.
+    # Index -1 reads a column of zeros in front, the only column of an empty history.
     padded = tf.pad(values, [[0, 0], [0, 0], [1, 0]])
 
     def gradient(upstream):
@@ -200,7 +200,7 @@ def newest_first(history: tf.Tensor, history_length: tf.Tensor) -> tf.Tensor:
 
 
 def gather_behaviors(history: Mapping[str, tf.Tensor], indices: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Gathers the behaviors that search found, as the score stage takes them.
+    """Gathers the behaviors that search found, as inputs of the score stage.
 
     Args:
         history: mapping of feature name to ``[U, N]`` or ``[U, N, L]``, newest first.
@@ -212,7 +212,7 @@ def gather_behaviors(history: Mapping[str, tf.Tensor], indices: tf.Tensor) -> di
     """
     behaviors = {"behavior_position": indices + 1}
     for name, ids in history.items():
-        # A column of padding in front for index -1; an empty history has no other.
+        # Index -1 reads a column of padding in front, the only column of an empty history.
         padded = tf.pad(ids, [[0, 0], [1, 0], [0, 0]][: ids.shape.rank])
         behaviors[f"behavior_{name}"] = tf.gather(padded, indices + 1, batch_dims=1)
     return behaviors

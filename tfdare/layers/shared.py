@@ -1,4 +1,4 @@
-"""TWIN's embedding: one table a feature for both sides."""
+"""TWIN's embedding: one table per feature for attention and representation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tfdare.schema import Schema, SchemaError
 
 @register
 class SharedEmbedding(RoleEmbedding):
-    """TWIN's embedding: one table per feature plays both roles.
+    """TWIN's embedding: one table per feature for attention and representation.
 
     Args:
         schema: Schema or its dict. `attention_dim` and `representation_dim` of a feature must be
-            equal; position and time gap may leave a side out with 0 columns.
+            equal, and those of position and time gap; there, 0 for both leaves it out.
         initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.02.
 
     Raises:

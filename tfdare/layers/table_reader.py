@@ -1,4 +1,4 @@
-"""Reading of tables: from the weights or, while an export is traced, from compact copies."""
+"""Reads embedding tables: from the weights or, while an export is traced, from compact copies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TableReader:
     """Reads tables.
 
     Attributes:
-        compact: mapping of ``id(raw(weight))`` to the copy that is read in its place. Set while an
+        compact: mapping of ``id(raw(weight))`` to the copy that is read instead. Set while an
             export is traced, empty otherwise.
     """
 

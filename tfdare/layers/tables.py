@@ -22,10 +22,9 @@ SIDES = ("attention", "representation")
 class EmbeddingTables(tf.keras.layers.Layer):
     """Base of the embeddings: a table for each feature, side and role.
 
-    A subclass says which tables exist (:meth:`make_tables`). Unless it says otherwise
-    (:meth:`table_of`), history and target share a table. Tables start at
-    N(0, `initializer_stddev`^2): a row-sparse optimizer leaves rare rows where they started, so
-    they must start small.
+    A subclass creates the tables (:meth:`make_tables`). Unless it overrides :meth:`table_of`,
+    history and target share a table. Tables start at N(0, `initializer_stddev`^2): a row-sparse
+    optimizer leaves rare rows near their initial values, so these must be small.
 
     Args:
         schema: Schema or its dict. Features, vocabulary sizes, dimensions, window, position.
@@ -55,8 +54,9 @@ class EmbeddingTables(tf.keras.layers.Layer):
     def make_tables(self) -> None:
         """Creates the weights.
 
-        Sets `attention_tables` and `representation_tables`, mappings of feature name to weight, and
-        the tables of position and time gap, weight or None.
+        Sets `attention_tables` and `representation_tables`, mappings of feature name to weight
+        (unless :meth:`table_of` is overridden), and the tables of position and time gap, weight or
+        None.
         """
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class EmbeddingTables(tf.keras.layers.Layer):
         )
 
     def make_distance_tables(self, prefix: str, side: str) -> None:
-        """Sets the tables of position and of time gap for one side, None without columns."""
+        """Sets the tables of position and of time gap for one side, None where `dim` is 0."""
         schema, dim = self.schema, f"{side}_dim"
         columns = getattr(schema.position, dim)
         rows = schema.position.size(schema.window)
@@ -98,12 +98,12 @@ class EmbeddingTables(tf.keras.layers.Layer):
 
     @property
     def attention_dim(self) -> int:
-        """Columns of the attention side, features side by side; position and gap left out."""
+        """Columns of all features on the attention side; position and time gap left out."""
         return sum(feature.attention_dim for feature in self.schema.features)
 
     @property
     def representation_dim(self) -> int:
-        """Columns of the representation side, features side by side, position and gap included."""
+        """Columns of all features, position and time gap on the representation side."""
         gap = self.schema.time_gap
         features = sum(feature.representation_dim for feature in self.schema.features)
         distances = self.schema.position.representation_dim

@@ -1,4 +1,4 @@
-"""Exact top-k of a product, in blocks: most scores are read once, while they are in cache.
+"""Exact top-k of inner products, in blocks: most scores are read once, while in the CPU cache.
 
 Behaviors are numbered from the newest: index 0 is the newest behavior of a history.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 from tfdare.compat import tf
 
 SHORT, FEW = 1_200, 150_000
-"""Histories below this length, and requests with fewer scores, gain nothing from blocks."""
+"""Histories shorter than `SHORT`, and requests with fewer than `FEW` scores, use no blocks."""
 LONG = 6_000
-"""Histories from this length on have blocks of twice the size."""
+"""Histories of at least this length have blocks of twice the size."""
 SIZE = 8
-"""Behaviors a block of the shorter histories; half or twice as many differ little."""
+"""Behaviors in a block; half or twice as many take about as long."""
 TILE = 3 << 20
-"""Scores computed at a time: memory that small is reused, not returned and zeroed again."""
+"""Scores computed at a time: memory of this size is reused, not freed and zeroed again."""
 
 
 class Blocks:
@@ -22,17 +22,17 @@ class Blocks:
 
     Block s holds the behaviors with indices ``s * size`` to ``s * size + size - 1``. The layout is
     ``[size, count]``, one block in each *column*: the maxima of all blocks are then maxima of whole
-    rows, and of equal maxima the newer block's still comes first. Where blocks gain nothing, size
+    rows, and of equal maxima the newer block's still comes first. Where blocks save no time, size
     is 1.
 
     Args:
         behaviors: int or int32 scalar. N.
         queries: int or int32 scalar. Targets of all requests.
         top_k: int. Behaviors to keep for each target.
-        size: int. Behaviors a block, twice that from 6,000 behaviors on; a multiple of 8.
+        size: int. Behaviors in a block, twice that from 6,000 behaviors on; a multiple of 8.
             Defaults to 8.
-        longest: int or None. Behaviors of the longest history; below `short` blocks are ruled out
-            when the graph is built. Defaults to None: not known.
+        longest: int or None. Behaviors of the longest history; if it is below `short`, the graph
+            is built without blocks. Defaults to None: not known.
         short: int. Histories below this length, or with fewer than `top_k` blocks, have size 1.
             Defaults to 1,200.
         few: int. Requests with fewer scores have size 1. Defaults to 150,000.
@@ -82,7 +82,7 @@ def top_k_of_product(
     of indices. In blocks it takes the maximum of every block, the `top_k` blocks with the highest
     maximum (of equal ones the first), and the `top_k` highest scores inside these.
 
-    That loses nothing. Let x be a score in a block that was not taken. Each of the `top_k` blocks
+    This is exact. Let x be a score in a block that was not taken. Each of the `top_k` blocks
     taken has a maximum above that of x's block, so above x; or an equal one and lies before x's
     block, so that its maximum is at least x and lies before x. Either way `top_k` scores come
     before x, and x is not among the `top_k` highest.
@@ -222,7 +222,7 @@ def _block_maxima(scores, size):
 
 _BITS = 31
 _LAST = 2**_BITS - 1
-"""The highest index there could be."""
+"""The highest possible index."""
 
 
 def _sort_keys(scores, order):
@@ -267,6 +267,6 @@ def select(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         x, y: of one dtype.
 
     Returns:
-        `x` where `condition` holds, elsewhere `y`.
+        `x` where `condition` is true, `y` elsewhere.
     """
     return tf.raw_ops.Select(condition=condition, x=x, y=y)

@@ -15,7 +15,7 @@ class Weighting(tf.keras.layers.Layer):
         top_k: int. How many of the S slots search filled; the others hold the newest behaviors.
 
     Returns:
-        float ``[U, C, S]``, zero where `real` is not.
+        float ``[U, C, S]``, zero where `real` is false.
     """
 
     def call(self, scores, real, top_k):
@@ -41,13 +41,14 @@ class Average(Weighting):
 
 @register
 class Sum(Weighting):
-    """A weight of its own for each behavior that search found, between 0 and 1.
+    """Sum over the behaviors found, each with its own weight between 0 and 1.
 
-    ``w_i = sigmoid(s_i - b)`` with a learned b. Unlike an average it grows with how often
-    something matched.
+    ``w_i = sigmoid(s_i - b)`` with a learned b. Unlike an average it grows with the number of
+    behaviors that match.
 
     Args:
-        scale: float. Divides the sum, so that it starts in the range of an average. Defaults to 1.
+        scale: float. Divides the weights, so that the sum starts in the range of an average.
+            Defaults to 1.
 
     Example:
         >>> Sum()(tf.zeros([1, 1, 3]), tf.constant([True, True, False]), top_k=3).numpy().tolist()

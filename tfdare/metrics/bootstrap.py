@@ -18,7 +18,7 @@ class WeightedAUC:
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
-        score: ``[n]``, higher is likelier, finite.
+        score: ``[n]``, higher is more likely, finite.
         user: int ``[n]``, 0 to users - 1.
 
     Raises:
@@ -42,7 +42,7 @@ class WeightedAUC:
         order = np.argsort(score[~label], kind="stable")
         others, clicked = score[~label][order], score[label]
         self._other_user, self._clicked_user = user[~label][order], user[label]
-        # How many of the others lie below each click, and how many below or level.
+        # How many of the others have a lower score than each click, and a lower or equal one.
         self._below = np.searchsorted(others, clicked, "left")
         self._level = np.searchsorted(others, clicked, "right")
         self._ties = bool((self._below != self._level).any())
@@ -63,7 +63,7 @@ class WeightedAUC:
                 below[0] = 0.0
                 np.cumsum(weight[self._other_user], out=below[1:])
                 clicked = weight[self._clicked_user]
-                # Not `@`: BLAS would wake all its threads for every one of these short products.
+                # Not `@`: BLAS would use all its threads for every one of these short products.
                 wins = np.sum(clicked * below[self._below])
                 if self._ties:
                     wins = (wins + np.sum(clicked * below[self._level])) / 2
@@ -87,12 +87,12 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 if the whole interval lies above zero, -1 if below, 0 if it holds zero."""
+        """1 if the whole interval lies above zero, -1 if below, 0 if it contains zero."""
         return int(self.low > 0) - int(self.high < 0)
 
     @classmethod
     def from_json(cls, numbers: Mapping[str, Any]) -> Interval:
-        """Reads `estimate`, `low` and `high` of a mapping, where None stands for no number."""
+        """Reads `estimate`, `low` and `high` of a mapping, where None stands for NaN."""
         ends = (numbers[field.name] for field in fields(cls))
         return cls(*(np.nan if end is None else end for end in ends))
 
@@ -113,16 +113,16 @@ class Interval:
 class UserBootstrap:
     """AUCs of several models on the same targets, over the same resamples of users.
 
-    Users are drawn with replacement, each with all its targets: targets of one user depend on each
-    other, and drawing them singly would make the interval too narrow. A model that was trained with
-    several seeds counts with the mean of their AUCs; the interval leaves out the spread over seeds.
+    Users are drawn with replacement, each with all its targets: targets of one user are dependent,
+    and drawing them one by one would make the interval too narrow. Of a model trained with several
+    seeds the mean of their AUCs is taken; the interval leaves out the spread over seeds.
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
         user: ``[n]``, integers or strings.
         scores: mapping of model to the scores ``[n]`` of its seeds, a sequence of arrays.
         resamples: int. Defaults to 1,000.
-        seed: int. Of the resampling.
+        seed: int. Seed of the resampling. Defaults to 0.
 
     Raises:
         ValueError: lengths differ, a score is not finite, or `resamples` is not positive.
@@ -154,7 +154,7 @@ class UserBootstrap:
         self._drawn = {name: np.concatenate([part[name] for part in parts]) for name in scores}
 
     def auc(self, name, level: float = 0.95) -> Interval:
-        """Returns the AUC of one model, and the interval that holds `level` of the resamples."""
+        """Returns the AUC of one model, and the interval with a share `level` of its resamples."""
         return interval(self._estimate[name][0], self._drawn[name], level)
 
     def drawn(self, name) -> np.ndarray:
@@ -201,7 +201,7 @@ def resampled_ratios(above, below, resamples: int = 1000, seed: int = 0) -> np.n
     Args:
         above, below: ``[units, ...]``. Numerator and denominator of each unit.
         resamples: int. Defaults to 1,000.
-        seed: int. Of the resampling.
+        seed: int. Seed of the resampling. Defaults to 0.
     """
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -227,7 +227,7 @@ def ratio_interval(above, below, resamples: int = 1000, seed: int = 0) -> Interv
 
 
 def interval(estimate: float, drawn: np.ndarray, level: float = 0.95) -> Interval:
-    """Returns an estimate with the interval that holds `level` of its resamples ``[B]``."""
+    """Returns an estimate with the interval that holds a share `level` of its resamples ``[B]``."""
     if not 0 < level < 1:
         raise ValueError(f"`level` must be in (0, 1). Received: level={level}")
     drawn = drawn[np.isfinite(drawn)]  # a resample of tiny data may lack a class

@@ -13,7 +13,7 @@ def probability_bins(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Returns upper edges of bins of about equally many probabilities; ties share a bin.
 
     Returns:
-        float64, rising; the last edge is the largest probability. Fewer than `bins` where
+        float64, ascending; the last edge is the largest probability. Fewer than `bins` where
         probabilities repeat.
     """
     edges = np.quantile(probability, np.arange(1, bins + 1) / bins, method="lower")

@@ -13,7 +13,7 @@ def auc(label: np.ndarray, score: np.ndarray) -> float | None:
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
-        score: ``[n]``, higher is likelier.
+        score: ``[n]``, higher is more likely.
 
     Returns:
         float in [0, 1], or None when one of the two classes is absent.
@@ -28,7 +28,7 @@ def auc(label: np.ndarray, score: np.ndarray) -> float | None:
 
 
 def gauc(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> float | None:
-    """Averages the AUC inside each group (a user, say), weighted by the group's targets.
+    """Averages the AUC inside each group (such as a user), weighted by the group's targets.
 
     Groups without both classes have no AUC and are left out.
 
@@ -56,7 +56,10 @@ def auc_by_group(label, score, group, groups: int = 0) -> tuple[np.ndarray, np.n
     Args:
         label, score: as of :func:`gauc`.
         group: int ``[n]``, not negative.
-        groups: int. How many there are at least.
+        groups: int. Least length of the results. Defaults to 0.
+
+    Returns:
+        AUC, float64 ``[G]``, and number of targets, int ``[G]``.
     """
     label, group = (np.asarray(label) > 0.5).astype(np.float64), np.asarray(group)
     order = np.lexsort((score, group))

@@ -86,7 +86,7 @@ class _MeanOverTargets(tf.keras.metrics.Metric):
         self.targets.assign_add(tf.reduce_sum(weight))
 
     def merge_state(self, metrics) -> None:
-        """Adds the state of other metrics of this kind, those of other workers, say."""
+        """Adds the state of other metrics of this kind, such as those of other workers."""
         for metric in metrics:
             if type(metric) is not type(self) or metric.top_k != self.top_k:
                 raise ValueError(

@@ -11,8 +11,8 @@ from tfdare.models.request_model import Outputs, RequestModel, positions_of
 class OneStageModel(RequestModel):
     """Embedding x attention x pooling x head, every behavior pooled.
 
-    An upper bound for search, which keeps a part of the history only; also the form of models
-    that never search. It serves as one call: there are no two stages to split.
+    A reference for search, which keeps only a part of the history; also the form of published
+    models without search. It is served as one call, as it has no two stages.
 
     Args, call arguments, returns: see :class:`tfdare.models.RequestModel`.
 

@@ -49,7 +49,7 @@ class Recipe:
         attention: function to a layer ``[U, C, N]`` of scores.
         search: function of `top_k` and `recent` to a Search. None: the whole history is pooled.
         pooling: function to a layer.
-        recent: int. Newest behaviors that search keeps besides.
+        recent: int. Newest behaviors that search keeps in addition.
         clusters: int. Behaviors in a cluster: search keeps `clusters` times `top_k` behaviors.
         position: bool. Whether the model uses the distance to the target.
         parts: mapping. Further arguments of the model: name to a function that makes the argument.
@@ -84,7 +84,7 @@ class Recipe:
         kwargs = {**parts, **kwargs}
         if self.search is None:
             for name in [name for name in kwargs if name.startswith("auxiliary_")]:
-                kwargs.pop(name)  # no auxiliary head: the main loss reaches the whole history
+                kwargs.pop(name)  # no auxiliary head: the main loss covers the whole history
             return OneStageModel(self.embedding(schema), **kwargs)
         if "search" not in kwargs:
             window = schema.window

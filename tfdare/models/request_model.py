@@ -1,4 +1,4 @@
-"""What all models share: they take requests and return a probability for each candidate."""
+"""The base class of all models: takes requests, returns a probability for each candidate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
 
 
 class RequestModel(tf.keras.Model):
-    """Base: embedding, attention, pooling and head over requests.
+    """Base class of the models: embedding, attention, pooling and head over requests.
 
     Args:
         embedding: RoleEmbedding. Tables by role; also carries the schema.
@@ -63,7 +63,7 @@ class RequestModel(tf.keras.Model):
         head=None,
         **kwargs,
     ):
-        # Numbers of the context come raw; cast to half precision, large ones would be lost.
+        # Context numbers are not scaled yet: in half precision, large ones would overflow.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.embedding = deserialize(embedding)
@@ -79,7 +79,7 @@ class RequestModel(tf.keras.Model):
         self._in_train_step = False
 
     def build(self, input_shape=None):
-        """Makes every weight: the schema knows all shapes, no data is needed."""
+        """Creates every weight: the schema gives all shapes, no data is needed."""
         if self.built:
             return
         self._check_feature(self.attention_layer)
@@ -96,7 +96,7 @@ class RequestModel(tf.keras.Model):
 
     @property
     def head_dim(self) -> int:
-        """Columns that the head takes in."""
+        """Columns of the head's input."""
         width = self.pooling_layer.output_dim(self.embedding.representation_dim)
         width += sum(layer.output_dim(self.schema) for layer in self.evidence)
         return width + (self.context_layer.output_dim if self.context_layer is not None else 0)
@@ -162,7 +162,7 @@ class RequestModel(tf.keras.Model):
         added = self.auxiliary_loss(y, auxiliary, sample_weight)
         if KERAS_3:
             return super().compute_loss(x, y, probability, sample_weight, *args, **kwargs) + added
-        # Keras 2 logs as `loss` what passes here, not what is returned.
+        # Keras 2 logs the sum computed by compiled_loss as `loss`, not the returned value.
         losses = [*self.losses, added]
         return self.compiled_loss(y, probability, sample_weight, regularization_losses=losses)
 
@@ -173,7 +173,7 @@ class RequestModel(tf.keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def auxiliary_loss(self, label, probability, weight) -> tf.Tensor:
-        """Computes what the auxiliary head adds to the loss, of models that have one.
+        """Computes what the auxiliary head adds to the loss, in models that have one.
 
         Args:
             label: float32 ``[U, C]``.
@@ -225,7 +225,7 @@ class RequestModel(tf.keras.Model):
         return offset
 
     def represent(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Computes what pooling hands to the head at inference, evidence and context left out.
+        """Computes the pooled inputs of the head at inference, without evidence and context.
 
         Returns:
             float ``[U, C, pooling_layer.output_dim(representation_dim)]``.
@@ -277,7 +277,7 @@ class RequestModel(tf.keras.Model):
         return {name: tensors[key] for name, key in zip(self.schema.names, names)}
 
     def _check_feature(self, layer):
-        """Refuses a layer that compares a feature which is missing or has several values."""
+        """Raises ValueError if a layer compares a feature that is missing or has several values."""
         name = getattr(layer, "feature", None)
         usable = [feature.name for feature in self.schema.features if feature.max_values == 1]
         if name is not None and name not in usable:

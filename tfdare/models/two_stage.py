@@ -27,8 +27,8 @@ from tfdare.models.request_model import Outputs, RequestModel, positions_of
 class TwoStageModel(RequestModel):
     """Embedding x attention x search x pooling x head over requests.
 
-    ``model(requests)`` gives probabilities ``[U, C]`` and is nothing but
-    ``model.score(model.search(requests))``. In training, a second head on the softmax over the
+    ``model(requests)`` gives probabilities ``[U, C]`` and equals
+    ``model.score(model.search(requests))``. In training, an auxiliary head on the softmax over the
     *whole* history sends gradients to all behaviors, not only to the K found; its loss is added.
 
     Args:
@@ -115,10 +115,9 @@ class TwoStageModel(RequestModel):
             requests: as of the model, ``target_length`` not needed.
 
         Returns:
-            All that :meth:`score` takes: ``behavior_index`` int32, ``attention_score`` float32,
-            ``behavior_<feature>``, ``behavior_position`` int32, each ``[U, C, K]``, and the
-            targets and the context. -1 (index) and 0 (position) where the history had fewer than
-            K behaviors. K is `search_layer.slots`.
+            The inputs of :meth:`score`, and ``behavior_index`` int32 ``[U, C, K]``, indices into
+            the history as given. -1 (index) and 0 (position) where the history had fewer than K
+            behaviors. K is `search_layer.slots`.
         """
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
@@ -138,6 +137,7 @@ class TwoStageModel(RequestModel):
                 ``behavior_position`` int and ``attention_score`` float, each ``[U, C, K]``, and
                 ``behavior_time_gap`` and ``context_<feature>`` where the schema has them.
                 Slots with position 0 carry no behavior.
+            training: bool. Whether the head runs in training mode. Defaults to False.
 
         Returns:
             float32 ``[U, C]``, probabilities.
@@ -155,9 +155,9 @@ class TwoStageModel(RequestModel):
     def forward(self, requests: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
         """Computes the probabilities of both heads in one pass over the history, for training.
 
-        Every behavior's representation is gathered once for all candidates and both heads. The K
-        behaviors kept are given as weights that are zero elsewhere, so that one product pools for
-        both heads.
+        Every behavior's representation is gathered once for all candidates and both heads. Weights
+        over the whole history, zero except at the K behaviors kept, let one product pool for both
+        heads.
         """
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
@@ -237,7 +237,7 @@ class TwoStageModel(RequestModel):
         blocks = Blocks(
             behaviors, tf.size(target[item]), self.search_layer.top_k, longest=self.schema.window
         )
-        # Ids are laid out, not their embeddings, which are wider.
+        # Arranges ids in the layout before look-up: embeddings are wider.
         column = tf.minimum(length, behaviors)[:, tf.newaxis] - 1 - blocks.indices
         real, column = column >= 0, tf.maximum(column, 0)
         history = {name: tf.gather(ids, column, batch_dims=1) for name, ids in history.items()}
@@ -266,7 +266,7 @@ class TwoStageModel(RequestModel):
         return indices, score, scores
 
     def _score_inputs(self, requests, indices, score):
-        """Returns what :meth:`score` takes, from the indices that search chose."""
+        """Returns the inputs of :meth:`score` for the indices that search found."""
         length = tf.cast(requests["history_length"], tf.int32)[:, tf.newaxis, tf.newaxis]
         behavior_index = select(indices >= 0, length - 1 - indices, indices)  # -1 stays
         kept = {

@@ -12,20 +12,22 @@ from tfdare.compat import tf
 def adam_step(first, second, weights, gradient, *, rate, step, beta_1, beta_2, epsilon):
     """Computes both moments and the weights after a step of Adam.
 
-    TensorFlow's fused kernel works on variables, so the rows are put into temporary ones: a tenth
-    of a table's update less than one op for each term (``optimizer_adam_*_plain`` of
-    ``tests/benchmarks/bench_optimizers.py``). Half precision is computed in float32.
+    TensorFlow's fused kernel works on variables, so the rows are put into temporary ones: a table's
+    update takes a tenth less time than with one op for each term
+    (``optimizer_adam_*_plain_over_this`` of ``tests/benchmarks/bench_optimizers.py``). Half
+    precision is computed in float32.
 
-    The kernel takes ``1 - beta_2`` in float32, 1.3e-5 less than it is for 0.999. The second moment
-    is smaller by that share, and rate and epsilon are scaled so that the weights are not affected.
+    The kernel computes ``1 - beta_2`` in float32; for 0.999 the result is too small by a relative
+    1.3e-5, and so is the second moment. Rate and epsilon are scaled so that the weights are not
+    affected.
 
     Args:
         first, second: float ``[U, ...]``. Moments.
         weights: float ``[U, ...]``.
         gradient: float ``[U, ...]``.
-        rate: scalar.
+        rate: scalar. Learning rate.
         step: int scalar. 1 at the first step.
-        beta_1, beta_2, epsilon: float. As of Adam.
+        beta_1, beta_2, epsilon: float. As in Adam.
 
     Returns:
         first, second, weights; each of the dtype it came in.
@@ -60,7 +62,7 @@ def adam_step(first, second, weights, gradient, *, rate, step, beta_1, beta_2, e
 
 
 def _temporary_variable(value):
-    """Returns the handle of a new variable with a name of its own."""
+    """Returns the handle of a new variable with a unique name."""
     handle = tf.raw_ops.VarHandleOp(
         dtype=value.dtype, shape=value.shape, shared_name=f"tfdare_{uuid.uuid4()}"
     )

@@ -1,4 +1,4 @@
-"""Summing of duplicate rows in a sparse gradient."""
+"""Sums duplicate rows of a sparse gradient."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _SUMMED_IN_OWN_DTYPE = (tf.float32, tf.float64)
 _FEW = 16_384
 """Rows of a table up to which summing for every row costs less than hashing a batch's ids."""
 _NARROW = 32
-"""Columns from which the kernel of the product is slower."""
+"""Number of columns from which the kernel of the product is slower."""
 
 
 def sum_duplicates(gradient: tf.IndexedSlices, table_rows: int | None = None) -> tf.IndexedSlices:
-    """Returns the same gradient with every row named once, in the order of first appearance.
+    """Returns the same gradient with every row listed once, in the order of first appearance.
 
-    Ids of a table of at most 16,384 rows are not hashed and come in rising order: between passes
-    over larger tables, which fill the caches, hashing costs several times what it costs alone.
+    Rows of a table of at most 16,384 rows are not hashed and are listed in ascending order: after
+    passes over larger tables, which fill the caches, hashing takes several times as long as alone.
 
     The sums are a product with the sparse 0/1 matrix that sends each slice to its row, whose
     kernel runs over a row in one inner loop. ``tf.math.unsorted_segment_sum`` gives the same
     numbers in 1.3 times the time where ids are distinct and in six to nine times where each comes
-    15 times (``optimizer_sum_*`` of ``tests/benchmarks/bench_optimizers.py``). Half precision is
-    added in float32. A GPU adds in no fixed order, and TensorFlow refuses the product there under
-    ``tf.config.experimental.enable_op_determinism``.
+    15 times (``optimizer_sum_*_plain_over_this`` of ``tests/benchmarks/bench_optimizers.py``).
+    Half precision is added in float32. A GPU adds in no fixed order, and TensorFlow refuses the
+    product there under ``tf.config.experimental.enable_op_determinism``.
 
     Args:
         gradient: IndexedSlices of a ``[V, ...]`` table, N rows in any order, repeats allowed.
@@ -85,6 +85,6 @@ def _with_numbers(segment, count):
 
 
 def _pieces(width: int) -> int:
-    """Returns into how many equal pieces to cut a row; 1 if pieces would be too small."""
+    """Returns the number of equal pieces to cut a row into; 1 if pieces would be too small."""
     wide_enough = [p for p in range(1, width // 8 + 1) if width % p == 0 and width // p < _NARROW]
     return min(wide_enough, default=1)

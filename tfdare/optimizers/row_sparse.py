@@ -15,11 +15,11 @@ _WITHOUT = {
 
 
 class RowSparse:
-    """Mixin in front of an optimizer of Keras: tables are updated by rows, all else as Keras does.
+    """Mixin for an optimizer of Keras: tables are updated by rows, other weights as Keras does.
 
     A variable whose gradient is `tf.IndexedSlices` is updated as a table in that step. A subclass
-    updates the rows in `update_rows`; this class has the rate, the summing of duplicates, decoupled
-    decay, clipping, and the configuration.
+    updates the rows in `update_rows`; this class handles the rate, the summing of duplicates,
+    decoupled decay, clipping, and the configuration.
 
     Args:
         table_learning_rate: float, schedule or None. Rate of tables. Defaults to None: the
@@ -41,7 +41,7 @@ class RowSparse:
                     f"Received: {argument}={value}"
                 )
         if not KERAS_3:
-            kwargs["jit_compile"] = False  # XLA cannot hold a number of rows that varies
+            kwargs["jit_compile"] = False  # XLA needs a fixed number of rows
         super().__init__(**kwargs)
         self._table_learning_rate = self._rate_variable(table_learning_rate)
 
@@ -130,7 +130,7 @@ class RowSparse:
     def _clip_gradients(self, grads):
         if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
             return grads
-        # A norm is wrong before the gradients of equal rows are summed.
+        # Norms are correct only after the gradients of equal rows are summed.
         grads = [sum_duplicates(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
         if self.global_clipnorm:
             return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]

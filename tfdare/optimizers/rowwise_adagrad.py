@@ -19,7 +19,7 @@ class RowwiseAdagrad(RowSparse, tf.keras.optimizers.Adagrad):
         table[r] -= rate * g / sqrt(accumulator[r] + epsilon)
 
     so that a table of D columns needs 1 / D of Adagrad's memory, and 1 / 2D of Adam's, and all
-    columns of a row share a rate. It is what large tables are trained with in industry (FBGEMM's
+    columns of a row share a rate. It is common for large tables in industry (FBGEMM's
     `EXACT_ROWWISE_ADAGRAD`, which adds epsilon to the root instead).
 
     Dense gradients (kernels, biases) follow plain Adagrad per element, as in Keras. Which kind of
@@ -55,7 +55,7 @@ class RowwiseAdagrad(RowSparse, tf.keras.optimizers.Adagrad):
         - [FBGEMM](https://github.com/pytorch/FBGEMM), `rowwise_adagrad` of
           ``fbgemm_gpu/codegen/genscript/optimizers.py``
         - [Deep Learning Recommendation Model for Personalization and Recommendation
-          Systems](https://arxiv.org/abs/1906.00091), for the models whose tables ask for it
+          Systems](https://arxiv.org/abs/1906.00091), for models with such tables
     """
 
     def __init__(

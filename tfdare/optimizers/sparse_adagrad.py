@@ -16,7 +16,7 @@ class SparseAdagrad(RowSparse, tf.keras.optimizers.Adagrad):
         table[r] -= rate * g / sqrt(accumulator[r] + epsilon)
 
     and nothing else is read or written. Dense weights are updated exactly as Keras's Adagrad does,
-    and so are tables: a row without a gradient does not move in Keras's either.
+    and so are tables: there, too, a row without a gradient does not change.
 
     Rows are gathered, computed on and written back as a whole. TensorFlow's fused
     `ResourceSparseApplyAdagradV2` visits the table once instead, but row after row on its own: for

@@ -17,8 +17,8 @@ class Catalog:
 
     Attributes:
         features: mapping of feature name to int32 row ids ``[I]`` (``[I, L]`` for a feature of
-            several values), I items. The item's own are 2, 3, ..., so that the item of row id
-            ``r`` is entry ``r - 2``.
+            several values), I items. The ids of the items are 2, 3, ..., so that the item of row
+            id ``r`` is entry ``r - 2``.
         clicks: int64 ``[I]``. Clicks on each item in the train split.
     """
 

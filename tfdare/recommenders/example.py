@@ -71,13 +71,13 @@ def compare(
         sequences: Sequences. Their test split is read.
         retrieval: Retrieval. The first stage alone.
         recommender: RetrieveThenRank.
-        requests: int. Test requests to rank candidates for; the others are retrieved for only.
+        requests: int. Test requests to rank candidates for; the others only count for recall.
 
     Returns:
         ``recall`` (of `RECALL` items) and ``hit_rate`` (of `HITS` items), each a mapping of
         ``popularity`` (of the training period), ``own_history`` (the newest distinct items of the
         user's window) and ``retrieval``, and in ``hit_rate`` also ``retrieve_then_rank``. Hit
-        rates are all over the same requests, recall over the whole split.
+        rates are over these requests, recall over the whole split.
     """
     several = min(RECALL, len(retrieval.catalog))
     few = min(HITS, several)
@@ -246,16 +246,16 @@ def main(argv: list[str] | None = None) -> int:
         "--epochs 1",
         "Trains a two-tower retrieval model and a ranker with tensorflow-recommenders, retrieves "
         f"{RECALL} items for every test request, ranks them, and prints how often the clicked item "
-        "is among them, beside popularity and the user's own history.",
+        "is among them, compared with popularity and the user's own history.",
     )
     parser.prog = "python -m tfdare.recommenders"
     add = parser.add_argument
     add("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     add("--model", default="DARE", choices=sorted(MODELS), help="the ranker")
     add("--epochs", type=int, default=1, help="passes over the train split, of both models")
-    add("--batch_size", type=int, default=683, help="requests a step")
+    add("--batch_size", type=int, default=683, help="requests in one training step")
     add("--dim", type=int, default=64, help="columns per table of the retrieval model")
-    add("--behaviors", type=int, default=20, help="newest behaviors that retrieval looks at")
+    add("--behaviors", type=int, default=20, help="newest behaviors that retrieval reads")
     add("--requests", type=int, default=2000, help="test requests to rank candidates for")
     add("--learning_rate", type=float, default=0.01, help="of SparseAdam, for both models")
     add("--seed", type=int, default=1, help="of initial weights and shuffling")

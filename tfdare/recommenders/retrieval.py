@@ -22,7 +22,7 @@ class Retrieval(TaskModel):
 
     Args:
         schema: Schema. Features and vocabulary sizes.
-        catalog: Catalog. All items, see :func:`read_catalog`.
+        catalog: Catalog. All items, see :func:`tfdare.recommenders.read_catalog`.
         dim: int. D, columns of every table. Defaults to 64.
         behaviors: int. How many of a user's newest behaviors count. Defaults to 20.
 
@@ -71,7 +71,7 @@ class Retrieval(TaskModel):
 
         Args:
             inputs: tuple of requests, label ``[U, C]`` and, optionally, weight ``[U, C]``.
-            training: bool. Without effect.
+            training: bool. Ignored.
         """
         requests, label, weight = self.unpack(inputs)
         item = self.schema.item.name
@@ -90,7 +90,7 @@ class Retrieval(TaskModel):
         )
 
     def index(self, k: int = 100):
-        """Builds an exact index of all items with the model's present weights.
+        """Builds an exact index of all items with the model's current weights.
 
         Args:
             k: int. Items that the index returns by default.

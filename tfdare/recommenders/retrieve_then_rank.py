@@ -13,7 +13,7 @@ from tfdare.schema import FIRST_ID
 
 
 class Recommendations(NamedTuple):
-    """Items for each user, likeliest first.
+    """Items for each user, most probable first.
 
     Attributes:
         item: int32 ``[U, k]``, row ids.
@@ -29,7 +29,7 @@ class RetrieveThenRank:
 
     Args:
         index: ``tfrs.layers.factorized_top_k.TopK`` from requests to item row ids, as of
-            :meth:`Retrieval.index`.
+            :meth:`tfdare.recommenders.Retrieval.index`.
         ranker: RequestModel, or Ranking around one.
         catalog: Catalog. The features of the candidates.
 

@@ -1,6 +1,6 @@
 """The description of the data that the Beam jobs, reader, model, export and client share.
 
-Free of TensorFlow.
+Does not import TensorFlow.
 """
 
 from tfdare.schema.features import (

@@ -1,4 +1,4 @@
-"""Lists in what two schemas differ, in phrases for a person."""
+"""Describes how two schemas differ, for messages to users."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _Part = Feature | CategoricalContext | NumericContext
 
 
 def differences(trained: Schema, current: Schema) -> list[str]:
-    """Lists what :attr:`Schema.digest` sees differ, a phrase each; dimensions are left out.
+    """Lists the differences that change :attr:`Schema.digest`, one phrase each.
 
     Args:
-        trained: Schema. The older one, a model's.
-        current: Schema. Of the data at hand.
+        trained: Schema. The older one, that of a model.
+        current: Schema. The one of the current data.
     """
     before, after = _parts(trained), _parts(current)
     phrases = []

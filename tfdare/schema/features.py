@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 PADDING_ID = 0
-"""Row that stands for "no behavior here"; never trained, never looked up by a real id."""
+"""Row that stands for "no behavior here"; its gradient is 0, and no real id has it."""
 OOV_ID = 1
-"""Row that stands for every id the vocabulary does not hold."""
+"""Row that stands for every id that is not in the vocabulary."""
 FIRST_ID = 2
 """Row of the most frequent id of a vocabulary."""
 MAX_GAP = 2**31 - 1
-"""Longest time gap that a request carries, in the log's clock; longer ones are cut to it."""
+"""Longest time gap that a request carries, in the log's unit of time; longer ones are clipped."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _RESERVED = {"length", "time", "time_gap", "index", "position", "score"}
@@ -36,12 +36,12 @@ class Feature:
         attention_dim: int. Columns of the attention table. Defaults to 16.
         representation_dim: int. Columns of the representation table. Defaults to 16.
         vocabulary: str or None. Vocabulary file, relative to the folder of ``schema.json``: one
-            ``raw_id<TAB>count`` a line; line ``i`` (from 0) is row ``i + 2``.
+            ``raw_id<TAB>count`` per line; line ``i`` (from 0) is row ``i + 2``.
         digest: str or None. SHA-256 of that file.
-        max_values: int. Values that one behavior carries at most. With more than 1 (tags, say)
+        max_values: int. Values that one behavior carries at most. With more than 1 (such as tags)
             the tensors have a last axis of that length, padded with 0 at its end. Defaults to 1.
         hash_buckets: int. Rows that raw ids share by their hash
-            (:func:`tfdare.schema.id_hash.hash_rows`), in the place of a vocabulary; the table has
+            (:func:`tfdare.schema.id_hash.hash_rows`), instead of a vocabulary; the table has
             2 more. Defaults to 0: no hash.
 
     Raises:
@@ -69,7 +69,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Position:
-    """How a behavior's distance to the target folds into rows of a small table.
+    """How a behavior's distance to the target maps to rows of a small table.
 
     Position 0 is the target itself, 1 the newest behavior. Positions up to ``exact`` have a row
     each; beyond, every doubling of the distance is cut into ``per_octave`` rows. A history of
@@ -96,7 +96,7 @@ class Position:
         set_int(self, "position", "representation_dim", 0)
 
     def buckets(self, window: int) -> np.ndarray:
-        """Computes rows, int32 ``[window + 1]``, of positions ``0 .. window``; they never fall."""
+        """Computes the rows of positions ``0 .. window``: int32 ``[window + 1]``, ascending."""
         position = np.arange(window + 1, dtype=np.float64)
         beyond = np.log2(np.maximum(position, self.exact) / self.exact) * self.per_octave
         return np.where(
@@ -110,7 +110,7 @@ class Position:
 
 @dataclass(frozen=True)
 class TimeGap:
-    """How the time between a behavior and the request folds into rows of a small table.
+    """How the time between a behavior and the request maps to rows of a small table.
 
     Row 0 is the target itself and "no behavior", row 1 a gap shorter than ``unit``. From there
     each doubling of gap / unit is cut into ``per_octave`` rows, ``octaves`` doublings long; longer
@@ -118,7 +118,7 @@ class TimeGap:
     the defaults give 49 rows, not 50.
 
     Args:
-        unit: int. Shortest gap that is told from none, in the log's clock. Defaults to 1.
+        unit: int. Gaps shorter than this share row 1, in the log's unit of time. Defaults to 1.
         per_octave: int. Rows for each doubling. Defaults to 2.
         octaves: int. Doublings of ``unit`` that have rows. Defaults to 24.
         attention_dim: int. Columns in the attention table; 0 leaves the gap out of it.
@@ -152,7 +152,7 @@ class TimeGap:
             )
 
     def boundaries(self) -> np.ndarray:
-        """Computes the gaps at which the next row starts, as int64 ``[size - 2]``, rising.
+        """Computes the gaps at which the next row starts, as int64 ``[size - 2]``, ascending.
 
         The row of a gap ``g >= 0`` is ``1 + searchsorted(boundaries, g, side="right")``. None
         exceeds :data:`MAX_GAP`.
@@ -250,10 +250,14 @@ def _check_hash(part: Feature | CategoricalContext, owner: str) -> None:
 
 
 def check_name(kind: str, name: Any) -> None:
-    """Refuses a name that tensors and files could not carry.
+    """Checks that a name can be part of the names of tensors and files.
+
+    Args:
+        kind: str. What the name is for, for the message.
+        name: the name.
 
     Raises:
-        SchemaError: with `kind`, what the name is for, and the name.
+        SchemaError: the name is not a lower-case identifier, or is reserved.
     """
     if not isinstance(name, str) or not _NAME.match(name) or name in _RESERVED:
         raise SchemaError(
@@ -263,10 +267,10 @@ def check_name(kind: str, name: Any) -> None:
 
 
 def set_int(part: Any, owner: str, name: str, minimum: int) -> None:
-    """Checks an integer field and turns it into a Python integer: JSON takes none of NumPy's.
+    """Checks an integer field and converts it to a Python int, since JSON takes no NumPy integers.
 
     Raises:
-        SchemaError: it is no integer, or below `minimum`.
+        SchemaError: it is not an integer, or below `minimum`.
     """
     value = getattr(part, name)
     integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -1,4 +1,7 @@
-"""Rows by a hash of the raw id, for features without a vocabulary; the same in jobs and graphs."""
+"""Maps raw ids to rows by a hash, for features without a vocabulary.
+
+Beam jobs use these functions; :mod:`tfdare.export.signatures` computes the same in TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def unmix(values) -> np.ndarray:
     x = np.asarray(values).astype(np.uint64)
     with np.errstate(over="ignore"):
         for shift, multiplier in zip(reversed(SHIFTS), (*reversed(MULTIPLIERS), 1)):
-            x = x ^ (x >> np.uint64(shift)) ^ (x >> np.uint64(2 * shift))  # 3 shifts leave nothing
+            x = x ^ (x >> np.uint64(shift)) ^ (x >> np.uint64(2 * shift))  # 3 * shift > 64
             x = x * np.uint64(pow(multiplier, -1, 2**64))
         return x - np.uint64(GOLDEN)
 
@@ -61,7 +64,7 @@ def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
     rows = np.asarray(rows, np.int64)
     ids = np.full(rows.shape, -1, np.int64)
     turn = 0
-    while (missing := ids < 0).any():  # half of all uint64 are negative as int64: a few turns
+    while (missing := ids < 0).any():  # about half of the ids are negative each time
         mixed = (rows[missing] - FIRST_ID).astype(np.uint64) + np.uint64(turn * buckets)
         ids[missing] = unmix(mixed << np.uint64(1)).astype(np.int64)
         turn += 1
@@ -71,8 +74,8 @@ def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
 def expected_collisions(ids: int, buckets: int) -> float:
     """Returns the share of ``ids`` different ids that a uniform hash puts in a shared bucket.
 
-    1 - (1 - 1 / buckets) ** (ids - 1): 1 in 10 ids with ten times as many buckets, two in three
-    with as many.
+    1 - (1 - 1 / buckets) ** (ids - 1): about 1 in 10 with ten times as many buckets as ids, about
+    2 in 3 with as many buckets as ids.
 
     Example:
         >>> round(expected_collisions(1000, 10_000), 3), round(expected_collisions(1000, 1000), 3)
@@ -84,7 +87,7 @@ def expected_collisions(ids: int, buckets: int) -> float:
 
 
 def collisions(ids: np.ndarray, buckets: int) -> float:
-    """Returns the share of different ids that share their bucket with another; 0 of no ids."""
+    """Returns the share of different ids that share their bucket with another; 0 without ids."""
     if not len(ids):
         return 0.0
     _, index, count = np.unique(hash_rows(ids, buckets), return_inverse=True, return_counts=True)

@@ -2,8 +2,8 @@
 
 A :class:`Schema` lists the features that history and target have in common, how long a window of
 history a request carries, how positions and time gaps fold into rows, what context comes with a
-request, and by which protocol the sequences were split. It goes to ``schema.json`` and back. This
-module does not import TensorFlow. Its parts are in :mod:`tfdare.schema.features`.
+request, and by which protocol the sequences were split. It is stored as ``schema.json``. This
+module does not import TensorFlow. The parts of a schema are in :mod:`tfdare.schema.features`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DIMS = ("attention_dim", "representation_dim", "dim")
 
 @dataclass(frozen=True)
 class Schema:
-    """Describes the data in a folder of sequences, as far as a model must know it to be built.
+    """Describes the data in a folder of sequences, as needed to build a model for it.
 
     Args:
         features: tuple of Feature. The first one is the item, which has one value.
@@ -45,11 +45,11 @@ class Schema:
         split: mapping. The protocol that cut the log into train, validation and test, with its
             options, as the Beam job wrote them.
         encoding: str. How records hold their arrays: ``"packed"`` is little-endian bytes,
-            ``"lists"`` int64 (and float) lists that any reader of ``tf.train.Example`` takes.
+            ``"lists"`` int64 (and float) lists that any reader of ``tf.train.Example`` can read.
         time_gap: TimeGap or None. Rows and dimensions of the time between behavior and request;
             None if requests carry no ``history_time_gap``.
-        context: tuple of CategoricalContext and NumericContext. What requests carry beside
-            history and candidates, one tensor ``context_<name>`` each.
+        context: tuple of CategoricalContext and NumericContext. What requests carry in addition
+            to history and candidates, one tensor ``context_<name>`` each.
 
     Raises:
         SchemaError: features repeat or are missing, or a size is not usable.
@@ -117,7 +117,7 @@ class Schema:
 
     @property
     def categorical(self) -> tuple[Feature | CategoricalContext, ...]:
-        """All that has a table and a vocabulary: features, then categorical context."""
+        """All that has ids and an embedding table: features, then categorical context."""
         context = [part for part in self.context if isinstance(part, CategoricalContext)]
         return (*self.features, *context)
 
@@ -144,8 +144,8 @@ class Schema:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over what the data is (features, vocabularies, context, window, split), not
-        over dimensions, which are a model's choice."""
+        """SHA-256 of the description of the data (features, vocabularies, context, window,
+        split), without dimensions, which each model chooses."""
         data = self.to_dict()
         small_tables = [data["position"], data["time_gap"] or {}]
         for part in [*data["features"], *small_tables, *data["context"]]:

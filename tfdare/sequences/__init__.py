@@ -1,6 +1,6 @@
 """Opens folders of sequences, which the Beam jobs write, and reads their records.
 
-Free of TensorFlow.
+Does not import TensorFlow.
 """
 
 from tfdare.sequences.folder import SPLITS, SUCCESS, Sequences, open_matching, open_sequences

@@ -7,7 +7,7 @@ Layout::
                                                    earlier run's ids before new ones), also of
                                                    categorical context features
     train|validation|test/part-00000-of-00008.tfrecord, or .tfrecord.gz
-    rejected/*.jsonl                               {"file", "line", "reason", "row"} a line
+    rejected/*.jsonl                               one {"file", "line", "reason", "row"} per line
     events/part-00000-of-00008.arrow               with --keep_events: all events, for --since
 """
 
@@ -120,7 +120,7 @@ class Sequences:
             return np.array([int(line.split("\t", 1)[0]) for line in file], np.int64)
 
     def frequencies(self, name: str) -> np.ndarray:
-        """Reads how often each id of (context) feature ``name`` came in the training period.
+        """Reads how often each id of (context) feature ``name`` occurred in the training period.
 
         Returns:
             int64; element ``i`` has row ``i + 2``.

@@ -2,9 +2,9 @@
 
 For a target category t, a behavior category c and a position p (1 is the newest behavior), over
 the candidates of category t whose history reaches p: X is whether the behavior at p is of category
-c, Y is whether the candidate was clicked, and I(X; Y) says how much one tells of the other
-(DARE, ICLR 2025). Counts of parts add up, so that Beam workers and a single process
-give the same numbers. No TensorFlow here.
+c, Y is whether the candidate was clicked, and I(X; Y) says how much one tells about the other
+(DARE, ICLR 2025). Counts of parts of the data can be added, so that Beam workers and a single
+process give the same numbers. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ class InterestCounts:
     another category counts as "not of category c"; a candidate of another category does not count.
 
     Args:
-        categories: sequence of int. Row ids that are told apart, of targets and behaviors alike.
-        positions: int or sequence of int. P: positions 1 to P, a bucket each. Or where each
-            bucket of positions starts, and last where the last one ends, rising from 1: ``[1, 2,
-            3, 5, 9]`` has buckets 1, 2, 3 to 4, 5 to 8. Every position of a bucket that a history
-            reaches is an observation of its own.
+        categories: sequence of int. Row ids of the categories to count, of targets and behaviors.
+        positions: int or sequence of int. P: positions 1 to P, a bucket each. Or the edges of the
+            buckets, ascending from 1: ``[1, 2, 3, 5, 9]`` has buckets 1, 2, 3 to 4, 5 to 8. Every
+            position of a bucket that a history reaches is an observation of its own.
 
     Attributes:
         categories: int64 ``[M]``.
@@ -73,7 +72,7 @@ class InterestCounts:
 
     @property
     def positions(self) -> int:
-        """P, the oldest position that is looked at."""
+        """P, the oldest position that is counted."""
         return int(self.edges[-1]) - 1
 
     def add(
@@ -140,7 +139,7 @@ class InterestCounts:
             self._add_pending(key[behavior[row] >= 0])
 
     def merge(self, other: InterestCounts) -> InterestCounts:
-        """Adds the counts of `other` to these, and returns these.
+        """Adds the counts of `other` to this object, and returns it.
 
         Raises:
             ValueError: `other` has other categories or positions.
@@ -170,7 +169,7 @@ class InterestCounts:
 
         Args:
             smoothing: float. Added to each of the four counts. Defaults to 0.
-            min_count: int. Observations with the behavior that are needed; with fewer, the
+            min_count: int. Least number of observations with the behavior; with fewer, the
                 information is 0 and the lift 1. Defaults to 1.
         """
         self._count_pending()
@@ -211,7 +210,7 @@ class InterestCounts:
         return self.__dict__
 
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the cells that occur, rising, and their counts by label, int64 ``[cells, 2]``."""
+        """Returns the cells that occur, sorted, and their counts by label, int64 ``[cells, 2]``."""
         cells = np.unique(self._keys >> 1)
         counts = np.zeros((cells.size, 2), np.int64)
         counts[np.searchsorted(cells, self._keys >> 1), self._keys & 1] = self._counts
@@ -250,7 +249,7 @@ class InterestTable:
     Attributes:
         categories: int64 ``[M]``. Row ids.
         edges: int64 ``[B + 1]``. Bucket b holds the positions ``edges[b] .. edges[b + 1] - 1``.
-        cells: int64 ``[cells]``, rising. The cells that occur: ``(t * M + c) * B + b``, t the
+        cells: int64 ``[cells]``, ascending. The cells that occur: ``(t * M + c) * B + b``, t the
             index of the target's category, c that of the behavior's, b the bucket.
         cell_information, cell_lift, cell_support: ``[cells]``. Their values.
     """
@@ -265,13 +264,13 @@ class InterestTable:
     @property
     def information(self) -> np.ndarray:
         """float64 ``[M, M, B]``. I(X; Y) in nats, by target category, behavior category and
-        position; 0 where the behavior never comes."""
+        position; 0 where the behavior never occurs."""
         return _dense(self.cells, self.cell_information, self.categories, self.edges)
 
     @property
     def lift(self) -> np.ndarray:
-        """float64 ``[M, M, B]``. P(click | behavior) / P(click): above 1 the behavior speaks for
-        the click, below 1 against it; 1 where it never comes."""
+        """float64 ``[M, M, B]``. P(click | behavior) / P(click): above 1 the behavior makes a
+        click more likely, below 1 less likely; 1 where it never occurs."""
         return 1.0 + _dense(self.cells, self.cell_lift - 1.0, self.categories, self.edges)
 
     @property
@@ -281,7 +280,7 @@ class InterestTable:
 
     @property
     def signed(self) -> np.ndarray:
-        """float64 ``[M, M, B]``: information, negative where the behavior speaks against it."""
+        """float64 ``[M, M, B]``. Information, negative where the lift is below 1."""
         return np.where(self.lift < 1, -self.information, self.information)
 
     def relevance(
@@ -316,7 +315,7 @@ class InterestTable:
 
 
 def mutual_information(counts: np.ndarray) -> np.ndarray:
-    """Computes I(X; Y) in nats from 2x2 counts ``[..., 2, 2]``; 0 of no counts.
+    """Computes I(X; Y) in nats from 2x2 counts ``[..., 2, 2]``; 0 where all counts are 0.
 
     Example:
         >>> float(mutual_information(np.array([[5, 0], [0, 5]])).round(4))  # log 2
@@ -332,19 +331,19 @@ def mutual_information(counts: np.ndarray) -> np.ndarray:
 
 
 def top_categories(frequency: Iterable[int], most: int = TOP_CATEGORIES) -> np.ndarray:
-    """Returns the row ids of the most frequent categories, falling; equal ones by row.
+    """Returns the row ids of the most frequent categories, most frequent first; ties by row.
 
     Args:
-        frequency: iterable of int. How often each id of the vocabulary comes; element i is row
+        frequency: iterable of int. How often each id of the vocabulary occurs; element i is row
             i + 2, as in its file.
-        most: int. Defaults to 10.
+        most: int. How many to return. Defaults to 10.
     """
     frequency = np.asarray(list(frequency), np.int64)
     return np.lexsort((np.arange(frequency.size), -frequency))[:most] + FIRST_ID
 
 
 def category_index(categories: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns the index of every row id in `categories`, -1 where it is none of them; int64."""
+    """Returns the index in `categories` of every row id, -1 where it is not in it; int64."""
     order = np.argsort(categories, kind="stable")
     rows = np.asarray(rows)
     index = order[np.minimum(np.searchsorted(categories[order], rows), categories.size - 1)]

@@ -9,20 +9,20 @@ from tfdare.schema.id_hash import hash_rows, ids_of_rows
 from tfdare.sequences.folder import Sequences
 
 UNKNOWN_ID = -1
-"""Raw id sent for a row that stands for no single id; the model takes it as out of vocabulary."""
+"""Raw id of a row that stands for no single id; a model treats it as out of vocabulary."""
 UNSEEN_VALUE = -(2**63)
-"""The same among several values, where -1 is none."""
+"""The same for features with several values, where -1 means no value."""
 
 
 class RawIds:
     """Converts row ids to raw ids and back, by the vocabulary files of ``sequences``.
 
-    No raw ids are kept of a hashed feature. A row of it then becomes any id with that hash: the
-    model takes it like every other id of the row, but it need not occur in the log.
+    Raw ids of a hashed feature are not stored. A row of it is converted to some id with that
+    hash: a model treats all ids of a row the same, but this one need not occur in the log.
 
     Args:
         sequences: Sequences.
-        exact: bool. Whether stand-ins are refused. Defaults to False.
+        exact: bool. Whether to refuse hashed features. Defaults to False.
 
     Raises:
         SchemaError: a feature is hashed, and `exact`.
@@ -45,7 +45,7 @@ class RawIds:
 
         Args:
             name: str.
-            rows: int, any shape; flat, as records hold them, also of a feature of L values.
+            rows: int, any shape; flat for a feature of L values, as in records.
 
         Returns:
             int64 of the same shape, or ``[..., L]`` of a feature of L values. -1 for padding and
@@ -67,7 +67,7 @@ class RawIds:
         return ids
 
     def row(self, name: str, raw: int) -> int | None:
-        """Returns the row of one raw id of feature ``name``, or None if it has none."""
+        """Returns the row of one raw id of feature ``name``, or None if it is not known."""
         if name in self.hashed:
             row = int(hash_rows(np.array(raw), self.hashed[name]))
             return row if row >= FIRST_ID else None

@@ -24,9 +24,9 @@ from tfdare.schema import PACKED, CategoricalContext, NumericContext
 
 @dataclass(frozen=True)
 class UserRecord:
-    """One user's history, once, and the requests that were cut from it.
+    """One user's history, stored once, and the requests that were cut from it.
 
-    Request ``r`` sees the behaviors ``0 .. position[r] - 1`` (the newest ``window`` of them) and
+    Request ``r`` has the behaviors ``0 .. position[r] - 1`` (the newest ``window`` of them) and
     ranks ``target_length[r]`` candidates, which follow each other in ``target`` and ``label``.
     Features of V values (`Feature.max_values` above 1) have V row ids for each behavior and each
     candidate, padded with 0 at the end, all in one flat array.
@@ -35,12 +35,12 @@ class UserRecord:
         user: str. The raw user id of the log.
         history: mapping of feature name to int32 ``[L]`` (or ``[L * V]``) row ids, oldest first.
         history_time: int64 ``[L]``. Time of each behavior, as the log gives it (Taobao: seconds).
-        position: int32 ``[R]``. Behaviors before the request, never falling.
+        position: int32 ``[R]``. Number of behaviors before the request, ascending.
         target_length: int32 ``[R]``. Candidates of the request.
         target: mapping of feature name to int32 ``[T]`` (or ``[T * V]``) row ids, T the sum of
             ``target_length``.
         label: uint8 ``[T]``. 1 clicked, 0 not.
-        request_time: int64 ``[R]`` or None. Time of each request, by the clock of
+        request_time: int64 ``[R]`` or None. Time of each request, in the unit of
             ``history_time``; None where it is not known.
         context: mapping of context feature name to int32 ``[R]`` (or ``[R * V]``) row ids, or to
             float32 ``[R]`` for a number, NaN where it is not known.
@@ -60,9 +60,9 @@ class UserRecord:
 # name in the Example -> dtype of its packed bytes; history_<f> and target_<f> are "<i4".
 ARRAY_DTYPES = {"history_time": "<i8", "position": "<i4", "target_length": "<i4", "label": "u1"}
 REQUEST_TIME = "<i8"
-"""Dtype of ``request_time``, which a record need not have."""
+"""Dtype of ``request_time``, which is optional in a record."""
 GZIP_SUFFIX = ".gz"
-"""Ending of the names of files that are packed by gzip."""
+"""Ending of the names of files that are compressed by gzip."""
 
 
 def context_dtypes(context: Iterable[CategoricalContext | NumericContext]) -> dict[str, str]:
@@ -165,7 +165,7 @@ def decode(
             that :func:`context_dtypes` gives. Defaults to none of them.
 
     Raises:
-        ValueError: the bytes are no Example, or a feature is missing.
+        ValueError: the bytes are not an Example, or a feature is missing.
     """
     try:
         feature = Example.FromString(data).features.feature
@@ -206,7 +206,7 @@ def read_framed(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
     """Reads the records of an open TFRecord file.
 
     Raises:
-        ValueError: the file is cut short, or a checksum does not fit.
+        ValueError: the file is cut short, or a checksum does not match.
     """
     while header := file.read(12):
         length, crc = header[:8], header[8:]
@@ -220,7 +220,7 @@ def read_framed(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """Reads the records of a TFRecord file, unpacked if its name ends in ``.gz``.
+    """Reads the records of a TFRecord file, decompressed if its name ends in ``.gz``.
 
     Raises:
         ValueError: the file is damaged.

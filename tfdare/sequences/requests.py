@@ -7,8 +7,8 @@ int32 ``[U, N]``, the time from each behavior to the request, and ``context_<nam
 or ``[U, L]`` for ids, float32 ``[U]`` for a number, NaN where it is not known. Ids are the raw ids
 of the log, or int32 row ids for a model that was exported over those.
 
-Here mappings are built from a user's lists or from a record, checked, stacked, split, and completed
-with what search returned. Only numpy is needed.
+This module builds such mappings from a user's lists or from a record, checks, stacks and splits
+them, and adds the results of search to them. It does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tfdare.sequences.record import UserRecord
 HISTORY, TARGET, BEHAVIOR, CONTEXT = "history_", "target_", "behavior_", "context_"
 LENGTH, TIME_GAP = "history_length", "history_time_gap"
 NO_VALUE = -1
-"""Raw id that fills up the values of a feature that may have several."""
+"""Raw id that pads the values of a feature that may have several."""
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 _Lists: TypeAlias = Mapping[str, Sequence | np.ndarray]
@@ -38,16 +38,16 @@ class UserRequest:
 
     Attributes:
         user: str. The raw user id.
-        number: int. Position among the requests of the user's record.
-        time: int or None. Time of the request, by the log's clock, where it is known.
+        number: int. Index among the requests of the user's record.
+        time: int or None. Time of the request, in the log's unit, where it is known.
         history: mapping of feature to int ``[N]``, oldest first; ``[N, L]`` with several values,
             -1 (row ids: 0) where there is none.
         target: mapping of feature to int ``[C]``, or ``[C, L]``.
         label: uint8 ``[C]``. 1 clicked, 0 not.
         time_gap: int64 ``[N]`` or None. Time from each behavior to the request, where the schema
             has it.
-        context: mapping of context feature to an id, int ``[L]`` of them, or a float; -1, none or
-            NaN where it is not known.
+        context: mapping of context feature to an id, int ``[L]`` of ids, or a float; -1 (row ids:
+            0) or NaN where it is not known.
     """
 
     user: str
@@ -78,11 +78,11 @@ def requests_of_record(
     Args:
         record: UserRecord.
         schema: Schema.
-        ids: RawIds or None. None leaves row ids.
-        newest: bool. Only the newest request. Defaults to False.
+        ids: RawIds or None. Converts row ids to raw ids. Defaults to None: row ids.
+        newest: bool. Whether to return only the newest request. Defaults to False.
 
     Raises:
-        ValueError: the schema has a time gap, but the record no time of its requests.
+        ValueError: the schema has a time gap, but the record has no times of requests.
     """
 
     def values(part, rows):
@@ -145,16 +145,16 @@ def one_request(
     context: Mapping[str, Any] | None = None,
     values: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Lays out one user's lists as a request mapping with U = 1.
+    """Builds a request mapping with U = 1 from one user's lists.
 
     Args:
         history: mapping of feature to raw ids, oldest first; may be empty lists.
         target: mapping of feature to raw ids of the candidates.
-        time_gap: sequence of int or None. Time from each behavior to now, by the log's clock.
-        context: mapping of feature to a raw id, a list of them (of a feature in `values`), or a
-            float; an integer is taken as an id.
-        values: mapping of feature to int. L, the schema's `max_values`, for every feature (of the
-            context, too) that has several values; each behavior then has a list of up to L raw ids.
+        time_gap: sequence of int or None. Time from each behavior to now, in the log's unit.
+        context: mapping of feature to a raw id, a list of them (for a feature in `values`), or a
+            float; an integer is read as an id.
+        values: mapping of feature to int. L, the schema's `max_values`, for every feature (also of
+            the context) that has several values; each behavior then has a list of up to L raw ids.
 
     Raises:
         ValueError: features differ, lists of one side differ in length, or a behavior has more
@@ -259,7 +259,7 @@ def checked(requests: Arrays) -> dict[str, np.ndarray]:
     if not features or set(requests) - optional != wanted | {LENGTH}:
         raise ValueError(
             f"Requests must hold {LENGTH}, and history_<feature> and target_<feature> for every "
-            f"feature; {TIME_GAP} and context_<name> may come besides. Received: {sorted(requests)}"
+            f"feature; {TIME_GAP} and context_<name> are optional. Received: {sorted(requests)}"
         )
     inputs = {name: _cast(name, np.asarray(value)) for name, value in requests.items()}
     users = inputs[LENGTH].shape
@@ -302,7 +302,7 @@ def checked(requests: Arrays) -> dict[str, np.ndarray]:
             f"`{LENGTH}` must lie between 0 and the history's width {width}. "
             f"Received: {length.tolist()[:8]}"
         )
-    if width == 0:  # a server that batches cannot pad a history without any column
+    if width == 0:  # a server that batches requests cannot pad a width of 0
         for name in behaviors:
             inputs[name] = _pad(inputs[name], 1)
     return inputs
@@ -313,7 +313,8 @@ def score_inputs(
 ) -> dict[str, np.ndarray]:
     """Returns the inputs of ``score``: candidates, context, and the behaviors that search kept.
 
-    Where ``behavior_index`` is -1 there is no behavior: position 0, ids and time gap padding.
+    Where ``behavior_index`` is -1 there is no behavior: the position is 0, ids and time gap are
+    padding.
 
     Args:
         requests: mapping of name to array, as search received it, and the context.

@@ -1,6 +1,6 @@
 """Simulated event logs whose interests are known, because the simulator planted them.
 
-Free of TensorFlow.
+Does not import TensorFlow.
 """
 
 from tfdare.simulation.options import SimulatorOptions

@@ -17,7 +17,7 @@ BEHAVIORS = ("pv", "buy", "cart", "fav")
 CAUSES = ("relation", "return", "lifelong", "drift", "popularity", "noise")
 """Names of the codes of :class:`Causes`, in the order of the codes."""
 
-_OTHER_SHARE = (0.20, 0.52, 0.28)  # buy, cart and fav among what is not a page view
+_OTHER_SHARE = (0.20, 0.52, 0.28)  # buy, cart and fav among other behaviors
 _RELATION, _RETURN, _LIFELONG, _DRIFT, _POPULARITY, _NOISE = range(len(CAUSES))
 
 
@@ -29,8 +29,8 @@ class Events(NamedTuple):
         item: int64 ``[R]``. Raw item id.
         category: int64 ``[R]``. Raw category id.
         behavior: int8 ``[R]``. Index into :data:`BEHAVIORS`.
-        time: int64 ``[R]``. Unix seconds, rising strictly within a user unless the clock of the
-            log is coarser.
+        time: int64 ``[R]``. Unix seconds, strictly ascending within a user unless `resolution` is
+            above 1.
     """
 
     user: np.ndarray
@@ -41,15 +41,15 @@ class Events(NamedTuple):
 
 
 class Causes(NamedTuple):
-    """Why page views happened: an entry a page view, in the order of the log.
+    """Causes of page views: one entry per page view, in the order of the log.
 
     Attributes:
         user: int64 ``[V]``. Raw user id.
         position: int64 ``[V]``. The page view's index among the user's, from 0.
         cause: int8 ``[V]``. Index into :data:`CAUSES`: what chose its category (and, for
             ``return``, its item).
-        distance: int64 ``[V]``. How many page views before it the one lies that pulled it or that
-            it returns to; 0 where no single one caused it.
+        distance: int64 ``[V]``. Number of page views back to the one that pulled it or that it
+            returns to; 0 where no single one caused it.
         favorite: bool ``[V]``. Whether its item was drawn from the user's favorites.
     """
 
@@ -74,7 +74,7 @@ class _Views(NamedTuple):
 def cohort_events(world: World, number: int) -> Events:
     """Generates the rows of one cohort."""
     views, rng = _views(world, number)
-    # Rows that are no page views follow the page view whose item they are about.
+    # Rows of other behaviors follow the page view of the same item.
     rows = 1 + (rng.random(views.user.size) < world.options.other_behaviors)
     source = np.repeat(np.arange(views.user.size), rows)
     is_view = np.diff(source, prepend=-1) > 0
@@ -90,7 +90,7 @@ def cohort_events(world: World, number: int) -> Events:
 
 
 def cohort_causes(world: World, number: int) -> Causes:
-    """Returns why the page views of one cohort happened."""
+    """Returns the causes of one cohort's page views."""
     views, _ = _views(world, number)
     starts = np.flatnonzero(np.diff(views.user, prepend=-1))
     position = np.arange(views.user.size)
@@ -139,7 +139,7 @@ def _views(world: World, number: int) -> tuple[_Views, np.random.Generator]:
         world.items(category, rng.random(user.size)),
     )
     if back.any():
-        # Returns to returns: twice as far back at every step, until all are at their origin.
+        # A return may go back to a return: follows them, doubling the steps, to their origin.
         origin = np.arange(user.size) - np.where(cause == _RETURN, distance, 0)
         while not np.array_equal(further := origin[origin], origin):
             origin = further
@@ -181,7 +181,7 @@ def _returns(options: SimulatorOptions, number: int, length: np.ndarray) -> np.n
 def _categories(
     world: World, rng, lifelong: np.ndarray, length: np.ndarray, back: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws category, cause and the cause's distance of a cohort's page views, user after user."""
+    """Draws category, cause and distance of a cohort's page views, grouped by user."""
     options = world.options
     size, start = int(length.sum()), np.cumsum(length) - length
     first = np.zeros(size, bool)
@@ -203,7 +203,7 @@ def _categories(
     noise = rng.random(size) < options.noise
     category = np.where(noise, world.popular_categories(rng.random(size)), category[session])
     cause = np.where(noise, np.int8(_NOISE), cause[session])
-    # An event may pull a later one that pulls another: a step per position, for all users at once.
+    # A pulled event may pull another: positions are processed in order, for all users at once.
     pulls = rng.random(size) < options.relation
     pulled = np.full(size, -1, np.int64)
     distance = np.zeros(size, np.int64)

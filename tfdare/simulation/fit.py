@@ -30,11 +30,11 @@ class Fit:
     """The result of :func:`fit`.
 
     Attributes:
-        options: SimulatorOptions. Of as many users as the log has.
+        options: SimulatorOptions. With the number of users of the log.
         real: dict. Statistics of the log.
-        simulated: dict. Those of a log simulated with the options, of as many users.
-        error: dict. Of each fitted curve: root mean square of the logarithm of their ratio; 0.1
-            is a curve that is off by a tenth.
+        simulated: dict. Statistics of a log simulated with the options, with as many users.
+        error: dict. By curve the root mean square of the logarithm of the two logs' ratio; 0.1
+            means off by about a tenth.
     """
 
     options: SimulatorOptions
@@ -79,11 +79,11 @@ def fit(
     Args:
         views: Views. Page views of the log, or of a sample of its users.
         other_behaviors: float. Rows of the log that are no page views, per page view.
-        options: SimulatorOptions or None. Where the search begins; None estimates it from the log.
+        options: SimulatorOptions or None. Start of the search; None estimates it from the log.
         users: int or None. Users of the whole log, where `views` are a sample.
         rounds: int. Times that all options are searched, about 120 simulated logs each; 0 searches
             none. Defaults to 3.
-        say: function of a line. Receives the progress.
+        say: function that is called with each line of progress.
 
     Raises:
         ValueError: the log is too small to be fitted: fewer than 20 users or 1,000 page views.
@@ -118,7 +118,7 @@ def views_of(log: Iterator[Events]) -> Views:
 def _initial_options(
     views: Views, real: dict[str, Any], other_behaviors: float
 ) -> SimulatorOptions:
-    """Estimates the options that need no search, and where the search of the others begins."""
+    """Estimates the options that need no search, and initial values of the others."""
     user, time = views.user, views.time
     length = np.diff(np.flatnonzero(np.diff(user, prepend=user[0] - 1, append=user[-1] - 1)))
     lowest, highest = np.quantile(time, [0.001, 0.999])
@@ -244,7 +244,7 @@ def _option_blocks(real, options) -> Iterator[tuple[list[_Free], tuple[str, ...]
 
 
 def _search_options(options, free, real, names, step, say) -> SimulatorOptions:
-    """Searches values of the `free` options that bring the named curves near the real ones."""
+    """Searches values of the `free` options for which the named curves are near the real ones."""
     real_curves = [CURVES[name](real) for name in names]
     best, least = np.array([f.scaled(getattr(options, f.name)) for f in free]), math.inf
 
@@ -257,7 +257,7 @@ def _search_options(options, free, real, names, step, say) -> SimulatorOptions:
         return differences
 
     def slopes(scaled) -> np.ndarray:
-        # Steps wide enough to stand out from the noise of simulating.
+        # Steps large enough for differences above the noise of simulating.
         here, columns = residuals(scaled), []
         for index, value in enumerate(scaled):
             there = scaled.copy()

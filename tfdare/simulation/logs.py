@@ -25,11 +25,11 @@ class LogSample:
     """Page views of some users of a log, and counts of the whole log.
 
     Attributes:
-        views: Views. Of the users that were kept, in the order of time.
-        users: int. Of the whole log, about, where not all were kept.
-        rows: int. Of the whole log that could be read.
-        unreadable: int. Rows with missing columns or a time that is no integer.
-        other_behaviors: float. Rows that are no page views, per page view.
+        views: Views. Page views of the users that were kept.
+        users: int. Users of the whole log; approximate where not all were kept.
+        rows: int. Rows of the whole log that could be read.
+        unreadable: int. Rows with missing columns or a time that is not an integer.
+        other_behaviors: float. Rows that are not page views, per page view.
     """
 
     views: Views
@@ -46,10 +46,10 @@ def read_sample(
     max_views: int = 150_000,
     progress: bool = True,
 ) -> LogSample:
-    """Reads a log block by block; memory does not grow with it.
+    """Reads a log block by block; memory does not grow with its size.
 
-    A user is kept with all page views or none: whenever there are too many page views, half of the
-    users are dropped, by a hash of the id.
+    A user is kept with all page views or with none: whenever there are too many page views, half of
+    the users are dropped, by a hash of the id.
 
     Args:
         paths: sequence of str. CSV files, gzip included.
@@ -60,7 +60,7 @@ def read_sample(
         progress: bool. Whether to count rows on a terminal's stderr. Defaults to True.
 
     Raises:
-        ValueError: a column is missing, a file is no CSV, or nothing in it can be read.
+        ValueError: a column is missing, a file is not CSV, or it has no readable page view.
         OSError: a file cannot be opened.
     """
     kept: list[list[np.ndarray]] = []

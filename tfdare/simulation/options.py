@@ -71,9 +71,9 @@ class SimulatorOptions:
         lifelong_categories: int. Lifelong categories of a user, drawn with replacement.
             Defaults to 4.
         lifelong: float. Share of sessions in a lifelong category. Defaults to 0.6.
-        drift: float. Share of sessions in the category of the user's present era; the others
-            follow popularity. Defaults to 0.2.
-        era_events: float. Mean page views until interest drifts on. Defaults to 60.
+        drift: float. Share of sessions in the category of the user's current era, a period with
+            one drifting interest; the others follow popularity. Defaults to 0.2.
+        era_events: float. Mean page views of an era. Defaults to 60.
         session_events: float. Mean page views of a session. Defaults to 4.
         noise: float. Share of page views that follow popularity alone. Defaults to 0.1.
         relation: float. Probability that an event pulls the event ``lag`` page views later into
@@ -86,33 +86,33 @@ class SimulatorOptions:
         other_behaviors: float. Rows that are not page views, per page view. Defaults to 0.11.
         category_shift: float. Added to the rank of each category before its Zipf exponent is
             taken, so that the most popular ones stand out less (Mandelbrot's form). Defaults to 0.
-        length_shape: float. Shape of a gamma distribution of page views, whose lower end is
-            heavier than the logarithmic normal one of `spread`; 0 keeps that one. Defaults to 0.
+        length_shape: float. Shape of a gamma distribution of page views, with a heavier lower tail
+            than the log-normal one of `spread`; 0 keeps the log-normal one. Defaults to 0.
         kinship: float. Probability that a user's next lifelong category is the partner of the
-            last one: a lasting taste for both, at any lag. Defaults to 0.
+            previous one: a lasting interest in both, at any lag. Defaults to 0.
         returns: float. Probability that a page view goes back to the item of an earlier one, early
             in a history. Defaults to 0.
-        return_growth: float. What is left of new items after ``n`` page views falls with ``n **
+        return_growth: float. The share of new items after ``n`` page views falls with ``n **
             -return_growth``: the longer a history, the more of it are returns. Defaults to 0.
         return_spread: float. How users differ in this: standard deviation of the logarithm of the
-            power that a user's share of new items is taken to. Defaults to 0: all alike.
-        return_decay: float. The page view to return to lies at a distance drawn from ``distance **
+            power that a user's share of new items is raised to. Defaults to 0: no differences.
+        return_decay: float. The distance to the page view to return to is drawn from ``distance **
             -return_decay`` over the user's past. Defaults to 1.
         return_low: int. Smallest such distance in page views. Defaults to 1.
-        pause: float. Median seconds between rows of one visit; 0 knows no visits and spreads rows
+        pause: float. Median seconds between rows of one visit; 0 means no visits: rows are spread
             over the days with heavy-tailed pauses. Defaults to 0.
         pause_spread: float. Standard deviation of the logarithm of pauses in a visit. Defaults to
             1.2.
         visit_events: float. Mean rows of a visit. Defaults to 10.
-        break_power: float. Breaks between visits are exponential to this power: the greater, the
-            more unequal. Defaults to 3.
-        stay: float. With visits, a user is active for a uniformly drawn share of the days, taken
-            to this power; 0 is all of them, whoever it is. Defaults to 0.
+        break_power: float. Breaks between visits are exponential variables raised to this power:
+            the greater, the more unequal. Defaults to 3.
+        stay: float. With visits, a user is active for a uniformly drawn share of the days, raised
+            to this power; 0: all days, for every user. Defaults to 0.
         daily: float. Strength of the daily rhythm of visits, whose rate is ``1 + daily *
             cos(...)`` around `peak_hour`. Defaults to 0.
         peak_hour: float. Hours after the time of day of `start`. Defaults to 21.
-        resolution: int. Seconds that the log's clock ticks in: times are rounded down, and rise no
-            longer strictly. Defaults to 1.
+        resolution: int. Seconds: times are rounded down to multiples of it, so that times of a
+            user may be equal. Defaults to 1.
 
     Raises:
         ValueError: a value is out of range.
@@ -186,7 +186,7 @@ class SimulatorOptions:
 
     @property
     def cohort_users(self) -> int:
-        """Users of a cohort: they are simulated together, from random streams of their own."""
+        """Users of a cohort, which are simulated together, from separate random streams."""
         return int(min(max(_COHORT_EVENTS // self.mean_events, 1), 1024))
 
     @property

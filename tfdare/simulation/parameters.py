@@ -39,7 +39,7 @@ def read(name: str | os.PathLike) -> Parameters:
     """Reads a set that comes with the package, by its name, or a file.
 
     Raises:
-        ValueError: there is none of this name, or the file holds no such parameters.
+        ValueError: there is no set of this name, or the file holds no such parameters.
     """
     known = os.fspath(name) in names()
     path = _FOLDER / f"{name}.json" if known else pathlib.Path(name)

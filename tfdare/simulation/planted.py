@@ -1,8 +1,8 @@
 """The planted relations of a simulated log, the causes of its page views, and graded relevance.
 
 Search quality is measured against these: :func:`relevance` grades every behavior of a history for
-every candidate by what was planted (:mod:`tfdare.simulation.simulator`), and :func:`causes` yields
-why each page view of the log happened. This module does not import TensorFlow.
+every candidate by the planted interests (:mod:`tfdare.simulation.simulator`), and :func:`causes`
+yields the cause of each page view of the log. This module does not import TensorFlow.
 
 Example:
     >>> from tfdare.simulation import SimulatorOptions, truth
@@ -34,11 +34,10 @@ class Relations(NamedTuple):
     """The planted relation: an event in ``category`` pulls one in ``partner``, ``lag`` later.
 
     Attributes:
-        category: int64 ``[R]``. Rising.
+        category: int64 ``[R]``, ascending.
         partner: int64 ``[R]``.
         lag: int64 ``[R]``. In page views.
-        first_id: int. Smallest id that names one item or category; smaller ones are padding and
-            unknown.
+        first_id: int. Smallest id of an item or category; smaller ones are padding and unknown.
     """
 
     category: np.ndarray
@@ -54,8 +53,8 @@ def relations(truth: Mapping[str, Any], vocabulary: Sequence | None = None) -> R
         truth: mapping. What :func:`tfdare.simulation.truth` returns and ``OUTPUT.truth.json``
             holds.
         vocabulary: sequence or None. Raw category ids in the order of their rows, the first in row
-            2 (``sequences.vocabulary("category")``); relations of others are left out. None keeps
-            raw ids.
+            2 (``sequences.vocabulary("category")``); relations of other categories are left out.
+            None keeps raw ids.
     """
     raw, partner, lag = (
         np.array(column, np.int64)
@@ -81,14 +80,14 @@ def relevance(
     history: Mapping[str, Any],
     history_length: Any,
 ) -> np.ndarray:
-    """Grades how relevant each behavior is to each candidate, by what was planted.
+    """Grades how relevant each behavior is to each candidate, by the planted interests.
 
     ====================  =================================================================
     3 (``PULLS``)         its category's partner is the target's category, and it lies exactly
                           its category's lag before the target
     2 (``SAME_ITEM``)     it is the target's item, which favorites and returns bring back
-    1 (``SAME_CATEGORY``) it is of the target's category: the interest behind it
-    0                     nothing planted connects the two
+    1 (``SAME_CATEGORY``) it is of the target's category
+    0                     none of these
     ====================  =================================================================
 
     The lag counts behaviors, the newest at distance 1. So the history must end right before the
@@ -145,7 +144,7 @@ def relevance(
 
 
 def causes(options: SimulatorOptions) -> Iterator[Causes]:
-    """Yields why every page view of the log happened, in the order and the blocks of the log."""
+    """Yields the cause of every page view, in the order of the log, one cohort at a time."""
     world = World(options)
     for number in range(options.cohorts):
         yield cohort_causes(world, number)
@@ -166,7 +165,7 @@ def world_truth(world: World) -> dict[str, Any]:
 
 
 def user_truth(world: World, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields each user of a cohort with the lifelong categories and the favorite items in them."""
+    """Yields each user of a cohort with their lifelong categories and favorite items in these."""
     slots = np.arange(world.options.favorites)
     users, lifelong = world.cohort(number)
     items = world.favorites(users[:, None, None], lifelong[:, :, None], slots)

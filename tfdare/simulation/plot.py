@@ -20,7 +20,7 @@ def plot_beside(
         real: mapping. Statistics of the real log.
         simulated: mapping. Those of the simulated one.
         path: str. PNG to write.
-        title: str. Of the figure.
+        title: str. Title of the figure.
     """
     import matplotlib
 

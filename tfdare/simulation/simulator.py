@@ -11,13 +11,13 @@ of the log.
   ``relation``, the user's page view ``lag`` positions later into ``r(c)``. This is the
   semantic-temporal correlation that search must find; neither popularity nor counts show it.
 
-Options can be fitted to a log of one's own (``tfdare simulate --fit``), and come fitted to two
-public ones (``--like taobao``, ``--like checkins``): then users return to single items, come in
-visits with a daily rhythm, and differ as those users do.
+Options can be fitted to your own log (``tfdare simulate --fit``), and sets fitted to two public
+logs come with the package (``--like taobao``, ``--like checkins``): then users return to single
+items, come in visits with a daily rhythm, and differ as the users of that log do.
 
 Lags count page views (``pv``), the behaviors that sequences are built of; ``buy``, ``cart`` and
-``fav`` rows repeat the page view they follow. :mod:`tfdare.simulation.planted` returns what was
-planted as arrays. This module does not import TensorFlow.
+``fav`` rows repeat the page view they follow. :mod:`tfdare.simulation.planted` returns the planted
+interests as arrays. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def simulate(options: SimulatorOptions, *, block_users: int | None = None) -> It
 
     Args:
         options: SimulatorOptions. What to simulate.
-        block_users: int or None. Users of a block; the last one may hold fewer. None yields a
+        block_users: int or None. Users of a block; the last block may hold fewer. None yields a
             cohort at a time. The rows do not depend on it.
 
     Raises:
@@ -62,11 +62,11 @@ def like(name: str | os.PathLike, **changes) -> SimulatorOptions:
     """Reads options fitted to a log: ``"taobao"``, ``"checkins"``, or a file of ``--fit``.
 
     Args:
-        name: str. Of the set, or a path.
+        name: str. Name of the set, or a path.
         **changes: options to change, such as ``users``.
 
     Raises:
-        ValueError: there is none of this name, or a value is out of range.
+        ValueError: there is no set of this name, or a value is out of range.
 
     Example:
         >>> like("taobao", users=50).users
@@ -76,7 +76,7 @@ def like(name: str | os.PathLike, **changes) -> SimulatorOptions:
 
 
 def truth(options: SimulatorOptions) -> dict[str, Any]:
-    """Returns what was planted, in the raw ids of the log, ready for JSON.
+    """Returns the planted interests, in the raw ids of the log, ready for JSON.
 
     ``categories`` gives each category's ``partner``, ``lag`` (in page views) and number of
     ``items``; ``users`` each user's lifelong categories and the favorite items in them. Favorites

@@ -10,8 +10,8 @@ LAGS = (1, 2, 3, 5, 10, 20, 50, 100, 200)
 PARTNER_LAGS = (1, 2, 3, 5, 10, 20)
 POSITIONS = (1, 3, 10, 30, 100, 300, 1000)
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-VISIT_GAP = 1800  # seconds without a row that end a visit, the convention of web analytics
-_FEWEST = 50  # pairs below which a rate is left out
+VISIT_GAP = 1800  # a pause of more seconds ends a visit, as is usual in web analytics
+_FEWEST = 50  # with fewer pairs a rate is left out
 
 
 class Views(NamedTuple):
@@ -40,10 +40,11 @@ def measure(views: Views) -> dict[str, Any]:
     ``seen_before``     share of page views whose item the user viewed before, by how many page
                         views came before (from each of `POSITIONS` to the next)
     ``category_rate``   the same as ``repeat_rate`` for categories
-    ``category_lift``   that, as a multiple of what two random page views share
-    ``partner_lift``    for each category the other one that follows it most above chance, found
-                        on half of the users: how much above chance it follows on the other half,
-                        by lag (`PARTNER_LAGS`)
+    ``category_lift``   ``category_rate`` over ``category_chance``, the probability that two random
+                        page views share their category (``item_chance`` is that of items)
+    ``partner_lift``    how many times as often as by chance a category's partner follows it, by
+                        lag (`PARTNER_LAGS`); the partner is the category that follows it most
+                        above chance on one half of the users, measured on the other half
     ``item_share``      share of page views that go to the item of each rank (1, 2, 5, 10, ...)
     ``category_share``  the same for categories
     ``gap``             quantiles of seconds between page views of a user

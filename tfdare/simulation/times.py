@@ -11,12 +11,12 @@ _DAY = 86_400
 
 
 def times_of(options: SimulatorOptions, number: int, rng, user: np.ndarray) -> np.ndarray:
-    """Draws unix seconds of a cohort's rows, within the days, rising within a user.
+    """Draws unix seconds of a cohort's rows, within the days, ascending within a user.
 
     Args:
         options: SimulatorOptions.
-        number: int. The cohort's, for a random stream of its own.
-        rng: numpy Generator. The cohort's stream of events, used without visits.
+        number: int. Number of the cohort, for its random stream; used with visits.
+        rng: numpy Generator. The cohort's stream of events; used without visits.
         user: int64 ``[R]``. The user of each row, grouped.
 
     Raises:
@@ -73,7 +73,7 @@ def _in_visits(options: SimulatorOptions, rng, starts, count, room) -> np.ndarra
     inside = since - since[visit]
     begun = _in_rhythm(options, since[visit])
     seconds = np.floor(np.minimum(begun + inside, np.repeat(days, count))).astype(np.int64)
-    # A rhythm may press a visit into the one before; it then follows at once.
+    # The rhythm may make visits overlap; the later one then follows immediately.
     apart = np.repeat(np.arange(starts.size) * (options.days + 1) * _DAY, count)
     return np.maximum.accumulate(seconds + apart) - apart
 
@@ -88,7 +88,7 @@ def _since(steps, starts, count) -> np.ndarray:
 
 
 def _in_rhythm(options: SimulatorOptions, seconds: np.ndarray) -> np.ndarray:
-    """Moves moments within their day so that they follow the daily rhythm."""
+    """Shifts times within their day so that they follow the daily rhythm."""
     if not options.daily:
         return seconds
     hours = np.linspace(0, 24, 481)

@@ -17,7 +17,7 @@ class World:
         self.options = options
         rng = np.random.default_rng([options.seed, WORLD])
         number = options.categories
-        # Categories are indexed by falling popularity, items by category, then popularity.
+        # Categories are indexed by descending popularity, items by category, then popularity.
         rank = np.arange(1, number + 1, dtype=np.float64) + options.category_shift
         self.popularity = rank**-options.category_zipf
         self.popularity = np.cumsum(self.popularity / self.popularity.sum())
@@ -32,7 +32,7 @@ class World:
         # One sorted array for all categories: category c owns the interval from c to c + 1.
         inside = (total - before[of_item]) / np.diff(before)[of_item]
         self.item_cdf = of_item + np.minimum(inside, 1.0)
-        ring = rng.permutation(number)  # r is one ring through all categories: r(c) != c
+        ring = rng.permutation(number)  # partners form one cycle through all categories: r(c) != c
         self.partner = np.empty(number, np.int64)
         self.partner[ring] = np.roll(ring, -1)
         self.lag = rng.integers(options.lag_low, options.lag_high + 1, number)
@@ -42,10 +42,10 @@ class World:
         self.salt = rng.integers(0, 2**63, dtype=np.uint64)
 
     def user_ids(self, users: np.ndarray) -> np.ndarray:
-        """Returns the raw ids of user numbers; no two are alike.
+        """Returns the raw ids of user numbers, all different.
 
         An affine map, then squares with the sign of the half they come from: modulo a prime that
-        is 3 modulo 4, both are one to one. All products stay below 2**63.
+        is 3 modulo 4, both are bijections. All products stay below 2**63.
         """
         mixed = (users * self.user_factor + self.user_offset) % USER_IDS
         square = mixed * mixed % USER_IDS
@@ -62,7 +62,7 @@ class World:
         return np.minimum(item, self.starts[category + 1] - 1)
 
     def favorites(self, user, category, slot) -> np.ndarray:
-        """Computes a user's favorite item of a category from a hash, so that none is stored."""
+        """Computes a user's favorite items of a category from a hash, so that none are stored."""
         number = self.partner.size
         key = (user * number + category) * self.options.favorites + slot
         bits = key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + self.salt

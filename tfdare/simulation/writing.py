@@ -26,7 +26,7 @@ from tfdare.simulation.options import SimulatorOptions
 from tfdare.simulation.world import BAD, World
 
 LONG = 210
-"""Page views that a user of the paper's logs has at least."""
+"""Least number of page views of a user in the paper's logs."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LogCounts:
         bad_rows: int. Malformed rows.
         page_views: int. Rows with behavior ``pv``, malformed ones left out.
         users: int. Users in the log.
-        long_users: int. Users with 210 page views or more, the paper's bound.
+        long_users: int. Users with at least 210 page views, as in the paper's logs.
     """
 
     rows: int
@@ -59,7 +59,7 @@ class _Part(NamedTuple):
 
 
 class _PartMaker:
-    """Makes parts of the file; each process has one."""
+    """Generates parts of the file; each process has one."""
 
     def __init__(self, options: SimulatorOptions, bad_rows: int, gz: bool):
         self.world = World(options)
@@ -101,7 +101,7 @@ class _PartMaker:
         )
 
     def _packed(self, data: bytes) -> bytes:
-        # One gzip member a part, with no name and no time inside: equal bytes, made in parallel.
+        # One gzip member per part, for parallel work; without name and time, for equal bytes.
         return gzip.compress(data, 4, mtime=0) if self.gz else data
 
 
@@ -125,10 +125,10 @@ def write_log(
     The file appears under its name only when it is complete. Memory does not grow with the users.
 
     Args:
-        path: str. Where to; compressed if it ends in ``.gz``.
+        path: str. File to write; compressed if it ends in ``.gz``.
         options: SimulatorOptions. What to simulate.
-        bad_rows: int. Malformed rows to add, for trying out how a reader rejects them: a missing
-            column, a time that is no number, a negative item, in turn. Defaults to 0.
+        bad_rows: int. Malformed rows to add, for testing how a reader rejects them: a missing
+            column, a time that is not a number, a negative item, in turn. Defaults to 0.
         workers: int. Processes; the bytes do not depend on it. A program that passes more than 1
             must be importable (``if __name__ == "__main__"``). Defaults to 1.
         progress: bool. Whether to show a progress bar on a terminal's stderr. Defaults to True.
@@ -145,15 +145,16 @@ def write_log(
 def write_causes(
     path: str | os.PathLike, options: SimulatorOptions, *, workers: int = 1, progress: bool = True
 ) -> None:
-    """Writes :func:`tfdare.simulation.planted.causes` as CSV: a row a page view, in its order.
+    """Writes :func:`tfdare.simulation.planted.causes` as CSV, one row per page view, in log order.
 
     Columns: ``user``; ``position``, its index among the user's page views from 0; ``cause``, a name
-    of :data:`tfdare.simulation.events.CAUSES`; ``distance``, how many page views before it the one
-    lies that caused it (0: no single one); ``favorite``, 1 where the item is one of the user's.
+    of :data:`tfdare.simulation.events.CAUSES`; ``distance``, the number of page views back to the
+    one that caused it (0: no single one); ``favorite``, 1 where the item is one of the user's
+    favorites.
 
     Args:
-        path: str. Where to; compressed if it ends in ``.gz``.
-        options: SimulatorOptions. Of the log.
+        path: str. File to write; compressed if it ends in ``.gz``.
+        options: SimulatorOptions. Options of the log.
         workers: int. As for :func:`write_log`.
         progress: bool. As for :func:`write_log`.
     """
@@ -231,7 +232,7 @@ def _lines(table: pa.Table, header: bool) -> bytes:
 
 
 def _with_bad_rows(data: bytes, rows: np.ndarray, number: int) -> bytes:
-    """Adds a spoiled copy after each of ``rows``, after ``number`` bad rows in earlier blocks."""
+    """Adds a malformed copy after each of ``rows``; earlier blocks had ``number`` of them."""
     lines = data.split(b"\n")
     for count, row in enumerate(rows.tolist(), start=number):
         fields = lines[row].partition(b"\n")[0].split(b",")

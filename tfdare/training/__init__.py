@@ -1,4 +1,4 @@
-"""Training of the published models: compiling, fitting, and the folder that a run leaves."""
+"""Training of the published models: compiling, fitting, and the folder that a run writes."""
 
 from tfdare.training.compile import compile_model, make_network
 from tfdare.training.options import TrainOptions

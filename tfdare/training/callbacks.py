@@ -26,12 +26,12 @@ class Diverged(UsageError):
 class Backup(tf.keras.callbacks.Callback):
     """Saves the state after each epoch: weights, optimizer, number of finished epochs.
 
-    A new state takes the place of the old one in one step, under either Keras. (Keras's own
-    `BackupAndRestore` writes over its only copy: killed while it writes, it cannot be resumed.)
+    A new state replaces the old one atomically, under Keras 2 and 3. (Keras's own
+    `BackupAndRestore` overwrites its only copy: killed while it writes, it cannot be resumed.)
 
     Args:
         folder: str. Where the state is saved.
-        model: compiled model with all its weights made.
+        model: compiled model whose weights all exist.
     """
 
     def __init__(self, folder: str, model: tf.keras.Model):
@@ -58,7 +58,7 @@ class Backup(tf.keras.callbacks.Callback):
 
 
 class KeepBest(tf.keras.callbacks.Callback):
-    """Saves the weights of the epoch with the highest value of a metric, replaced in one step.
+    """Saves the weights of the epoch with the highest value of a metric, replaced atomically.
 
     Args:
         path: str. Ends in ``.weights.h5``.
@@ -80,12 +80,12 @@ class KeepBest(tf.keras.callbacks.Callback):
 
 
 class Patience(tf.keras.callbacks.Callback):
-    """Ends training after so many epochs without a better value of a metric.
+    """Ends training after a number of epochs without a better value of a metric.
 
     Args:
-        epochs: int. How many; 0 never ends it.
+        epochs: int. The number of epochs; 0 never ends it.
         best: float or None. Value that must be exceeded, as :func:`read_history` returns it.
-        waited: int. Epochs since then.
+        waited: int. Epochs since that value. Defaults to 0.
         monitor: str. Name in the logs. Defaults to ``"val_auc"``.
     """
 
@@ -113,7 +113,7 @@ class StopWhenNotFinite(tf.keras.callbacks.Callback):
     """Ends training with an error at the first step whose loss is not a finite number.
 
     Args:
-        steps: int. Steps an epoch, for the message.
+        steps: int. Steps per epoch, for the message.
 
     Raises:
         Diverged: from the step, or from the validation that follows.
@@ -136,7 +136,7 @@ class StopWhenNotFinite(tf.keras.callbacks.Callback):
         self.step = batch
 
     def on_train_batch_end(self, batch, logs=None):
-        # Keras logs the mean of the epoch so far: once not finite, it stays so.
+        # Keras logs the mean of the epoch so far, which stays non-finite once it is.
         self._check(logs, f"at {self.position}")
 
     def on_test_batch_end(self, batch, logs=None):
@@ -149,7 +149,7 @@ class StopWhenNotFinite(tf.keras.callbacks.Callback):
 
 
 class Pace(tf.keras.callbacks.Callback):
-    """Measures training steps alone: without validation, files, and the first step's tracing."""
+    """Measures the time of training steps, without validation, files, and tracing at the start."""
 
     def __init__(self):
         super().__init__()
@@ -164,7 +164,7 @@ class Pace(tf.keras.callbacks.Callback):
             self.seconds += now - self._since
             self.steps += 1
         elif not self.steps:
-            self.steps = 1  # the first of all: tracing
+            self.steps = 1  # the first step includes tracing
         self._since = now
 
     def examples_per_s(self, examples_a_step: float) -> int | None:
@@ -189,7 +189,7 @@ class History(NamedTuple):
 
 
 def keep_epochs(log: str, epochs: int, monitor: str = "val_auc") -> float | None:
-    """Cuts a `CSVLogger`'s file after its first `epochs` rows, those that will not be repeated.
+    """Cuts a `CSVLogger`'s file after its first `epochs` rows; later epochs will be repeated.
 
     Returns:
         The highest `monitor` among the rows kept; None without rows.
@@ -218,7 +218,7 @@ def read_history(log: str, monitor: str = "val_auc") -> History:
 
 
 def divergence(loss: float | str, where: str) -> Diverged:
-    """Returns the error that says where the loss left the finite numbers, and what helps."""
+    """Returns the error for a loss that is not finite: where it happened, and what to change."""
     return Diverged(
         f"The loss became {loss} {where}, on finite data: training diverged. Lower "
         "`learning_rate`, or bound the step with a `clip_norm` of 1"
@@ -228,13 +228,13 @@ def divergence(loss: float | str, where: str) -> Diverged:
 def check_finite(
     sequences: Sequences, splits: Sequence[str] = ("train", "validation"), batch_size: int = 512
 ) -> None:
-    """Checks labels, weights and numeric context, to explain a loss that is not a number.
+    """Checks labels, weights and numeric context, to explain a loss that is not finite.
 
-    Unknown numeric context is NaN by contract; infinite context is not.
+    NaN in numeric context stands for unknown and is allowed; infinite values are not.
 
     Raises:
-        SchemaError: a label, a weight or numeric context is not finite; it names the first one,
-            its request and split.
+        SchemaError: a label or a weight is not finite, or numeric context is infinite; it names
+            the first one, its request and split.
     """
     for split in splits:
         start = 0
@@ -249,7 +249,6 @@ def check_finite(
                     raise SchemaError(
                         f"`{name}` is not finite in request {start + row:,} (from 0, in file "
                         f"order) of the {split} split of {sequences.path!r}; {int(bad.sum()):,} "
-                        "such values among its neighbors. Mend the log and run `tfdare prepare` "
-                        "again"
+                        "such values in its batch. Correct the log and run `tfdare prepare` again"
                     )
             start += int(label.shape[0])

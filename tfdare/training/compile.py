@@ -1,4 +1,4 @@
-"""Compiling models with this package's optimizers, loss and metrics."""
+"""Compiles models with this package's optimizers, loss and metrics."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_network(options: Mapping[str, Any], schema, steps: int):
     Args:
         options: mapping. What ``run.json`` holds.
         schema: Schema. With the run's dimensions.
-        steps: int. Over which the rates' schedule runs.
+        steps: int. Training steps that the schedule of the rates covers.
     """
     tf.keras.utils.set_random_seed(options["seed"])
     name, dropout = options["model"], options["dropout"]

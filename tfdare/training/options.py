@@ -39,59 +39,68 @@ class TrainOptions:
         model: str. A key of :data:`tfdare.models.MODELS`.
         attention_dim: int. K_A.
         representation_dim: int. K_R.
-        learning_rate: float. At the start.
+        learning_rate: float. Learning rate at the start.
         epochs: int. Passes over the train split, at most.
         patience: int. Epochs without a better validation AUC after which training ends. 0: never.
-        batch_size: int. Requests a step.
-        top_k: int. K.
-        optimizer: str. ``"adam"``, ``"adagrad"`` or ``"rowwise_adagrad"``, by rows all three.
+        batch_size: int. Requests per step.
+        top_k: int. K, behaviors that search keeps.
+        optimizer: str. ``"adam"``, ``"adagrad"`` or ``"rowwise_adagrad"``; all update only the
+            table rows in the batch.
         schedule: str. ``"constant"``, or ``"cosine"``: rates fall to zero over all epochs' steps.
-        table_learning_rate: float or None. Of tables; None: `learning_rate`.
+        table_learning_rate: float or None. Learning rate of tables; None: `learning_rate`.
         clip_norm: float. Bound of the norm of all gradients together. 0: none.
-        weight_decay: float. Decoupled; of tables, rows in the batch. 0: none.
+        weight_decay: float. Decoupled; in tables, only rows in the batch decay. 0: none.
         dropout: float. Share of the head's hidden outputs dropped in training.
-        auxiliary_weight: float. Of the whole-history loss. 0: none.
-        seed: int. Of initial weights and shuffling.
-        warm_start: str or None. Finished run whose weights are the start, on the same vocabularies
-            or on ones that grew by appending.
+        auxiliary_weight: float. Weight of the auxiliary loss over the whole history. 0: none.
+        seed: int. Seed of initial weights and shuffling.
+        warm_start: str or None. Finished run to take initial weights from, with the same
+            vocabularies or with ones that grew by appending since.
     """
 
     model: str = _option("DARE", "which published model", choices=MODELS)
     attention_dim: int = _option(16, "K_A, columns per attention table")
     representation_dim: int = _option(16, "K_R, columns per representation table")
-    learning_rate: float = _option(0.01, "at the start", POSITIVE)
+    learning_rate: float = _option(0.01, "learning rate at the start", POSITIVE)
     epochs: int = _option(2, "passes over the train split, at most", POSITIVE)
     patience: int = _option(
         0,
         "epochs without a better validation AUC after which training ends; 0: never",
         NOT_NEGATIVE,
     )
-    batch_size: int = _option(683, "requests a step, each with its candidates", POSITIVE)
+    batch_size: int = _option(683, "requests per step, each with its candidates", POSITIVE)
     top_k: int = _option(20, "K, behaviors that search keeps", POSITIVE)
-    optimizer: str = _option("adam", "each updates tables by rows", choices=OPTIMIZERS)
+    optimizer: str = _option(
+        "adam", "all update only the table rows in the batch", choices=OPTIMIZERS
+    )
     schedule: str = _option(
-        "constant", "of the rates; cosine: down to zero over all epochs", choices=SCHEDULES
+        "constant", "of learning rates; cosine: down to zero over all epochs", choices=SCHEDULES
     )
     table_learning_rate: float | None = _option(
-        None, "of tables, if they have one of their own", POSITIVE, type=float
+        None, "learning rate of tables, if it differs from the others'", POSITIVE, type=float
     )
-    clip_norm: float = _option(0.0, "bound of all gradients' norm; 0: none", NOT_NEGATIVE)
-    weight_decay: float = _option(0.0, "decoupled; of tables, rows in the batch", NOT_NEGATIVE)
+    clip_norm: float = _option(
+        0.0, "bound of the norm of all gradients together; 0: none", NOT_NEGATIVE
+    )
+    weight_decay: float = _option(
+        0.0, "decoupled; in tables, only rows in the batch decay", NOT_NEGATIVE
+    )
     dropout: float = _option(0.0, "of the head's hidden layers, in training", SHARE)
-    auxiliary_weight: float = _option(1.0, "of the whole-history loss; 0: off", NOT_NEGATIVE)
+    auxiliary_weight: float = _option(
+        1.0, "of the auxiliary loss over the whole history; 0: off", NOT_NEGATIVE
+    )
     seed: int = _option(1, "of initial weights and shuffling", NOT_NEGATIVE)
     warm_start: str | None = _option(
         None,
-        "finished run to start from, on the same vocabularies or ones that grew by appending",
+        "finished run to start from, with the same vocabularies or ones that grew by appending",
         type=str,
         metavar="RUN",
     )
 
     def check(self) -> None:
-        """Checks each value by itself.
+        """Checks each value against its bound or its choices.
 
         Raises:
-            UsageError: one is out of bounds or no choice; it names the argument.
+            UsageError: a value is not allowed; it names the argument.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

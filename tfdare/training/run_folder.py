@@ -1,8 +1,8 @@
 """The folder of a run, which training writes and evaluation and export read.
 
-``run.json`` (options), ``schema.json`` and ``vocabulary/`` (copied, so that a run stands alone),
-``model.keras``, ``metrics.json``, ``predictions.npz`` (of the test split), ``history.csv``,
-``tensorboard/``; while training goes on, ``backup/`` holds the last finished epoch.
+``run.json`` (options), ``schema.json`` and ``vocabulary/`` (copies, so that a run needs no other
+folder), ``model.keras``, ``metrics.json``, ``predictions.npz`` (of the test split),
+``history.csv``, ``tensorboard/``; during training, ``backup/`` holds the last finished epoch.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def start_run(
     options: dict[str, Any],
     overwrite: bool = False,
 ) -> bool:
-    """Creates the folder, or checks that a training that was cut off can resume in it.
+    """Creates the folder, or checks that an interrupted training can resume in it.
 
     Returns:
         Whether training resumes.
@@ -114,7 +114,7 @@ def start_run(
                 f"{path!r} holds an unfinished run with other options ({', '.join(differ)}); "
                 f"{_schema_differences(path, schema)}repeat those to resume it, or set `overwrite`"
             )
-    # The options come first: a folder that holds them is a run, however early it was cut off.
+    # The options come first: a folder that holds them is a run, however early it was interrupted.
     os.makedirs(path, exist_ok=True)
     write_json(os.path.join(path, OPTIONS), options)
     for part in schema.categorical:

@@ -48,7 +48,7 @@ def train(
     verbose: int | str = "auto",
     **changes: Any,
 ) -> dict[str, Any]:
-    """Trains one published model and leaves a run at `output`.
+    """Trains one published model and writes a run to `output`.
 
     After every epoch the validation AUC decides whether its weights are the best so far; the best
     are saved and evaluated. A killed training resumes after its last finished epoch when called
@@ -60,16 +60,16 @@ def train(
         model: str or None. A key of :data:`tfdare.models.MODELS`; None: that of `options`, which
             is DARE by default.
         options: TrainOptions or None. None: its defaults.
-        overwrite: bool. Whether a run that is there is replaced.
+        overwrite: bool. Whether an existing run is replaced. Defaults to False.
         verbose: int or ``"auto"``. As Keras's ``fit`` takes it.
         **changes: fields of :class:`TrainOptions` that differ from `options`, such as `epochs`.
 
     Returns:
         The content of ``metrics.json``: ``{"validation": ..., "test": ...}`` of
-        :func:`tfdare.evaluation.evaluate`, and ``"training"``: ``epochs`` asked for,
-        ``epochs_run``, ``best_epoch`` (from 1), how many of them were done by an earlier call that
-        was cut off (``epochs_before``), and ``seconds`` and ``examples_per_s`` of this call (of
-        its steps alone, without tracing and validation; None if it made less than two).
+        :func:`tfdare.evaluation.evaluate`, and ``"training"``: ``epochs`` requested,
+        ``epochs_run``, ``best_epoch`` (from 1), ``epochs_before`` (how many of them an earlier,
+        interrupted call had run), and ``seconds`` and ``examples_per_s`` of this call (the latter
+        without tracing and validation; None if fewer than two steps were run).
 
     Raises:
         UsageError: an argument or the output folder is not usable.
@@ -121,7 +121,7 @@ def _open_with_requests(path: str) -> Sequences:
 
 
 def _run_options(options: TrainOptions, sequences: Sequences, schema: Schema) -> dict[str, Any]:
-    """Returns the content of ``run.json``; folders by their names alone."""
+    """Returns the content of ``run.json``; of folders it holds only the names."""
     start = options.warm_start
     return {
         **dataclasses.asdict(options),
@@ -148,7 +148,7 @@ def _fit(
     epochs_before: int,
     verbose: int | str,
 ) -> dict[str, Any]:
-    """Trains the epochs that are left; returns what ``metrics.json`` says of the training."""
+    """Trains the remaining epochs; returns the entry ``"training"`` of ``metrics.json``."""
     history = os.path.join(output, HISTORY)
     steps = -(-sequences.requests("train") // options.batch_size)
     best_auc = keep_epochs(history, epochs_before)
@@ -163,7 +163,7 @@ def _fit(
         patience,
         tf.keras.callbacks.CSVLogger(history, append=True),
         tf.keras.callbacks.TensorBoard(os.path.join(output, "tensorboard"), write_graph=False),
-        backup,  # last: an epoch that it holds is in the files of the others
+        backup,  # last: an epoch in the backup is then in the files of the others, too
     ]
     started = time.perf_counter()
     if epochs_before < options.epochs and not patience.ended:
@@ -197,7 +197,7 @@ def _fit(
 
 @contextlib.contextmanager
 def _explained_divergence(sequences: Sequences, watch: StopWhenNotFinite) -> Iterator[None]:
-    """Explains a loss that is no number by the data, if they explain it."""
+    """Raises an error about the data instead, if a loss is not finite because they are not."""
     try:
         yield
     except Diverged:
@@ -221,7 +221,7 @@ def _save_best(network, output: str) -> None:
 
 
 def _remove_state(output: str) -> None:
-    """Removes what only a resumed training needs, and what killed ones left."""
+    """Removes files that only a resumed training needs, and temporary files of killed ones."""
     for name in os.listdir(output):
         if name == BEST or name.startswith(TEMPORARY):
             os.remove(os.path.join(output, name))

@@ -1,4 +1,4 @@
-"""Starting a training from a trained model, whose vocabularies may have grown since."""
+"""Initializes a model with the weights of a trained one; vocabularies may have grown since."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
     """Copies the weights of a trained model into a new one.
 
     Vocabularies that grew by appending leave every old id in its row: its row is copied, and rows
-    of new ids keep their initial values. All other weights must have the shapes they had. Slots of
-    the optimizer start anew.
+    of new ids keep their initial values. All other weights must have the same shapes as before.
+    Slots of the optimizer are not copied.
 
     Args:
-        model: RequestModel. Built for `sequences`.
-        run: Run. The trained one.
-        sequences: Sequences. The new ones.
+        model: RequestModel. The new model, built for `sequences`.
+        run: Run. The trained model's.
+        sequences: Sequences. The new data.
 
     Returns:
-        Ids that are new, by (context) feature.
+        Number of new ids by (context) feature.
 
     Raises:
         SchemaError: a feature is missing or new, an old id has another row, or the models differ in

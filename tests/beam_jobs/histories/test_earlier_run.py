@@ -27,7 +27,7 @@ RICH = [
 
 
 def make_days(folder, seed=0, days=3):
-    """Logs of some days: late and repeated events, users who were too short, items not seen yet."""
+    """Writes logs of some days: late and repeated events, users with few events, new items."""
     random = np.random.default_rng(seed)
     rows = []
     for day in range(days):
@@ -126,7 +126,7 @@ def test_frozen_vocabularies(prepare, tmp_path):
     assert (rows == 1).any() and rows.max() < frozen.sequences.schema.item.vocabulary_size
 
 
-def test_a_vocabulary_goes_on():
+def test_a_vocabulary_is_extended():
     earlier = Vocabulary(np.array([7, 3, 9]), np.array([5, 4, 1]))
     now = Vocabulary(np.array([8, 3, 1, 7, 2]), np.array([6, 5, 3, 2, 1]))
     grown = now.extend(earlier, min_count=2, frozen=False)
@@ -154,7 +154,7 @@ def test_a_vocabulary_of_limited_size(prepare, tmp_path):
         assert refused.code == 2 and words in refused.err, refused.err
 
 
-def test_what_cannot_be_built_on(prepare, tmp_path):
+def test_outputs_that_since_cannot_extend_are_refused(prepare, tmp_path):
     (day,) = make_days(tmp_path, days=1)
     plain = prepare(day, *PLAIN, output="plain")
     kept = prepare(day, *PLAIN, "--keep_events", output="kept")

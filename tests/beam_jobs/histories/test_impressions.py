@@ -1,4 +1,4 @@
-"""Labelled impressions beside histories: what was known when they were shown, and no more."""
+"""Impressions joined with histories: a request holds only behaviors before it was shown."""
 
 import functools
 import json
@@ -70,7 +70,7 @@ COLUMNS = (
 
 
 def plain_requests(behaviors, impressions, coarse):
-    """Requests as (user, time, page) -> what they should hold, one by one."""
+    """Computes the expected content of each request in a loop, by (user, time, page)."""
     unique = list(dict.fromkeys(behaviors))
     histories = {}
     for number, (user, item, category, time) in enumerate(unique):
@@ -298,7 +298,7 @@ def test_lines_of_json_with_features_of_their_own(prepare, tmp_path):
         ((*OPTIONS, "--max_candidates", 0), "--max_candidates must be at least 1. Received: 0"),
     ],
 )
-def test_what_does_not_fit(prepare, tmp_path, more, words):
+def test_options_that_do_not_fit_are_refused(prepare, tmp_path, more, words):
     log, shown_log, _, _ = make_logs(tmp_path)
     refused = prepare(log, "--impressions", shown_log, *more)
     assert refused.code == 2 and words in refused.err, refused.err

@@ -1,4 +1,4 @@
-"""Users with more events than a history may have."""
+"""Keeping the newest events of users who have more than a history may hold."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from beam_jobs.reading.rows import Events
 
 
 def make_events(rows):
-    """Events of (user, time, line) rows."""
+    """Makes Events from (user, time, line) rows."""
     users, times, lines = zip(*rows)
     columns = {"item": np.array(lines) % 7, "time": np.array(times)}
     return Events(pa.array(users, pa.string()), columns, np.array(lines))
@@ -26,7 +26,7 @@ def rows_of(parts):
 
 
 def newest(rows, most):
-    """What should be left, by a plain reading."""
+    """Selects the rows that should be left, in plain Python."""
     kept = []
     for user in {row[0] for row in rows}:
         kept += sorted(row for row in rows if row[0] == user)[-most:]
@@ -43,7 +43,7 @@ def test_keeps_each_users_newest():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_way_of_gathering_does_not_matter(seed):
+def test_the_order_of_merging_does_not_matter(seed):
     random = np.random.default_rng(seed)
     rows = [
         (str(min(random.integers(8), 5)), int(random.integers(40)), line) for line in range(600)

@@ -1,4 +1,4 @@
-"""The transforms on literal records: what comes out, what is set apart, what is counted."""
+"""The pipeline's transforms on a few literal rows: read, sort, learn, build requests, write."""
 
 import json
 
@@ -28,7 +28,7 @@ FORM = make_format("csv", None, None)
 
 
 def events(rows, chunk=0, first_line=1):
-    """Events from (user, item, category, time) rows."""
+    """Makes Events from (user, item, category, time) rows."""
     users, items, categories, times = zip(*rows)
     columns = {"item": items, "category": categories, "time": times}
     return Events(
@@ -39,7 +39,7 @@ def events(rows, chunk=0, first_line=1):
 
 
 def histories(users, bucket=0):
-    """Histories from a dict of user to (item, category, time) rows."""
+    """Makes Histories from a dict of user to (item, category, time) rows."""
     rows = [row for events in users.values() for row in events]
     item, category, time = (np.array(part, np.int64) for part in zip(*rows))
     order = np.arange(len(rows))
@@ -49,7 +49,7 @@ def histories(users, bucket=0):
 
 
 def plain(histories):
-    """Histories as tuples."""
+    """Converts Histories to tuples."""
     start = histories.start.tolist()
     for user, begin, length in zip(histories.users, start, histories.length.tolist()):
         yield (
@@ -77,7 +77,7 @@ def pipeline():
     return Pipeline("FnApiRunner")
 
 
-def test_read_events_sets_bad_rows_apart(pipeline, tmp_path):
+def test_read_events_separates_bad_rows(pipeline, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("1,10,5,pv,100\n2,x,5,pv,100\n1,11,5,buy,101\n3,12,5,pv\n1,12,6,pv,99\n")
     form = make_format("taobao", None, None)
@@ -109,7 +109,7 @@ def test_read_events_sets_bad_rows_apart(pipeline, tmp_path):
     assert counter(result, "rows_rejected/item is not an integer") == 1
 
 
-def test_sort_histories_sorts_by_time_then_place_in_the_log(pipeline):
+def test_sort_histories_sorts_by_time_then_line_of_the_log(pipeline):
     later = events([("b", 1, 1, 5), ("a", 2, 1, 7)], chunk=1)
     earlier = events([("b", 3, 1, 9), ("b", 4, 1, 5), ("a", 5, 1, 7), ("c", 6, 1, 1)])
     outputs = pipeline | Create([(0, later), (0, earlier)]) | SortHistories(FORM, 2, 2, 1000, True)
@@ -250,7 +250,7 @@ def test_write_sequences_frames_records(pipeline, tmp_path):
         assert list(read_framed(file)) == [b"one", b"two"]
 
 
-def test_write_rejected_reckons_lines_over_chunks(pipeline, tmp_path):
+def test_write_rejected_counts_lines_over_chunks(pipeline, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("1,1,1,pv,1\n" * 10)
     form = make_format("taobao", None, None)

@@ -1,4 +1,4 @@
-"""Which events become requests, and that no target sees its own future."""
+"""Splits: which events become requests of train, validation and test, and in which order."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ protocols = st.one_of(
 
 
 @given(protocols, st.lists(st.integers(0, 400), min_size=1, max_size=6))
-def test_splits_follow_each_other(protocol, lengths):
+def test_train_comes_before_validation_before_test(protocol, lengths):
     lengths = np.array(lengths)
     requests = cuts(protocol, lengths)
     period = training_period(protocol, lengths)
@@ -73,7 +73,7 @@ def test_splits_follow_each_other(protocol, lengths):
 
 
 @given(protocols, st.lists(st.integers(0, 200), min_size=2, max_size=5))
-def test_users_do_not_touch_each_other(protocol, lengths):
+def test_positions_of_a_user_do_not_depend_on_other_users(protocol, lengths):
     together = cuts(protocol, np.array(lengths))
     for split, requests in together.items():
         alone = [cuts(protocol, np.array([length]))[split].position for length in lengths]
@@ -81,7 +81,7 @@ def test_users_do_not_touch_each_other(protocol, lengths):
         assert (np.diff(requests.user) >= 0).all()
 
 
-def test_by_time_goes_by_the_clock():
+def test_by_time_splits_at_the_given_times():
     time = np.array([1, 4, 5, 9, 9, 0, 7, 8])
     requests = cuts(ByTime(validation_from=5, test_from=9), np.array([5, 3]), time)
     events = {split: (cut.user * 5 + cut.position).tolist() for split, cut in requests.items()}

@@ -1,4 +1,4 @@
-"""The output appears whole or not at all."""
+"""Publishing the output folder: it appears whole or not at all."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_output_appears_in_one_step(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_output_made_meanwhile_is_kept(tmp_path):
+def test_an_output_written_by_another_run_meanwhile_is_kept(tmp_path):
     output = tmp_path / "out"
     staging = Staging(str(output), overwrite=False)
     staging.check()
@@ -69,7 +69,7 @@ def test_the_old_output_comes_back_if_the_last_step_fails(tmp_path, monkeypatch)
 
 
 def test_remote_publishing_moves_files_and_writes_success_last(tmp_path, monkeypatch):
-    """Local files through the code path of file systems that cannot rename a folder."""
+    """Publishes local files through the code for file systems that cannot rename a folder."""
     monkeypatch.setattr(publishing, "is_local", lambda path: False)
     output = tmp_path / "out"
     (output / "train").mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_a_file_appears_whole(tmp_path):
     assert [entry.name for entry in (tmp_path / "folder").iterdir()] == ["file"]
 
 
-def test_messages_are_found_however_they_are_wrapped():
+def test_the_message_is_found_in_wrapped_errors():
     error = InputError("the log is\ncut short: 'a.gz'")
     assert find_message(error) == error.message
     assert find_message(RuntimeError(f"Pipeline failed: Traceback ... {error} [while x]")) == (
@@ -122,8 +122,8 @@ def test_messages_are_found_however_they_are_wrapped():
     assert find_message(RuntimeError("a bug")) is None
 
 
-def test_killed_at_any_moment(tmp_path):
-    """A run that is killed leaves nothing that a reader would accept, and the next one is whole."""
+def test_a_killed_run_leaves_no_output_that_readers_accept(tmp_path):
+    """Kills runs at several moments: readers refuse what is left, and the next run is whole."""
     log = tmp_path / "log.csv"
     rows = [f"{n % 400},{n * 7919 % 500 + 1},{n % 9 + 1},{n}\n" for n in range(60_000)]
     log.write_text("user,item,category,time\n" + "".join(rows))

@@ -1,4 +1,4 @@
-"""What cannot be used is refused in words, and an earlier output stays whole."""
+"""Bad inputs and options: refused with a message, and an earlier output stays whole."""
 
 import gzip
 import os
@@ -19,7 +19,7 @@ def tree(folder):
 
 
 def refused(outcome, *words):
-    """The run failed with these words, and left nothing behind."""
+    """Checks that the run failed with these words and left no output."""
     assert outcome.code == 2
     assert outcome.out == ""
     for word in words:
@@ -113,7 +113,7 @@ def test_wrong_type_of_parquet(prepare, tmp_path):
     refused(prepare(path, form="parquet"), "column 'item'", "list<")
 
 
-def test_another_format_than_said(prepare, tmp_path, log):
+def test_a_file_of_another_format_is_refused(prepare, tmp_path, log):
     refused(prepare(log, form="parquet"), str(log), "cannot be read")
     path = tmp_path / "log.parquet"
     pq.write_table(pa.table({"user": [1]}), path)
@@ -211,7 +211,7 @@ def test_overwrite_replaces_nothing_but_sequences(prepare, log, tmp_path):
     assert (folder / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_failure_of_our_own_leaves_nothing_either(prepare, log, tmp_path, monkeypatch):
+def test_an_internal_error_leaves_no_output(prepare, log, tmp_path, monkeypatch):
     import beam_jobs.build_sequences as job
 
     def fail(*_):

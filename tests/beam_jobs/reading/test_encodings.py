@@ -50,7 +50,7 @@ def test_lists_are_read_as_packed_records_are(prepare, tmp_path):
             assert other.label.dtype == np.uint8 and other.context["price"].dtype == np.float32
 
 
-def test_anyone_reads_lists(prepare, log):
+def test_tensorflow_reads_lists_as_ragged_features(prepare, log):
     lists = prepare(log, *SMALL, "--encoding", "lists")
     data = tf.data.TFRecordDataset(lists.sequences.files("train")).batch(1000)
     kinds = {
@@ -153,7 +153,7 @@ def test_collisions_come_as_expected():
     assert run_doctests("tfdare.schema.id_hash") > 0
 
 
-def test_hashes_that_do_not_fit(prepare, log):
+def test_invalid_encoding_options_are_refused(prepare, log):
     for more, words in [
         (("--hash_buckets", "brand=3"), "--hash_buckets: no feature 'brand'"),
         (("--hash_buckets", "item=0"), "must be name=ids, 1 or more. Received: item=0"),

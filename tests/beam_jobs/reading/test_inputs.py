@@ -19,7 +19,7 @@ HEADER = b"user,item,category,time\n"
 
 
 def read(path, form, chunk_bytes):
-    """Events and rejected rows of a file, with lines in the file, and how many rows there were."""
+    """Reads a file: its events and rejected rows, with their lines, and the number of rows."""
     good, bad, rows, before = [], [], 0, 0
     for chunk in plan(find_files([str(path)], form), form, chunk_bytes):
         lines = 0
@@ -37,7 +37,7 @@ def read(path, form, chunk_bytes):
 
 
 def number(text, name):
-    """The rule for a number, by itself."""
+    """Parses one number by the rule of the reader; raises ValueError with the reason."""
     if text == "":
         raise ValueError(f"{name} is empty")
     digits = text.removeprefix("-")
@@ -51,7 +51,7 @@ def number(text, name):
 
 
 def judge(data):
-    """The same as :func:`read`, line by line in plain Python."""
+    """Does the same as :func:`read`, line by line in plain Python."""
     good, bad = [], []
     for line_number, line in enumerate(data.replace(b"\r\n", b"\n").split(b"\n"), start=2):
         if not line.decode("utf-8", "replace").strip():
@@ -170,7 +170,7 @@ def test_typed_columns_follow_the_same_rule(values, good):
 
 
 @given(st.lists(st.integers(-1, LARGEST), max_size=5))
-def test_events_travel_as_they_are(values):
+def test_pickled_events_are_equal(values):
     import pickle
 
     column = np.array(values, np.int64)

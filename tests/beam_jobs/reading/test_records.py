@@ -140,7 +140,7 @@ LINES = [
 
 
 @pytest.mark.parametrize("chunk_bytes", [40, 160, 1 << 20])
-def test_odd_lines_are_told_with_their_line(tmp_path, chunk_bytes):
+def test_bad_lines_are_reported_with_their_number(tmp_path, chunk_bytes):
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(LINES))
     good, bad, rows = read(path, make_format("jsonl", None, None), chunk_bytes)
@@ -169,7 +169,7 @@ def test_bytes_that_are_not_text(tmp_path):
     assert len(good) == 1 and bad == [(2, "not UTF-8")]
 
 
-def test_what_is_no_log(prepare, tmp_path):
+def test_files_that_are_no_log_are_refused(prepare, tmp_path):
     rows = make_rows()
     as_avro(tmp_path / "log.avro", rows)
     as_jsonl(tmp_path / "log.jsonl", rows)

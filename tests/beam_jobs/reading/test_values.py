@@ -25,7 +25,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(FLOATS | st.just(math.nan), max_size=30), st.integers(0, 30))
-def test_moments_are_exact_and_know_no_order(values, cut):
+def test_moments_are_exact_in_any_order(values, cut):
     known = [Fraction(value) for value in values if value == value]
     column = np.array(values, np.float64)
     moments = Moments.of(column[:cut]) + Moments.of(column[cut:])
@@ -77,7 +77,7 @@ def test_several_values(text, values, more):
         ("9223372036854775808", "is larger than 9223372036854775807"),
     ],
 )
-def test_several_values_that_are_none(text, reason):
+def test_invalid_lists_of_values_are_rejected(text, reason):
     numbers, reasons, _ = integer_lists(pa.array([b"4|5", text.encode(), b"6"]), "tags", 2)
     assert reasons == {1: f"tags {reason}"}
     assert numbers[[0, 2]].tolist() == [[4, 5], [6, -1]]
@@ -121,7 +121,7 @@ def test_floats():
         ("1\n", "is not a number"),
     ],
 )
-def test_floats_that_are_none(value, reason):
+def test_invalid_floats_are_rejected(value, reason):
     fine = "1" if isinstance(value, str) else 1.0
     _, reasons = floats(pa.array([fine, value]), "price")
     assert reasons == {1: f"price {reason}"}

@@ -32,13 +32,13 @@ def test_draws_are_proportional_to_counts():
     np.testing.assert_allclose(share, counts / counts.sum(), atol=0.01)
 
 
-def test_draws_stay_proportional_among_what_the_user_left():
+def test_draws_stay_proportional_among_untouched_items():
     drawn = draw([50, 30, 15, 5], [0], requests=40_000, count=1)[:, 0]
     share = np.bincount(drawn, minlength=4) / len(drawn)
     np.testing.assert_allclose(share, np.array([0, 30, 15, 5]) / 50, atol=0.01)
 
 
-def test_draws_stay_proportional_where_hardly_anything_is_left():
+def test_draws_stay_proportional_among_few_untouched_items():
     # items 1 and 2 are a millionth of all events: the draw may not wait for luck
     drawn = draw([10**9, 300, 700], [0], requests=4_000, count=1)[:, 0]
     share = np.bincount(drawn, minlength=3) / len(drawn)
@@ -66,7 +66,7 @@ def test_draws_do_not_depend_on_the_other_users_of_a_bucket():
     np.testing.assert_array_equal(together[1:3], alone)
 
 
-def test_a_user_who_touched_everything_gets_none():
+def test_a_user_who_touched_all_items_gets_no_negatives():
     assert (draw([3, 2, 1], [0, 1, 2], requests=3) == -1).all()
 
 
@@ -104,8 +104,8 @@ def test_pairs_are_drawn_without_replacement():
         assert observed == pytest.approx(share, abs=0.01)
 
 
-def test_hashes_are_written_down():
-    """Other values would mean other buckets and other negatives for the same log and seed."""
+def test_hashes_equal_recorded_ones():
+    """Compares hashes with recorded ones: others would change the negatives of a log and seed."""
     hashes = hash_strings(pa.array(["1", "user", "", "Zoë"]))
     assert len(set(hashes.tolist())) == 4
     np.testing.assert_array_equal(hashes[1:2], hash_strings(pa.array(["x", "user"]))[1:])
@@ -204,7 +204,7 @@ def test_draws_from_the_group_of_an_item_as_long_as_it_lasts():
 
 
 def plain_sessions(rows, gap):
-    """Items of every session by the user, and the session of every event."""
+    """Lists the items of every session by user, and the session of every event."""
     items, number_of = [], []
     for number, (user, item, time) in enumerate(rows):
         before = rows[number - 1] if number else None
@@ -244,7 +244,7 @@ def test_draws_from_sessions_are_its_other_items():
 
 
 @pytest.mark.parametrize("origin", ["category", "session"])
-def test_where_negatives_come_from_is_an_option(prepare, log, origin):
+def test_the_source_of_negatives_is_an_option(prepare, log, origin):
     common = (*SMALL, "--coarse_clock")
     plain = prepare(log, *common)
     run = prepare(log, *common, "--negatives_from", origin, "--session_gap", "3", output="run")
@@ -280,7 +280,7 @@ def test_where_negatives_come_from_is_an_option(prepare, log, origin):
     assert same["run"] / total["run"] > 2 * same["plain"] / total["plain"]
 
 
-def test_origins_that_do_not_fit(prepare, log):
+def test_invalid_sources_of_negatives_are_refused(prepare, log):
     for more, words in [
         (("--negatives_from", "friends"), "--negatives_from: invalid choice: 'friends'"),
         (("--negatives_from", "category", "--columns", "category="), "needs a second feature"),

@@ -1,4 +1,4 @@
-"""Tags, context, numbers and time gaps: the options, against a plain reading of the same log."""
+"""Options for tags, context, numbers and time gaps, against a plain reading of the same log."""
 
 from collections import Counter
 
@@ -29,7 +29,7 @@ NAMES = ("item", "category", "tags")
 
 
 def made_up(users=8, items=30, seed=3):
-    """Rows with 0 to 5 tags, a town and a cost, some empty; times within two weeks."""
+    """Draws rows with 0 to 5 tags, a town and a cost, some empty; times within two weeks."""
     random = np.random.default_rng(seed)
     rows = []
     for user in range(users):
@@ -50,7 +50,7 @@ def write(path, rows):
 
 
 def learn(values, more=()):
-    """Rows of a vocabulary of values, most frequent first."""
+    """Assigns vocabulary rows to values, most frequent first."""
     counts = Counter(value for value in values if value != "")
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return {raw: index + 2 for index, (raw, _) in enumerate(ordered)}

@@ -1,4 +1,4 @@
-"""The client for coroutines, and what both clients share: parts, second tries, labels."""
+"""The client for coroutines, and what both clients share: parts, retries, labels."""
 
 import asyncio
 import concurrent.futures
@@ -18,7 +18,7 @@ Code = grpc.StatusCode
 
 
 def run(address, use, **settings):
-    """``use(client)`` of an AsyncClient, inside an event loop."""
+    """Runs ``use(client)`` with an AsyncClient, inside an event loop."""
 
     async def go():
         async with AsyncClient(address, timeout=60, **settings) as client:
@@ -27,29 +27,29 @@ def run(address, use, **settings):
     return asyncio.run(go())
 
 
-def equal(one, other):
-    np.testing.assert_allclose(one.probability, other.probability, atol=1e-6)
-    np.testing.assert_array_equal(one.behavior_index, other.behavior_index)
-    np.testing.assert_allclose(one.attention_score, other.attention_score, atol=1e-6)
-    assert one.version == other.version
+def equal(first, second):
+    np.testing.assert_allclose(first.probability, second.probability, atol=1e-6)
+    np.testing.assert_array_equal(first.behavior_index, second.behavior_index)
+    np.testing.assert_allclose(first.attention_score, second.attention_score, atol=1e-6)
+    assert first.version == second.version
 
 
-def test_coroutines_answer_as_threads_do(own_server, client, requests_of):
+def test_both_clients_give_the_same_answers(own_server, client, requests_of):
     requests = [requests_of(2, 25, 4, seed) for seed in range(6)]
 
     async def use(other):
-        whole = await asyncio.gather(*(other.rank(one) for one in requests))
-        split = await asyncio.gather(*(other.rank(one, split=True) for one in requests))
-        found = await other.search(requests[0])
-        scored = await other.score(requests[0], found)
+        whole = await asyncio.gather(*(other.rank(request) for request in requests))
+        split = await asyncio.gather(*(other.rank(request, split=True) for request in requests))
+        search_results = await other.search(requests[0])
+        scored = await other.score(requests[0], search_results)
         kept = await other.predict("search", requests[0], output_filter=["behavior_index"])
         return whole, split, scored, kept, await other.versions()
 
     whole, split, scored, kept, versions = run(own_server.address, use)
-    for request, one, two in zip(requests, whole, split):
+    for request, whole_answer, split_answer in zip(requests, whole, split):
         expected = client.rank(request)
-        equal(one, expected)
-        equal(two, expected)
+        equal(whole_answer, expected)
+        equal(split_answer, expected)
     np.testing.assert_allclose(scored.probability, whole[0].probability, atol=1e-6)
     assert set(kept.outputs) == {"behavior_index"} and versions == {1: "AVAILABLE"}
 
@@ -66,7 +66,7 @@ def test_errors_and_deadlines(own_server, requests_of):
     assert run(own_server.address, use) == (3, 5)
 
 
-def test_nobody_there():
+def test_no_server_is_an_error():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -110,21 +110,21 @@ def test_parts_by_hand():
 
 
 def test_parts_are_of_one_version(own_server, requests_of):
-    """Where a part was answered by an older version, it is asked again."""
-    requests, asked = requests_of(candidates=9), []
+    """Sends a part again if an older version answered it."""
+    requests, versions = requests_of(candidates=9), []
 
     class Swapping(Client):
         def _send(self, call, until):
             answer = super()._send(call, until)
             version = call.request.model_spec.version.value
-            asked.append(version)
+            versions.append(version)
             if version == 0 and call.request.inputs["target_item"].tensor_shape.dim[1].size == 3:
                 return type(answer)(answer.outputs, answer.model, 0)  # as if from before
             return answer
 
     with Swapping(own_server.address, timeout=60, max_candidates=6) as other:
         result = other.rank(requests)
-    assert result.version == 1 and sorted(asked) == [0, 0, 1]
+    assert result.version == 1 and sorted(versions) == [0, 0, 1]
     assert result.probability.shape == (3, 9)
 
 
@@ -165,9 +165,9 @@ class Slow:
 
 @pytest.fixture
 def slow(own_server):
-    made = Slow(own_server.address)
-    yield made
-    made.close()
+    server = Slow(own_server.address)
+    yield server
+    server.close()
 
 
 def test_a_slow_call_is_sent_twice(slow, client, requests_of):
@@ -186,7 +186,7 @@ def test_a_slow_call_is_sent_twice(slow, client, requests_of):
         assert slow.count == 6
 
 
-def test_without_it_the_call_waits(slow, requests_of):
+def test_without_retries_a_slow_call_times_out(slow, requests_of):
     with Client(slow.address, retries=0) as other:
         with pytest.raises(ServingError, match="DEADLINE_EXCEEDED"):
             other.rank(requests_of(), timeout=0.5)
@@ -213,7 +213,7 @@ class Full:
 
 
 @pytest.mark.parametrize(
-    "codes, retries, asked, raised",
+    "codes, retries, attempts, raised",
     [
         ([Code.UNAVAILABLE] * 2, 3, 3, None),
         ([Code.UNAVAILABLE] * 3, 1, 2, Code.UNAVAILABLE),
@@ -222,7 +222,7 @@ class Full:
     ],
 )
 @pytest.mark.parametrize("kind", ["thread", "coroutine"])
-def test_what_is_sent_again(kind, codes, retries, asked, raised):
+def test_only_unavailable_calls_are_sent_again(kind, codes, retries, attempts, raised):
     full = Full(codes)
     try:
         if kind == "thread":
@@ -235,7 +235,7 @@ def test_what_is_sent_again(kind, codes, retries, asked, raised):
                     full.address, lambda o: o.predict("x", {"a": np.zeros(1)}), retries=retries
                 )
             )
-        assert (answer, full.count) == (raised, asked)
+        assert (answer, full.count) == (raised, attempts)
     finally:
         full.server.stop(0).wait()
 

@@ -1,4 +1,4 @@
-"""The client against a running server: answers, shapes at the edges, threads, retries."""
+"""The client against a running server: answers, extreme shapes, threads, retries."""
 
 import concurrent.futures
 import inspect
@@ -46,18 +46,20 @@ def test_split_equals_whole(client, requests_of):
     assert whole.probability.std() > 0.01
 
 
-def test_score_follows_what_search_found(client, requests_of):
+def test_score_depends_on_the_results_of_search(client, requests_of):
     requests = requests_of(users=2, width=30, candidates=3)
     requests["history_length"][:] = 30
-    found = client.search(requests)
-    scored = client.score(requests, found)
-    swapped = type(found)(
-        found.behavior_index[..., ::-1], found.attention_score[..., ::-1], found.version
+    results = client.search(requests)
+    scored = client.score(requests, results)
+    swapped = type(results)(
+        results.behavior_index[..., ::-1], results.attention_score[..., ::-1], results.version
     )
     np.testing.assert_allclose(
         client.score(requests, swapped).probability, scored.probability, atol=1e-6
     )
-    other = type(found)((found.behavior_index + 1) % 30, found.attention_score, found.version)
+    other = type(results)(
+        (results.behavior_index + 1) % 30, results.attention_score, results.version
+    )
     assert np.abs(client.score(requests, other).probability - scored.probability).max() > 1e-4
 
 
@@ -111,8 +113,8 @@ def test_answer_of_more_than_4_mb(client, requests_of):
 def test_concurrent_clients(own_server, requests_of):
     address = own_server.address
     requests = [requests_of(2, 25, 4, seed=seed) for seed in range(8)]
-    with Client(address, timeout=60) as one:
-        expected = [one.rank(request).probability for request in requests]
+    with Client(address, timeout=60) as first_client:
+        expected = [first_client.rank(request).probability for request in requests]
 
     def work(worker):
         with Client(address, timeout=60) as client:
@@ -202,7 +204,7 @@ def test_ids_in_the_dtype_that_a_model_over_row_ids_takes(own_server, requests_o
             client.rank(requests_of())
 
 
-def test_nobody_there():
+def test_no_server_is_an_error():
     address = f"localhost:{unused_port()}"
     with Client(address, timeout=5, retries=2) as client:
         started = time.monotonic()

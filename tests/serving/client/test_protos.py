@@ -1,4 +1,4 @@
-"""The message modules come without TensorFlow, and get along with it in either order."""
+"""The message modules: imported without TensorFlow, or before or after it."""
 
 import subprocess
 import sys
@@ -23,10 +23,10 @@ from serving.client.tensors import from_proto, to_proto
 assert tf.constant(1).numpy() == 1 and tf.__version__
 assert tensor_pb2.TensorProto is protos.tensor_pb2.TensorProto
 assert meta_graph_pb2.SignatureDef is protos.meta_graph_pb2.SignatureDef
-made = tf.make_tensor_proto(np.array([[1, 2], [3, 4]]))
-assert isinstance(made, protos.tensor_pb2.TensorProto)
+tensor = tf.make_tensor_proto(np.array([[1, 2], [3, 4]]))
+assert isinstance(tensor, protos.tensor_pb2.TensorProto)
 request = protos.predict_pb2.PredictRequest()
-request.inputs["x"].CopyFrom(made)
+request.inputs["x"].CopyFrom(tensor)
 assert from_proto(request.inputs["x"]).tolist() == [[1, 2], [3, 4]]
 assert tf.make_ndarray(to_proto(np.float32([1.5]))).tolist() == [1.5]
 @tf.function

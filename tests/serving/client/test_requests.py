@@ -1,4 +1,4 @@
-"""Time gaps, context and features of several values, from lists of a caller to a served model."""
+"""Time gaps, context and features of several values, from a caller's lists to a served model."""
 
 import json
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(folder, tmp_path_factory, start_server):
-    """A DARE and an SDIM of this folder, exported, and the address of a server of both."""
+    """Exports a DARE and an SDIM of this folder; returns them and the address of their server."""
     from tests.harness import randomize
     from tfdare.compat import tf
     from tfdare.export.signatures import ServingModule
@@ -84,22 +84,22 @@ def test_newest_request_carries_everything(folder):
     ids, schema = RawIds(folder), folder.schema
     (record,) = [r for r in folder.records("test") if r.user == "user-1"]
     assert len(record.position)
-    asked = newest_request(folder, "test", "user-1", ids)
-    request = int(np.flatnonzero(record.position == record.position.max())[-1])
-    end = int(record.position[request])
+    request = newest_request(folder, "test", "user-1", ids)
+    index = int(np.flatnonzero(record.position == record.position.max())[-1])
+    end = int(record.position[index])
     start = max(0, end - schema.window)
-    assert len(asked.history["item"]) == end - start == len(asked.time_gap)
-    gap = record.request_time[request] - record.history_time[start:end]
-    np.testing.assert_array_equal(asked.time_gap, gap)
+    assert len(request.history["item"]) == end - start == len(request.time_gap)
+    gap = record.request_time[index] - record.history_time[start:end]
+    np.testing.assert_array_equal(request.time_gap, gap)
     rows = record.history["tags"].reshape(-1, 3)[start:end]
     raw = folder.vocabulary("tags")
     wanted = np.select([rows == 0, rows == 1], [NO_VALUE, UNSEEN_VALUE], raw[rows - 2])
-    np.testing.assert_array_equal(asked.history["tags"], wanted)
-    assert asked.target["tags"].shape == (len(asked.target["item"]), 3)
-    hour = record.context["hour"][request]
-    assert asked.context["hour"] == (-1 if hour == 1 else folder.vocabulary("hour")[hour - 2])
-    np.testing.assert_array_equal(asked.context["price"], record.context["price"][request])
-    assert asked.context["interests"].shape == (2,)
+    np.testing.assert_array_equal(request.history["tags"], wanted)
+    assert request.target["tags"].shape == (len(request.target["item"]), 3)
+    hour = record.context["hour"][index]
+    assert request.context["hour"] == (-1 if hour == 1 else folder.vocabulary("hour")[hour - 2])
+    np.testing.assert_array_equal(request.context["price"], record.context["price"][index])
+    assert request.context["interests"].shape == (2,)
 
 
 def test_an_unknown_value_is_not_no_value(folder):
@@ -110,31 +110,33 @@ def test_an_unknown_value_is_not_no_value(folder):
 
 
 def test_a_user_without_request_has_no_context(folder):
-    asked = newest_request(folder, "test", "idle", RawIds(folder))
-    assert asked.time_gap[-1] == 0 and (np.diff(asked.time_gap) <= 0).all()
-    assert asked.context["hour"] == -1 and asked.context["interests"].tolist() == [-1, -1]
-    assert np.isnan(asked.context["price"])
+    request = newest_request(folder, "test", "idle", RawIds(folder))
+    assert request.time_gap[-1] == 0 and (np.diff(request.time_gap) <= 0).all()
+    assert request.context["hour"] == -1 and request.context["interests"].tolist() == [-1, -1]
+    assert np.isnan(request.context["price"])
 
 
 def test_candidates_find_all_values_of_an_item(folder):
     ids = RawIds(folder)
     record = next(r for r in folder.records("train") if len(r.history["item"]) > 3)
     item = int(ids.raw("item", record.history["item"])[3])
-    found = candidates(folder, "train", [item, 5], ids)
-    np.testing.assert_array_equal(found["tags"][0], ids.raw("tags", record.history["tags"])[3])
-    assert found["tags"][1].tolist() == [NO_VALUE] * 3 and found["category"][1] == -1
+    features = candidates(folder, "train", [item, 5], ids)
+    np.testing.assert_array_equal(features["tags"][0], ids.raw("tags", record.history["tags"])[3])
+    assert features["tags"][1].tolist() == [NO_VALUE] * 3 and features["category"][1] == -1
 
 
 # A served model
 
 
 def requests_of(folder, *users):
-    ids, made = RawIds(folder), []
+    ids, requests = RawIds(folder), []
     for user in users:
-        asked = newest_request(folder, "test", user, ids)
-        target = {name: values[:2] for name, values in asked.target.items()}
-        made.append(one_request(asked.history, target, asked.time_gap, asked.context, SEVERAL))
-    return made
+        request = newest_request(folder, "test", user, ids)
+        target = {name: values[:2] for name, values in request.target.items()}
+        requests.append(
+            one_request(request.history, target, request.time_gap, request.context, SEVERAL)
+        )
+    return requests
 
 
 def test_split_equals_whole_equals_the_model(folder, served):
@@ -189,12 +191,12 @@ def test_query_shows_time_gaps_context_and_values(folder, served, capsys):
     ]
     assert ask(folder, address, "--user", user, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    asked = newest_request(folder, "test", user, RawIds(folder))
+    request = newest_request(folder, "test", user, RawIds(folder))
     assert set(answer["context"]) == {"hour", "interests", "price"}
     first = answer["behaviors"][0]
-    place = len(asked.history["item"]) - first["position"]
-    assert first["time_gap"] == asked.time_gap[place]
-    assert len(first["tags"]) == (asked.history["tags"][place] != NO_VALUE).sum()
+    column = len(request.history["item"]) - first["position"]
+    assert first["time_gap"] == request.time_gap[column]
+    assert len(first["tags"]) == (request.history["tags"][column] != NO_VALUE).sum()
 
 
 def test_query_of_a_model_that_does_not_search(folder, served, capsys):

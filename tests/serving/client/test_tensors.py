@@ -1,4 +1,4 @@
-"""TensorProto and numpy, both ways, without TensorFlow."""
+"""Conversion of NumPy arrays to TensorProto and back, without TensorFlow."""
 
 import numpy as np
 import pytest
@@ -26,16 +26,16 @@ def test_integers_of_every_length_are_written_as_protobuf_writes_them(dtype):
     negative = [-number for number in powers]
     for values in ([info.min, info.max], [0, 1, 5], [127], [128, 3], powers, negative):
         array = np.array([v for v in values if info.min <= v <= info.max], dtype)
-        made = to_proto(array, typed=True)
-        appended = tensor_pb2.TensorProto(dtype=made.dtype)
+        message = to_proto(array, typed=True)
+        appended = tensor_pb2.TensorProto(dtype=message.dtype)
         appended.tensor_shape.dim.add(size=len(array))
         if len(array):
-            [(field, _)] = [f for f in made.ListFields() if f[0].name.endswith("_val")]
+            [(field, _)] = [f for f in message.ListFields() if f[0].name.endswith("_val")]
             getattr(appended, field.name).extend(array.tolist())
-        assert made == appended
-        assert made.SerializeToString() == appended.SerializeToString()
-        for one in (made, to_proto(array)):
-            np.testing.assert_array_equal(from_proto(one), array)
+        assert message == appended
+        assert message.SerializeToString() == appended.SerializeToString()
+        for encoding in (message, to_proto(array)):
+            np.testing.assert_array_equal(from_proto(encoding), array)
 
 
 def test_orders_and_bytes():
@@ -50,15 +50,15 @@ def test_orders_and_bytes():
 
 
 def proto(dtype, shape, **values):
-    made = tensor_pb2.TensorProto(dtype=dtype, **values)
+    message = tensor_pb2.TensorProto(dtype=dtype, **values)
     for size in shape:
-        made.tensor_shape.dim.add(size=size)
-    return made
+        message.tensor_shape.dim.add(size=size)
+    return message
 
 
 def test_fewer_values_repeat_the_last():
-    made = proto(types_pb2.DT_INT64, [2, 2], int64_val=[5, 6])
-    assert from_proto(made).tolist() == [[5, 6], [6, 6]]
+    message = proto(types_pb2.DT_INT64, [2, 2], int64_val=[5, 6])
+    assert from_proto(message).tolist() == [[5, 6], [6, 6]]
     assert from_proto(proto(types_pb2.DT_FLOAT, [2])).tolist() == [0.0, 0.0]
     assert from_proto(proto(types_pb2.DT_STRING, [1])).tolist() == [b""]
 
@@ -77,7 +77,7 @@ def test_fewer_values_repeat_the_last():
         proto(types_pb2.DT_INT64, [1] * 40, int64_val=[1]),
     ],
 )
-def test_protos_that_do_not_hold_together(bad):
+def test_inconsistent_protos_are_refused(bad):
     with pytest.raises(ValueError):
         from_proto(bad)
     unknown = tensor_pb2.TensorProto(dtype=types_pb2.DT_INT64)
@@ -86,7 +86,7 @@ def test_protos_that_do_not_hold_together(bad):
         from_proto(unknown)
 
 
-def test_names_and_dtypes_without_counterpart():
+def test_unknown_types_are_named_or_refused():
     assert type_name(types_pb2.DT_FLOAT) == "float" and type_name(types_pb2.DT_INT64) == "int64"
     assert "4321" in type_name(4321)
     for array in (np.array([1j]), np.array(["text"]), np.array([1], "M8[s]")):

@@ -1,4 +1,4 @@
-"""Requests that are run together: the stock server's rules, and a server that does it."""
+"""Batching of requests by the stock server's rules, alone and in a running server."""
 
 import concurrent.futures
 import http.client
@@ -41,12 +41,12 @@ class Runs:
 
 @pytest.fixture
 def batched():
-    """``batched(**options)``: ``ask(x, ...)`` of a Batcher, and the runs it has made."""
-    made = []
+    """Returns ``batched(**options)``, which gives ``ask(x, ...)`` of a Batcher, and its runs."""
+    all_runs = []
 
     def make(**options):
         runs = Runs(Batcher(BatchingOptions(**options), Metrics()))
-        made.append(runs)
+        all_runs.append(runs)
 
         def ask(x, fetches=("y",), timeout=None, owner=None, **others):
             feeds = {"x": np.asarray(x), **others}
@@ -55,33 +55,33 @@ def batched():
         return ask, runs
 
     yield make
-    for runs in made:
+    for runs in all_runs:
         runs.go_on.set()
         runs.batcher.close()
 
 
 @pytest.fixture
 def together(until):
-    """Answers of requests that are enqueued in this order while the only thread is held up."""
+    """Returns answers of requests that are enqueued in this order while the only thread is busy."""
 
     def ask_all(ask, runs, *requests):
         runs.go_on.clear()
         with concurrent.futures.ThreadPoolExecutor(len(requests) + 1) as pool:
             first = pool.submit(ask, [[0]], ("held",))
             assert runs.started.acquire(timeout=30)
-            asked = []
+            futures = []
             for request in requests:
-                asked.append(pool.submit(ask, **request))
-                until(lambda: waiting(runs.batcher) == len(asked) or asked[-1].done())
+                futures.append(pool.submit(ask, **request))
+                until(lambda: waiting(runs.batcher) == len(futures) or futures[-1].done())
             runs.go_on.set()
             first.result()
-            return [one.exception() or one.result() for one in asked]
+            return [future.exception() or future.result() for future in futures]
 
     return ask_all
 
 
 def waiting(batcher):
-    """Requests that are in a queue."""
+    """Counts the requests that are in a queue."""
     return sum(len(batch.tasks) for queue in batcher._queues.values() for batch in queue.batches)
 
 
@@ -180,14 +180,14 @@ def test_a_batch_has_the_longest_time_of_its_requests(batched, together):
 def test_a_batch_waits_for_more_until_it_is_full(batched):
     ask, runs = batched(threads=2, max_batch_size=3, timeout=30.0)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(ask, [[one]]) for one in range(3)]
-        assert sorted(one.result(20)[0].item() for one in asked) == [0, 2, 4]
+        futures = [pool.submit(ask, [[value]]) for value in range(3)]
+        assert sorted(future.result(20)[0].item() for future in futures) == [0, 2, 4]
     assert len(runs.seen) == 1
 
 
-def test_what_the_run_raises_reaches_its_requests_and_the_thread_survives():
+def test_errors_of_a_run_reach_its_requests_and_the_thread_survives():
     batcher = Batcher(BatchingOptions(threads=1), Metrics())
-    asked = {"x": np.zeros([1])}, ["y"]
+    arguments = {"x": np.zeros([1])}, ["y"]
 
     def fails(feeds, fetches, timeout):
         raise RequestError(Code.ABORTED, "broken")
@@ -202,17 +202,17 @@ def test_what_the_run_raises_reaches_its_requests_and_the_thread_survives():
         (lambda *_: [np.float32(5)], Code.FAILED_PRECONDITION, "has 0 dimensions"),
     ):
         with pytest.raises(RequestError, match=message) as caught:
-            batcher.run(run, run, *asked)
+            batcher.run(run, run, *arguments)
         assert caught.value.code is code
     sound = lambda *_: [np.ones([1])]
-    assert batcher.run(sound, sound, *asked)[0].tolist() == [1]
+    assert batcher.run(sound, sound, *arguments)[0].tolist() == [1]
     batcher.close()
 
 
 # --- the parameters file ---
 
 
-def test_the_shipped_file_is_read():
+def test_the_shipped_batching_file_is_read():
     options = read_batching_options(str(CONFIG / "batching.config"))
     assert options.pad_variable_length_inputs and options.timeout > 0
     assert options.allowed_batch_sizes[-1] == options.max_batch_size == 32
@@ -296,7 +296,7 @@ def test_a_request_larger_than_a_batch(batching_server, requests_of):
         assert caught.value.code is Code.INVALID_ARGUMENT
 
 
-def test_rest_says_what_a_full_queue_and_a_long_wait_are(models, requests_of, until):
+def test_rest_codes_of_a_full_queue_and_a_timeout(models, requests_of, until):
     from serving.server.api import Api
     from serving.server.config import ModelConfig
     from serving.server.loading import Loader
@@ -316,9 +316,9 @@ def test_rest_says_what_a_full_queue_and_a_long_wait_are(models, requests_of, un
         connection = http.client.HTTPConnection("localhost", server.rest_port, timeout=60)
         connection.request("POST", "/v1/models/dare:predict", body)
         response = connection.getresponse()
-        found = response.status, json.loads(response.read())
+        answer = response.status, json.loads(response.read())
         connection.close()
-        return found
+        return answer
 
     try:
         with manager.borrow(model_pb2.ModelSpec(name="dare")) as servable:
@@ -350,13 +350,13 @@ def test_rest_says_what_a_full_queue_and_a_long_wait_are(models, requests_of, un
 
 
 def metric(server, name):
-    """Sum and count of a batching histogram."""
+    """Reads the sum and count of a batching histogram."""
     connection = http.client.HTTPConnection(server.rest, timeout=60)
     connection.request("GET", "/monitoring/prometheus/metrics")
     page = connection.getresponse().read().decode()
     connection.close()
     name = f":tensorflow:serving:batching_session:{name}"
-    (family,) = [one for one in text_string_to_metric_families(page) if one.name == name]
+    (family,) = [family for family in text_string_to_metric_families(page) if family.name == name]
     return {
         kind: sum(s.value for s in family.samples if s.name == f"{name}_{kind}")
         for kind in ("sum", "count")

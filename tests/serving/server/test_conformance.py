@@ -45,14 +45,14 @@ def signatures(service):
     request.model_spec.name = "dare"
     response = service.GetModelMetadata(request)
     assert response.model_spec.name == "dare" and response.model_spec.version.value >= 1
-    found = get_model_metadata_pb2.SignatureDefMap()
-    assert response.metadata["signature_def"].Unpack(found)
-    return found.signature_def
+    signature_map = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signature_map)
+    return signature_map.signature_def
 
 
 @pytest.fixture
-def asked(signatures):
-    """A sound request for ``serving_default``: 2 users, 6 behaviors, 3 candidates."""
+def predict_request(signatures):
+    """Makes a valid request for ``serving_default``: 2 users, 6 behaviors, 3 candidates."""
     random = np.random.default_rng(1)
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "dare"
@@ -80,8 +80,10 @@ def some_input(request, prefix="history_"):
 # --- Predict ---
 
 
-def test_predict_answers_every_output_and_the_resolved_model_spec(service, asked, signatures):
-    response = service.Predict(asked)
+def test_predict_answers_every_output_and_the_resolved_model_spec(
+    service, predict_request, signatures
+):
+    response = service.Predict(predict_request)
     spec = response.model_spec
     assert (spec.name, spec.signature_name) == ("dare", "serving_default")
     assert spec.WhichOneof("version_choice") == "version" and spec.version.value >= 1
@@ -104,7 +106,7 @@ def test_signatures_are_the_contract(signatures):
     whole |= {**targets, "history_length": (INT32, 1)}
     scored = {f"behavior_{n}": (INT64, 3) for n in names} | targets
     scored |= {"behavior_position": (INT32, 3), "attention_score": (FLOAT, 3)}
-    found = {"behavior_index": (INT32, 3), "attention_score": (FLOAT, 3)}
+    search_outputs = {"behavior_index": (INT32, 3), "attention_score": (FLOAT, 3)}
     answer = {"probability": (FLOAT, 2)}
 
     def shape(infos):
@@ -112,19 +114,19 @@ def test_signatures_are_the_contract(signatures):
 
     assert shape(default.inputs) == shape(search.inputs) == whole
     assert shape(score.inputs) == scored
-    assert set(default.outputs) == set(answer) | set(found)
-    assert (set(search.outputs), set(score.outputs)) == (set(found), set(answer))
-    for signature, outputs in ((search, found), (score, answer)):
+    assert set(default.outputs) == set(answer) | set(search_outputs)
+    assert (set(search.outputs), set(score.outputs)) == (set(search_outputs), set(answer))
+    for signature, outputs in ((search, search_outputs), (score, answer)):
         assert {n: info.dtype for n, info in signature.outputs.items()} == {
             n: dtype for n, (dtype, _) in outputs.items()
         }
         assert signature.method_name == "tensorflow/serving/predict"
 
 
-def test_output_filter_keeps_only_what_it_names(service, asked):
-    whole = service.Predict(asked)
-    asked.output_filter.append("probability")
-    response = service.Predict(asked)
+def test_output_filter_keeps_only_the_named_outputs(service, predict_request):
+    whole = service.Predict(predict_request)
+    predict_request.output_filter.append("probability")
+    response = service.Predict(predict_request)
     assert set(response.outputs) == {"probability"}
     np.testing.assert_allclose(
         from_proto(response.outputs["probability"]),
@@ -133,22 +135,22 @@ def test_output_filter_keeps_only_what_it_names(service, asked):
     )
 
 
-def test_explicit_version_and_signature(service, asked):
-    version = service.Predict(asked).model_spec.version.value
-    asked.model_spec.version.value = version
-    asked.model_spec.signature_name = "search"
-    response = service.Predict(asked)
+def test_explicit_version_and_signature(service, predict_request):
+    version = service.Predict(predict_request).model_spec.version.value
+    predict_request.model_spec.version.value = version
+    predict_request.model_spec.signature_name = "search"
+    response = service.Predict(predict_request)
     assert response.model_spec.version.value == version
     assert response.model_spec.signature_name == "search"
     assert set(response.outputs) == {"behavior_index", "attention_score"}
 
 
-def test_typed_values_and_packed_bytes_mean_the_same(service, asked):
-    packed = service.Predict(asked)
-    for name in list(asked.inputs):
-        typed = to_proto(from_proto(asked.inputs[name]), typed=True)
-        asked.inputs[name].CopyFrom(typed)
-    assert service.Predict(asked).outputs == packed.outputs
+def test_typed_values_and_packed_bytes_mean_the_same(service, predict_request):
+    packed = service.Predict(predict_request)
+    for name in list(predict_request.inputs):
+        typed = to_proto(from_proto(predict_request.inputs[name]), typed=True)
+        predict_request.inputs[name].CopyFrom(typed)
+    assert service.Predict(predict_request).outputs == packed.outputs
 
 
 def test_missing_model_spec(service):
@@ -157,75 +159,83 @@ def test_missing_model_spec(service):
     )
 
 
-def test_no_model_name(service, asked):
-    asked.model_spec.name = ""
-    asked.model_spec.signature_name = "search"
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
-
-
-def test_unknown_model(service, asked):
-    asked.model_spec.name = "nobody"
+def test_no_model_name(service, predict_request):
+    predict_request.model_spec.name = ""
+    predict_request.model_spec.signature_name = "search"
     refused(
-        service.Predict, asked, Code.NOT_FOUND, "Servable not found for request: Latest(nobody)"
+        service.Predict, predict_request, Code.INVALID_ARGUMENT, "ModelSpec has no name specified."
     )
 
 
-def test_unknown_version(service, asked):
-    asked.model_spec.version.value = 987654
+def test_unknown_model(service, predict_request):
+    predict_request.model_spec.name = "nobody"
     refused(
         service.Predict,
-        asked,
+        predict_request,
+        Code.NOT_FOUND,
+        "Servable not found for request: Latest(nobody)",
+    )
+
+
+def test_unknown_version(service, predict_request):
+    predict_request.model_spec.version.value = 987654
+    refused(
+        service.Predict,
+        predict_request,
         Code.NOT_FOUND,
         "Servable not found for request: Specific(dare, 987654)",
     )
 
 
-def test_unknown_label(service, asked):
-    asked.model_spec.version_label = "nowhere"
+def test_unknown_label(service, predict_request):
+    predict_request.model_spec.version_label = "nowhere"
     refused(
         service.Predict,
-        asked,
+        predict_request,
         Code.INVALID_ARGUMENT,
         "Unrecognized servable version label: nowhere",
     )
 
 
-def test_unknown_signature(service, asked):
-    asked.model_spec.signature_name = "x"
+def test_unknown_signature(service, predict_request):
+    predict_request.model_spec.signature_name = "x"
     refused(
-        service.Predict, asked, Code.FAILED_PRECONDITION, 'Serving signature key "x" not found.'
+        service.Predict,
+        predict_request,
+        Code.FAILED_PRECONDITION,
+        'Serving signature key "x" not found.',
     )
 
 
-def test_missing_input(service, asked):
-    count = len(asked.inputs)
-    del asked.inputs["history_length"]
+def test_missing_input(service, predict_request):
+    count = len(predict_request.inputs)
+    del predict_request.inputs["history_length"]
     refused(
         service.Predict,
-        asked,
+        predict_request,
         Code.INVALID_ARGUMENT,
         f"input size does not match signature: {count - 1}!={count} len({{",
         "Sent extra: {}. Missing but required: {history_length}.",
     )
 
 
-def test_extra_input(service, asked):
-    asked.inputs["surprise"].CopyFrom(to_proto(np.int64([1])))
+def test_extra_input(service, predict_request):
+    predict_request.inputs["surprise"].CopyFrom(to_proto(np.int64([1])))
     refused(
         service.Predict,
-        asked,
+        predict_request,
         Code.INVALID_ARGUMENT,
         "input size does not match signature",
         "Sent extra: {surprise}. Missing but required: {}.",
     )
 
 
-def test_misnamed_input(service, asked):
-    asked.inputs["surprise"].CopyFrom(asked.inputs["history_length"])
-    del asked.inputs["history_length"]
+def test_misnamed_input(service, predict_request):
+    predict_request.inputs["surprise"].CopyFrom(predict_request.inputs["history_length"])
+    del predict_request.inputs["history_length"]
     refused(
         service.Predict,
-        asked,
+        predict_request,
         Code.INVALID_ARGUMENT,
         "input tensor alias not found in signature: surprise",
         "history_length",
@@ -233,44 +243,58 @@ def test_misnamed_input(service, asked):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_wrong_dtype(service, asked, dtype):
-    name = some_input(asked)
-    asked.inputs[name].CopyFrom(to_proto(from_proto(asked.inputs[name]).astype(dtype)))
-    given = {np.float32: "float", np.int32: "int32"}[dtype]
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT, f"to be int64 but {given} is provided")
+def test_wrong_dtype(service, predict_request, dtype):
+    name = some_input(predict_request)
+    predict_request.inputs[name].CopyFrom(
+        to_proto(from_proto(predict_request.inputs[name]).astype(dtype))
+    )
+    type_name = {np.float32: "float", np.int32: "int32"}[dtype]
+    refused(
+        service.Predict,
+        predict_request,
+        Code.INVALID_ARGUMENT,
+        f"to be int64 but {type_name} is provided",
+    )
 
 
-def test_string_for_a_number(service, asked):
-    asked.inputs[some_input(asked)].CopyFrom(to_proto(np.array([[b"a"]], object)))
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT, "to be int64 but string is provided")
+def test_string_for_a_number(service, predict_request):
+    predict_request.inputs[some_input(predict_request)].CopyFrom(
+        to_proto(np.array([[b"a"]], object))
+    )
+    refused(
+        service.Predict,
+        predict_request,
+        Code.INVALID_ARGUMENT,
+        "to be int64 but string is provided",
+    )
 
 
-def test_wrong_rank(service, asked):
-    name = some_input(asked)
-    asked.inputs[name].CopyFrom(to_proto(from_proto(asked.inputs[name])[0]))
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT)
+def test_wrong_rank(service, predict_request):
+    name = some_input(predict_request)
+    predict_request.inputs[name].CopyFrom(to_proto(from_proto(predict_request.inputs[name])[0]))
+    refused(service.Predict, predict_request, Code.INVALID_ARGUMENT)
 
 
-def test_wrong_batch(service, asked):
-    name = some_input(asked, "target_")
-    value = from_proto(asked.inputs[name])
-    asked.inputs[name].CopyFrom(to_proto(np.concatenate([value, value])))
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT)
+def test_wrong_batch(service, predict_request):
+    name = some_input(predict_request, "target_")
+    value = from_proto(predict_request.inputs[name])
+    predict_request.inputs[name].CopyFrom(to_proto(np.concatenate([value, value])))
+    refused(service.Predict, predict_request, Code.INVALID_ARGUMENT)
 
 
-def test_candidates_that_do_not_fit_fail_inside_the_run(service, asked):
-    name = sorted(n for n in asked.inputs if n.startswith("target_"))[-1]
-    if sum(n.startswith("target_") for n in asked.inputs) < 2:
+def test_candidates_that_do_not_fit_fail_inside_the_run(service, predict_request):
+    name = sorted(n for n in predict_request.inputs if n.startswith("target_"))[-1]
+    if sum(n.startswith("target_") for n in predict_request.inputs) < 2:
         pytest.skip("one feature only")
-    value = from_proto(asked.inputs[name])
-    asked.inputs[name].CopyFrom(to_proto(value[:, :2]))
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT)
+    value = from_proto(predict_request.inputs[name])
+    predict_request.inputs[name].CopyFrom(to_proto(value[:, :2]))
+    refused(service.Predict, predict_request, Code.INVALID_ARGUMENT)
 
 
 @pytest.mark.parametrize("damage", ["short bytes", "too many values", "negative size"])
-def test_tensor_that_does_not_parse(service, asked, damage):
-    name = some_input(asked)
-    tensor = asked.inputs[name]
+def test_tensor_that_does_not_parse(service, predict_request, damage):
+    name = some_input(predict_request)
+    tensor = predict_request.inputs[name]
     if damage == "short bytes":
         tensor.tensor_content = tensor.tensor_content[:-3]
     elif damage == "too many values":
@@ -278,31 +302,36 @@ def test_tensor_that_does_not_parse(service, asked, damage):
         tensor.int64_val.extend([1] * 50)
     else:
         tensor.tensor_shape.dim[0].size = -2
-    refused(service.Predict, asked, Code.INVALID_ARGUMENT, f"tensor parsing error: {name}")
+    refused(
+        service.Predict, predict_request, Code.INVALID_ARGUMENT, f"tensor parsing error: {name}"
+    )
 
 
-def test_unknown_output(service, asked):
-    asked.output_filter.append("nothing")
+def test_unknown_output(service, predict_request):
+    predict_request.output_filter.append("nothing")
     refused(
         service.Predict,
-        asked,
+        predict_request,
         Code.INVALID_ARGUMENT,
         "output tensor alias not found in signature: nothing",
     )
 
 
-def test_output_named_twice(service, asked):
-    asked.output_filter.extend(["probability", "probability"])
+def test_output_named_twice(service, predict_request):
+    predict_request.output_filter.extend(["probability", "probability"])
     refused(
-        service.Predict, asked, Code.INVALID_ARGUMENT, "duplicate output tensor alias: probability"
+        service.Predict,
+        predict_request,
+        Code.INVALID_ARGUMENT,
+        "duplicate output tensor alias: probability",
     )
 
 
-def test_deadline(service, asked):
-    for name in list(asked.inputs):
+def test_deadline(service, predict_request):
+    for name in list(predict_request.inputs):
         if name != "history_length":
-            asked.inputs[name].CopyFrom(to_proto(np.ones([2, 2000], np.int64)))
-    refused(service.Predict, asked, Code.DEADLINE_EXCEEDED, timeout=0.005)
+            predict_request.inputs[name].CopyFrom(to_proto(np.ones([2, 2000], np.int64)))
+    refused(service.Predict, predict_request, Code.DEADLINE_EXCEEDED, timeout=0.005)
 
 
 # --- GetModelMetadata ---
@@ -362,17 +391,19 @@ def status_request(name="dare", version=None):
     return request
 
 
-def test_status_lists_what_is_available(model_service, service, asked):
+def test_status_lists_what_is_available(model_service, service, predict_request):
     answer = model_service.GetModelStatus(status_request()).model_version_status
     available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
     versions = [status.version for status in answer if status.state == available]
-    assert service.Predict(asked).model_spec.version.value == max(versions)
+    assert service.Predict(predict_request).model_spec.version.value == max(versions)
     assert all(status.status.error_code == 0 for status in answer)
-    (one,) = model_service.GetModelStatus(status_request(version=versions[0])).model_version_status
-    assert (one.version, one.state) == (versions[0], available)
+    (version_status,) = model_service.GetModelStatus(
+        status_request(version=versions[0])
+    ).model_version_status
+    assert (version_status.version, version_status.state) == (versions[0], available)
 
 
-def test_status_of_nothing(model_service):
+def test_status_of_unknown_models_and_versions(model_service):
     refused(
         model_service.GetModelStatus,
         get_model_status_pb2.GetModelStatusRequest(),
@@ -402,7 +433,7 @@ def reload_request(*names):
     return request
 
 
-def test_configurations_that_are_not_taken_over(model_service):
+def test_refused_configurations_change_nothing(model_service):
     refused(
         model_service.HandleReloadConfigRequest,
         reload_request(),
@@ -417,7 +448,10 @@ def test_configurations_that_are_not_taken_over(model_service):
         "Illegal to list model dare multiple times in config list",
     )
     answer = model_service.GetModelStatus(status_request()).model_version_status
-    assert any(one.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE for one in answer)
+    assert any(
+        version_status.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        for version_status in answer
+    )
 
 
 def test_methods_and_services_that_are_not_there(channel):
@@ -458,7 +492,7 @@ def test_configurations_that_this_server_refuses(own):
         refused(call, request, Code.INVALID_ARGUMENT, part)
 
 
-def test_bytes_that_are_no_request(own):
+def test_malformed_bytes_are_refused(own):
     call = own.unary_unary("/tensorflow.serving.PredictionService/Predict")
     refused(call, b"\xff\xff\xff", Code.INTERNAL, "The request is no PredictRequest")
 
@@ -471,12 +505,12 @@ def test_health(own):
     refused(stub.Check, health_pb2.HealthCheckRequest(service="other"), Code.NOT_FOUND)
 
 
-def test_shapes_are_named_in_the_message(own, asked):
-    name = some_input(asked)
-    asked.inputs[name].CopyFrom(to_proto(from_proto(asked.inputs[name])[0]))
+def test_shapes_are_named_in_the_message(own, predict_request):
+    name = some_input(predict_request)
+    predict_request.inputs[name].CopyFrom(to_proto(from_proto(predict_request.inputs[name])[0]))
     refused(
         prediction_service_pb2_grpc.PredictionServiceStub(own).Predict,
-        asked,
+        predict_request,
         Code.INVALID_ARGUMENT,
         f"input {name} of signature",
         "[?,?]",
@@ -484,16 +518,16 @@ def test_shapes_are_named_in_the_message(own, asked):
     )
 
 
-def test_a_shape_that_asks_for_memory_is_refused(own, asked):
-    name = some_input(asked)
-    asked.inputs[name].Clear()
-    asked.inputs[name].dtype = INT64
+def test_a_shape_that_asks_for_memory_is_refused(own, predict_request):
+    name = some_input(predict_request)
+    predict_request.inputs[name].Clear()
+    predict_request.inputs[name].dtype = INT64
     for _ in range(2):
-        asked.inputs[name].tensor_shape.dim.add(size=1 << 40)
-    asked.inputs[name].int64_val.append(1)
+        predict_request.inputs[name].tensor_shape.dim.add(size=1 << 40)
+    predict_request.inputs[name].int64_val.append(1)
     refused(
         prediction_service_pb2_grpc.PredictionServiceStub(own).Predict,
-        asked,
+        predict_request,
         Code.INVALID_ARGUMENT,
         "tensor parsing error",
     )

@@ -19,8 +19,8 @@ METRICS = "/monitoring/prometheus/metrics"
 INTEGERS = ("DT_INT32", "DT_INT64")
 
 
-def asked(rest, method, path, body=None):
-    """(status, document) of one request; the body as it is, or as JSON."""
+def send(rest, method, path, body=None):
+    """Sends one request, its body as it is or as JSON; returns (status, document)."""
     connection = http.client.HTTPConnection(rest, timeout=60)
     try:
         sent = json.dumps(body) if isinstance(body, (dict, list)) else body
@@ -35,12 +35,12 @@ def asked(rest, method, path, body=None):
 
 @pytest.fixture(scope="module")
 def ask(rest):
-    return lambda method, path, body=None: asked(rest, method, path, body)
+    return lambda method, path, body=None: send(rest, method, path, body)
 
 
 @pytest.fixture(scope="module")
 def predict(ask):
-    """``predict(body, which="", method="predict")`` of the model ``dare``."""
+    """Returns ``predict(body, which="", method="predict")`` of the model ``dare``."""
 
     def call(body, which="", method="predict"):
         return ask("POST", f"/v1/models/dare{which}:{method}", body)
@@ -57,7 +57,7 @@ def metadata(ask):
 
 @pytest.fixture(scope="module")
 def inputs(metadata):
-    """A sound request by columns: 2 users, 6 behaviors, 3 candidates."""
+    """Makes a valid request by columns: 2 users, 6 behaviors, 3 candidates."""
     random = np.random.default_rng(1)
     signatures = metadata["metadata"]["signature_def"]["signature_def"]
     values = {}
@@ -92,10 +92,12 @@ def test_columns_and_rows_answer_alike(predict, inputs):
     assert np.shape(outputs["probability"]) == (2, 3)
     status, by_row = predict({"instances": rows(inputs), "signature_name": "serving_default"})
     assert status == 200 and set(by_row) == {"predictions"}
-    for user, one in enumerate(by_row["predictions"]):
-        assert set(one) == set(outputs)
-        np.testing.assert_allclose(one["probability"], outputs["probability"][user], atol=1e-6)
-        assert one["behavior_index"] == outputs["behavior_index"][user]
+    for user, prediction in enumerate(by_row["predictions"]):
+        assert set(prediction) == set(outputs)
+        np.testing.assert_allclose(
+            prediction["probability"], outputs["probability"][user], atol=1e-6
+        )
+        assert prediction["behavior_index"] == outputs["behavior_index"][user]
 
 
 def test_rest_and_grpc_answer_alike(predict, inputs, address, metadata):
@@ -112,11 +114,11 @@ def test_rest_and_grpc_answer_alike(predict, inputs, address, metadata):
         response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
     for name, proto in response.outputs.items():
         value = from_proto(proto)
-        told = np.array(document["outputs"][name])
+        by_rest = np.array(document["outputs"][name])
         if value.dtype == np.float32:  # every float is written so that it is read back exactly
-            np.testing.assert_allclose(told.astype(np.float32), value, atol=1e-6)
+            np.testing.assert_allclose(by_rest.astype(np.float32), value, atol=1e-6)
         else:
-            np.testing.assert_array_equal(told, value)
+            np.testing.assert_array_equal(by_rest, value)
 
 
 def test_a_single_output_is_not_wrapped_in_its_name(predict, inputs, metadata):
@@ -246,12 +248,12 @@ def test_metadata_is_that_of_grpc(metadata, address):
     with grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         response = stub.GetModelMetadata(request)
-    found = get_model_metadata_pb2.SignatureDefMap()
-    response.metadata["signature_def"].Unpack(found)
-    told = metadata["metadata"]["signature_def"]["signature_def"]
-    assert set(told) == set(found.signature_def)
-    assert told["search"]["method_name"] == "tensorflow/serving/predict"
-    assert set(told["search"]["inputs"]) == set(found.signature_def["search"].inputs)
+    by_grpc = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata["signature_def"].Unpack(by_grpc)
+    by_rest = metadata["metadata"]["signature_def"]["signature_def"]
+    assert set(by_rest) == set(by_grpc.signature_def)
+    assert by_rest["search"]["method_name"] == "tensorflow/serving/predict"
+    assert set(by_rest["search"]["inputs"]) == set(by_grpc.signature_def["search"].inputs)
     assert int(metadata["model_spec"]["version"]) == response.model_spec.version.value
 
 
@@ -319,7 +321,7 @@ def test_metrics_have_the_stock_names(rest, predict, inputs):
 def test_classify_and_regress_are_not_served(own_server):
     for method in ("classify", "regress"):
         refused(
-            asked(own_server.rest, "POST", f"/v1/models/dare:{method}", {"examples": [{}]}),
+            send(own_server.rest, "POST", f"/v1/models/dare:{method}", {"examples": [{}]}),
             501,
             f"{method} is not implemented",
             "development server",
@@ -327,5 +329,5 @@ def test_classify_and_regress_are_not_served(own_server):
 
 
 def test_other_paths_are_not_found(own_server):
-    refused(asked(own_server.rest, "GET", "/"), 404, "Not found: /")
-    refused(asked(own_server.rest, "GET", "/metrics"), 404)
+    refused(send(own_server.rest, "GET", "/"), 404, "Not found: /")
+    refused(send(own_server.rest, "GET", "/metrics"), 404)

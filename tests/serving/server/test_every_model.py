@@ -13,7 +13,7 @@ from tfdare.models import MODELS, TwoStageModel, build_model
 
 @pytest.fixture(scope="module")
 def models():
-    """All of them, random weights, small heads."""
+    """Builds every published model, with random weights and small heads."""
     return {
         name: randomize(
             build_model(
@@ -26,7 +26,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def served(models, tmp_path_factory, start_server):
-    """A client of one server that holds all of them."""
+    """Provides a client of one server that holds every model."""
     folder = tmp_path_factory.mktemp("servables")
     entries = []
     for name, model in models.items():
@@ -45,9 +45,9 @@ def served(models, tmp_path_factory, start_server):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_server_answers_as_the_model_does(models, served, name):
     model = models[name]
-    made = requests(model.schema, users=3, behaviors=11, lengths=[11, 4, 0], seed=5)
-    expected = model(made).numpy()
-    sent = {key: value for key, value in made.items() if key != "target_length"}
+    inputs = requests(model.schema, users=3, behaviors=11, lengths=[11, 4, 0], seed=5)
+    expected = model(inputs).numpy()
+    sent = {key: value for key, value in inputs.items() if key != "target_length"}
     answer = served.predict("serving_default", sent, model=name)
     np.testing.assert_allclose(answer.outputs["probability"], expected, atol=1e-5)
     if not isinstance(model, TwoStageModel):
@@ -56,6 +56,6 @@ def test_the_server_answers_as_the_model_does(models, served, name):
     with Client(served.address, name, timeout=60, id_dtype=np.int32) as client:
         split = client.rank(sent, split=True)
     np.testing.assert_allclose(split.probability, expected, atol=1e-5)
-    found = model.search(made)
-    np.testing.assert_allclose(split.attention_score, found["attention_score"], atol=1e-5)
+    results = model.search(inputs)
+    np.testing.assert_allclose(split.attention_score, results["attention_score"], atol=1e-5)
     np.testing.assert_array_equal(split.behavior_index, answer.outputs["behavior_index"])

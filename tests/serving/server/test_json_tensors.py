@@ -1,4 +1,4 @@
-"""JSON and tensors, by the rules of the stock server's REST API."""
+"""Conversion of JSON to tensors and back, by the rules of the stock server's REST API."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ INT64, UINT64, STRING, BOOL = (
 
 
 def read(document, **inputs):
-    """Tensors that a document gives for inputs of these types."""
+    """Reads a document's tensors for inputs of these types."""
     infos = {name: meta_graph_pb2.TensorInfo(dtype=dtype) for name, dtype in inputs.items()}
     request = predict_pb2.PredictRequest()
     fill(request, parse(json.dumps(document).encode()), infos)
@@ -57,14 +57,14 @@ def written(rows, **outputs):
         (INT64, [[], []]),
     ],
 )
-def test_values_are_what_they_are(dtype, value):
-    found = read({"inputs": value}, x=dtype)["x"]
-    kind = to_proto(found).dtype
+def test_json_values_become_tensors_of_the_same_values(dtype, value):
+    array = read({"inputs": value}, x=dtype)["x"]
+    kind = to_proto(array).dtype
     assert kind == dtype
-    np.testing.assert_array_equal(found, np.array(value, found.dtype))
-    if found.ndim:
+    np.testing.assert_array_equal(array, np.array(value, array.dtype))
+    if array.ndim:
         rows = read({"instances": value}, x=dtype)["x"]
-        np.testing.assert_array_equal(rows, found)
+        np.testing.assert_array_equal(rows, array)
 
 
 def test_strings_and_bytes():
@@ -107,7 +107,7 @@ def test_values_that_do_not_fit(dtype, value, part):
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT and part in caught.value.message
 
 
-def test_a_type_that_json_has_no_word_for():
+def test_half_precision_inputs_are_not_implemented():
     with pytest.raises(RequestError) as caught:
         read({"inputs": [1]}, x=types_pb2.DT_HALF)
     assert caught.value.code is grpc.StatusCode.UNIMPLEMENTED
@@ -121,9 +121,9 @@ def test_long_values_are_not_repeated_whole():
 
 def test_floats_are_short_and_read_back_exactly():
     values = np.float32([0.2, 1 / 3, 1e-30, 16777216, 3.4e38, -0.0])
-    told = written(False, x=values)["outputs"]
-    assert told[0] == 0.2 and str(told[1]) == "0.333333343"
-    np.testing.assert_array_equal(np.float32(told), values)
+    numbers = written(False, x=values)["outputs"]
+    assert numbers[0] == 0.2 and str(numbers[1]) == "0.333333343"
+    np.testing.assert_array_equal(np.float32(numbers), values)
     many = np.random.default_rng(0).normal(size=2000).astype(np.float32)
     np.testing.assert_array_equal(np.float32(written(False, x=many)["outputs"]), many)
     odd = written(False, x=np.float32([np.nan, np.inf, -np.inf]))["outputs"]
@@ -152,7 +152,7 @@ def test_rows_and_columns_of_answers():
         ),
     ],
 )
-def test_answers_that_are_no_rows(outputs, part):
+def test_outputs_that_cannot_be_written_as_rows(outputs, part):
     with pytest.raises(RequestError) as caught:
         written(True, **outputs)
     assert part in caught.value.message

@@ -1,4 +1,4 @@
-"""How the server listens: TLS, limits, health beside heavy work, and the end."""
+"""How the server listens: TLS, limits, health checks under load, and shutdown."""
 
 import asyncio
 import concurrent.futures
@@ -32,14 +32,14 @@ Code = grpc.StatusCode
 
 
 def certificate(name, issuer=None, authority=False):
-    """(certificate, key) for ``name``, signed by ``issuer`` or by itself."""
+    """Makes a (certificate, key) for ``name``, signed by ``issuer`` or by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.timezone.utc)
     hour = datetime.timedelta(hours=1)
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     addresses = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer[0].subject if issuer else subject)
@@ -52,12 +52,12 @@ def certificate(name, issuer=None, authority=False):
         .add_extension(x509.ExtendedKeyUsage(purposes), False)
         .sign(issuer[1] if issuer else key, hashes.SHA256())
     )
-    return made, key
+    return signed, key
 
 
-def pem(made):
-    """PEM bytes of a certificate and its key."""
-    return made[0].public_bytes(serialization.Encoding.PEM), made[1].private_bytes(
+def pem(pair):
+    """Returns the PEM bytes of a certificate and its key."""
+    return pair[0].public_bytes(serialization.Encoding.PEM), pair[1].private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
@@ -66,7 +66,7 @@ def pem(made):
 
 @pytest.fixture(scope="module")
 def certificates():
-    """PEM of an authority, of (certificate, key) that it signed, and of a stranger's."""
+    """Makes the PEM of an authority, a (certificate, key) it signed, and a self-signed pair."""
     authority = certificate("authority", authority=True)
     return pem(authority)[0], pem(certificate("signed", authority)), pem(certificate("stranger"))
 
@@ -129,7 +129,7 @@ def test_tls_files_that_cannot_be_used(tmp_path, model_base, capsys, certificate
 # --- monitoring ---
 
 
-def test_where_metrics_are_read(tmp_path):
+def test_the_path_of_metrics_is_configured(tmp_path):
     file = tmp_path / "monitoring.config"
     for text, path in (
         ("prometheus_config { enable: true }", "/monitoring/prometheus/metrics"),
@@ -147,7 +147,7 @@ def test_where_metrics_are_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def narrow(model_base, start_server):
-    """A server with one thread for each way, and a limit on what it takes."""
+    """Runs a server with one thread each for gRPC and REST, and a limit on message sizes."""
     flags = [
         "--model_base_path",
         model_base,
@@ -245,7 +245,7 @@ def test_rest_requests_under_way_are_finished(model_base, start_server, requests
         ),
     ],
 )
-def test_flags_that_do_not_go_together(flags, message, capsys):
+def test_conflicting_flags_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--model_base_path", "x", *flags])
     assert caught.value.code == 2 and message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The development server itself: what it loads, how it starts, fails to start, and stops."""
+"""The development server: what it loads, how it starts, fails to start, and stops."""
 
 import concurrent.futures
 import dataclasses
@@ -102,7 +102,7 @@ def test_port_in_use(capsys, model_base, own_server):
         ["--model_base_path", "a", "--grpc_max_threads", "0"],
     ],
 )
-def test_flags_that_make_no_sense(arguments, capsys):
+def test_invalid_flags_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2 and "error:" in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_a_version_that_does_not_load(damage, model_base, tmp_path, capsys):
 
 
 def rewrite_warmup(model_base, base, change):
-    """A copy of the model whose warm-up records are ``change(records)``."""
+    """Copies the model with warm-up records ``change(records)``."""
     shutil.copytree(model_base, base)
     path = base / "1" / "assets.extra" / "tf_serving_warmup_requests"
     with open(path, "rb") as file:
@@ -189,7 +189,7 @@ def test_shipped_config_starts_a_server_which_drains(models, tmp_path, start_ser
             client.versions()
 
 
-def test_config_file_options(tmp_path, models):
+def test_options_of_a_config_file(tmp_path, models):
     file = tmp_path / "models.config"
     file.write_text(f"""
         model_config_list {{
@@ -257,7 +257,7 @@ def test_versions_are_integers_in_rising_order(tmp_path):
 
 @pytest.fixture(scope="module")
 def config(models):
-    """Both versions of the model ``two``, each with a label."""
+    """Makes a config of both versions of the model ``two``, each with a label."""
     labels = {"stable": 1, "canary": 2}
     return ModelConfig("two", str(models / "two"), all=True, labels=labels)
 
@@ -329,7 +329,7 @@ def test_a_version_replaced_between_search_and_score(manager, config, two, reque
 
 
 def test_halves_that_are_rolled_out_one_after_the_other(manager, config, two, requests_of):
-    """Search has versions 1 and 2, score has 1 alone: both halves of an answer are of 1."""
+    """Serves versions 1 and 2 of search, and 1 of score: both halves of an answer are of 1."""
     from serving.server.loading import Loader
     from serving.server.manager import Manager
     from serving.server.metrics import Metrics
@@ -414,6 +414,6 @@ def test_an_address_that_cannot_be_listened_on(manager):
             served(manager, taken.getsockname()[1], "127.0.0.1").start()
 
 
-def test_messages_travel_short():
+def test_long_error_messages_are_shortened():
     assert shortened("wrong\n\nOriginal stack trace for x") == "wrong"
     assert shortened("x" * 5000) == "x" * MAX_MESSAGE + "...TRUNCATED"

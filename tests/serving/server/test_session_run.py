@@ -1,4 +1,4 @@
-"""Runs that skip Session.run's Python: the same values and errors."""
+"""Runs that bypass Session.run's Python code: the same values and errors."""
 
 import numpy as np
 import pytest

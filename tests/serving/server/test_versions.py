@@ -1,4 +1,4 @@
-"""Versions come, go, fail and get labels while requests go on."""
+"""Versions are added, removed, fail and get labels while requests are answered."""
 
 import concurrent.futures
 import contextlib
@@ -27,7 +27,7 @@ State = get_model_status_pb2.ModelVersionStatus.State
 
 
 def published(source, base, version):
-    """A version, put there as exports are: whole, by a rename."""
+    """Adds a version as exports do: whole, by a rename."""
     shutil.copytree(source, base / f"tmp-{version}")
     (base / f"tmp-{version}").rename(base / str(version))
 
@@ -44,7 +44,7 @@ def states(client):
 
 @contextlib.contextmanager
 def asking(client, requests):
-    """Asks all the while; yields the versions that answered."""
+    """Sends requests without a pause; yields the versions that answered."""
     stop, answered = threading.Event(), []
 
     def ask():
@@ -52,13 +52,13 @@ def asking(client, requests):
             answered.append(client.rank(requests).version)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(ask) for _ in range(2)]
+        futures = [pool.submit(ask) for _ in range(2)]
         try:
             yield answered
         finally:
             stop.set()
-        for one in asked:
-            one.result()  # raises where a request was lost
+        for future in futures:
+            future.result()  # raises where a request was lost
 
 
 def test_a_folder_is_watched_and_no_request_is_lost(
@@ -142,21 +142,21 @@ def test_a_label_cannot_be_given_at_the_start(models, tmp_path, capsys):
 
 @pytest.fixture
 def managed():
-    """``managed(**options)``: a Manager; closed afterwards."""
+    """Returns ``managed(**options)``, which makes a Manager; closed afterwards."""
     from serving.server.loading import Loader
     from serving.server.manager import Manager
     from serving.server.metrics import Metrics
 
-    made = []
+    managers = []
 
     def make(**options):
         metrics = Metrics()
-        made.append(Manager(Loader(metrics), **options))
-        made[-1].metrics = metrics
-        return made[-1]
+        managers.append(Manager(Loader(metrics), **options))
+        managers[-1].metrics = metrics
+        return managers[-1]
 
     yield make
-    for manager in made:
+    for manager in managers:
         manager.close()
 
 
@@ -167,7 +167,7 @@ def config(models):
 
 def seen(manager, name="two"):
     spec = model_pb2.ModelSpec(name=name)
-    return {one.version: State.Name(one.state) for one in manager.status(spec)}
+    return {status.version: State.Name(status.state) for status in manager.status(spec)}
 
 
 def test_calls_under_way_on_a_version_that_leaves_are_finished(managed, config, requests_of, until):
@@ -293,18 +293,18 @@ def reload_request(*models):
     request = model_management_pb2.ReloadConfigRequest()
     request.config.model_config_list.SetInParent()
     for name, base, specific, labels in models:
-        one = request.config.model_config_list.config.add(
+        config = request.config.model_config_list.config.add(
             name=name, base_path=str(base), model_platform="tensorflow"
         )
-        one.model_version_policy.specific.versions.extend(specific)
+        config.model_version_policy.specific.versions.extend(specific)
         for label, version in labels.items():
-            one.version_labels[label] = version
+            config.version_labels[label] = version
     return request
 
 
 @pytest.fixture(scope="module")
 def reloadable(models, start_server):
-    """A server to change, and a stub of its ModelService."""
+    """Starts a server whose configuration may change, and a stub of its ModelService."""
     flags = ["--model_base_path", models / "dare", "--port", 0]
     with start_server(*flags) as server, grpc.insecure_channel(server.address) as channel:
         yield server, model_service_pb2_grpc.ModelServiceStub(channel)
@@ -365,5 +365,5 @@ def test_a_new_model_that_is_not_there(reloadable, models):
     assert "Some models did not become available: {none}" in caught.value.details()
     status = get_model_status_pb2.GetModelStatusRequest()
     status.model_spec.name = "dare"
-    (one,) = stub.GetModelStatus(status).model_version_status
-    assert one.state == State.AVAILABLE
+    (version_status,) = stub.GetModelStatus(status).model_version_status
+    assert version_status.state == State.AVAILABLE

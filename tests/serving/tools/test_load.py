@@ -1,4 +1,4 @@
-"""Calls at set times: what is measured, where a server stalls, and what is reported."""
+"""``serving.tools.load``: schedules of calls, their latencies, and the report."""
 
 import json
 import threading
@@ -90,14 +90,14 @@ def test_errors_are_counted_by_code_and_not_among_the_latencies(stalling):
 
 
 def test_requests_of_any_size(sequences):
-    one = read_mappings(str(sequences), "test", 2)[0]
-    made = resize(one, 70, 9)
-    assert made["history_item"].shape == (1, 70) and made["target_category"].shape == (1, 9)
-    length = int(one["history_length"][0])
-    again = made["history_item"][0]
+    request = read_mappings(str(sequences), "test", 2)[0]
+    resized = resize(request, 70, 9)
+    assert resized["history_item"].shape == (1, 70) and resized["target_category"].shape == (1, 9)
+    length = int(request["history_length"][0])
+    again = resized["history_item"][0]
     np.testing.assert_array_equal(again[length:], again[: 70 - length])
-    assert made["history_length"].tolist() == [70]
-    assert resize(one, None, None).keys() == one.keys()
+    assert resized["history_length"].tolist() == [70]
+    assert resize(request, None, None).keys() == request.keys()
 
 
 def test_a_report_of_a_running_server(own_server, sequences, tmp_path, capsys):
@@ -139,7 +139,7 @@ def test_a_report_of_a_running_server(own_server, sequences, tmp_path, capsys):
         (["--split_name", "holdout"], "`split` must be one of"),
     ],
 )
-def test_what_cannot_be_sent(sequences, tmp_path, capsys, arguments, match):
+def test_requests_that_cannot_be_sent_are_refused(sequences, tmp_path, capsys, arguments, match):
     code = main(["--sequences", str(sequences), "--output", str(tmp_path / "x"), *arguments])
     said = capsys.readouterr().err
     assert code == 2 and match in said and said.startswith("python -m serving.tools.load: ")

@@ -42,14 +42,14 @@ def test_newest_request_in_raw_ids(sequences, ids):
     items, _categories, category_of = ids
     opened = open_sequences(str(sequences))
     (record,) = [r for r in opened.records("test") if r.user == "101"]
-    asked = newest_request(opened, "test", "101", RawIds(opened))
-    assert len(asked.history["item"]) == 30  # the window, of the 45 behaviors before the request
+    request = newest_request(opened, "test", "101", RawIds(opened))
+    assert len(request.history["item"]) == 30  # the window, of the 45 behaviors before the request
     rows = record.history["item"][15:45]
-    assert asked.history["item"][rows == 1].tolist() == [-1]
-    np.testing.assert_array_equal(asked.history["item"][rows > 1], items[rows[rows > 1] - 2])
-    np.testing.assert_array_equal(asked.target["item"], items[record.target["item"][3:] - 2])
-    np.testing.assert_array_equal(asked.target["category"], category_of(asked.target["item"]))
-    assert asked.label.tolist() == [1, 0, 0]
+    assert request.history["item"][rows == 1].tolist() == [-1]
+    np.testing.assert_array_equal(request.history["item"][rows > 1], items[rows[rows > 1] - 2])
+    np.testing.assert_array_equal(request.target["item"], items[record.target["item"][3:] - 2])
+    np.testing.assert_array_equal(request.target["category"], category_of(request.target["item"]))
+    assert request.label.tolist() == [1, 0, 0]
 
 
 def test_rows_that_stand_for_no_single_id(sequences, ids):
@@ -73,26 +73,26 @@ def test_tables(ask):
     assert len(lines) == 14
 
 
-def test_json_is_what_the_server_says(ask, sequences, own_server):
+def test_json_equals_the_servers_answer(ask, sequences, own_server):
     code, said = ask("--json")
     assert code == 0
     answer = json.loads(said.out)
     opened = open_sequences(str(sequences))
-    asked = newest_request(opened, "test", "101", RawIds(opened))
+    request = newest_request(opened, "test", "101", RawIds(opened))
     with Client(own_server.address) as client:
-        expected = client.rank(one_request(asked.history, asked.target))
+        expected = client.rank(one_request(request.history, request.target))
     best = int(expected.probability[0].argmax())
     first = answer["candidates"][0]
-    assert first["item"] == asked.target["item"][best]
+    assert first["item"] == request.target["item"][best]
     assert first["probability"] == pytest.approx(float(expected.probability[0, best]), abs=1e-6)
     assert answer["agree"] and answer["difference"] <= 1e-6
     score = expected.attention_score[0, best]
     weights = np.sort(np.exp(score) / np.exp(score).sum())[::-1]
-    found = answer["behaviors"]
-    np.testing.assert_allclose([b["weight"] for b in found], weights, rtol=1e-5)
-    for behavior in found:
-        assert asked.history["item"][30 - behavior["position"]] == behavior["item"]
-    assert sorted(30 - b["position"] for b in found) == sorted(expected.behavior_index[0, best])
+    behaviors = answer["behaviors"]
+    np.testing.assert_allclose([b["weight"] for b in behaviors], weights, rtol=1e-5)
+    for behavior in behaviors:
+        assert request.history["item"][30 - behavior["position"]] == behavior["item"]
+    assert sorted(30 - b["position"] for b in behaviors) == sorted(expected.behavior_index[0, best])
 
 
 def test_given_candidates_take_their_features_from_the_sequences(ask, sequences, ids):
@@ -100,16 +100,16 @@ def test_given_candidates_take_their_features_from_the_sequences(ask, sequences,
     opened = open_sequences(str(sequences))
     known = [int(items[record.history["item"][0] - 2]) for record in opened.records("train")]
     never = int(items[290])  # in the vocabulary, in no record
-    asked = [*known, never, 5, known[0]]
-    code, said = ask("--candidates", *asked, "--json", "--top", 9)
+    raw_items = [*known, never, 5, known[0]]
+    code, said = ask("--candidates", *raw_items, "--json", "--top", 9)
     assert code == 0, said.err
     rows = json.loads(said.out)["candidates"]
     categories = {row["item"]: row["category"] for row in rows}
-    assert len(rows) == len(asked) and "clicked" not in rows[0]
+    assert len(rows) == len(raw_items) and "clicked" not in rows[0]
     assert categories[never] == -1 and categories[5] == -1
     assert all(categories[item] == category_of(item) for item in known)
-    found = candidates(opened, "test", [], RawIds(opened))
-    assert {name: len(values) for name, values in found.items()} == {"item": 0, "category": 0}
+    features = candidates(opened, "test", [], RawIds(opened))
+    assert {name: len(values) for name, values in features.items()} == {"item": 0, "category": 0}
 
 
 def test_unknown_user(ask, sequences):
@@ -137,7 +137,7 @@ def test_halves_that_do_not_agree_are_reported(ask, monkeypatch):
     assert "do not agree" in said.err
 
 
-def test_nobody_listens(ask):
+def test_no_server_is_an_error(ask):
     code, said = ask("--timeout", "2", address="localhost:1")
     assert code == 2
     assert "No server answers at localhost:1" in said.err and "tfdare serve" in said.err
@@ -152,7 +152,7 @@ def test_nobody_listens(ask):
         (["--split_name", "validation"], "No TFRecord files"),
     ],
 )
-def test_other_mistakes(ask, arguments, message):
+def test_unknown_models_and_splits_are_refused(ask, arguments, message):
     code, said = ask(*arguments)
     assert code == 2 and message in said.err
 

@@ -1,4 +1,4 @@
-"""The soak in short: a server under load while versions are swapped, one of them broken."""
+"""A short soak test: a server under load while versions are swapped, one of them broken."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_a_short_soak_loses_nothing(
     assert "failed: none; wrong answers: 0" in said.out
 
 
-def test_growth_is_told_from_a_peak():
+def test_the_slope_of_memory_ignores_a_peak():
     memory = Memory(None, 1)
     memory.seconds = [float(s) for s in range(120)]
     memory.mib = [500.0 + (200 if 80 <= s < 95 else 0) for s in range(120)]

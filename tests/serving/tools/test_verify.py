@@ -1,4 +1,4 @@
-"""``tfdare verify``: a run, its servables and servers of them, compared; and one that is skewed."""
+"""``tfdare verify``: compares a run with its servables and servers, right and wrong ones."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ PARTS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folders by name: sequences with every kind of feature, a run, its servables, and others of
+    """Writes folders: sequences with every kind of feature, a run, its servables, and others of
     another model."""
     base = tmp_path_factory.mktemp("verified")
     sequences = write_folder(base / "sequences", make_splits(**PARTS), time_gap=TIME_GAP, **PARTS)
@@ -66,7 +66,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(trained, start_server):
-    """One server with the whole, its halves, and another model under the name ``other``."""
+    """Starts one server of the whole, its halves, and another model under the name ``other``."""
     models = {
         "m": "good/m",
         "m_search": "good/m_search",
@@ -110,7 +110,7 @@ def verify(trained, capsys, monkeypatch):
     return run
 
 
-def asked(said):
+def compared(said):
     return {(row["who"], row["signature"]) for row in json.loads(said)["differences"]}
 
 
@@ -118,12 +118,12 @@ def test_session_and_server_agree_with_the_model(verify, server):
     code, said = verify("--address", server.address, "--model", "m", "--json")
     assert code == 0, said.err
     signatures = ("search", "score", "serving_default")
-    assert asked(said.out) == {(w, s) for w in ("session", "server") for s in signatures}
-    found = json.loads(said.out)
-    assert found["agree"] and found["versions"] == [1] and found["requests"] == 6
-    outputs = {row["output"] for row in found["differences"]}
+    assert compared(said.out) == {(w, s) for w in ("session", "server") for s in signatures}
+    report = json.loads(said.out)
+    assert report["agree"] and report["versions"] == [1] and report["requests"] == 6
+    outputs = {row["output"] for row in report["differences"]}
     assert {"probability", "attention_score", "score of behavior_index"} <= outputs
-    assert all(0 <= row["difference"] <= 1e-5 for row in found["differences"])
+    assert all(0 <= row["difference"] <= 1e-5 for row in report["differences"])
 
 
 def test_halves_that_are_served_apart(verify, server):
@@ -139,10 +139,10 @@ def test_halves_that_are_served_apart(verify, server):
         "--json",
     )
     assert code == 0, said.err
-    assert {s for who, s in asked(said.out) if who == "server"} == {"search", "score"}
+    assert {s for who, s in compared(said.out) if who == "server"} == {"search", "score"}
 
 
-def test_a_server_with_another_model_is_found_out(verify, server):
+def test_a_server_with_another_model_is_detected(verify, server):
     code, said = verify("--address", server.address, "--model", "other")
     assert code == 1
     assert "They DO NOT agree to 1e-05." in said.out
@@ -189,7 +189,7 @@ def test_compact_tables_are_compared_with_what_they_stand_for(verify):
         (("--address", "localhost:1", "--timeout", "1"), "good/m/1", "UNAVAILABLE"),
     ],
 )
-def test_what_cannot_be_compared(verify, arguments, servable, match):
+def test_servables_that_cannot_be_compared_are_refused(verify, arguments, servable, match):
     code, said = verify(*arguments, servable=servable)
     assert code == 2 and match in said.err and "Traceback" not in said.err
 

@@ -1,5 +1,4 @@
-"""Gradients by side: their sum is the gradient, one side stopped leaves the other, training goes
-on as if nobody watched."""
+"""Gradients by side: they sum to the whole, and measuring them does not change training."""
 
 import math
 
@@ -92,7 +91,7 @@ def test_the_two_sides_add_up_to_the_gradient(name, schema):
         np.testing.assert_allclose(attention + representation, whole, rtol=2e-3, atol=2e-6)
 
 
-def test_each_table_of_dare_hears_its_own_side(schema):
+def test_each_table_of_dare_gets_gradients_of_its_own_side(schema):
     model, batch = randomize(DARE(schema, top_k=3)), batch_for(schema)
     for name, sides in GradientSplit(model, *batch)().items():
         assert not model.embedding.shares(name)
@@ -106,8 +105,8 @@ def test_each_table_of_dare_hears_its_own_side(schema):
             np.testing.assert_allclose(gradient, whole, rtol=2e-3, atol=2e-6)
 
 
-def test_shared_table_split_as_two_tables_would():
-    """A DARE whose two tables hold a TWIN's one gets the same two gradients."""
+def test_the_split_of_a_shared_table_equals_gradients_of_two_tables():
+    """Copies a TWIN's one table into both tables of a DARE: the two gradients are the same."""
     schema = shared_schema()
     twin = randomize(TWIN(schema, top_k=3))
     decoupled = build_model("DARE-paper", schema, top_k=3)

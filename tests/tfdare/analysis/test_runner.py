@@ -72,7 +72,7 @@ def test_user_batches(folder, splits):
     assert len(few) == len(list(few)) == 2
 
 
-def test_positions_are_exact_and_then_coarser():
+def test_position_edges_are_exact_and_then_coarser():
     assert position_edges(5) == [1, 2, 3, 4, 5, 6]
     edges = position_edges(200)
     assert edges[:8] == list(range(1, 9)) and edges[-1] == 201
@@ -84,7 +84,7 @@ def test_search_quality_against_plain_loops(folder, splits, models):
     from tests.tfdare.metrics.test_search import plain_ndcg, plain_recall
 
     def newest_matter(arrays):
-        """Relevance that a person can compute: place in the history, if the category is even."""
+        """Computes a simple relevance: the position in the history, if the category is even."""
         history = arrays["history_category"]
         value = np.where(history % 2 == 0, 1.0 + np.arange(history.shape[1]), 0.0)
         value = np.where(np.arange(history.shape[1]) < arrays["history_length"][:, None], value, 0)
@@ -343,8 +343,8 @@ def simulated(tmp_path_factory):
     return at
 
 
-def test_planted_truth_is_what_was_planted(simulated):
-    """Partner and lag from the truth file, on raw ids of the log, event by event."""
+def test_planted_relevance_equals_the_truth_file(simulated):
+    """Recomputes relevance from the truth file, on raw ids of the log, event by event."""
     sequences = open_sequences(str(simulated / "sequences"))
     path = str(simulated / "log.csv.truth.json")
     planted = json.load(open(path, encoding="utf-8"))["categories"]

@@ -1,4 +1,4 @@
-"""``tfdare compare``: what is trained and what is not, who wins, how it is told."""
+"""``tfdare compare``: which runs are trained, which model wins, and the report."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 
 class Trainer:
-    """Stands in for `train`: leaves the files of a run with the AUCs that it is told.
+    """Stands in for `train`: leaves the files of a run with the given AUCs.
 
     `validation` and `test` are functions of (model, rate, seed); a validation AUC of None is a
     training that diverges.
@@ -132,7 +132,7 @@ def test_which_models_have_one_table():
     assert not several & {"TWIN", "DIN", "SDIM", "TWIN-proj", "ETA", "SIM-hard", "TWIN-V2"}
 
 
-def test_rows():
+def test_rows_of_models_and_dimensions():
     assert rows_of(["DARE", "TWIN"], [2, 4], [4, 8]) == [
         Row("DARE", 2, 4),
         Row("DARE", 2, 8),
@@ -155,7 +155,7 @@ def test_tuning_picks_by_validation(folder, tmp_path, stand_in):
         )
     )
     said = []
-    found = compare(
+    comparison = compare(
         folder.path,
         str(tmp_path / "c"),
         ["DARE", "TWIN"],
@@ -172,11 +172,11 @@ def test_tuning_picks_by_validation(folder, tmp_path, stand_in):
         ("DARE", 16, 16, 0.03, 2),
         ("TWIN", 16, 16, 0.1, 2),
     ]
-    rows = {row["model"]: row for row in found["rows"]}
+    rows = {row["model"]: row for row in comparison["rows"]}
     assert {model: row["learning_rate"] for model, row in rows.items()} == best
     assert rows["DARE"]["seeds"] == [3, 1, 2] and rows["DARE"]["test"]["auc"]["mean"] == 0.6
     assert rows["DARE"]["examples_per_s"] == 2000
-    assert found["tuning"][0]["validation_auc"] == {"0.01": 0.7, "0.03": 0.8, "0.1": 0.7}
+    assert comparison["tuning"][0]["validation_auc"] == {"0.01": 0.7, "0.03": 0.8, "0.1": 0.7}
     lines = [line for line in said if line.startswith("[")]
     assert [line.split("]")[0] for line in lines] == [f"[{n}/10" for n in range(1, 11)]
     assert "DARE 16 + 16, lr 0.01, seed 3: validation AUC 0.7000, test 0.9000" in lines[0]
@@ -192,24 +192,24 @@ def test_nothing_is_repeated_and_a_comparison_grows(folder, tmp_path, stand_in):
     said = []
     compare(folder.path, output, ["DARE"], [1, 2], resamples=20, say=said.append)
     assert len(trainer.calls) == 2 and "1 of 1 runs were finished before" in said
-    found = compare(
+    comparison = compare(
         folder.path, output, ["DARE", "TWIN", "DIN"], [1, 2, 3], attention_dims=[16, 8], **common
     )
     assert len(trainer.calls) == 2 + 6 * 3 - 2
-    assert len(set(trainer.calls)) == len(trainer.calls) and len(found["rows"]) == 6
+    assert len(set(trainer.calls)) == len(trainer.calls) and len(comparison["rows"]) == 6
     text = (tmp_path / "c" / "comparison.md").read_text()
     assert "| model | columns | test AUC |" in text
     assert "TWIN > DIN (8 against 8)" in text and "is not among the models" in text
     assert (tmp_path / "c" / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_diverged(folder, tmp_path, stand_in):
+def test_diverged_runs_are_left_out(folder, tmp_path, stand_in):
     trainer = stand_in(
         Trainer(
             lambda model, rate, seed: None if rate == 9.0 or (model, seed) == ("TWIN", 2) else 0.7
         )
     )
-    found = compare(
+    comparison = compare(
         folder.path,
         str(tmp_path / "c"),
         ["DARE", "TWIN"],
@@ -218,9 +218,9 @@ def test_diverged(folder, tmp_path, stand_in):
         resamples=20,
         say=lambda line: None,
     )
-    rows = {row["model"]: row for row in found["rows"]}
+    rows = {row["model"]: row for row in comparison["rows"]}
     assert rows["DARE"]["learning_rate"] == 0.01 and rows["TWIN"]["diverged"] == [2]
-    assert "Diverged, and left out: TWIN (16), seeds 2." in markdown(found)
+    assert "Diverged, and left out: TWIN (16), seeds 2." in markdown(comparison)
     calls = len(trainer.calls)
     compare(
         folder.path,
@@ -245,7 +245,7 @@ def test_diverged(folder, tmp_path, stand_in):
 
 def test_other_options_are_refused_by_name(folder, tmp_path, stand_in, capsys):
     trainer = stand_in(Trainer(lambda *_: 0.7))
-    given = [
+    arguments = [
         "--sequences",
         folder.path,
         "--output",
@@ -257,14 +257,14 @@ def test_other_options_are_refused_by_name(folder, tmp_path, stand_in, capsys):
         "--resamples",
         "5",
     ]
-    assert main(given) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "[1/1] DARE 16 + 16" in out and "| **DARE** |" in out and "comparison.md" in out
-    assert main([*given, "--epochs", "7", "--dropout", "0.1"]) == 2
+    assert main([*arguments, "--epochs", "7", "--dropout", "0.1"]) == 2
     err = capsys.readouterr().err
     assert "dropout: 0.0, now 0.1" in err and "epochs: 4, now 7" in err and "top_k" not in err
     other = write_folder(tmp_path / "sequences", make_splits(users=3), window=13)
-    assert main(["--sequences", other.path, *given[2:]]) == 2
+    assert main(["--sequences", other.path, *arguments[2:]]) == 2
     assert "schema_digest" in capsys.readouterr().err
     assert len(trainer.calls) == 1
 
@@ -284,7 +284,7 @@ def test_bad_options(folder, tmp_path, capsys, more, words):
     assert words in capsys.readouterr().err and not output.exists()
 
 
-def test_refused(folder, tmp_path):
+def test_invalid_arguments_are_refused(folder, tmp_path):
     with pytest.raises(UsageError, match="`models` must be of .*DARE.*Received: DIEN"):
         compare(folder.path, str(tmp_path / "c"), ["DIEN"])
     with pytest.raises(UsageError, match="`seeds` must name at least one"):
@@ -307,10 +307,10 @@ def test_predictions_of_other_targets(folder, tmp_path, stand_in):
 
 
 def test_verdicts_and_markdown(folder, tmp_path, stand_in):
-    """The paper's DARE above all; TWIN above DIN, below SDIM, level with ETA."""
+    """Ranks the paper's DARE above all; TWIN above DIN, below SDIM, level with ETA."""
     strength = {"DARE-paper": 0.8, "SDIM": 0.25, "TWIN": 0.12, "ETA": 0.12, "DIN": 0.0, "DARE": 0.9}
     stand_in(Trainer(lambda *_: 0.7, test=lambda model, *_: strength[model], noise=0.02))
-    found = compare(
+    comparison = compare(
         folder.path,
         str(tmp_path / "c"),
         list(strength),
@@ -318,8 +318,10 @@ def test_verdicts_and_markdown(folder, tmp_path, stand_in):
         resamples=200,
         say=lambda line: None,
     )
-    verdicts = {(one["better"], one["worse"]): one for one in found["orderings"]}
-    assert {pair: one["verdict"] for pair, one in verdicts.items()} == {
+    verdicts = {
+        (ordering["better"], ordering["worse"]): ordering for ordering in comparison["orderings"]
+    }
+    assert {pair: ordering["verdict"] for pair, ordering in verdicts.items()} == {
         ("DARE-paper", "TWIN"): "holds",
         ("TWIN", "DIN"): "holds",
         ("TWIN", "SDIM"): "reversed",
@@ -329,15 +331,15 @@ def test_verdicts_and_markdown(folder, tmp_path, stand_in):
     above = verdicts["DARE-paper", "all"]
     assert (above["above"], above["of"], above["closest"]) == (4, 4, "SDIM")
     assert (above["paper_holds"], above["paper_settings"]) == (6, 6)
-    assert [row["model"] for row in found["rows"]][:3] == ["DARE", "DARE-paper", "SDIM"]
-    twin = next(row for row in found["rows"] if row["model"] == "TWIN")
+    assert [row["model"] for row in comparison["rows"]][:3] == ["DARE", "DARE-paper", "SDIM"]
+    twin = next(row for row in comparison["rows"] if row["model"] == "TWIN")
     assert twin["difference"]["to"] == {"model": "DARE", "columns": "16 + 16"}
     assert twin["difference"]["estimate"] <= -verdicts["DARE-paper", "TWIN"]["estimate"] < 0
     assert twin["paper"] == {"Taobao": 0.91688, "Tmall": 0.95812}
-    assert json.loads((tmp_path / "c" / "comparison.json").read_text()) == found
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text()) == comparison
 
     text = (tmp_path / "c" / "comparison.md").read_text()
-    assert text == markdown(found)
+    assert text == markdown(comparison)
     lines = text.splitlines()
     assert lines[0] == "# Comparison" and lines[2] == (
         "| model | test AUC | difference to DARE [95%] | AUC, item seen before | AUC, new item "
@@ -364,7 +366,7 @@ def test_the_papers_own_orderings():
     assert all(set(pair) <= set(MODELS) & set(AUC[16]) for pair in ORDERINGS)
 
 
-def test_measured(folder):
+def test_costs_are_measured(folder):
     schema = folder.schema
     models = {
         "DARE": build_model("DARE", schema.with_dims(2, 4), top_k=4),
@@ -382,16 +384,16 @@ def test_measured(folder):
         "TWIN-4E": 4 * 2 * (2 * rows + positions),
         "DARE-whole": 4 * (2 + 4) * (rows + positions),
     }
-    found = measure_costs(
+    costs = measure_costs(
         {name: models[name] for name in ("DARE", "SDIM")},
         folder,
         behaviors=700,
         candidates=9,
         turns=3,
     )
-    assert found["DARE"].parameters == models["DARE"].count_params()
-    assert found["DARE"].search_ms > 0 and not found["DARE"].whole_call
-    assert found["SDIM"].whole_call
+    assert costs["DARE"].parameters == models["DARE"].count_params()
+    assert costs["DARE"].search_ms > 0 and not costs["DARE"].whole_call
+    assert costs["SDIM"].whole_call
 
 
 def test_a_request_is_made_of_real_behaviors_and_targets(folder):
@@ -409,10 +411,10 @@ def test_a_request_is_made_of_real_behaviors_and_targets(folder):
         assert (item >= 2).all() and ((item - 2) % 5 + 2 == category).all()
 
 
-def test_killed_and_called_again(folder, tmp_path, capsys):
-    """A real comparison: killed in the middle, it repeats nothing that was finished."""
+def test_a_killed_comparison_is_resumed(folder, tmp_path, capsys):
+    """Kills a real comparison halfway: the next call repeats nothing that was finished."""
     output = tmp_path / "c"
-    given = [
+    arguments = [
         "--sequences",
         folder.path,
         "--output",
@@ -439,7 +441,7 @@ def test_killed_and_called_again(folder, tmp_path, capsys):
             sys.executable,
             "-c",
             "import sys; from tfdare.commands.compare import main; sys.exit(main(sys.argv[1:]))",
-            *given,
+            *arguments,
         ],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
@@ -456,7 +458,7 @@ def test_killed_and_called_again(folder, tmp_path, capsys):
     written = first.stat().st_mtime_ns
     assert not (second / "metrics.json").exists()
 
-    assert main(given) == 0
+    assert main(arguments) == 0
     captured = capsys.readouterr()
     assert first.stat().st_mtime_ns == written
     assert f"Resuming the training that was cut off at {second}" in captured.err
@@ -467,13 +469,13 @@ def test_killed_and_called_again(folder, tmp_path, capsys):
         "[4/4]",
     ]
     assert "Epoch" not in captured.out and "step" not in captured.out
-    found = json.loads((output / "comparison.json").read_text())
-    assert sorted(row["model"] for row in found["rows"]) == ["DARE-paper", "TWIN"]
-    for row in found["rows"]:
+    comparison = json.loads((output / "comparison.json").read_text())
+    assert sorted(row["model"] for row in comparison["rows"]) == ["DARE-paper", "TWIN"]
+    for row in comparison["rows"]:
         assert len(row["test"]["auc"]["values"]) == 2 and row["search_ms"] > 0
         assert row["auc_interval"]["estimate"] == pytest.approx(row["test"]["auc"]["mean"])
-    assert found["orderings"][0]["verdict"] in ("holds", "reversed", "not separable")
-    assert found["orderings"][0]["better"] == "DARE-paper"
+    assert comparison["orderings"][0]["verdict"] in ("holds", "reversed", "not separable")
+    assert comparison["orderings"][0]["better"] == "DARE-paper"
     assert {"comparison.md", "comparison.png", "comparison.json"} <= set(os.listdir(output))
 
 
@@ -482,6 +484,6 @@ def test_a_report_needs_no_costs(folder, tmp_path, stand_in):
     row = Row("DARE", 4, 4)
     work = Trials(folder.path, str(tmp_path), {}, lambda line: None)
     assert work.run([row], [0.01], [1]) == {row: 0.01}
-    found = summarize_trials(work, {row: 0.01}, [1], {}, resamples=5)
-    assert "search_ms" not in found["rows"][0] and found["orderings"] == []
-    assert found["rows"][0]["test"]["auc"]["deviation"] is None
+    comparison = summarize_trials(work, {row: 0.01}, [1], {}, resamples=5)
+    assert "search_ms" not in comparison["rows"][0] and comparison["orderings"] == []
+    assert comparison["rows"][0]["test"]["auc"]["deviation"] is None

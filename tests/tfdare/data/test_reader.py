@@ -106,7 +106,7 @@ def test_agrees_with_a_plain_reading_of_tags_context_and_time(
     assert requests == (expected if facts else without_facts(expected))
 
 
-def test_the_extras_cover_what_can_go_wrong(rich_splits):
+def test_the_rich_records_cover_the_edge_cases(rich_splits):
     requests = plain_requests(rich_splits["train"], time_gap=TIME_GAP, **EXTRAS)
     tags = [tuple(values) for request in requests for values in request["history_tags"]]
     assert {sum(1 for tag in values if tag) for values in tags} == {0, 1, 2, 3}
@@ -158,7 +158,7 @@ def test_without_facts(folder, splits):
     assert requests == without_facts(plain_requests(splits["train"]))
 
 
-def test_the_records_cover_what_can_go_wrong(splits):
+def test_the_records_cover_the_edge_cases(splits):
     records = splits["train"]
     cuts = np.concatenate([record.position for record in records])
     sizes = np.concatenate([record.target_length for record in records])
@@ -367,7 +367,7 @@ def test_a_record_whose_parts_do_not_fit_is_an_error(rich, rich_splits, words):
         ({"digest": "f" * 64}, SchemaError, "f" * 12),
     ],
 )
-def test_arguments_that_cannot_be(folder, options, error, words):
+def test_invalid_arguments_are_refused(folder, options, error, words):
     options = {"split": "train", "batch_size": 4, **options}
     for sequences in (folder, folder.path):
         with pytest.raises(error, match=words):

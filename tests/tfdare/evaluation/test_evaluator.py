@@ -1,4 +1,4 @@
-"""Numbers of a split, against a plain reading and a model whose answers are known."""
+"""Metrics of a split, against a plain reading and a model whose answers are known."""
 
 import dataclasses
 
@@ -31,21 +31,21 @@ class Knower(tf.Module):
 
 
 def plain_targets(records):
-    """(label, probability, user, request, repeats of item, of category) of each candidate."""
-    found = []
-    for number, one in enumerate(plain_requests(records)):
-        for place in range(one["target_length"]):
-            found.append(
+    """Lists (label, probability, user, request, repeats of item, of category) by candidate."""
+    targets = []
+    for number, request in enumerate(plain_requests(records)):
+        for candidate in range(request["target_length"]):
+            targets.append(
                 (
-                    one["label"][place],
-                    one["target_item"][place] * 7 % 10 / 20 + 0.2,
-                    one["user"],
+                    request["label"][candidate],
+                    request["target_item"][candidate] * 7 % 10 / 20 + 0.2,
+                    request["user"],
                     number,
-                    one["target_repeats_item"][place],
-                    one["target_repeats_category"][place],
+                    request["target_repeats_item"][candidate],
+                    request["target_repeats_category"][candidate],
                 )
             )
-    return found
+    return targets
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +59,18 @@ def folder(tmp_path_factory, splits):
 
 
 def test_predictions(folder, splits):
-    found = predict(Knower(), folder, "test", batch_size=7)
+    predictions = predict(Knower(), folder, "test", batch_size=7)
     expected = plain_targets(splits["test"])
     label, probability, user, request, *repeats = zip(*expected)
-    assert found.label.tolist() == list(label)
-    assert found.probability == pytest.approx(probability)
-    assert found.request.tolist() == list(request)
-    assert found.repeats.tolist() == [list(pair) for pair in zip(*repeats)]
-    assert len(set(zip(found.user.tolist(), user))) == len(set(user)) == len(set(found.user))
+    assert predictions.label.tolist() == list(label)
+    assert predictions.probability == pytest.approx(probability)
+    assert predictions.request.tolist() == list(request)
+    assert predictions.repeats.tolist() == [list(pair) for pair in zip(*repeats)]
+    assert (
+        len(set(zip(predictions.user.tolist(), user)))
+        == len(set(user))
+        == len(set(predictions.user))
+    )
 
 
 def test_predictions_up_to_a_limit(folder, splits):
@@ -120,7 +124,7 @@ def test_baselines(folder, splits):
     assert baselines["repeat_counts"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_nothing_new(tmp_path):
+def test_no_clicks_of_new_items(tmp_path):
     random = np.random.default_rng(8)
     records = [make_record(random, f"u{i}", requests=3, new=False) for i in range(6)]
     opened = write_folder(tmp_path / "s", {"train": records, "test": records})
@@ -131,7 +135,7 @@ def test_nothing_new(tmp_path):
     assert "n/a" in summary(numbers) and f"{numbers['auc']:.4f}" in summary(numbers)
 
 
-def test_clicks_alone(tmp_path):
+def test_all_candidates_clicked(tmp_path):
     random = np.random.default_rng(9)
     records = [make_record(random, f"u{i}", requests=2) for i in range(4)]
     records = [dataclasses.replace(r, label=np.ones_like(r.label)) for r in records]

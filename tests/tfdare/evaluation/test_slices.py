@@ -44,9 +44,9 @@ def predictions(folder):
     }
 
 
-def test_slices_tell_apart_what_they_say(folder, splits, predictions):
-    found = predictions["Knower"]
-    slices = slices_of(found, folder, "test")
+def test_slices_hold_the_targets_of_their_titles(folder, splits, predictions):
+    knower = predictions["Knower"]
+    slices = slices_of(knower, folder, "test")
     length = {record.user: record.history_time.size for record in splits["test"]}
     frequency = {
         2 + row: count
@@ -55,18 +55,18 @@ def test_slices_tell_apart_what_they_say(folder, splits, predictions):
         )
     }
     values = {
-        "history_length": found.history_length.tolist(),
-        "target_frequency": [frequency.get(item, 0) for item in found.item.tolist()],
-        "activity": [length[found.names[user]] for user in found.user.tolist()],
+        "history_length": knower.history_length.tolist(),
+        "target_frequency": [frequency.get(item, 0) for item in knower.item.tolist()],
+        "activity": [length[knower.names[user]] for user in knower.user.tolist()],
     }
     for name, of_targets in values.items():
         cut = slices[name]
-        for place, title in enumerate(cut.parts):
+        for number, title in enumerate(cut.parts):
             low, *high = (int(part.replace(",", "")) for part in title.split("–"))
-            inside = [value for value, at in zip(of_targets, cut.part_index) if at == place]
+            inside = [value for value, at in zip(of_targets, cut.part_index) if at == number]
             assert low <= min(inside) and max(inside) <= (high or [low])[0]
         assert sorted(set(cut.part_index.tolist())) == list(range(len(cut.parts)))
-    new = ~found.clicked_before
+    new = ~knower.clicked_before
     assert slices["target"].part_index.tolist() == (~new).astype(int).tolist()
 
 
@@ -76,13 +76,13 @@ def test_metrics_of_every_slice(folder, predictions):
     assert numbers["all"]["parts"][0]["targets"] == predictions["Knower"].label.size
     for name, cut in slices.items():
         assert [part["title"] for part in numbers[name]["parts"]] == cut.parts
-        for place, part in enumerate(numbers[name]["parts"]):
-            rows = cut.part_index == place
-            for model, found in predictions.items():
-                label, probability = found.label[rows], found.probability[rows]
+        for number, part in enumerate(numbers[name]["parts"]):
+            rows = cut.part_index == number
+            for model, prediction in predictions.items():
+                label, probability = prediction.label[rows], prediction.probability[rows]
                 expected = {
                     "auc": auc(label, probability),
-                    "gauc": gauc(label, probability, found.user[rows]),
+                    "gauc": gauc(label, probability, prediction.user[rows]),
                     "logloss": logloss(label, probability),
                     "normalized_entropy": normalized_entropy(label, probability),
                     "ece": expected_calibration_error(label, probability),
@@ -90,23 +90,23 @@ def test_metrics_of_every_slice(folder, predictions):
                 for metric, value in expected.items():
                     assert part["models"][model][metric].estimate == pytest.approx(value), metric
             for metric in METRICS:
-                one, other = (part["models"][m][metric] for m in ("Knower", "Guesser"))
+                knower, guesser = (part["models"][m][metric] for m in ("Knower", "Guesser"))
                 difference = part["differences"]["Knower - Guesser"][metric]
-                assert difference.estimate == pytest.approx(one.estimate - other.estimate)
+                assert difference.estimate == pytest.approx(knower.estimate - guesser.estimate)
                 assert difference.low <= difference.estimate <= difference.high
     assert "item of the click: seen before" in slices_table(numbers)
 
 
 def test_resamples_are_of_whole_users(predictions):
-    """Every resample equals the metrics of the targets repeated as often as their user came."""
-    found = predictions["Knower"]
-    resampled = Resampled(found, resamples=3)
-    users = int(found.user.max()) + 1
+    """Compares resamples with metrics of targets repeated as often as their user was drawn."""
+    knower = predictions["Knower"]
+    resampled = Resampled(knower, resamples=3)
+    users = int(knower.user.max()) + 1
     for number, weights in enumerate(np.concatenate(list(resamples_of(users, 3)))):
-        repeats = weights[found.user]
-        label, probability = (np.repeat(x, repeats) for x in (found.label, found.probability))
+        repeats = weights[knower.user]
+        label, probability = (np.repeat(x, repeats) for x in (knower.label, knower.probability))
         copy = np.concatenate([np.arange(r) for r in repeats])
-        group = np.repeat(found.user, repeats) * 1000 + copy
+        group = np.repeat(knower.user, repeats) * 1000 + copy
         assert resampled._drawn["auc"][number] == pytest.approx(auc(label, probability))
         assert resampled._drawn["logloss"][number] == pytest.approx(logloss(label, probability))
         assert resampled._drawn["gauc"][number] == pytest.approx(gauc(label, probability, group))
@@ -116,9 +116,9 @@ def test_resamples_are_of_whole_users(predictions):
 
 
 def test_a_model_does_not_differ_from_itself(predictions):
-    one = Resampled(predictions["Knower"], resamples=10)
+    resampled = Resampled(predictions["Knower"], resamples=10)
     for metric in METRICS:
-        difference = one.difference(one, metric)
+        difference = resampled.difference(resampled, metric)
         assert (difference.estimate, difference.low, difference.high) == (0, 0, 0)
 
 
@@ -129,11 +129,11 @@ def test_other_targets_are_refused(folder, predictions):
 
 
 def test_quarters_keep_equal_values_together():
-    titles, place = by_edges(np.array([5] * 6 + [7, 8, 9, 1000]))
+    titles, part_index = by_edges(np.array([5] * 6 + [7, 8, 9, 1000]))
     assert titles == ["5", "6–7", "8–1,000"]
-    assert place.tolist() == [0] * 6 + [1, 2, 2, 2]
-    titles, place = by_edges(np.array([3, 3]))
-    assert titles == ["3"] and place.tolist() == [0, 0]
+    assert part_index.tolist() == [0] * 6 + [1, 2, 2, 2]
+    titles, part_index = by_edges(np.array([3, 3]))
+    assert titles == ["3"] and part_index.tolist() == [0, 0]
 
 
 def test_ratios_of_resamples():
@@ -145,8 +145,8 @@ def test_ratios_of_resamples():
         assert value == pytest.approx(
             sum(w * a for w, a in zip(row, above)) / sum(w * b for w, b in zip(row, below))
         )
-    found = ratio_interval(above, below)
-    assert found.estimate == pytest.approx(9 / 13) and 0.5 <= found.low < found.high <= 1
+    interval = ratio_interval(above, below)
+    assert interval.estimate == pytest.approx(9 / 13) and 0.5 <= interval.low < interval.high <= 1
     assert np.isnan(ratio_interval([0.0], [0.0]).estimate)
 
 

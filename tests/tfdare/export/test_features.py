@@ -37,7 +37,7 @@ def sequences(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(sequences):
-    """Every new thing at once, fitted for one epoch and then far from its start."""
+    """Builds a model with every kind of feature, fits one epoch, and moves its weights far away."""
     schema = sequences.schema.with_dims(3, 4)
     dare = DARE(
         schema,
@@ -73,7 +73,7 @@ class Exported:
         return self.session.run(signature, {k: v for k, v in inputs.items() if k in named})
 
     def raw(self, rows):
-        """The same requests over raw ids; row 1 is an id never seen."""
+        """Converts requests to raw ids; row 1 is an id never seen."""
         inputs = dict(rows)
         for key, part in id_inputs(self.model.schema).items():
             if key in rows:
@@ -144,7 +144,7 @@ def test_raw_ids_answer_as_the_model_does(exported, users, behaviors, candidates
     np.testing.assert_allclose(probability, model(rows), atol=1e-6)
 
 
-def test_no_value_is_padding_and_an_unknown_value_is_not(exported):
+def test_missing_values_are_padding_and_unknown_values_are_not(exported):
     model = exported.model
     rows = requests(model.schema, users=2, behaviors=6, lengths=[6, 3], seed=1)
     ids = exported.raw(rows)

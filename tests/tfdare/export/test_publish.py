@@ -1,3 +1,5 @@
+"""Publishing a servable: its signatures, answers over raw ids, warm-up, and refusals."""
+
 import os
 import shutil
 
@@ -85,7 +87,7 @@ def by_row(tmp_path_factory):
 
 
 def raw_requests(model, **how):
-    """Requests over rows, and the same over raw ids; row 1 is an id never seen."""
+    """Draws requests over rows, and the same over raw ids; row 1 is an id never seen."""
     rows = requests(model.schema, **how)
     ids = dict(rows)
     for name, raw_ids in RAW.items():
@@ -375,7 +377,7 @@ class PythonSearch(TopKSearch):
         return tf.ensure_shape(same, index.shape), score
 
 
-def test_what_a_server_could_not_run_is_not_published(tmp_path):
+def test_a_model_that_a_server_cannot_run_is_not_published(tmp_path):
     model = _model(search=PythonSearch(TOP_K))
     assert np.isfinite(model(requests(model.schema))).all()
     with pytest.raises(ExportError, match="fails in the session loader"):

@@ -1,7 +1,4 @@
-"""Search and score as servables of their own: what each holds, and that they answer as the whole.
-
-And attention tables in fewer bytes.
-"""
+"""Search and score as separate servables, which answer as the whole; compact tables."""
 
 import json
 import os
@@ -42,14 +39,14 @@ class Exported:
         self.sessions = {name: SavedModelSession(path) for name, path in self.paths.items()}
 
     def stored(self, name):
-        """Variables in a servable's checkpoint, as arrays."""
+        """Reads the variables of a servable's checkpoint, as arrays."""
         path = os.path.join(self.paths[name], "variables", "variables")
         reader = tf.train.load_checkpoint(path)
         keys = [k for k in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in k]
         return [reader.get_tensor(key) for key in keys]
 
     def names(self, name):
-        """Names of the variables in a servable's graph."""
+        """Lists the variables in a servable's graph."""
         operations = self.sessions[name]._graph.get_operations()
         return {op.name for op in operations if op.type == "VarHandleOp"}
 
@@ -70,7 +67,7 @@ def small(tmp_path_factory):
 
 
 def found_by(exported, inputs):
-    """What the search servable finds, gathered as a client does."""
+    """Runs the search servable, and gathers the behaviors it returns as a client does."""
     outputs = exported.run("d_search", "search", inputs)
     index = outputs["behavior_index"]
     names = [*exported.model.schema.names, "time_gap"]
@@ -199,7 +196,7 @@ def test_models_with_tables_of_their_own_pass(name):
 
 
 def test_none_is_published_unless_all_are_good(tmp_path, monkeypatch):
-    """A score half that answers wrongly; then a rename that fails after another."""
+    """Fails because the score half answers wrongly, then because it cannot be renamed."""
     model = model_of()
     folders = [tmp_path / name for name in NAMES]
 

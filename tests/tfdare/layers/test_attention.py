@@ -122,15 +122,15 @@ def test_masked_softmax_has_the_gradient_of_its_formula(behaviors):
         exponents = tf.exp(scores) * tf.cast(mask, tf.float32)
         return tf.math.divide_no_nan(exponents, tf.reduce_sum(exponents, axis=-1, keepdims=True))
 
-    found = []
+    results = []
     for softmax in (masked_softmax, formula):
         with tf.GradientTape() as tape:
             tape.watch(scores)
             weights = softmax(scores, mask)
-        found.append((weights, tape.gradient(weights, scores, above)))
-    for one, other in zip(*found):
-        np.testing.assert_allclose(one, other, atol=1e-6)
-    assert np.abs(found[0][1]).max() > 0.05
+        results.append((weights, tape.gradient(weights, scores, above)))
+    for actual, wanted in zip(*results):
+        np.testing.assert_allclose(actual, wanted, atol=1e-6)
+    assert np.abs(results[0][1]).max() > 0.05
 
 
 def test_parts_add_up_to_the_whole():
@@ -189,7 +189,7 @@ def test_collisions_equal_counting():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_nothing_that_collides_is_finite_in_every_dtype(dtype):
+def test_scores_without_collisions_are_finite_in_every_dtype(dtype):
     layer = CollisionAttention(groups=2, width=3, dtype=dtype)
     key = tf.cast(tf.constant(-BOTH["query"]), dtype)
     with tf.GradientTape() as tape:
@@ -218,14 +218,14 @@ def test_hash_is_the_same_in_every_process_and_differs_by_seed():
 
 
 def plain_clusters(values, length, size):
-    """Members of each cluster, filled in the order of the history."""
+    """Lists the members of each cluster, filled in the order of the history."""
     clusters, latest = [], {}
-    for place in range(len(values)):
-        value = values[place] if place < length else "padding"
+    for index in range(len(values)):
+        value = values[index] if index < length else "padding"
         if value not in latest or len(latest[value]) == size:
             latest[value] = []
             clusters.append(latest[value])
-        latest[value].append(place)
+        latest[value].append(index)
     return clusters
 
 
@@ -252,10 +252,10 @@ def test_clusters_equal_plain_loops(size, lengths, seed):
     assert number.min() >= 0 and number.max() < 9
     for u, length in enumerate(lengths):
         clusters = plain_clusters(values[u], length, size)
-        found = {}
-        for place, one in enumerate(number[u]):
-            found.setdefault(one, []).append(place)
-        assert sorted(found.values()) == sorted(clusters)
+        by_number = {}
+        for index, cluster in enumerate(number[u]):
+            by_number.setdefault(cluster, []).append(index)
+        assert sorted(by_number.values()) == sorted(clusters)
         for members in clusters:
             mean = single[u][:, members].mean(1, keepdims=True)
             np.testing.assert_allclose(

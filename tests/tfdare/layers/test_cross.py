@@ -1,3 +1,5 @@
+"""The cross layer: by hand, against loops, in mixed precision, and in a model's head."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,7 +26,7 @@ def randomized(cross, width):
 
 
 @pytest.mark.parametrize("projection_dim", [None, 2], ids=["full", "low-rank"])
-def test_life_of_the_layer(projection_dim, tmp_path):
+def test_cross_lives_through_config_trace_fit_and_files(projection_dim, tmp_path):
     config = {"projection_dim": projection_dim, "layers": 3}
     run_layer_test(Cross, config, {"inputs": floats(2, 3, 4)}, tmp_path)
 
@@ -59,7 +61,7 @@ def test_layers_against_a_loop(projection_dim):
 
 
 def test_degree_grows_by_one_a_layer():
-    """Along a line through 0, without biases, the output is a polynomial of that degree."""
+    """Fits a polynomial of that degree to outputs along a line through 0, without biases."""
     for layers in (1, 2, 3):
         cross = Cross(layers=layers)
         cross.build((None, 3))
@@ -108,11 +110,11 @@ def test_mixed_precision(policy):
     )
 
 
-@pytest.mark.parametrize("given", [{"projection_dim": 0}, {"layers": 0}, {"layers": -1}])
-def test_sizes_must_be_positive(given):
-    ((name, value),) = given.items()
+@pytest.mark.parametrize("option", [{"projection_dim": 0}, {"layers": 0}, {"layers": -1}])
+def test_sizes_must_be_positive(option):
+    ((name, value),) = option.items()
     with pytest.raises(ValueError, match=f"`{name}` must be positive. Received: {name}={value}"):
-        Cross(**given)
+        Cross(**option)
 
 
 def test_docstring_examples():
@@ -124,13 +126,13 @@ def test_in_the_head_of_a_model(schema, tmp_path):
         return randomize(DARE(schema, top_k=3, head=Head((6,), **options), auxiliary_weight=0))
 
     model = make(cross=Cross(projection_dim=2))
-    given = tensors(requests(schema))
+    inputs = tensors(requests(schema))
     width = model.head_dim
     assert model.head.hidden[0].kernel.shape[0] == 2 * width
     model.save(str(tmp_path / "model.keras"))
     loaded = tf.keras.models.load_model(str(tmp_path / "model.keras"))
     assert isinstance(loaded.head.cross, Cross) and loaded.head.cross.projection_dim == 2
-    np.testing.assert_array_equal(loaded(given), model(given))
+    np.testing.assert_array_equal(loaded(inputs), model(inputs))
     # Without what it adds, the head's own half of the input is all that counts.
     kernel = model.head.hidden[0].get_weights()
     kernel[0][width:] = 0
@@ -142,4 +144,4 @@ def test_in_the_head_of_a_model(schema, tmp_path):
         getattr(plain.head, part).set_weights(getattr(model.head, part).get_weights())
     plain.head.slopes[0].set_weights(model.head.slopes[0].get_weights())
     plain.embedding.set_weights(model.embedding.get_weights())
-    np.testing.assert_allclose(plain(given), model(given), atol=1e-6)
+    np.testing.assert_allclose(plain(inputs), model(inputs), atol=1e-6)

@@ -38,10 +38,10 @@ RICH = {
 }
 
 
-def embed(layer, given):
-    given = dict(given)
-    position = given.pop("position")
-    return layer(given, position)
+def embed(layer, inputs):
+    inputs = dict(inputs)
+    position = inputs.pop("position")
+    return layer(inputs, position)
 
 
 LIVES = {
@@ -132,9 +132,9 @@ def test_position_left_out_of_either_side():
     embedding.build()
     assert embedding.position_score(tf.constant([[1]])) is None
     assert embedding.representation_dim == 3
-    found = embedding.representation({"item": tf.constant([[2]])}, tf.constant([[1]]))
+    representation = embedding.representation({"item": tf.constant([[2]])}, tf.constant([[1]]))
     table = raw(embedding.representation_tables["item"])
-    assert found.numpy().tolist() == [[table.numpy()[2].tolist()]]
+    assert representation.numpy().tolist() == [[table.numpy()[2].tolist()]]
 
 
 def test_embedding_side_by_side_in_the_order_of_the_schema():
@@ -185,7 +185,7 @@ def test_gradients_of_tables_are_sparse():
 
 
 def looked_up(embedding, behaviors, targets):
-    """All that a step looks up."""
+    """Looks up all embeddings of a step."""
     position = tf.range(1, 4)
     return [
         *embedding.attention_parts(behaviors),
@@ -235,10 +235,10 @@ def test_a_table_is_read_once_for_a_whole_step(kind, tables, apart):
     reads, (parts, gradients) = traced(lambda: embedding.looked_up_once(behaviors, targets))
     reads_apart, (wanted, wanted_gradients) = traced(contextlib.nullcontext)
     assert (reads, reads_apart) == (tables, apart) and len(of_features) == tables
-    for one, other in zip(parts, wanted):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(gradients, wanted_gradients):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for actual, expected in zip(parts, wanted):
+        np.testing.assert_array_equal(actual, expected)
+    for actual, expected in zip(gradients, wanted_gradients):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_shared_embedding_is_one_variable():
@@ -288,11 +288,11 @@ def test_values_of_a_feature_are_averaged_and_padding_is_not():
         attention, representation = embedding(
             {**ids, "tag": tf.constant(tags)}, tf.constant(POSITION)
         )
-        for table, found, start in zip(tables, (attention, representation), (5, 7)):
+        for table, vectors, start in zip(tables, (attention, representation), (5, 7)):
             width = table.shape[1]
             mean = table.numpy()[values].mean(0) if values else np.zeros(width)
-            np.testing.assert_allclose(found[0, 1, start : start + width], mean, rtol=1e-6)
-            np.testing.assert_array_equal(found[1, 2, start : start + width], np.zeros(width))
+            np.testing.assert_allclose(vectors[0, 1, start : start + width], mean, rtol=1e-6)
+            np.testing.assert_array_equal(vectors[1, 2, start : start + width], np.zeros(width))
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(embedding.attention({**ids, "tag": tf.constant(RICH["tag"])}))
     gradient = tf.convert_to_tensor(tape.gradient(total, tables[0])).numpy()
@@ -355,14 +355,14 @@ def test_four_tables_a_feature_answer_by_side_and_role():
         "representation_position": (9, 2),
     }
     ids = {"item": tf.constant([[29]]), "category": tf.constant([[6]])}
-    place = tf.constant([[0]])
-    found = {
+    position = tf.constant([[0]])
+    vectors = {
         ("attention", role): embedding.attention(ids, role) for role in ("history", "target")
     } | {
-        ("representation", role): embedding.representation(ids, place, role)
+        ("representation", role): embedding.representation(ids, position, role)
         for role in ("history", "target")
     }
-    for (side, role), values in found.items():
+    for (side, role), values in vectors.items():
         tables = embedding.tables[side][role]
         wanted = np.concatenate([raw(tables["item"])[29], raw(tables["category"])[6]])
         np.testing.assert_array_equal(values[0, 0, : len(wanted)], wanted)

@@ -1,4 +1,4 @@
-"""Which weight hears what: gradients of both heads, and the loss that adds them."""
+"""Gradients of both heads, which weights they reach, and the loss that adds them."""
 
 import numpy as np
 import pytest
@@ -30,9 +30,9 @@ def _tables(model):
 
 
 def test_gradients_are_finite_and_reach_every_weight(model):
-    made = requests(model.schema, users=4, behaviors=9, lengths=[9, 2, 1, 0], seed=11)
+    inputs = requests(model.schema, users=4, behaviors=9, lengths=[9, 2, 1, 0], seed=11)
     with tf.GradientTape() as tape:
-        outputs = model.forward(tensors(made))
+        outputs = model.forward(tensors(inputs))
         total = tf.reduce_sum(tf.stack(outputs))
     weights = [raw(weight) for weight in model.trainable_weights]
     for weight, gradient in zip(weights, tape.gradient(total, weights)):
@@ -42,14 +42,14 @@ def test_gradients_are_finite_and_reach_every_weight(model):
 
 
 def test_decoupled_tables_meet_only_in_the_weights(dare):
-    made = tensors(requests(dare.schema, lengths=[8, 5, 2], seed=12))
+    inputs = tensors(requests(dare.schema, lengths=[8, 5, 2], seed=12))
     attention, representation = _tables(dare)
     with tf.GradientTape(persistent=True) as tape:
-        scores = dare.attend(made)
-        found = dare.search(made)
-        through = dare.score(found)
+        scores = dare.attend(inputs)
+        results = dare.search(inputs)
+        through = dare.score(results)
         stopped = dare.score(
-            {**found, "attention_score": tf.stop_gradient(found["attention_score"])}
+            {**results, "attention_score": tf.stop_gradient(results["attention_score"])}
         )
     assert tape.gradient(scores, representation) == [None] * 3
     assert None not in tape.gradient(scores, attention)
@@ -59,32 +59,34 @@ def test_decoupled_tables_meet_only_in_the_weights(dare):
         assert np.abs(tf.convert_to_tensor(gradient)).max() > 0
 
 
-def test_a_shared_table_hears_both_sides(twin):
-    made = tensors(requests(twin.schema, lengths=[8, 5, 2], seed=12))
+def test_a_shared_table_gets_gradients_of_both_sides(twin):
+    inputs = tensors(requests(twin.schema, lengths=[8, 5, 2], seed=12))
     attention, representation = _tables(twin)
-    assert all(one is other for one, other in zip(attention, representation))
+    assert all(left is right for left, right in zip(attention, representation))
     with tf.GradientTape(persistent=True) as tape:
-        scores = twin.attend(made)
-        found = twin.search(made)
+        scores = twin.attend(inputs)
+        results = twin.search(inputs)
         stopped = twin.score(
-            {**found, "attention_score": tf.stop_gradient(found["attention_score"])}
+            {**results, "attention_score": tf.stop_gradient(results["attention_score"])}
         )
     assert None not in tape.gradient(scores, attention)
     assert None not in tape.gradient(stopped, attention)
 
 
 def test_auxiliary_head_reaches_behaviors_that_search_left_out(dare):
-    made = requests(dare.schema, users=1, behaviors=8, candidates=1, lengths=[8])
-    made["history_item"] = np.arange(2, 10, dtype=np.int32)[None]
-    made["target_item"][:] = 20
+    inputs = requests(dare.schema, users=1, behaviors=8, candidates=1, lengths=[8])
+    inputs["history_item"] = np.arange(2, 10, dtype=np.int32)[None]
+    inputs["target_item"][:] = 20
     table = raw(dare.embedding.representation_tables["item"])
     with tf.GradientTape(persistent=True) as tape:
-        outputs = dare.forward(tensors(made))
+        outputs = dare.forward(tensors(inputs))
     rows = [
         set(np.flatnonzero(np.abs(tf.convert_to_tensor(tape.gradient(y, table))).sum(1)).tolist())
         for y in outputs
     ]
-    kept = set(made["history_item"][0][dare.search(made)["behavior_index"][0, 0].numpy()].tolist())
+    kept = set(
+        inputs["history_item"][0][dare.search(inputs)["behavior_index"][0, 0].numpy()].tolist()
+    )
     assert rows[0] == kept | {20}
     assert rows[1] == set(range(2, 10)) | {20}
 
@@ -103,39 +105,39 @@ def test_loss_by_plain_loops(schema, weight):
             auxiliary_head=Head((5,), batch_norm=False),
         )
     )
-    made = requests(schema, users=4, behaviors=8, candidates=3, lengths=[8, 2, 0, 5], seed=13)
-    made["target_length"] = np.array([3, 1, 2, 3], np.int32)
+    inputs = requests(schema, users=4, behaviors=8, candidates=3, lengths=[8, 2, 0, 5], seed=13)
+    inputs["target_length"] = np.array([3, 1, 2, 3], np.int32)
     label = np.random.default_rng(1).integers(0, 2, (4, 3)).astype(np.float32)
-    real = (np.arange(3) < made["target_length"][:, None]).astype(np.float32)
+    real = (np.arange(3) < inputs["target_length"][:, None]).astype(np.float32)
     assert (model.auxiliary_head is None) == (weight == 0)
-    _, _, main, auxiliary = Reference(model).forward(made, training=True)
+    _, _, main, auxiliary = Reference(model).forward(inputs, training=True)
 
     def crossentropy(p):
         return -np.sum(real * (label * np.log(p) + (1 - label) * np.log(1 - p))) / real.size
 
     wanted = crossentropy(main) + weight * crossentropy(auxiliary)
     model.compile(optimizer="sgd", loss=CandidateCrossentropy(), jit_compile=False)
-    predicted = model.forward(tensors(made), training=True)
+    predicted = model.forward(tensors(inputs), training=True)
     np.testing.assert_allclose(predicted.probability.numpy()[real > 0], main[real > 0], rtol=1e-4)
-    loss = model.compute_loss(made, tf.constant(label), predicted, tf.constant(real))
+    loss = model.compute_loss(inputs, tf.constant(label), predicted, tf.constant(real))
     np.testing.assert_allclose(float(loss), wanted, rtol=1e-5)
 
 
 def test_auxiliary_loss_counts_in_fit_and_not_in_evaluate(schema):
-    made = requests(schema, users=4, behaviors=8, seed=14)
+    inputs = requests(schema, users=4, behaviors=8, seed=14)
     label = np.random.default_rng(2).integers(0, 2, (4, 4)).astype(np.float32)
     model = randomize(DARE(schema, top_k=3))
     model.compile(
         optimizer=tf.keras.optimizers.SGD(0.0), loss=CandidateCrossentropy(), jit_compile=False
     )
-    _, _, main, auxiliary = Reference(model).forward(made, training=True)
-    _, _, inference, _ = Reference(model).forward(made)
+    _, _, main, auxiliary = Reference(model).forward(inputs, training=True)
+    _, _, inference, _ = Reference(model).forward(inputs)
 
     def crossentropy(p):
         return -np.mean(label * np.log(p) + (1 - label) * np.log(1 - p))
 
-    assert model.evaluate(made, label, verbose=0) == pytest.approx(
+    assert model.evaluate(inputs, label, verbose=0) == pytest.approx(
         crossentropy(inference), rel=1e-5
     )
-    loss = model.fit(made, label, batch_size=4, verbose=0).history["loss"]
+    loss = model.fit(inputs, label, batch_size=4, verbose=0).history["loss"]
     assert loss == [pytest.approx(crossentropy(main) + crossentropy(auxiliary), rel=1e-4)]

@@ -1,4 +1,4 @@
-"""The head: normalization over what is real, crosses, dropout."""
+"""The head: normalization over real candidates, crosses, dropout."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Weightings, poolings and evidence: from what search found to what the head sees."""
+"""Weighting, pooling and evidence layers: from the results of search to the head's input."""
 
 import numpy as np
 import pytest
@@ -139,14 +139,14 @@ def test_pooling_by_hand():
     behaviors = tf.constant([[[[4.0, 8.0], [0.0, 4.0], [7.0, 7.0]]] * 2])
     scores = tf.math.log(tf.constant([[[1.0, 3.0, 2.0], [5.0, 1.0, 9.0]]]))
     real = tf.constant([[[True, True, True], [True, False, True]]])
-    found = target, behaviors, scores, real
+    arguments = target, behaviors, scores, real
     # 1/4, 3/4 of the two searched for; then the first alone. The newest is the third.
     sums = [[[1, 5], [4, 8]]]
     products = [[[1, 10], [-4, 0]]]
     wanted = np.concatenate([target, sums, products], -1)
-    np.testing.assert_allclose(TargetAwarePooling()(*found, top_k=2), wanted, rtol=1e-6)
-    np.testing.assert_allclose(PlainPooling()(*found, top_k=2), wanted[..., :4], rtol=1e-6)
-    both = TargetAwarePooling([Average(), Recent()])(*found, top_k=2).numpy()
+    np.testing.assert_allclose(TargetAwarePooling()(*arguments, top_k=2), wanted, rtol=1e-6)
+    np.testing.assert_allclose(PlainPooling()(*arguments, top_k=2), wanted[..., :4], rtol=1e-6)
+    both = TargetAwarePooling([Average(), Recent()])(*arguments, top_k=2).numpy()
     newest = [[[7, 7], [7, 7]]]
     np.testing.assert_allclose(
         both, np.concatenate([wanted, newest, newest * target.numpy()], -1), rtol=1e-6
@@ -172,11 +172,11 @@ def test_output_dim_is_the_width_and_permuted_candidates_permute(layer):
 
 
 def test_pooling_of_a_shared_history_equals_each_candidates_own():
-    behaviors, place = floats(2, 5, 4), floats(5, 3)
+    behaviors, positions = floats(2, 5, 4), floats(5, 3)
     weights = tf.constant(floats(2, 3, 5))
-    whole = np.concatenate([behaviors, np.broadcast_to(place, (2, 5, 3))], -1)
+    whole = np.concatenate([behaviors, np.broadcast_to(positions, (2, 5, 3))], -1)
     np.testing.assert_allclose(
-        pool_shared(weights, [tf.constant(behaviors), tf.constant(place)]),
+        pool_shared(weights, [tf.constant(behaviors), tf.constant(positions)]),
         np.einsum("uqn,und->uqd", weights, whole),
         rtol=1e-5,
         atol=1e-6,
@@ -197,18 +197,18 @@ def test_pooling_and_comparing_at_once_equals_one_after_the_other():
         with tf.GradientTape() as tape:
             tape.watch([weights, target, parts])
             outputs = compute()
-            total = sum(tf.reduce_sum(one * factor) for one, factor in zip(outputs, factors))
+            total = sum(tf.reduce_sum(output * factor) for output, factor in zip(outputs, factors))
         results.append(outputs)
         gradients.append(tape.gradient(total, [weights, target, *parts]))
-    for one, other in zip(results[0] + tuple(gradients[0]), results[1] + tuple(gradients[1])):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(results[0] + tuple(gradients[0]), results[1] + tuple(gradients[1])):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 # Heads
 
 
 def plain_heads(layer, kernels, target, behaviors, real):
-    """One head at a time, one behavior at a time."""
+    """Computes one head at a time, one behavior at a time."""
     query, key, value, output = (
         raw(kernels[name]).numpy() for name in ("query", "key", "value", "output")
     )
@@ -252,14 +252,14 @@ def test_heads_equal_plain_loops(recent):
 )
 def test_padding_garbage_changes_nothing(layer):
     layer.build((None, None, 4))
-    given = {k: tf.constant(v) for k, v in FOUND.items()}
-    outputs = layer(**given, top_k=TOP_K)
-    given["behaviors"] = tf.where(REAL[..., np.newaxis], given["behaviors"], 1e6)
-    given["scores"] = tf.where(REAL, given["scores"], 1e6)
-    np.testing.assert_array_equal(layer(**given, top_k=TOP_K), outputs)
-    given["real"] = tf.zeros_like(REAL)
+    inputs = {k: tf.constant(v) for k, v in FOUND.items()}
+    outputs = layer(**inputs, top_k=TOP_K)
+    inputs["behaviors"] = tf.where(REAL[..., np.newaxis], inputs["behaviors"], 1e6)
+    inputs["scores"] = tf.where(REAL, inputs["scores"], 1e6)
+    np.testing.assert_array_equal(layer(**inputs, top_k=TOP_K), outputs)
+    inputs["real"] = tf.zeros_like(REAL)
     np.testing.assert_array_equal(
-        layer(**given, top_k=TOP_K)[..., 4:], np.zeros((2, 3, layer.output_dim(4) - 4))
+        layer(**inputs, top_k=TOP_K)[..., 4:], np.zeros((2, 3, layer.output_dim(4) - 4))
     )
 
 
@@ -289,10 +289,10 @@ def test_facts_by_hand_and_finite(layer_class, dtype):
     real = tf.constant([[[True] * 4, [False, True, False, True], [False] * 4]])
     with tf.GradientTape() as tape:
         tape.watch(scores)
-        given = {"scores": scores, "affinity": None}
+        inputs = {"scores": scores, "affinity": None}
         if layer_class is AffinityFacts:  # the scores do not matter
-            given = {"scores": tf.zeros_like(scores), "affinity": scores}
-        facts = layer_class(dtype=dtype)(target={}, behaviors={}, real=real, top_k=3, **given)
+            inputs = {"scores": tf.zeros_like(scores), "affinity": scores}
+        facts = layer_class(dtype=dtype)(target={}, behaviors={}, real=real, top_k=3, **inputs)
         total = tf.reduce_sum(facts)
     wanted = [[[8, 8 + np.log(2)], [-4, -4], [0, 0]]]
     np.testing.assert_allclose(tf.cast(facts, tf.float32), wanted, rtol=1e-2, atol=1e-3)

@@ -70,9 +70,9 @@ def test_search_by_hand():
             [[9.0, 9, 9, 9, 9], [9, 9, 9, 9, 9]],
         ]
     )
-    place, score = TopKSearch(3)(scores, tf.constant([4, 2, 0]))
-    assert place.dtype == tf.int32 and score.dtype == tf.float32
-    assert place.numpy().tolist() == [
+    index, score = TopKSearch(3)(scores, tf.constant([4, 2, 0]))
+    assert index.dtype == tf.int32 and score.dtype == tf.float32
+    assert index.numpy().tolist() == [
         [[0, 2, 3], [0, 1, 2]],
         [[1, 0, -1], [0, 1, -1]],
         [[-1, -1, -1], [-1, -1, -1]],
@@ -86,17 +86,17 @@ def test_search_by_hand():
 
 @pytest.mark.parametrize("behaviors", [0, 1, 2])
 def test_search_is_as_wide_as_k_over_short_histories(behaviors):
-    place, score = TopKSearch(4)(tf.ones([2, 3, behaviors]), tf.constant([behaviors, 0]))
-    assert place.shape == score.shape == (2, 3, 4)
-    assert place[0, 0].numpy().tolist() == list(range(behaviors)) + [-1] * (4 - behaviors)
-    assert place[1, 2].numpy().tolist() == [-1] * 4
+    index, score = TopKSearch(4)(tf.ones([2, 3, behaviors]), tf.constant([behaviors, 0]))
+    assert index.shape == score.shape == (2, 3, 4)
+    assert index[0, 0].numpy().tolist() == list(range(behaviors)) + [-1] * (4 - behaviors)
+    assert index[1, 2].numpy().tolist() == [-1] * 4
     assert score[0, 0].numpy().tolist() == [1.0] * behaviors + [0.0] * (4 - behaviors)
 
 
 def test_search_ends_with_no_behavior_where_scores_are_the_lowest_number():
     scores = tf.fill([1, 1, 3], tf.float32.min)
-    place, _ = TopKSearch(3)(scores, tf.constant([2]))
-    assert place.numpy().tolist() == [[[0, 1, -1]]]
+    index, _ = TopKSearch(3)(scores, tf.constant([2]))
+    assert index.numpy().tolist() == [[[0, 1, -1]]]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -108,29 +108,29 @@ def test_search_ends_with_no_behavior_where_scores_are_the_lowest_number():
 def test_search_equals_sorting(lengths, top_k, seed):
     # Few distinct scores, so that ties are common.
     scores = np.random.default_rng(seed).integers(-2, 3, (len(lengths), 2, 9)).astype(np.float32)
-    place, score = TopKSearch(top_k)(tf.constant(scores), tf.constant(lengths, tf.int64))
+    index, score = TopKSearch(top_k)(tf.constant(scores), tf.constant(lengths, tf.int64))
     for u, length in enumerate(lengths):
         for c in range(2):
             row = scores[u, c]
             wanted = sorted(range(length), key=lambda i: (-row[i], i))[:top_k]
             missing = top_k - len(wanted)
-            assert place[u, c].numpy().tolist() == wanted + [-1] * missing
+            assert index[u, c].numpy().tolist() == wanted + [-1] * missing
             assert score[u, c].numpy().tolist() == [row[i] for i in wanted] + [0.0] * missing
 
 
 @pytest.mark.parametrize("lengths", [[9, 2], [0, 5]])
-def test_gradients_reach_what_was_found_and_nothing_else(lengths):
+def test_gradients_reach_only_the_kept_behaviors(lengths):
     rng = np.random.default_rng(0)
     scores, of = (tf.constant(rng.normal(size=(2, 3, n)).astype(np.float32)) for n in (9, 4))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(scores)
-        place, found = TopKSearch(4)(scores, tf.constant(lengths))
-        taken = take(scores, place)
-    np.testing.assert_array_equal(taken, found)
+        index, kept = TopKSearch(4)(scores, tf.constant(lengths))
+        taken = take(scores, index)
+    np.testing.assert_array_equal(taken, kept)
     wanted = np.zeros(scores.shape, np.float32)
-    for u, c, k in np.argwhere(place.numpy() >= 0):
-        wanted[u, c, place[u, c, k]] += of[u, c, k]
-    for result in (found, taken):
+    for u, c, k in np.argwhere(index.numpy() >= 0):
+        wanted[u, c, index[u, c, k]] += of[u, c, k]
+    for result in (kept, taken):
         np.testing.assert_array_equal(tape.gradient(result, scores, of), wanted)
 
 
@@ -150,15 +150,15 @@ def test_newest_first_by_hand():
 
 def test_gather_behaviors_by_hand():
     history = {"item": tf.constant([[13, 12, 11, 99], [21, 99, 99, 99]])}
-    found = gather_behaviors(history, tf.constant([[[0, 2]], [[0, -1]]]))
-    assert found["behavior_item"].numpy().tolist() == [[[13, 11]], [[21, 0]]]
-    assert found["behavior_position"].numpy().tolist() == [[[1, 3]], [[1, 0]]]
+    behaviors = gather_behaviors(history, tf.constant([[[0, 2]], [[0, -1]]]))
+    assert behaviors["behavior_item"].numpy().tolist() == [[[13, 11]], [[21, 0]]]
+    assert behaviors["behavior_position"].numpy().tolist() == [[[1, 3]], [[1, 0]]]
 
 
 def test_gather_behaviors_of_several_values():
     history = {"tag": tf.constant([[[3, 4], [5, 0], [9, 9]]])}
-    found = gather_behaviors(history, tf.constant([[[1, -1, 0]]]))
-    assert found["behavior_tag"].numpy().tolist() == [[[[5, 0], [0, 0], [3, 4]]]]
+    behaviors = gather_behaviors(history, tf.constant([[[1, -1, 0]]]))
+    assert behaviors["behavior_tag"].numpy().tolist() == [[[[5, 0], [0, 0], [3, 4]]]]
 
 
 # The newest besides
@@ -176,14 +176,14 @@ def test_the_newest_fill_slots_of_their_own(length, behaviors, recent, top_k):
     scores = floats(1, 2, behaviors)
     layer = TopKSearch(top_k, recent)
     assert layer.slots == top_k + recent
-    place, score = layer(tf.constant(scores), tf.constant([length]))
+    index, score = layer(tf.constant(scores), tf.constant([length]))
     alone = TopKSearch(top_k)(tf.constant(scores), tf.constant([length]))
-    np.testing.assert_array_equal(place[..., :top_k], alone[0])
+    np.testing.assert_array_equal(index[..., :top_k], alone[0])
     np.testing.assert_array_equal(score[..., :top_k], alone[1])
     there = min(recent, length)
     missing = recent - there
     for c in range(2):
-        assert place[0, c, top_k:].numpy().tolist() == [*range(there), *([-1] * missing)]
+        assert index[0, c, top_k:].numpy().tolist() == [*range(there), *([-1] * missing)]
         wanted = [*scores[0, c, :there].tolist(), *([0.0] * missing)]
         assert score[0, c, top_k:].numpy().tolist() == wanted
 
@@ -194,14 +194,14 @@ def test_the_newest_fill_slots_of_their_own(length, behaviors, recent, top_k):
 def test_match_search_by_hand():
     scores = tf.constant([[[5.0, 1, 4, 2, 9]] * 3, [[7.0, 6, 5, 4, 3]] * 3])
     layer = MatchSearch(2, feature="category")
-    place, score = layer(
+    index, score = layer(
         scores,
         tf.constant([5, 3]),
         target={"category": tf.constant(TARGET)},
         history={"category": tf.constant(HISTORY)},
     )
     # Newest first, whatever the scores; what is found keeps its score.
-    assert place.numpy().tolist() == [
+    assert index.numpy().tolist() == [
         [[0, 2], [1, 4], [-1, -1]],
         [[0, 1], [-1, -1], [-1, -1]],
     ]
@@ -236,18 +236,18 @@ def test_hash_search_equals_the_smallest_hamming_distances(lengths, top_k, bits,
     distance = ((query @ directions >= 0)[:, :, None] != (key @ directions >= 0)[:, None]).sum(-1)
     layer = HashSearch(top_k, bits=bits, seed=7)
     assert layer.needs_embeddings
-    place, score = layer(
+    index, score = layer(
         tf.constant(scores), tf.constant(lengths), query=tf.constant(query), key=tf.constant(key)
     )
     for u, c in np.ndindex(users, 2):
         wanted = sorted(range(lengths[u]), key=lambda n: (distance[u, c, n], n))[:top_k]
         missing = top_k - len(wanted)
-        assert place[u, c].numpy().tolist() == wanted + [-1] * missing
+        assert index[u, c].numpy().tolist() == wanted + [-1] * missing
         assert score[u, c].numpy().tolist() == scores[u, c, wanted].tolist() + [0.0] * missing
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_searches_in_half_precision_find_what_whole_precision_does(dtype):
+def test_searches_in_half_precision_keep_the_same_behaviors(dtype):
     scores = tf.constant(np.arange(10).reshape(1, 2, 5) % 7, tf.float32)  # exact in either
     query, key = tf.constant(floats(1, 2, 4)), tf.constant(floats(1, 5, 4))
     ids = {"category": tf.constant([[1, 2]])}, {"category": tf.constant([[1, 2, 2, 1, 1]])}
@@ -255,14 +255,14 @@ def test_searches_in_half_precision_find_what_whole_precision_does(dtype):
         how = {"target": ids[0], "history": ids[1]}
         wanted, score = layer(scores, tf.constant([4]), query=query, key=key, **how)
         half = type(layer).from_config({**layer.get_config(), "dtype": dtype})
-        place, of_half = half(
+        index, of_half = half(
             tf.cast(scores, dtype),
             tf.constant([4]),
             query=tf.cast(query, dtype),
             key=tf.cast(key, dtype),
             **how,
         )
-        np.testing.assert_array_equal(place, wanted)
+        np.testing.assert_array_equal(index, wanted)
         np.testing.assert_array_equal(tf.cast(of_half, tf.float32), score)
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.keras
 
 
 def laid_out(scores, blocks):
-    """A query and a key whose products are exactly the scores ``[U, C, N]``.
+    """Makes a query and a key whose products are exactly the scores ``[U, C, N]``.
 
     Each candidate has a column of its own: its query is one there, the key is the score.
     """
@@ -48,11 +48,11 @@ def test_blocks_equal_top_k(users, candidates, behaviors, top_k, size, tile, kin
     blocks = Blocks(behaviors, users * candidates, top_k, size, short=1, few=0)
     assert bool(blocks.needed) == (behaviors >= size * top_k)
     query, key = laid_out(scores, blocks)
-    value, place = top_k_of_product(query, key, top_k, blocks, tile)
+    value, index = top_k_of_product(query, key, top_k, blocks, tile)
     wanted = tf.math.top_k(scores, min(top_k, behaviors))
-    kept = place.numpy() < behaviors
+    kept = index.numpy() < behaviors
     assert kept.sum() == wanted.indices.numpy().size
-    np.testing.assert_array_equal(place.numpy()[kept], wanted.indices.numpy().ravel())
+    np.testing.assert_array_equal(index.numpy()[kept], wanted.indices.numpy().ravel())
     np.testing.assert_array_equal(value.numpy()[kept], wanted.values.numpy().ravel())
 
 
@@ -79,55 +79,55 @@ def test_where_all_histories_are_short_nothing_is_decided_at_run_time():
 
 @pytest.fixture(scope="module")
 def pair():
-    """A model that searches long histories in blocks, and one alike that never does."""
+    """Builds two equal models: one searches long histories in blocks, the other never does."""
     schema = rich_schema(window=1500)
-    made = [
+    models = [
         randomize(DARE(schema, search=search, auxiliary_weight=0))
         for search in (TopKSearch(5, recent=2), StraightSearch(5, recent=2))
     ]
-    made[1].set_weights(made[0].get_weights())
-    return made
+    models[1].set_weights(models[0].get_weights())
+    return models
 
 
-def alike(one, other):
-    """Same behaviors; where they differ, their scores are a rounding step apart."""
-    assert one.keys() == other.keys()
-    score = one["attention_score"].numpy()
-    np.testing.assert_allclose(score, other["attention_score"], atol=1e-5)
-    differ = one["behavior_index"].numpy() != other["behavior_index"].numpy()
+def alike(first, second):
+    """Checks that behaviors are the same; where they differ, scores are a rounding step apart."""
+    assert first.keys() == second.keys()
+    score = first["attention_score"].numpy()
+    np.testing.assert_allclose(score, second["attention_score"], atol=1e-5)
+    differ = first["behavior_index"].numpy() != second["behavior_index"].numpy()
     assert differ.mean() < 0.02
     np.testing.assert_array_equal(
-        one["behavior_position"].numpy() == 0, other["behavior_position"].numpy() == 0
+        first["behavior_position"].numpy() == 0, second["behavior_position"].numpy() == 0
     )
 
 
 @pytest.mark.parametrize("lengths", [[1500, 0, 3, 1207], [1400, 1499, 1, 2]])
 def test_a_model_finds_the_same_in_blocks(pair, lengths):
-    made = requests(pair[0].schema, users=4, behaviors=1500, candidates=40, lengths=lengths)
-    found = [model.search(made) for model in pair]
-    alike(*found)
-    index, length = found[0]["behavior_index"].numpy(), np.array(lengths)[:, None, None]
+    inputs = requests(pair[0].schema, users=4, behaviors=1500, candidates=40, lengths=lengths)
+    results = [model.search(inputs) for model in pair]
+    alike(*results)
+    index, length = results[0]["behavior_index"].numpy(), np.array(lengths)[:, None, None]
     assert (index < length).all()
     np.testing.assert_array_equal(
         (index[..., :5] >= 0).sum(-1), np.broadcast_to(np.minimum(length[..., 0], 5), (4, 40))
     )
     for name in ("item", "tag", "time_gap"):
-        history = made[f"history_{name}"]
+        history = inputs[f"history_{name}"]
         gathered = history[np.arange(4)[:, None, None], np.maximum(index, 0)]
         there = (index >= 0)[(...,) + (None,) * (gathered.ndim - 3)]
-        np.testing.assert_array_equal(found[0][f"behavior_{name}"], np.where(there, gathered, 0))
+        np.testing.assert_array_equal(results[0][f"behavior_{name}"], np.where(there, gathered, 0))
 
 
 def test_repeats_of_one_behavior_are_found_from_the_newest_on():
     schema = tiny_schema(window=2000)
     model = randomize(DARE(schema, top_k=20))
-    made = requests(schema, users=1, behaviors=2000, candidates=90, lengths=[2000])
+    inputs = requests(schema, users=1, behaviors=2000, candidates=90, lengths=[2000])
     for name in schema.names:  # the score hangs on the position's row alone
-        made[f"history_{name}"][:] = 3
-    found = model.search(made)
-    index = found["behavior_index"].numpy()[0]
+        inputs[f"history_{name}"][:] = 3
+    results = model.search(inputs)
+    index = results["behavior_index"].numpy()[0]
     bucket = model.embedding.bucket(2000 - np.arange(2000)).numpy()
-    score = found["attention_score"].numpy()[0]
+    score = results["attention_score"].numpy()[0]
     for c in range(90):
         for row in np.unique(bucket[index[c]]):
             same = index[c][bucket[index[c]] == row]
@@ -137,23 +137,23 @@ def test_repeats_of_one_behavior_are_found_from_the_newest_on():
 
 
 def test_gradients_pass_through_blocks(pair):
-    made = tensors(requests(pair[0].schema, users=2, behaviors=1300, candidates=70))
-    made["history_length"] = tf.constant([1300, 900])
+    inputs = tensors(requests(pair[0].schema, users=2, behaviors=1300, candidates=70))
+    inputs["history_length"] = tf.constant([1300, 900])
     gradients = []
     for model in pair:
         tables = [raw(table) for table in model.embedding.attention_tables.values()]
         with tf.GradientTape() as tape:
-            total = tf.reduce_sum(model.search(made)["attention_score"] ** 2)
+            total = tf.reduce_sum(model.search(inputs)["attention_score"] ** 2)
         gradients.append([tf.convert_to_tensor(g).numpy() for g in tape.gradient(total, tables)])
-    for one, other in zip(*gradients):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
-        assert np.abs(one).max() > 1
+    for blockwise, straight in zip(*gradients):
+        np.testing.assert_allclose(blockwise, straight, rtol=1e-3, atol=1e-3)
+        assert np.abs(blockwise).max() > 1
 
 
 def test_predict_compiles_as_keras_chooses(pair):
-    made = requests(pair[0].schema, users=2, behaviors=1500, candidates=60, lengths=[1500, 1])
+    inputs = requests(pair[0].schema, users=2, behaviors=1500, candidates=60, lengths=[1500, 1])
     pair[0].compile(loss="mse")
-    np.testing.assert_allclose(pair[0].predict(made, verbose=0), pair[1](made), atol=1e-5)
+    np.testing.assert_allclose(pair[0].predict(inputs, verbose=0), pair[1](inputs), atol=1e-5)
 
 
 def test_one_signature_serves_short_and_long_histories(pair, tmp_path):
@@ -163,15 +163,15 @@ def test_one_signature_serves_short_and_long_histories(pair, tmp_path):
     known = session.signatures["search"].inputs
     sizes = ((0, 2), (1, 1), (300, 3), (1500, 100), (1203, 125), (30_000, 130))
     for behaviors, candidates in sizes:
-        made = requests(
+        inputs = requests(
             pair[0].schema,
             users=2,
             behaviors=behaviors,
             candidates=candidates,
             lengths=[behaviors, behaviors // 2],
         )
-        answer = session.run("search", {k: v for k, v in made.items() if k in known})
-        wanted = pair[1].search(made)
+        answer = session.run("search", {k: v for k, v in inputs.items() if k in known})
+        wanted = pair[1].search(inputs)
         np.testing.assert_allclose(answer["attention_score"], wanted["attention_score"], atol=1e-5)
         same = answer["behavior_index"] == wanted["behavior_index"].numpy()
         assert same.mean() > 0.98
@@ -181,6 +181,6 @@ def test_one_signature_serves_short_and_long_histories(pair, tmp_path):
 @pytest.mark.parametrize("name", ["SIM-soft", "ETA", "TWIN-V2", "SIM-hard", "DIN"])
 def test_models_whose_scores_are_no_product_search_as_before(name):
     model = build_model(name, rich_schema(window=30).with_dims(4, 4))
-    made = requests(model.schema, behaviors=9)
-    assert model.search(made)["behavior_index"].shape[-1] == model.search_layer.slots
+    inputs = requests(model.schema, behaviors=9)
+    assert model.search(inputs)["behavior_index"].shape[-1] == model.search_layer.slots
     assert model._searches_by_product == (name == "SIM-soft")

@@ -1,4 +1,4 @@
-"""Intervals over users, against plain loops and against what is known of made-up data."""
+"""Bootstrap intervals over users, against plain loops and known truths of random data."""
 
 import time
 
@@ -22,13 +22,13 @@ TARGETS = st.lists(
 @given(TARGETS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
 def test_weights_are_repetitions(targets, weights):
     label, score, user = map(np.array, zip(*targets))
-    found = WeightedAUC(label, score, user)(np.array([weights]))[0]
+    value = WeightedAUC(label, score, user)(np.array([weights]))[0]
     expected = plain_auc([(y, s) for y, s, u in targets for _ in range(weights[u])])
-    assert np.isnan(found) if expected is None else found == pytest.approx(expected)
+    assert np.isnan(value) if expected is None else value == pytest.approx(expected)
 
 
 def made_up(random, users=40, each=6, noise=1.0):
-    """Targets whose score has a part that all targets of a user share."""
+    """Draws targets whose score has a part that all targets of a user share."""
     user = np.repeat(np.arange(users), each)
     label = (np.arange(user.size) % 3 == 0).astype(int)
     shared = random.normal(size=users)[user]
@@ -38,26 +38,28 @@ def made_up(random, users=40, each=6, noise=1.0):
 def test_resamples_are_of_whole_users():
     label, user, score = made_up(np.random.default_rng(0), users=9)
     names = np.array([f"user {u}" for u in user])
-    found = UserBootstrap(label, names, {"a": [score, -score], "b": [score]}, resamples=37, seed=5)
+    bootstrap = UserBootstrap(
+        label, names, {"a": [score, -score], "b": [score]}, resamples=37, seed=5
+    )
     random = np.random.default_rng(5)
     expected = {"a": [], "b": []}
     for _ in range(37):
         rows = np.concatenate([np.flatnonzero(user == u) for u in random.integers(0, 9, 9)])
-        one, other = auc(label[rows], score[rows]), auc(label[rows], -score[rows])
-        expected["a"].append((one + other) / 2)
-        expected["b"].append(one)
+        first, second = auc(label[rows], score[rows]), auc(label[rows], -score[rows])
+        expected["a"].append((first + second) / 2)
+        expected["b"].append(first)
     for name in "ab":
-        got = found.auc(name, level=0.9)
+        got = bootstrap.auc(name, level=0.9)
         low, high = np.quantile(expected[name], [0.05, 0.95])
         assert (got.low, got.high) == (pytest.approx(low), pytest.approx(high))
-    difference = found.difference("b", "a")
+    difference = bootstrap.difference("b", "a")
     apart = np.array(expected["b"]) - expected["a"]
     assert difference.estimate == pytest.approx(auc(label, score) - 0.5)
     assert difference.low == pytest.approx(np.quantile(apart, 0.025))
     assert difference.high == pytest.approx(np.quantile(apart, 0.975))
 
 
-def test_a_users_targets_say_no_more_for_being_copied():
+def test_copied_targets_do_not_narrow_the_interval():
     label, user, score = made_up(np.random.default_rng(1))
     once = UserBootstrap(label, user, {"a": [score]}, resamples=200).auc("a")
     copied = UserBootstrap(
@@ -66,9 +68,9 @@ def test_a_users_targets_say_no_more_for_being_copied():
     assert copied.low == pytest.approx(once.low) and copied.high == pytest.approx(once.high)
 
 
-def test_coverage():
-    """The 95% interval of a difference holds the true one in about 95 of 100 worlds."""
-    random, hits, widths, found = np.random.default_rng(2), 0, [], []
+def test_coverage_of_the_interval():
+    """Counts how often the 95% interval holds the true difference: in about 95 of 100 samples."""
+    random, hits, widths, differences = np.random.default_rng(2), 0, [], []
     worlds = 200
     for _ in range(worlds):
         label, user, score = made_up(random, users=50)
@@ -76,12 +78,12 @@ def test_coverage():
         between = UserBootstrap(
             label, user, {"a": [score], "b": [other]}, resamples=150
         ).difference("a", "b")
-        found.append(between)
+        differences.append(between)
         widths.append(between.high - between.low)
     # label + N(0, 2) against label + N(0, 3), clicks 1 above: Phi(1/2) - Phi(1/sqrt(6))
     truth = 0.691462 - 0.658454
-    hits = sum(one.low <= truth <= one.high for one in found)
-    estimates = [one.estimate for one in found]
+    hits = sum(interval.low <= truth <= interval.high for interval in differences)
+    estimates = [interval.estimate for interval in differences]
     assert np.mean(estimates) == pytest.approx(truth, abs=0.006)
     assert 0.87 <= hits / worlds <= 0.99
     # The interval is as wide as the estimates scatter from world to world.
@@ -90,14 +92,14 @@ def test_coverage():
 
 def test_the_same_model_twice_differs_by_nothing():
     label, user, score = made_up(np.random.default_rng(3))
-    found = UserBootstrap(label, user, {"a": [score], "b": [score * 2 + 1]}, resamples=50)
-    assert found.difference("a", "b") == Interval(0.0, 0.0, 0.0)
-    assert found.difference("a", "b").sign == 0
-    assert found.auc("a").low < found.auc("a").estimate < found.auc("a").high
+    bootstrap = UserBootstrap(label, user, {"a": [score], "b": [score * 2 + 1]}, resamples=50)
+    assert bootstrap.difference("a", "b") == Interval(0.0, 0.0, 0.0)
+    assert bootstrap.difference("a", "b").sign == 0
+    assert bootstrap.auc("a").low < bootstrap.auc("a").estimate < bootstrap.auc("a").high
 
 
 @pytest.mark.parametrize("low, high, sign", [(0.1, 0.2, 1), (-0.2, -0.1, -1), (-0.1, 0.1, 0)])
-def test_sign(low, high, sign):
+def test_sign_of_an_interval(low, high, sign):
     assert Interval(0.0, low, high).sign == sign
 
 
@@ -109,7 +111,7 @@ def test_an_interval_as_text_and_from_json():
     assert Interval.from_json(numbers) == Interval(0.1, 0.0, 0.2)
 
 
-def test_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"one shape.*\(2,\), \(3,\)"):
         WeightedAUC([0, 1], [1.0, 2.0, 3.0], [0, 0])
     with pytest.raises(ValueError, match="finite.*nan"):
@@ -120,8 +122,8 @@ def test_refused():
         UserBootstrap([0, 1], [0, 1], {"a": [[0.1, 0.2]]}, resamples=1).auc("a", level=1.5)
 
 
-def test_a_resample_is_linear():
-    """A hundred resamples of 100,000 targets: milliseconds each, not a sort each."""
+def test_resampling_takes_linear_time():
+    """Times a hundred resamples of 100,000 targets: milliseconds each, without sorting again."""
     random = np.random.default_rng(4)
     user, score = random.integers(0, 5000, 100_000), random.random(100_000)
     label = random.random(100_000) < 1 / 3

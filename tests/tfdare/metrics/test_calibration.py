@@ -11,31 +11,31 @@ from tfdare.metrics.calibration import bin_of, entropy, probability_bins
 
 
 @pytest.fixture(scope="module")
-def made():
+def targets():
     random = np.random.default_rng(4)
     probability = np.round(random.beta(1, 3, 500), 2)  # many repeat
     return (random.random(500) < probability**1.3).astype(float), probability
 
 
 def plain_bins(label, probability, bins):
-    """Sorted, cut at every n-th, equal probabilities kept together."""
+    """Sorts, cuts at every n-th, and keeps equal probabilities together."""
     pairs = sorted(zip(probability, label))
     edges = sorted({pairs[math.floor((len(pairs) - 1) * (b + 1) / bins)][0] for b in range(bins)})
-    found = [[] for _ in edges]
+    members = [[] for _ in edges]
     for p, y in pairs:
-        found[next(i for i, edge in enumerate(edges) if p <= edge)].append((p, y))
-    return found
+        members[next(i for i, edge in enumerate(edges) if p <= edge)].append((p, y))
+    return members
 
 
 @pytest.mark.parametrize("bins", [1, 4, 15, 200])
-def test_curve_and_error(made, bins):
-    label, probability = made
+def test_curve_and_error(targets, bins):
+    label, probability = targets
     expected = plain_bins(label.tolist(), probability.tolist(), bins)
     curve = calibration_curve(label, probability, bins)
-    assert curve["targets"].tolist() == [len(one) for one in expected]
+    assert curve["targets"].tolist() == [len(members) for members in expected]
     assert curve["predicted"] == pytest.approx([np.mean([p for p, _ in b]) for b in expected])
     assert curve["clicked"] == pytest.approx([np.mean([y for _, y in b]) for b in expected])
-    error = sum(abs(sum(y - p for p, y in one)) for one in expected) / len(label)
+    error = sum(abs(sum(y - p for p, y in members)) for members in expected) / len(label)
     assert expected_calibration_error(label, probability, bins) == pytest.approx(error)
 
 
@@ -44,9 +44,9 @@ def test_what_is_calibrated_has_no_error():
     assert expected_calibration_error([1, 1], [0.0, 0.0]) == 1
 
 
-def test_bins_hold_every_probability(made):
-    edges = probability_bins(made[1], 7)
-    assert (np.diff(edges) > 0).all() and edges[-1] == made[1].max()
+def test_bins_hold_every_probability(targets):
+    edges = probability_bins(targets[1], 7)
+    assert (np.diff(edges) > 0).all() and edges[-1] == targets[1].max()
     assert bin_of(np.array([edges[0], edges[0] + 1e-9, 2.0]), edges).tolist() == [
         0,
         1,
@@ -54,8 +54,8 @@ def test_bins_hold_every_probability(made):
     ]
 
 
-def test_normalized_entropy(made):
-    label, probability = made
+def test_normalized_entropy(targets):
+    label, probability = targets
     probability = np.clip(probability, 0.01, 0.99)
     mean = np.full(label.size, label.mean())
     expected = log_loss(label, probability) / log_loss(label, mean)

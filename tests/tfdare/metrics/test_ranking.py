@@ -39,8 +39,8 @@ def plain_gauc(targets):
     return total / weight if weight else None
 
 
-def same(found, expected):
-    return found == expected if expected is None else found == pytest.approx(expected)
+def same(value, expected):
+    return value == expected if expected is None else value == pytest.approx(expected)
 
 
 def columns(targets):
@@ -73,7 +73,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("label, score", [([], []), ([1], [0.5]), ([0, 0], [0.1, 0.2])])
-def test_one_class_says_nothing(label, score):
+def test_labels_of_one_class_have_no_auc(label, score):
     assert auc(label, score) is None
     assert gauc(label, score, [0] * len(label)) is None
 
@@ -104,12 +104,12 @@ REQUESTS = st.lists(
 
 
 def batch_of(requests, width=4):
-    """Labels, scores and weights ``[U, C]``; padded candidates claim to be clicked and ranked."""
+    """Makes labels, scores, weights ``[U, C]``; padding has a label of 1 and a high score."""
     shape = (len(requests), width)
     label, score, weight = np.ones(shape), np.full(shape, 7.0), np.zeros(shape)
     for row, request in enumerate(requests):
-        for place, (clicked, value) in enumerate(request):
-            label[row, place], score[row, place], weight[row, place] = clicked, value, 1
+        for column, (clicked, value) in enumerate(request):
+            label[row, column], score[row, column], weight[row, column] = clicked, value, 1
     return [tf.constant(part, tf.float32) for part in (label, score, weight)]
 
 

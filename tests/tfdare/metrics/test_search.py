@@ -23,18 +23,21 @@ CASES = st.integers(1, 7).flatmap(
 
 
 def plain_kept(index, top_k):
-    """Places in order, each once; a repeat or none keeps its rank empty."""
+    """Lists positions in order, each once; a repeat or -1 leaves its rank empty."""
     kept = index if top_k is None else index[:top_k]
-    return [None if place < 0 or place in kept[:rank] else place for rank, place in enumerate(kept)]
+    return [
+        None if position < 0 or position in kept[:rank] else position
+        for rank, position in enumerate(kept)
+    ]
 
 
 def plain_ndcg(relevance, index, top_k=None):
     size = len(index) if top_k is None else top_k
     best = sorted(relevance, reverse=True)[:size]
     dcg = sum(
-        relevance[place] / math.log2(rank + 2)
-        for rank, place in enumerate(plain_kept(index, top_k))
-        if place is not None
+        relevance[position] / math.log2(rank + 2)
+        for rank, position in enumerate(plain_kept(index, top_k))
+        if position is not None
     )
     ideal = sum(value / math.log2(rank + 2) for rank, value in enumerate(best))
     return dcg / ideal if ideal else math.nan
@@ -44,13 +47,13 @@ def plain_recall(relevance, index, top_k=None):
     size = min(len(index) if top_k is None else top_k, len(relevance))
     bound = sorted(relevance, reverse=True)[size - 1]
     relevant = {i for i, value in enumerate(relevance) if value > 0 and value >= bound}
-    found = [place for place in plain_kept(index, top_k) if place in relevant]
-    return len(found) / min(size, len(relevant)) if relevant else math.nan
+    hits = [position for position in plain_kept(index, top_k) if position in relevant]
+    return len(hits) / min(size, len(relevant)) if relevant else math.nan
 
 
 @given(CASES)
 @settings(max_examples=30, deadline=None)
-def test_values(case):
+def test_ndcg_and_recall_equal_plain_loops(case):
     relevance, index, top_k = case
     given_to = tf.constant([[relevance]]), tf.constant([[index]]), top_k
     assert search_ndcg(*given_to).numpy()[0, 0] == pytest.approx(
@@ -80,9 +83,9 @@ def batch(seed, users=5, candidates=3, behaviors=9, kept=4):
 def plain_mean(batches, function, top_k=None):
     total = count = 0.0
     for relevance, index, weight in batches:
-        for place in np.ndindex(weight.shape):
-            value = function(relevance[place].tolist(), index[place].tolist(), top_k)
-            if weight[place] and not math.isnan(value):
+        for cell in np.ndindex(weight.shape):
+            value = function(relevance[cell].tolist(), index[cell].tolist(), top_k)
+            if weight[cell] and not math.isnan(value):
                 total, count = total + value, count + 1
     return total / count
 
@@ -95,9 +98,9 @@ METRICS = [(SearchNDCG, plain_ndcg), (SearchRecall, plain_recall)]
 def test_streaming_and_merging(metric, plain, top_k):
     batches = [batch(seed) for seed in range(4)]
     whole, parts = metric(top_k), [metric(top_k), metric(top_k)]
-    for number, one in enumerate(batches):
+    for number, arrays in enumerate(batches):
         for target in (whole, parts[number % 2]):
-            target.update_state(*map(tf.constant, one))
+            target.update_state(*map(tf.constant, arrays))
     expected = plain_mean(batches, plain, top_k)
     assert float(whole.result()) == pytest.approx(expected, rel=1e-5)
     merged = metric(top_k)
@@ -108,7 +111,7 @@ def test_streaming_and_merging(metric, plain, top_k):
     assert float(merged.result()) == 0.0
 
 
-def test_only_alike_metrics_merge():
+def test_only_equal_metrics_merge():
     with pytest.raises(ValueError, match="Received: SearchRecall"):
         SearchNDCG(3).merge_state([SearchRecall(3)])
     with pytest.raises(ValueError, match="top_k=4"):
@@ -121,22 +124,22 @@ def test_only_alike_metrics_merge():
 def test_config_round_trip_and_graph(metric, plain):
     again = deserialize(serialize(metric(top_k=2, name="mine")))
     assert (type(again), again.top_k, again.name) == (metric, 2, "mine")
-    one = batch(7)
+    arrays = batch(7)
 
     @tf.function
     def update(*parts):
         again.update_state(*parts)
 
-    update(*(tf.constant(part) for part in one))
-    assert float(again.result()) == pytest.approx(plain_mean([one], plain, 2), rel=1e-5)
+    update(*(tf.constant(part) for part in arrays))
+    assert float(again.result()) == pytest.approx(plain_mean([arrays], plain, 2), rel=1e-5)
 
 
 def test_exact_search_finds_its_own_attention(dare):
     from tests.harness import requests, tensors
     from tfdare.analysis.batches import search_and_attention
 
-    made = tensors(requests(dare.schema, users=6, behaviors=10, lengths=[10, 7, 3, 2, 1, 0]))
-    index, attention = search_and_attention(dare, made)
+    inputs = tensors(requests(dare.schema, users=6, behaviors=10, lengths=[10, 7, 3, 2, 1, 0]))
+    index, attention = search_and_attention(dare, inputs)
     np.testing.assert_allclose(
         attention.numpy().sum(-1), np.broadcast_to([[1.0]] * 5 + [[0.0]], [6, 4]), rtol=1e-5
     )

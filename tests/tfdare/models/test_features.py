@@ -58,7 +58,7 @@ def test_context_lives_through_config_trace_fit_and_files(tmp_path):
         {"schema": rich_schema()},
         inputs,
         tmp_path,
-        lambda layer, given: layer(given),
+        lambda layer, context: layer(context),
     )
 
 
@@ -66,13 +66,13 @@ def test_context_by_hand():
     layer = ContextEmbedding(rich_schema())
     layer.build()
     assert layer.output_dim == 3 + 2 + 2
-    found = layer(tensors(CONTEXT)).numpy()
+    output = layer(tensors(CONTEXT)).numpy()
     hour, interest = (raw(layer.tables[name]).numpy() for name in ("hour", "interest"))
-    np.testing.assert_array_equal(found[:, :3], hour[[2, 5, 0]])
+    np.testing.assert_array_equal(output[:, :3], hour[[2, 5, 0]])
     wanted = [(interest[2] + interest[7]) / 2, interest[3], [0, 0]]
-    np.testing.assert_allclose(found[:, 3:5], wanted, rtol=1e-6)
+    np.testing.assert_allclose(output[:, 3:5], wanted, rtol=1e-6)
     # (55 - 40) / 10, known; what is not finite counts as the mean.
-    np.testing.assert_allclose(found[:, 5:], [[1.5, 1], [0, 0], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(output[:, 5:], [[1.5, 1], [0, 0], [0, 0]], rtol=1e-6)
 
 
 def test_missing_context_is_named():
@@ -94,21 +94,21 @@ def test_gradient_of_a_number_that_is_not_known_is_finite():
 
 @pytest.mark.parametrize("behaviors,seed", [(12, 0), (2, 1), (0, 2)])
 def test_model_equals_plain_loops(model, behaviors, seed):
-    made = requests(model.schema, users=4, behaviors=behaviors, candidates=3, seed=seed)
-    index, score, probability, whole = Reference(model).forward(made)
-    found = model.search(made)
-    np.testing.assert_array_equal(found["behavior_index"], index)
-    np.testing.assert_allclose(found["attention_score"], score, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(model(made), probability, rtol=1e-5)
-    outputs = model.forward(tensors(made))
+    inputs = requests(model.schema, users=4, behaviors=behaviors, candidates=3, seed=seed)
+    index, score, probability, whole = Reference(model).forward(inputs)
+    results = model.search(inputs)
+    np.testing.assert_array_equal(results["behavior_index"], index)
+    np.testing.assert_allclose(results["attention_score"], score, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model(inputs), probability, rtol=1e-5)
+    outputs = model.forward(tensors(inputs))
     np.testing.assert_allclose(outputs.probability, probability, rtol=1e-5)
     np.testing.assert_allclose(outputs.auxiliary_probability, whole, rtol=1e-5)
-    np.testing.assert_array_equal(model.score(found), model(made))
+    np.testing.assert_array_equal(model.score(results), model(inputs))
 
 
 def test_every_new_input_matters(model):
-    made = requests(model.schema, users=2, behaviors=9, lengths=[9, 6], seed=3)
-    probability = model(made).numpy()
+    inputs = requests(model.schema, users=2, behaviors=9, lengths=[9, 6], seed=3)
+    probability = model(inputs).numpy()
     for name, change in {
         "history_tag": lambda x: np.where(x > 0, x % 7 + 1, 0),
         "target_tag": lambda x: np.where(x > 0, x % 7 + 1, 2),
@@ -117,29 +117,31 @@ def test_every_new_input_matters(model):
         "context_interest": lambda x: np.full_like(x, 6),
         "context_age": lambda x: x + 30,
     }.items():
-        moved = model({**made, name: change(made[name])}).numpy()
+        moved = model({**inputs, name: change(inputs[name])}).numpy()
         assert np.abs(moved - probability).max() > 1e-4, name
 
 
 def test_padding_and_the_order_of_values_change_nothing(model):
-    made = requests(model.schema, users=3, behaviors=9, lengths=[9, 4, 0], seed=4)
-    probability = model(made).numpy()
-    dirty = {name: values.copy() for name, values in made.items()}
-    beyond = np.arange(9) >= made["history_length"][:, None]
+    inputs = requests(model.schema, users=3, behaviors=9, lengths=[9, 4, 0], seed=4)
+    probability = model(inputs).numpy()
+    dirty = {name: values.copy() for name, values in inputs.items()}
+    beyond = np.arange(9) >= inputs["history_length"][:, None]
     dirty["history_tag"][beyond], dirty["history_time_gap"][beyond] = 8, 2**31 - 1
     np.testing.assert_array_equal(model(dirty), probability)
-    assert_same(model.forward(tensors(dirty)), model.forward(tensors(made)), 0)
-    turned = {k: v[..., ::-1] if k.endswith(("_tag", "_interest")) else v for k, v in made.items()}
+    assert_same(model.forward(tensors(dirty)), model.forward(tensors(inputs)), 0)
+    turned = {
+        k: v[..., ::-1] if k.endswith(("_tag", "_interest")) else v for k, v in inputs.items()
+    }
     np.testing.assert_allclose(model(turned), probability, rtol=1e-5)
     for u, length in enumerate([9, 4, 0]):
-        alone = model(cut(made, slice(u, u + 1), slice(length)))
+        alone = model(cut(inputs, slice(u, u + 1), slice(length)))
         np.testing.assert_allclose(alone[0], probability[u], rtol=1e-5)
 
 
 def test_gradients_are_finite_and_reach_every_weight(model):
-    made = requests(model.schema, users=4, behaviors=9, lengths=[9, 2, 1, 0], seed=11)
+    inputs = requests(model.schema, users=4, behaviors=9, lengths=[9, 2, 1, 0], seed=11)
     with tf.GradientTape() as tape:
-        total = tf.reduce_sum(tf.stack(model.forward(tensors(made))) ** 2)
+        total = tf.reduce_sum(tf.stack(model.forward(tensors(inputs))) ** 2)
     weights = [raw(weight) for weight in model.trainable_weights]
     for weight, gradient in zip(weights, tape.gradient(total, weights)):
         values = tf.convert_to_tensor(gradient).numpy()
@@ -147,38 +149,38 @@ def test_gradients_are_finite_and_reach_every_weight(model):
 
 
 def test_keras_file_round_trip(model, tmp_path):
-    made = requests(model.schema, behaviors=10, seed=5)
+    inputs = requests(model.schema, behaviors=10, seed=5)
     path = str(tmp_path / "model.keras")
     model.save(path)
     loaded = tf.keras.models.load_model(path)
     assert loaded.schema == model.schema
-    assert_same(loaded.forward(made), model.forward(made), 0)
+    assert_same(loaded.forward(inputs), model.forward(inputs), 0)
 
 
 @pytest.mark.parametrize("name", ["SIM-soft", "TWIN-V2", "DARE-whole"])
-def test_other_recipes_take_all_of_it(name):
-    made = requests(rich_shared_schema(), users=2, behaviors=6, lengths=[6, 0], seed=6)
+def test_other_recipes_take_every_kind_of_feature(name):
+    inputs = requests(rich_shared_schema(), users=2, behaviors=6, lengths=[6, 0], seed=6)
     parts = {} if name == "DARE-whole" else {"evidence": [MatchCounts(), ScoreFacts()]}
     model = build_model(name, rich_shared_schema(), top_k=2, **parts)
-    assert np.isfinite(model(made)).all()
-    assert_same(model.forward(tensors(made)).probability, model(made), 1e-6)
+    assert np.isfinite(model(inputs)).all()
+    assert_same(model.forward(tensors(inputs)).probability, model(inputs), 1e-6)
 
 
 @pytest.mark.parametrize("missing", ["history_tag", "history_time_gap", "context_interest"])
 def test_missing_tensors_are_named(models, missing):
-    made = tensors(requests(models["DARE"].schema))
-    del made[missing]
+    inputs = tensors(requests(models["DARE"].schema))
+    del inputs[missing]
     for call in (models["DARE"], models["DARE"].forward):
         with pytest.raises(ValueError, match=rf"Missing tensors \['{missing}'\]. Received: "):
-            call(made)
+            call(inputs)
 
 
 @pytest.mark.parametrize("name,rank", [("history_tag", 3), ("target_item", 2)])
 def test_tensors_of_other_axes_are_refused(models, name, rank):
-    made = requests(models["DARE"].schema)
-    wrong = made[name][..., 0] if rank == 3 else made[name][..., np.newaxis]
+    inputs = requests(models["DARE"].schema)
+    wrong = inputs[name][..., 0] if rank == 3 else inputs[name][..., np.newaxis]
     with pytest.raises(ValueError, match=rf"`{name}` must have {rank} axes. Received: shape"):
-        models["DARE"](tensors({**made, name: wrong}))
+        models["DARE"](tensors({**inputs, name: wrong}))
 
 
 def test_context_alone_can_be_learned():
@@ -186,13 +188,13 @@ def test_context_alone_can_be_learned():
         rich_schema(), context=(CategoricalContext("hour", 6, 3), NumericContext("age"))
     )
     model = DARE(schema, top_k=3, head=Head((8,)), auxiliary_weight=0)
-    made = requests(schema, users=64, behaviors=6, candidates=2, seed=7)
-    label = np.repeat((made["context_hour"] > 3).astype(np.float32)[:, None], 2, 1)
+    inputs = requests(schema, users=64, behaviors=6, candidates=2, seed=7)
+    label = np.repeat((inputs["context_hour"] > 3).astype(np.float32)[:, None], 2, 1)
     model.compile(
         optimizer=tf.keras.optimizers.Adam(0.05), loss=CandidateCrossentropy(), jit_compile=False
     )
-    model.fit(made, label, batch_size=64, epochs=25, verbose=0)
-    right = (model.predict(made, verbose=0) > 0.5) == (label > 0.5)
+    model.fit(inputs, label, batch_size=64, epochs=25, verbose=0)
+    right = (model.predict(inputs, verbose=0) > 0.5) == (label > 0.5)
     assert right.mean() > 0.9
 
 
@@ -203,8 +205,8 @@ def test_large_numbers_keep_their_precision_in_half_precision(half):
     )
     with policy(half):
         model = DARE(schema, top_k=3)
-    made = requests(schema, users=2, behaviors=4, seed=8)
-    made["context_price"] = np.array([1e6 + 5, 1e6 - 20], np.float32)
+    batch = requests(schema, users=2, behaviors=4, seed=8)
+    batch["context_price"] = np.array([1e6 + 5, 1e6 - 20], np.float32)
     seen = []
     head = model.head.call
 
@@ -213,7 +215,7 @@ def test_large_numbers_keep_their_precision_in_half_precision(half):
         return head(inputs, **how)
 
     model.head.call = call
-    model(tensors(made))
+    model(tensors(batch))
     assert seen[0].dtype == half.removeprefix("mixed_")
     context = tf.cast(seen[0], tf.float32)[:, 0, -2:]
     np.testing.assert_array_equal(context, [[0.5, 1], [-2, 1]])

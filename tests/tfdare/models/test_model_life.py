@@ -19,7 +19,7 @@ def test_keras_file_and_weights_round_trip(name, request, schema, tmp_path):
         model = randomize(DARE(schema, top_k=3, auxiliary_weight=0, head=Head((6,))))
     else:
         model = request.getfixturevalue(name)
-    made = requests(model.schema, behaviors=10, seed=15)
+    inputs = requests(model.schema, behaviors=10, seed=15)
     path = str(tmp_path / "model.keras")
     model.save(path)
     loaded = tf.keras.models.load_model(path)
@@ -28,15 +28,15 @@ def test_keras_file_and_weights_round_trip(name, request, schema, tmp_path):
     assert loaded.schema == model.schema
     assert loaded.search_layer.top_k == 3
     assert loaded.auxiliary_weight == model.auxiliary_weight
-    assert_same(loaded(made), model(made), 0)
-    assert_same(loaded.forward(made), model.forward(made), 0)
+    assert_same(loaded(inputs), model(inputs), 0)
+    assert_same(loaded.forward(inputs), model.forward(inputs), 0)
     fresh = TwoStageModel.from_config(model.get_config())
     assert len(fresh.weights) == len(model.weights)
     weights = str(tmp_path / "model.weights.h5")
     model.save_weights(weights)
-    assert not np.allclose(fresh(made), model(made), atol=1e-3)
+    assert not np.allclose(fresh(inputs), model(inputs), atol=1e-3)
     fresh.load_weights(weights)
-    assert_same(fresh.forward(made), model.forward(made), 0)
+    assert_same(fresh.forward(inputs), model.forward(inputs), 0)
 
 
 def test_model_is_built_without_data(schema):
@@ -86,18 +86,18 @@ def test_a_feature_to_compare_that_is_missing_is_named_at_build_time(parts):
 )
 @pytest.mark.parametrize("what", ["search", "forward", "__call__"])
 def test_missing_tensors_are_named(dare, missing, what):
-    made = tensors(requests(dare.schema))
-    del made[missing]
+    inputs = tensors(requests(dare.schema))
+    del inputs[missing]
     with pytest.raises(ValueError, match=rf"Missing tensors \['{missing}'\]. Received: "):
-        getattr(dare, what)(made)
+        getattr(dare, what)(inputs)
 
 
 @pytest.mark.parametrize("missing", ["behavior_position", "attention_score", "behavior_item"])
 def test_missing_tensors_of_score_are_named(dare, missing):
-    found = dare.search(requests(dare.schema))
-    del found[missing]
+    results = dare.search(requests(dare.schema))
+    del results[missing]
     with pytest.raises(ValueError, match=rf"Missing tensors \['{missing}'\]"):
-        dare.score(found)
+        dare.score(results)
 
 
 def test_search_layer_is_the_one_given(schema):
@@ -106,7 +106,7 @@ def test_search_layer_is_the_one_given(schema):
 
 
 def held_tensors(model):
-    """Names of the attributes of a model and its layers that hold a tensor."""
+    """Lists the attributes of a model and its layers that hold a tensor."""
     return [
         name
         for layer in model._flatten_layers()
@@ -119,25 +119,25 @@ def held_tensors(model):
 def test_a_training_call_outside_fit_leaves_no_tensor_behind(schema, kind):
     model = randomize(DARE(schema, top_k=3, head=Head((6,))))
     model.compile("sgd", CandidateCrossentropy())
-    made = tensors(requests(schema))
-    label = tf.cast(made["target_item"] % 2, tf.float32)
-    wanted = CandidateCrossentropy()(label, model(made))
+    inputs = tensors(requests(schema))
+    label = tf.cast(inputs["target_item"] % 2, tf.float32)
+    wanted = CandidateCrossentropy()(label, model(inputs))
     call = model if kind == "eager" else tf.function(model, autograph=False)
-    probability = call(made, training=True)
+    probability = call(inputs, training=True)
     assert isinstance(probability, tf.Tensor) and probability.shape == label.shape
     assert held_tensors(model) == []
     randomize(model)  # the call moved batch statistics
-    assert float(model.compute_loss(made, label, model(made))) == pytest.approx(float(wanted))
+    assert float(model.compute_loss(inputs, label, model(inputs))) == pytest.approx(float(wanted))
 
 
 def test_a_training_step_that_fails_leaves_the_model_as_it_was(schema):
     model = randomize(DARE(schema, top_k=3, head=Head((6,))))
     model.compile("sgd", CandidateCrossentropy(), run_eagerly=True)
-    made = requests(schema)
+    inputs = requests(schema)
     with pytest.raises(tf.errors.InvalidArgumentError, match="Labels must be finite"):
-        model.fit(made, np.full((3, 4), np.nan), verbose=0)
+        model.fit(inputs, np.full((3, 4), np.nan), verbose=0)
     assert held_tensors(model) == []
-    assert isinstance(model(made, training=True), tf.Tensor)
+    assert isinstance(model(inputs, training=True), tf.Tensor)
 
 
 def test_only_the_two_stage_model_searches(schema):

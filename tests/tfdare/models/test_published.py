@@ -1,4 +1,4 @@
-"""Every published model: two stages that are one, files, gradients, exports, half precision."""
+"""Every published model: both stages equal the whole; files, gradients, exports, precision."""
 
 import contextlib
 import json
@@ -55,7 +55,7 @@ def model(models, name):
     return models[name]
 
 
-def test_the_table_is_the_papers():
+def test_published_recipes_are_those_of_the_papers():
     assert set(MODELS) == {
         "DIN",
         "SIM-hard",
@@ -93,21 +93,21 @@ def test_slots_of_search(model, name):
     top_k = TOP_K * CLUSTER_SIZE if name == "TWIN-V2" else TOP_K
     recent = RECENT if name.startswith("SIM") else 0
     assert (model.search_layer.top_k, model.search_layer.slots) == (top_k, top_k + recent)
-    found = model.search(requests(model.schema))
-    assert found["behavior_index"].shape == (3, 4, top_k + recent)
+    results = model.search(requests(model.schema))
+    assert results["behavior_index"].shape == (3, 4, top_k + recent)
 
 
 def test_score_of_search_is_the_model_and_forward_equals_call(model, name):
-    made = requests(model.schema, users=4, behaviors=11, lengths=[11, 4, 1, 0], seed=1)
-    probability = model(made)
+    inputs = requests(model.schema, users=4, behaviors=11, lengths=[11, 4, 1, 0], seed=1)
+    probability = model(inputs)
     assert probability.shape == (4, 4) and probability.dtype == tf.float32
     assert np.isfinite(probability).all() and np.std(probability) > 1e-3
-    outputs = model.forward(tensors(made))
+    outputs = model.forward(tensors(inputs))
     assert_same(outputs.probability, probability, 1e-6)
     if name in ONE_STAGE:
         assert outputs.auxiliary_probability is None
     else:
-        np.testing.assert_array_equal(model.score(model.search(made)), probability)
+        np.testing.assert_array_equal(model.score(model.search(inputs)), probability)
         assert np.isfinite(outputs.auxiliary_probability).all()
 
 
@@ -131,21 +131,21 @@ def test_garbage_permutation_and_empty_histories(model, name):
 
 
 def test_keras_file_round_trip(model, name, tmp_path):
-    made = requests(model.schema, users=2, behaviors=7, lengths=[7, 3], seed=2)
+    inputs = requests(model.schema, users=2, behaviors=7, lengths=[7, 3], seed=2)
     path = str(tmp_path / "model.keras")
     model.save(path)
     loaded = tf.keras.models.load_model(path)
     assert type(loaded) is type(model) and loaded.name == model.name
     assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
-    assert_same(loaded.forward(made), model.forward(made), 0)
+    assert_same(loaded.forward(inputs), model.forward(inputs), 0)
 
 
 def test_gradients_are_finite_and_reach_every_weight(model, name):
-    made = requests(model.schema, users=4, behaviors=12, lengths=[12, 9, 2, 0], seed=3)
+    inputs = requests(model.schema, users=4, behaviors=12, lengths=[12, 9, 2, 0], seed=3)
     for feature in model.schema.features:  # a hard search must find something
-        made[f"target_{feature.name}"][:, :2] = made[f"history_{feature.name}"][:, :2]
+        inputs[f"target_{feature.name}"][:, :2] = inputs[f"history_{feature.name}"][:, :2]
     with tf.GradientTape() as tape:
-        outputs = [y for y in model.forward(tensors(made)) if y is not None]
+        outputs = [y for y in model.forward(tensors(inputs)) if y is not None]
         total = tf.reduce_sum(tf.stack(outputs) ** 2)
     untaught = set()
     for weight, gradient in zip(
@@ -175,12 +175,12 @@ def policy(name):
 @pytest.mark.parametrize("half", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_is_finite_and_near(models, name, half):
     model = models[name]
-    made = requests(model.schema, users=3, behaviors=12, lengths=[12, 3, 0], seed=4)
+    inputs = requests(model.schema, users=3, behaviors=12, lengths=[12, 3, 0], seed=4)
     with policy(half):
         low = build(name)
     low.set_weights(model.get_weights())
     with tf.GradientTape() as tape:
-        outputs = [y for y in low.forward(tensors(made)) if y is not None]
+        outputs = [y for y in low.forward(tensors(inputs)) if y is not None]
         total = tf.reduce_sum(tf.stack(outputs))
     for output in outputs:
         assert output.dtype == tf.float32 and np.isfinite(output).all()
@@ -190,21 +190,21 @@ def test_half_precision_is_finite_and_near(models, name, half):
         assert gradient is None or np.isfinite(tf.convert_to_tensor(gradient)).all()
     if name in ("ETA", "SDIM"):  # a hash may tip over
         return
-    wanted = [y for y in model.forward(tensors(made)) if y is not None]
-    for output, one in zip(outputs, wanted):
-        assert np.median(np.abs(output - one)) < (0.01 if half == "mixed_float16" else 0.05)
+    wanted = [y for y in model.forward(tensors(inputs)) if y is not None]
+    for output, expected in zip(outputs, wanted):
+        assert np.median(np.abs(output - expected)) < (0.01 if half == "mixed_float16" else 0.05)
 
 
 @pytest.mark.parametrize("half", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_fits(half):
     with policy(half):
         model = build("DARE")
-    made = requests(model.schema, users=8, behaviors=12, seed=5)
+    inputs = requests(model.schema, users=8, behaviors=12, seed=5)
     label = np.random.default_rng(0).integers(0, 2, (8, 4)).astype(np.float32)
     model.compile(
         optimizer=tf.keras.optimizers.Adam(0.01), loss=CandidateCrossentropy(), jit_compile=False
     )
-    loss = model.fit(made, label, batch_size=8, epochs=5, verbose=0).history["loss"]
+    loss = model.fit(inputs, label, batch_size=8, epochs=5, verbose=0).history["loss"]
     assert np.isfinite(loss).all() and loss[-1] < loss[0]
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
@@ -214,20 +214,20 @@ def test_half_precision_fits(half):
 
 @pytest.fixture(scope="module")
 def answers(models, tmp_path_factory):
-    """What every model's SavedModel answers to its examples, over row ids."""
-    folder, asked = tmp_path_factory.mktemp("exports"), {}
+    """Runs every model's SavedModel on its example requests, over row ids."""
+    folder, exports = tmp_path_factory.mktemp("exports"), {}
     for name, model in models.items():
         path = os.path.join(folder, name)
         module = ServingModule(model, None)
         tf.saved_model.save(module, path, signatures=module.signatures_by_name)
-        asked[name] = (path, example_requests(model, None))
-    found = run_in_subprocess(asked.values())
-    return {name: (asked[name][1], got) for name, got in zip(asked, found)}
+        exports[name] = (path, example_requests(model, None))
+    outputs = run_in_subprocess(exports.values())
+    return {name: (exports[name][1], got) for name, got in zip(exports, outputs)}
 
 
 def test_every_signature_answers_as_the_model_does(models, answers, name):
-    asked, got = answers[name]
-    assert compare(models[name], asked, got, None) < 1e-5
+    examples, got = answers[name]
+    assert compare(models[name], examples, got, None) < 1e-5
     signatures = {"serving_default"}
     outputs = {"probability"}
     if name not in ONE_STAGE:
@@ -243,6 +243,6 @@ def test_every_signature_answers_as_the_model_does(models, answers, name):
             )
 
 
-def test_a_search_of_ones_own_takes_the_recipes_place():
+def test_an_own_search_layer_replaces_the_recipes():
     model = build_model("TWIN-hard", shared_schema(), search=TopKSearch(3, recent=1))
     assert isinstance(model, TwoStageModel) and model.search_layer.slots == 4

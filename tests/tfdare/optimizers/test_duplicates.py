@@ -1,3 +1,5 @@
+"""Sums of duplicate rows: in order of appearance, in full precision, against NumPy."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -68,7 +70,7 @@ def test_types_stay_and_half_precision_is_added_in_full(dtype, ids, table_rows):
 
 
 @pytest.mark.parametrize("table_rows", [None, 7], ids=["hashed", "counted"])
-def test_nothing_is_summed_to_nothing(table_rows):
+def test_no_rows_give_no_sums(table_rows):
     summed = sum_duplicates(slices([], np.zeros((0, 64))), table_rows)
     assert summed.values.shape == (0, 64) and summed.indices.shape == (0,)
 

@@ -56,7 +56,7 @@ def test_golden_numbers(kind):
 
 @each_optimizer
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [
         dict,
         lambda: {"learning_rate": decay_rate()[0], "table_learning_rate": decay_rate(1.0)[0]},
@@ -64,12 +64,12 @@ def test_golden_numbers(kind):
     ],
     ids=["plain", "schedules", "table rate"],
 )
-def test_checkpoints_hold_slots_and_rates(kind, given, tmp_path, monkeypatch):
+def test_checkpoints_hold_slots_and_rates(kind, options, tmp_path, monkeypatch):
     monkeypatch.setattr(rowwise_adagrad, "MAX_KERNEL_ROWS", 6)  # the table has no element slots
 
-    def made():
+    def build():
         table, bias = tf.Variable(start()), tf.Variable([1.0, -1.0])
-        optimizer = built(kind(**{"learning_rate": 0.1, **given()}), table, bias)
+        optimizer = built(kind(**{"learning_rate": 0.1, **options()}), table, bias)
         return table, bias, optimizer
 
     def step(table, bias, optimizer, rows):
@@ -79,30 +79,30 @@ def test_checkpoints_hold_slots_and_rates(kind, given, tmp_path, monkeypatch):
     def checkpoint(table, bias, optimizer):
         return tf.train.Checkpoint(table=table, bias=bias, optimizer=optimizer)
 
-    first, second = made(), made()
+    first, second = build(), build()
     for rows in BATCHES:
         step(*first, rows)
-    if given().get("table_learning_rate") == 0.3:
+    if options().get("table_learning_rate") == 0.3:
         first[2].table_learning_rate = 0.7
     path = checkpoint(*first).save(str(tmp_path / "saved"))
     checkpoint(*second).restore(path).assert_consumed()
     for rows in BATCHES[::-1]:
         step(*first, rows)
         step(*second, rows)
-    for one, other in zip(first[:2], second[:2]):
-        np.testing.assert_array_equal(one, other)
-        assert np.isfinite(one.numpy()).all()
+    for left, right in zip(first[:2], second[:2]):
+        np.testing.assert_array_equal(left, right)
+        assert np.isfinite(left.numpy()).all()
 
 
-def small_model(kind, **given):
-    """Looks up 3 of 50 rows; logits of one dense layer."""
+def small_model(kind, **options):
+    """Builds a model that looks up 3 of 50 rows; logits of one dense layer."""
     ids = tf.keras.Input((3,), dtype="int32")
     rows = tf.keras.layers.Embedding(50, 4, name="table")(ids)
     logit = tf.keras.layers.Dense(1, dtype="float32")(tf.keras.layers.Flatten()(rows))
     model = tf.keras.Model(ids, logit)
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
-    model.compile(kind(**{"learning_rate": 0.05, **given}), "mse", jit_compile=False)
+    model.compile(kind(**{"learning_rate": 0.05, **options}), "mse", jit_compile=False)
     return model
 
 
@@ -125,8 +125,8 @@ def test_a_model_of_keras_resumes_as_if_never_stopped(kind, tmp_path):
     for each in (model, loaded):
         for _ in range(2):
             each.train_on_batch(IDS, LABELS)
-    for one, other in zip(model.get_weights(), loaded.get_weights()):
-        np.testing.assert_array_equal(one, other)
+    for left, right in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(left, right)
 
 
 def test_dare_resumes_as_if_never_stopped(schema, tmp_path):
@@ -139,8 +139,8 @@ def test_dare_resumes_as_if_never_stopped(schema, tmp_path):
     assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
     for each in (model, loaded):
         each.train_on_batch(requests(schema, seed=1), label)
-    for one, other in zip(model.get_weights(), loaded.get_weights()):
-        np.testing.assert_array_equal(one, other)
+    for left, right in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(left, right)
 
 
 def _compiled_dare(schema):
@@ -153,15 +153,15 @@ def _compiled_dare(schema):
 
 def test_a_fit_moves_only_the_rows_of_the_batch(schema):
     model = _compiled_dare(schema)
-    made = requests(schema, seed=0, lengths=[8, 8, 8])
+    inputs = requests(schema, seed=0, lengths=[8, 8, 8])
     label = np.random.default_rng(0).integers(0, 2, (3, 4)).astype(np.float32)
     for kind in ("history", "target"):
-        made[f"{kind}_item"] = made[f"{kind}_item"] % 9 + 1  # rows 1 to 9 of 30
+        inputs[f"{kind}_item"] = inputs[f"{kind}_item"] % 9 + 1  # rows 1 to 9 of 30
     embedding = model.embedding
     tables = [raw(embedding.attention_tables["item"]), raw(embedding.representation_tables["item"])]
     before = [table.numpy() for table in tables]
-    model.fit(made, label, batch_size=3, epochs=2, verbose=0)
-    seen = sorted({*made["history_item"].ravel(), *made["target_item"].ravel()})
+    model.fit(inputs, label, batch_size=3, epochs=2, verbose=0)
+    seen = sorted({*inputs["history_item"].ravel(), *inputs["target_item"].ravel()})
     for old, table in zip(before, tables):
         moved = np.flatnonzero((old != table.numpy()).any(axis=1))
         assert moved.tolist() == seen
@@ -174,15 +174,15 @@ def test_no_operation_of_a_step_of_dare_is_as_large_as_a_table():
     weights = [raw(weight) for weight in model.trainable_weights]
     optimizer = built(SparseAdam(0.1), *model.trainable_weights)
 
-    def step(made, label):
+    def step(inputs, label):
         with tf.GradientTape() as tape:
-            outputs = model.forward(made, training=True)
+            outputs = model.forward(inputs, training=True)
             loss = tf.reduce_mean(CandidateCrossentropy()(label, outputs.probability))
             loss += tf.reduce_mean(CandidateCrossentropy()(label, outputs.auxiliary_probability))
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), model.trainable_weights))
 
-    made = tensors(requests(schema))
-    traced = tf.function(step, autograph=False).get_concrete_function(made, tf.zeros([3, 4]))
+    inputs = tensors(requests(schema))
+    traced = tf.function(step, autograph=False).get_concrete_function(inputs, tf.zeros([3, 4]))
     graphs = [traced.graph, *traced.graph._functions.values()]  # cond and while hold their own
     assert not [
         operation.type

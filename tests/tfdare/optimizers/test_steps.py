@@ -1,4 +1,4 @@
-"""Steps of the row-sparse optimizers on variables; models are in test_optimizers_in_training.py."""
+"""Steps of the row-sparse optimizers on variables; for models see test_in_training.py."""
 
 import json
 
@@ -53,26 +53,26 @@ def schedule_case(name):
     ids=["rate", "defaults", "decay", "epsilon", "schedule", "table schedule", "table rate"],
 )
 def test_steps_equal_plain_numpy(kind, case):
-    given, reference = case()
-    _check_steps(kind, given, reference)
+    options, reference = case()
+    _check_steps(kind, options, reference)
 
 
 @pytest.mark.parametrize(
-    "kind,given",
+    "kind,options",
     [
         (SparseAdam, {"beta_1": 0.5, "beta_2": 0.8}),
         (SparseAdagrad, {"initial_accumulator_value": 0.0}),
         (RowwiseAdagrad, {"initial_accumulator_value": 2.0}),
     ],
 )
-def test_arguments_of_one_optimizer_equal_plain_numpy(kind, given):
-    _check_steps(kind, {"learning_rate": 0.05, **given}, {"rate": 0.05, **given})
+def test_arguments_of_one_optimizer_equal_plain_numpy(kind, options):
+    _check_steps(kind, {"learning_rate": 0.05, **options}, {"rate": 0.05, **options})
 
 
-def _check_steps(kind, given, reference):
+def _check_steps(kind, options, reference):
     rng = np.random.default_rng(1)
     table = tf.Variable(start(rng))
-    optimizer = built(kind(**given), table)
+    optimizer = built(kind(**options), table)
     wanted = REFERENCES[kind](table.numpy(), **reference)
     for rows in BATCHES:
         gradient = random_slices(rng, rows)
@@ -87,7 +87,7 @@ def _check_steps(kind, given, reference):
 
 @each_optimizer
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [
         {},
         {"weight_decay": 0.1},
@@ -95,10 +95,10 @@ def _check_steps(kind, given, reference):
         *CLIPS,
     ],
 )
-def test_untouched_rows_and_their_slots_keep_every_bit(kind, given):
+def test_untouched_rows_and_their_slots_keep_every_bit(kind, options):
     rng = np.random.default_rng(2)
     table = tf.Variable(start(rng))
-    optimizer = built(kind(0.1, **given), table)
+    optimizer = built(kind(0.1, **options), table)
     optimizer.apply_gradients([(random_slices(rng, list(range(ROWS))), table)])
     before = [table.numpy(), *slots(optimizer)]
     optimizer.apply_gradients([(random_slices(rng, [1, 4, 1]), table)])
@@ -125,14 +125,14 @@ def test_duplicates_count_once_with_their_sum(kind):
 
 
 @pytest.mark.parametrize("kind", KERAS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("given", [{}, {"weight_decay": 0.1}, *CLIPS])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, *CLIPS])
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "all rows"])
-def test_equals_the_optimizer_of_keras(kind, given, dense):
+def test_equals_the_optimizer_of_keras(kind, options, dense):
     rng = np.random.default_rng(3)
     values = start(rng)
     tables = [tf.Variable(values), tf.Variable(values)]
     biases = [tf.Variable([1.0, -1.0]), tf.Variable([1.0, -1.0])]
-    optimizers = [kind(0.1, **given), KERAS[kind](0.1, **given)]
+    optimizers = [kind(0.1, **options), KERAS[kind](0.1, **options)]
     for optimizer, table, bias in zip(optimizers, tables, biases):
         built(optimizer, table, bias)
     for _ in range(5):
@@ -145,7 +145,7 @@ def test_equals_the_optimizer_of_keras(kind, given, dense):
             optimizer.apply_gradients([(gradient if sparse else whole, table), (other, bias)])
     assert not np.allclose(tables[0], values, atol=0.01)
     np.testing.assert_allclose(tables[0], tables[1], rtol=1e-6, atol=1e-6)
-    if "global_clipnorm" in given:
+    if "global_clipnorm" in options:
         np.testing.assert_allclose(biases[0], biases[1], rtol=1e-6)
     else:
         np.testing.assert_array_equal(biases[0], biases[1])
@@ -157,13 +157,13 @@ def test_tables_and_dense_weights_have_their_own_rates(kind):
     table, kernel = tf.Variable(start(rng)), tf.Variable(start(rng))
     first, second = table.numpy(), kernel.numpy()
     optimizer = built(kind(0.01, table_learning_rate=0.3), table, kernel)
-    one = built(kind(0.3), other_table := tf.Variable(first))
-    two = built(kind(0.01), other_kernel := tf.Variable(second))
+    table_optimizer = built(kind(0.3), other_table := tf.Variable(first))
+    kernel_optimizer = built(kind(0.01), other_kernel := tf.Variable(second))
     gradient, whole = random_slices(rng, [2, 3, 2]), tf.constant(start(rng))
     for _ in range(2):
         optimizer.apply_gradients([(gradient, table), (whole, kernel)])
-        one.apply_gradients([(gradient, other_table)])
-        two.apply_gradients([(whole, other_kernel)])
+        table_optimizer.apply_gradients([(gradient, other_table)])
+        kernel_optimizer.apply_gradients([(whole, other_kernel)])
     np.testing.assert_array_equal(table, other_table)
     np.testing.assert_array_equal(kernel, other_kernel)
     optimizer.table_learning_rate = 0.0
@@ -173,7 +173,7 @@ def test_tables_and_dense_weights_have_their_own_rates(kind):
     assert (kernel.numpy() != before[1]).any()
 
 
-def test_rate_of_tables_is_read_and_set_as_it_was_made():
+def test_the_rate_of_tables_is_set_only_if_it_is_a_number():
     assert float(raw(SparseAdam(0.25).table_learning_rate)) == 0.25
     assert float(raw(SparseAdam(0.25, table_learning_rate=2).table_learning_rate)) == 2.0
     scheduled = SparseAdam(0.25, table_learning_rate=decay_rate(0.5)[0])
@@ -232,7 +232,7 @@ def test_norms_are_of_summed_rows(kind, clip):
 
 
 @each_optimizer
-def test_weight_decay_leaves_out_what_it_is_told_to(kind):
+def test_weight_decay_leaves_out_excluded_tables(kind):
     tables = [tf.Variable(start(), name="kept"), tf.Variable(start(), name="decayed")]
     optimizer = kind(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=[tables[0]])
@@ -343,23 +343,23 @@ def _large_operations(traced, rows):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [
         {},
         {"weight_decay": 0.1, "table_learning_rate": 0.1},
         *CLIPS,
     ],
-    ids=lambda given: "+".join(given) or "plain",
+    ids=lambda options: "+".join(options) or "plain",
 )
 @pytest.mark.parametrize(
     "kind", [*OPTIMIZERS, tf.keras.optimizers.Adam], ids=lambda kind: kind.__name__
 )
-def test_no_operation_of_a_step_is_as_large_as_a_table(kind, given):
+def test_no_operation_of_a_step_is_as_large_as_a_table(kind, options):
     if kind not in OPTIMIZERS:
-        given = {}
+        options = {}
     rows = 20011  # a prime that no other dimension has; counting is for smaller tables
     table, kernel = tf.Variable(tf.zeros([rows, 4])), tf.Variable(tf.ones([4, 1]))
-    optimizer = built(kind(0.1, **given), table, kernel)
+    optimizer = built(kind(0.1, **options), table, kernel)
 
     def step(ids):
         with tf.GradientTape() as tape:

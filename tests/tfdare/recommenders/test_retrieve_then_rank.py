@@ -1,3 +1,5 @@
+"""Ranking and retrieval with TensorFlow Recommenders: losses, index, and the example."""
+
 import logging
 import os
 import subprocess
@@ -38,7 +40,7 @@ pytestmark = pytest.mark.keras
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Users whose clicks follow the category they like."""
+    """Writes sequences of users whose clicks follow the category they like."""
     return write_folder(
         tmp_path_factory.mktemp("folder"), make_splits(seed=3, users=80, length=25, requests=5)
     )
@@ -46,7 +48,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(folder):
-    """Requests, label and weight; some candidates are padding."""
+    """Reads requests, label and weight; some candidates are padding."""
     tensors = next(iter(read_requests(folder, "train", 16)))
     assert 0 < float(tf.reduce_mean(tensors[2])) < 1
     return tensors
@@ -129,7 +131,7 @@ def test_metrics_leave_padded_candidates_out(folder):
     assert numbers["auc"] == pytest.approx(exact, abs=0.005)
 
 
-def test_metrics_of_ones_own(folder, batch):
+def test_own_metrics_replace_the_default_ones(folder, batch):
     recall = tf.keras.metrics.Recall(name="mine")
     ranking = Ranking(randomize(small_dare(folder.schema)), metrics=[recall])
     ranking.compute_loss(batch, training=False)
@@ -170,7 +172,7 @@ def test_ranking_saves_and_loads_its_weights(folder, batch, name, tmp_path):
     assert np.abs(other(batch[0]) - wanted).max() > 0.01
 
 
-def test_predict_is_what_the_ranker_says(folder):
+def test_predict_equals_the_ranker(folder):
     ranking = Ranking(randomize(small_dare(folder.schema)))
     probability = ranking.predict(split_of(folder, "test"), verbose=0)
     assert probability.shape == (400, 3)
@@ -248,7 +250,7 @@ def test_model_with_a_cross_of_tensorflow_recommenders_loads(folder, batch, tmp_
 
 
 def record(history, target, label=None):
-    """One request after the whole history; items and categories as pairs."""
+    """Makes a record with one request after the whole history; (item, category) pairs."""
 
     def columns(pairs):
         pairs = np.array(pairs, np.int32).reshape(-1, 2)
@@ -311,7 +313,7 @@ def test_catalog_holds_features_of_several_values(rich_folder):
 
 
 def embedded(model, ids, folder):
-    """Sum of the tables' rows, in NumPy."""
+    """Sums the tables' rows, in NumPy."""
     tables = {name: raw(model.candidate_tower.tables[name]).numpy() for name in folder.schema.names}
     return sum(tables[name][np.asarray(ids[name])] for name in folder.schema.names)
 
@@ -328,7 +330,7 @@ def user_by_hand(model, requests, folder, behaviors):
 
 
 def with_garbage(requests):
-    """A user without behaviors, and ids beyond the length that must not matter."""
+    """Empties one history, and puts ids beyond each length, which must not matter."""
     length = tf.tensor_scatter_nd_update(requests["history_length"], [[0]], [0])
     columns = tf.shape(requests["history_item"])[1]
     beyond = tf.range(columns) >= length[:, tf.newaxis]
@@ -347,7 +349,7 @@ def test_towers_against_numpy(folder, catalog, batch):
 
 
 def loss_by_hand(model, users, requests, clicked, folder, catalog):
-    """Softmax over the batch's clicks, less log of their share, equal items masked."""
+    """Computes the softmax over the batch's clicks, less log of their share, equal items masked."""
     index = np.argwhere(clicked)
     ids = {name: requests[f"target_{name}"].numpy()[tuple(index.T)] for name in folder.schema.names}
     candidates, item = embedded(model, ids, folder), ids["item"]
@@ -501,7 +503,7 @@ def test_numbers_of_items_must_fit(folder, catalog, batch, k, candidates):
 
 @pytest.fixture(scope="module")
 def rich_folder(tmp_path_factory):
-    """A folder with all that a schema can have."""
+    """Writes a folder with all that a schema can have."""
     parts = {"multi_hot": MULTI_HOT, "context": CONTEXT}
     return write_folder(
         tmp_path_factory.mktemp("rich"),
@@ -526,7 +528,7 @@ def test_example_runs_on_a_folder_with_every_kind_of_feature(rich_folder, capsys
 
 
 def test_compare_by_hand(folder, catalog):
-    """An index that knows what is clicked finds it always; a limit stops the ranking."""
+    """Compares with an index that knows the clicks and always finds them; a limit stops ranking."""
     batch_sizes = []
 
     class Recommender:
@@ -574,12 +576,12 @@ def test_click_is_among_by_hand():
         ("--seed", "-2", "--seed must not be negative. Received: -2"),
     ],
 )
-def test_example_refuses_what_cannot_work(folder, capsys, argument, value, says):
+def test_example_refuses_invalid_arguments(folder, capsys, argument, value, says):
     assert example.main(["--sequences", folder.path, argument, value]) == 2
     assert says in capsys.readouterr().err
 
 
-def test_example_refuses_a_folder_that_is_none(tmp_path, capsys):
+def test_example_refuses_a_folder_without_sequences(tmp_path, capsys):
     assert example.main(["--sequences", str(tmp_path / "nowhere")]) == 2
     assert "No folder of sequences" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""In what two schemas differ, in words."""
+"""Messages about the differences of two schemas."""
 
 import dataclasses
 

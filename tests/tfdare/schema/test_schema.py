@@ -1,4 +1,4 @@
-"""The contract that every part shares."""
+"""The schema: JSON, digest, dimensions, buckets of positions and time gaps."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A folder of sequences is opened only if it is finished and whole."""
+"""Folders of sequences: opened only if finished and whole."""
 
 import dataclasses
 import json
@@ -120,7 +120,7 @@ def _broken_manifest(folder):
         (_broken_manifest, ["manifest.json", "not JSON"]),
     ],
 )
-def test_refused(folder, damage, words):
+def test_damaged_folders_are_refused(folder, damage, words):
     damage(folder)
     with pytest.raises(SchemaError) as error:
         open_sequences(folder)

@@ -212,6 +212,6 @@ def test_the_most_frequent():
         ([2], [1, 3, 3], "rise from 1"),
     ],
 )
-def test_what_cannot_be_counted(categories, positions, words):
+def test_invalid_arguments_are_refused(categories, positions, words):
     with pytest.raises(ValueError, match=words):
         InterestCounts(categories, positions)

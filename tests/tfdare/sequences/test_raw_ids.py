@@ -1,4 +1,4 @@
-"""Raw ids of rows: by vocabulary, and stand-ins where ids were hashed."""
+"""Raw ids of rows: from the vocabulary, or any id with the same hash."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""One user's record, on the wire as TensorFlow writes and reads it."""
+"""One user's record: encoded and framed as TensorFlow writes and reads it."""
 
 import dataclasses
 import io

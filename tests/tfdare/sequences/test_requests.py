@@ -26,14 +26,14 @@ SEVERAL = {"tags": 3, "interests": 2}
 
 
 def test_one_request_by_hand():
-    one = one_request(
+    request = one_request(
         {"item": [7, 8], "tags": [[1, 2], []]},
         {"item": [9], "tags": [[3]]},
         time_gap=[60, 2**40],
         context={"hour": 5, "interests": [4], "price": 2.5},
         values=SEVERAL,
     )
-    assert {name: (array.dtype.name, array.tolist()) for name, array in one.items()} == {
+    assert {name: (array.dtype.name, array.tolist()) for name, array in request.items()} == {
         "history_item": ("int64", [[7, 8]]),
         "history_tags": ("int64", [[[1, 2, -1], [-1, -1, -1]]]),
         "history_length": ("int32", [2]),
@@ -44,14 +44,14 @@ def test_one_request_by_hand():
         "context_interests": ("int64", [[4, -1]]),
         "context_price": ("float32", [2.5]),
     }
-    assert set(search_inputs(one)) == {n for n in one if not n.startswith("context_")}
+    assert set(search_inputs(request)) == {n for n in request if not n.startswith("context_")}
 
 
 def test_an_empty_history_has_a_column_of_everything():
-    one = one_request(
+    request = one_request(
         {"item": [], "tags": []}, {"item": [9], "tags": [[]]}, time_gap=[], values={"tags": 3}
     )
-    assert {name: array.shape for name, array in one.items()} == {
+    assert {name: array.shape for name, array in request.items()} == {
         "history_item": (1, 1),
         "history_tags": (1, 1, 3),
         "history_length": (1,),
@@ -59,7 +59,7 @@ def test_an_empty_history_has_a_column_of_everything():
         "target_item": (1, 1),
         "target_tags": (1, 1, 3),
     }
-    assert (one["history_tags"] == NO_VALUE).all()
+    assert (request["history_tags"] == NO_VALUE).all()
 
 
 def test_stack_pads_everything_to_the_longest():

@@ -1,4 +1,4 @@
-"""Statistics of logs by hand, the reader, the fit, and the sets that come with the package."""
+"""Fitting the simulator: statistics of logs, the reader, the fit, and packaged option sets."""
 
 import dataclasses
 import gzip
@@ -54,7 +54,7 @@ def test_statistics_by_hand():
     assert ranks(60).tolist() == [1, 2, 5, 10, 20, 50]
 
 
-def test_statistics_see_what_is_planted():
+def test_statistics_reveal_planted_relations():
     plain = dataclasses.replace(OPTIONS, relation=0.0, favorite=0.0)
     none = measure(views_like(plain))
     related = measure(views_like(dataclasses.replace(plain, relation=0.8, lag_low=2, lag_high=2)))
@@ -169,7 +169,7 @@ def test_reader_takes_other_columns_and_any_order(tmp_path):
 # --- the fit ------------------------------------------------------------------------------------
 
 
-def test_fit_finds_what_a_log_was_made_with():
+def test_fit_recovers_the_options_of_a_log():
     planted = dataclasses.replace(
         OPTIONS,
         users=250,
@@ -217,7 +217,7 @@ def test_a_log_too_small_is_refused():
     "name, path, columns",
     [("taobao", TAOBAO, None), ("checkins", CHECKINS, {"time": "timestamp"})],
 )
-def test_the_sets_that_come_along_look_like_their_logs(name, path, columns):
+def test_packaged_option_sets_resemble_their_logs(name, path, columns):
     sample = read_sample([path], columns=columns, progress=False)
     known = parameters.read(name)
     fitted = fit(sample.views, options=known.options, rounds=0)

@@ -1,4 +1,4 @@
-"""What was planted, as data: relations, causes, and grades of relevance."""
+"""The planted truth of a simulated log: relations, causes, and grades of relevance."""
 
 import dataclasses
 import subprocess

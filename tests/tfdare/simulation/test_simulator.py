@@ -1,3 +1,5 @@
+"""The simulator: the same log from the same seed, and the planted relations in its rows."""
+
 import dataclasses
 import functools
 import gzip
@@ -197,7 +199,7 @@ def test_without_relation_the_partner_does_not_follow():
     assert partner_rate(views, planted) < 1.3 * partner_rate(views, planted, shuffle=True)
 
 
-def test_sure_relation_is_kept_by_every_event():
+def test_a_relation_of_one_holds_for_every_event():
     # One lag, so that no two events pull the same page view.
     options = dataclasses.replace(OPTIONS, users=40, relation=1.0, lag_low=4, lag_high=4)
     assert partner_rate(page_views(whole(options)), truth(options)) == 1.0
@@ -389,7 +391,7 @@ def test_block_of_no_users_is_refused_at_once():
         {"favorites": 1, "favorite": 1.0, "noise": 1.0, "lifelong": 0.0, "drift": 0.0},
     ],
 )
-def test_extremes_work(change):
+def test_extreme_options_work(change):
     options = dataclasses.replace(SMALL, **change)
     log = whole(options)
     assert np.unique(log.user).size == options.users == len(truth(options)["users"])

@@ -1,4 +1,4 @@
-"""When training ends early, and what it says then."""
+"""Callbacks: early stopping, losses that are not finite, and the pace of training."""
 
 import pytest
 
@@ -13,7 +13,7 @@ class Fitted:
 
 
 def stops_at(values, patience, best=None, waited=0):
-    """Epochs that a training with these validation AUCs makes."""
+    """Counts the epochs of a training with these validation AUCs."""
     callback, callback_model = Patience(patience, best, waited), Fitted()
     callback.set_model(callback_model)
     if callback.ended:
@@ -57,7 +57,7 @@ def test_a_loss_is_checked_at_every_step():
         watch.on_test_batch_end(0, {"loss": float("nan")})
 
 
-def test_pace_leaves_out_tracing_and_validation(monkeypatch):
+def test_pace_excludes_tracing_and_validation(monkeypatch):
     now = iter([5.0, 6.0, 8.0, 100.0, 101.0])  # first step, two more; next epoch, one step
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: next(now))
     pace = Pace()

@@ -56,7 +56,7 @@ def test_a_run_stands_alone(begin, sequences, schema):
             assert copy == file.read()
 
 
-def test_an_empty_folder_will_do(begin):
+def test_a_run_may_start_in_an_empty_folder(begin):
     begin.path.mkdir()
     assert begin() is False
 
@@ -68,7 +68,7 @@ def test_the_same_options_resume(begin):
     assert (begin.path / "history.csv").read_text() == "kept"
 
 
-def test_cut_off_while_it_was_started(begin):
+def test_a_run_killed_while_starting_starts_again(begin):
     begin()
     whole = files_of(begin.path)
     for name in whole:
@@ -139,5 +139,5 @@ def test_metrics_by_split(tmp_path):
     update_metrics(str(tmp_path), "test", {"auc": 0.5})
     update_metrics(str(tmp_path), "train", {"auc": None})
     update_metrics(str(tmp_path), "test", {"auc": 0.75})
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert found == {"test": {"auc": 0.75}, "train": {"auc": None}}
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == {"test": {"auc": 0.75}, "train": {"auc": None}}

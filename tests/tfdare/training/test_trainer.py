@@ -1,4 +1,4 @@
-"""``tfdare train``: what a run holds, what is refused, and a kill in the middle."""
+"""``tfdare train``: what a run holds, what is refused, and resuming a killed run."""
 
 import csv
 import json
@@ -42,14 +42,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, folder):
-    """A run of two epochs by a fresh process: its folder, and what the process said."""
+    """Trains two epochs in a new process: the run's folder, and what the process printed."""
     output = tmp_path_factory.mktemp("trained") / "run"
     return output, run_tfdare("train", *arguments(folder, output, "--epochs", "2"))
 
 
 @pytest.fixture(scope="module")
 def trained(finished):
-    """The folder of a finished run of two epochs; tests read it."""
+    """Returns the folder of a finished run of two epochs; tests only read it."""
     output, process = finished
     assert process.returncode == 0, process.stderr
     return output
@@ -162,22 +162,22 @@ def test_evaluate_gives_the_same_numbers(trained, folder, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     before = read_json(run / "metrics.json")
-    given = ["--run", str(run), "--sequences", folder.path]
-    assert evaluate.main(given) == 0
+    argv = ["--run", str(run), "--sequences", folder.path]
+    assert evaluate.main(argv) == 0
     out = capsys.readouterr().out
     assert f"{before['test']['auc']:.4f}" in out
     after = read_json(run / "metrics.json")
     assert after["validation"] == before["validation"] and after["training"] == before["training"]
     for name in ("auc", "gauc", "auc_seen", "auc_new", "logloss"):
         assert after["test"][name] == pytest.approx(before["test"][name], abs=1e-6)
-    assert evaluate.main([*given, "--split", "train", "--batch_size", "7"]) == 0
+    assert evaluate.main([*argv, "--split", "train", "--batch_size", "7"]) == 0
     assert read_json(run / "metrics.json")["train"]["requests"] == folder.requests("train")
 
 
 def test_the_best_epoch_is_saved(trained, folder):
     model = load_run(str(trained)).model()
-    found = model.evaluate(read_requests(folder, "validation", 16), verbose=0, return_dict=True)
-    assert found["auc"] == pytest.approx(max(auc for _, auc in epochs_of(trained)), abs=1e-6)
+    metrics = model.evaluate(read_requests(folder, "validation", 16), verbose=0, return_dict=True)
+    assert metrics["auc"] == pytest.approx(max(auc for _, auc in epochs_of(trained)), abs=1e-6)
 
 
 def test_keep_best_keeps_the_best(folder, tmp_path):
@@ -213,12 +213,12 @@ def test_backup_brings_all_of_it_back(folder, tmp_path):
     assert Backup(str(tmp_path / "backup"), second).restore() == 2
 
     def assert_same():
-        for one, other in (
+        for ours, theirs in (
             (first.weights, second.weights),
             (first.optimizer.variables, second.optimizer.variables),
         ):
-            assert len(one) == len(other)
-            for left, right in zip(one, other):
+            assert len(ours) == len(theirs)
+            for left, right in zip(ours, theirs):
                 np.testing.assert_array_equal(raw(left).numpy(), raw(right).numpy())
 
     assert int(first.optimizer.iterations) == 2
@@ -240,11 +240,11 @@ def test_history_keeps_the_epochs_that_are_done(tmp_path):
     assert log.read_text() == ""
 
 
-def test_killed_and_resumed(folder, tmp_path, capfd):
+def test_a_killed_run_is_resumed(folder, tmp_path, capfd):
     run, epochs = tmp_path / "run", 8
-    given = arguments(folder, run, "--epochs", str(epochs))
+    argv = arguments(folder, run, "--epochs", str(epochs))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfdare.cli", "train", *given],
+        [sys.executable, "-m", "tfdare.cli", "train", *argv],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -261,10 +261,10 @@ def test_killed_and_resumed(folder, tmp_path, capfd):
     with pytest.raises(UsageError, match="has not finished"):
         load_run(str(run))
 
-    assert main([*given, "--seed", "2"]) == 2
+    assert main([*argv, "--seed", "2"]) == 2
     assert "other options (seed)" in capfd.readouterr().err
 
-    assert main(given) == 0
+    assert main(argv) == 0
     captured = capfd.readouterr()
     training = read_json(run / "metrics.json")["training"]
     before = training["epochs_before"]
@@ -275,11 +275,11 @@ def test_killed_and_resumed(folder, tmp_path, capfd):
     assert [epoch for epoch, _ in epochs_of(run)] == list(range(epochs))
     assert not (run / "backup").exists() and not list(run.glob("*.weights.h5"))
     model = load_run(str(run)).model()
-    found = model.evaluate(read_requests(folder, "validation", 16), verbose=0, return_dict=True)
-    assert found["auc"] == pytest.approx(max(auc for _, auc in epochs_of(run)), abs=1e-6)
+    metrics = model.evaluate(read_requests(folder, "validation", 16), verbose=0, return_dict=True)
+    assert metrics["auc"] == pytest.approx(max(auc for _, auc in epochs_of(run)), abs=1e-6)
 
 
-def test_killed_after_the_last_epoch(trained, folder, tmp_path, capfd):
+def test_a_run_killed_after_the_last_epoch_is_finished(trained, folder, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     expected = read_json(run / "metrics.json")
@@ -288,9 +288,9 @@ def test_killed_after_the_last_epoch(trained, folder, tmp_path, capfd):
     assert main(arguments(folder, run, "--epochs", "2")) == 0
     captured = capfd.readouterr()
     assert "2 of 2 epochs are done" in captured.err and "Epoch" not in captured.out
-    found = read_json(run / "metrics.json")
-    assert found["training"]["epochs_before"] == 2
-    assert found["test"]["auc"] == pytest.approx(expected["test"]["auc"], abs=1e-6)
+    metrics = read_json(run / "metrics.json")
+    assert metrics["training"]["epochs_before"] == 2
+    assert metrics["test"]["auc"] == pytest.approx(expected["test"]["auc"], abs=1e-6)
     assert len(epochs_of(run)) == 2
 
 
@@ -302,10 +302,10 @@ def test_a_finished_run_is_refused(trained, folder, capsys):
     assert (trained / "model.keras").read_bytes() == before
 
 
-def test_overwritten(trained, folder, tmp_path):
+def test_overwrite_replaces_a_run(trained, folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    given = arguments(
+    argv = arguments(
         folder,
         run,
         "--epochs",
@@ -318,7 +318,7 @@ def test_overwritten(trained, folder, tmp_path):
         "--weight_decay",
         "0.01",
     )
-    assert main(given) == 0
+    assert main(argv) == 0
     assert [epoch for epoch, _ in epochs_of(run)] == [0]
     assert read_json(run / "run.json")["model"] == "TWIN"
     assert load_run(str(run)).model().auxiliary_head is None
@@ -379,8 +379,8 @@ def test_sequences_that_are_not_there(tmp_path, capsys, finished, words):
     path = tmp_path / "s"
     if finished is not None:
         write_folder(path, make_splits(users=2), finished=finished)
-    given = ["--sequences", str(path), "--output", str(tmp_path / "run")]
-    assert main(given) == 2
+    argv = ["--sequences", str(path), "--output", str(tmp_path / "run")]
+    assert main(argv) == 2
     err = capsys.readouterr().err
     assert str(path) in err and words in err
     assert not (tmp_path / "run").exists()
@@ -408,7 +408,7 @@ def test_other_sequences_do_not_resume(trained, folder, tmp_path, capsys):
 def test_evaluate_refuses(trained, folder, tmp_path, capsys):
     other = write_folder(tmp_path / "s", make_splits(users=3), window=WINDOW + 1)
     grown = write_folder(tmp_path / "g", make_splits(users=3), sizes={"item": 31, "category": 9})
-    for given, words in [
+    for argv, words in [
         (["--run", str(trained), "--sequences", other.path], "digest"),
         (
             ["--run", str(trained), "--sequences", grown.path],
@@ -418,7 +418,7 @@ def test_evaluate_refuses(trained, folder, tmp_path, capsys):
         (["--run", str(tmp_path / "no"), "--sequences", folder.path], "No training run"),
         (["--run", str(trained), "--sequences", folder.path, "--batch_size", "0"], "--batch_size"),
     ]:
-        assert evaluate.main(given) == 2
+        assert evaluate.main(argv) == 2
         err = capsys.readouterr().err
         assert words in err and err.startswith("tfdare evaluate: ") and "Traceback" not in err
 
@@ -439,8 +439,8 @@ def test_patience_that_is_used_up_is_known_on_resuming(trained, folder, tmp_path
     assert done["examples_per_s"] is None
 
 
-def test_options_of_training(folder, tmp_path):
-    """All at once; what diverges says where."""
+def test_many_options_at_once(folder, tmp_path):
+    """Trains with many options at once, and checks that each took effect."""
     run = tmp_path / "run"
     metrics = train(
         folder.path,
@@ -478,14 +478,14 @@ def test_options_of_training(folder, tmp_path):
     assert float(model.optimizer.table_learning_rate) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_head_keeps_what_the_model_gave_it():
+def test_dropout_changes_no_other_setting_of_the_head():
     assert _head("DARE", 0.5).batch_norm and not _head("SIM-hard", 0.5).batch_norm
     assert _head("DARE", 0.5).dropout == 0.5 and _head("DARE", 0.5).name == "head"
 
 
-def test_a_loss_that_is_no_number_is_named(folder, tmp_path, capsys, monkeypatch):
-    given = arguments(folder, tmp_path / "run", "--learning_rate", "1e30", "--epochs", "2")
-    assert main(given) == 2
+def test_a_diverged_training_is_reported(folder, tmp_path, capsys, monkeypatch):
+    argv = arguments(folder, tmp_path / "run", "--learning_rate", "1e30", "--epochs", "2")
+    assert main(argv) == 2
     err = capsys.readouterr().err
     assert "epoch 1, step" in err and "training diverged" in err and "--clip_norm" in err
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -58,7 +58,7 @@ def new_model(sequences, name="DARE", dims=(3, 4)):
     return build_model(name, sequences.schema.with_dims(*dims), top_k=4)
 
 
-def test_old_requests_are_judged_as_before(run, folder, grown):
+def test_old_requests_keep_their_predictions(run, folder, grown):
     trained, model = run.model(), new_model(grown)
     fresh = [raw(weight).numpy() for weight in model.weights]
     assert warm_start(model, run, grown) == {"item": 11, "category": 1, "hour": 0, "interests": 0}
@@ -85,7 +85,7 @@ def test_the_command_goes_on(run, grown, tmp_path, capsys):
 
 
 def moved(folder, name, change):
-    """The folder with another vocabulary of one feature, in a place of its own."""
+    """Returns the folder with another vocabulary of one feature."""
 
     def vocabulary(which):
         ids = folder.vocabulary(which)
@@ -96,7 +96,7 @@ def moved(folder, name, change):
     return changed
 
 
-def test_what_does_not_fit_is_named(run, folder, grown, tmp_path, capsys):
+def test_changes_that_do_not_fit_are_named(run, folder, grown, tmp_path, capsys):
     swapped = moved(grown, "category", lambda ids: ids[[0, 2, 1, *range(3, len(ids))]])
     with pytest.raises(SchemaError, match=r"row 3 of 'category' was id 1007, now 1014"):
         warm_start(new_model(grown), run, swapped)
