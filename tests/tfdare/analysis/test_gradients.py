@@ -208,7 +208,7 @@ def test_plot_draws_what_the_numbers_say():
     figure = plot_gradients(numbers, "category")
     share = figure.axes[1].lines[0].get_ydata()
     assert share.tolist() == numbers["TWIN"]["features"]["category"]["conflict_by_step"]
-    assert "nothing to conflict" in figure.axes[4].texts[0].get_text()
+    assert "no conflict is possible" in figure.axes[4].texts[0].get_text()
 
 
 def test_a_probe_needs_a_step():
