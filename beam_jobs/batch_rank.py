@@ -6,6 +6,7 @@ The only job whose workers import TensorFlow; they do so when they load the mode
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ from beam_jobs.output.publish import staged
 from beam_jobs.reading.inputs import find_paths
 from beam_jobs.requests.ranked import RankRequest, from_json, from_record, lay_out
 from beam_jobs.shared.errors import InputError, exit_code
-from beam_jobs.shared.parser import JobParser, parse_job
+from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file, write_file
 from beam_jobs.shared.tallies import TALLY, AddTallies, tagged
@@ -65,6 +66,7 @@ _COLUMNS = pa.schema(
     ]
 )
 _BEHAVIORS = ("behavior_index", "attention_score")
+_BOUNDS = (("batch_size", 1, math.inf), ("max_failed_fraction", 0, 1))
 Answer: TypeAlias = tuple[RankRequest, Any]
 """A request with its outputs by name, or with the reason why it could not be ranked."""
 
@@ -312,16 +314,7 @@ def _write(rows, options, path: str) -> None:
 def _check(options) -> None:
     if bool(options.sequences) == bool(options.requests):
         raise InputError("Give --sequences or --requests, and not both")
-    if options.split not in SPLITS:
-        raise InputError(f"--split must be one of {', '.join(SPLITS)}. Received: {options.split!r}")
-    if options.format not in ("parquet", "jsonl"):
-        raise InputError(f"--format must be parquet or jsonl. Received: {options.format!r}")
-    if options.batch_size < 1:
-        raise InputError(f"--batch_size must be at least 1. Received: {options.batch_size}")
-    if not 0 <= options.max_failed_fraction <= 1:
-        raise InputError(
-            f"--max_failed_fraction must be from 0 to 1. Received: {options.max_failed_fraction}"
-        )
+    check_bounds(options, _BOUNDS)
     if not find_paths([f"{options.model.rstrip('/')}/saved_model.pb"], "model"):
         raise InputError(f"--model {options.model!r} holds no saved_model.pb")
 
@@ -346,7 +339,7 @@ def make_parser() -> JobParser:
     parser = JobParser("python -m beam_jobs.batch_rank", _EXAMPLE, _HELP)
     add = parser.add_argument
     add("--sequences", metavar="FOLDER", help="folder that `tfdare prepare` wrote")
-    add("--split", default="test", help=f"{', '.join(SPLITS)}; default test")
+    add("--split", default="test", choices=SPLITS, help="default test")
     add("--newest", action="store_true", help="only the newest request of each user")
     add("--requests", nargs="+", metavar="FILE", help="files of JSON lines instead; may be gzipped")
     add("--model", required=True, metavar="FOLDER", help="a version that `tfdare export` wrote")
@@ -358,7 +351,7 @@ def make_parser() -> JobParser:
         help="also write the behaviors that search returned: behavior_index (-1: none) and "
         "attention_score",
     )
-    add("--format", default="parquet", help="parquet (default) or jsonl")
+    add("--format", default="parquet", choices=("parquet", "jsonl"), help="default parquet")
     add(
         "--max_failed_fraction",
         type=float,

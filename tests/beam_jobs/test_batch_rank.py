@@ -245,11 +245,12 @@ def test_padding_says_nothing(exported):
     ("more", "words"),
     [
         ((), "Give --sequences or --requests"),
-        (("--sequences", "x", "--split", "all"), "Received: 'all'"),
         (("--sequences", "x", "--batch_size", 0), "--batch_size must be at least 1"),
         (("--sequences", "x"), "No folder of sequences at 'x'"),
         (("--requests", "none.jsonl"), "none.jsonl': no such file"),
-        (("--requests", __file__, "--format", "csv"), "must be parquet or jsonl. Received: 'csv'"),
+        (("--sequences", "x", "--max_failed_fraction", 2), "must be at most 1. Received: 2"),
+        (("--sequences", "x", "--split", "all"), "argument --split: invalid choice: 'all'"),
+        (("--sequences", "x", "--format", "csv"), "argument --format: invalid choice: 'csv'"),
     ],
 )
 def test_inputs_that_cannot_be_ranked_are_refused(exported, tmp_path, capsys, more, words):
