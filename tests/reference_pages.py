@@ -11,19 +11,19 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[1]
-READMES = {
-    "README.md": "index.md",
-    "CHANGELOG.md": "CHANGELOG.md",
-    "CONTRIBUTING.md": "CONTRIBUTING.md",
-    "SECURITY.md": "SECURITY.md",
-    "beam_jobs/README.md": "beam_jobs/README.md",
-    "serving/README.md": "serving/README.md",
-    "serving/config/README.md": "serving/config/README.md",
-    "serving/config/RUNBOOK.md": "serving/config/RUNBOOK.md",
-    "tfdare/README.md": "tfdare/README.md",
-    "tfdare/analysis/README.md": "tfdare/analysis/README.md",
-    "tests/benchmarks/README.md": "tests/benchmarks/README.md",
-}
+READMES = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "beam_jobs/README.md",
+    "serving/README.md",
+    "serving/config/README.md",
+    "serving/config/RUNBOOK.md",
+    "tfdare/README.md",
+    "tfdare/analysis/README.md",
+    "tests/benchmarks/README.md",
+]
 OF_KERAS = {
     "build",
     "call",
@@ -96,20 +96,22 @@ def on_config(config):
 
 def on_files(files, config):
     """Gives the pages, and every file of the repository that a README links to."""
-    missing = undocumented_names()
+    packages = load_packages()
+    missing = undocumented_names(packages.values())
     if missing:
         raise PluginError("Public names without a docstring: " + ", ".join(missing))
     pages = Files([file for file in files if not file.src_uri.endswith(".ipynb")])
-    for source, uri in READMES.items():
+    for source in READMES:
         text = (ROOT / source).read_text(encoding="utf-8")
         plain = text.replace("```python no-run", "```python")
-        pages.append(File.generated(config, uri, content=plain))
+        page = "index.md" if source == "README.md" else source
+        pages.append(File.generated(config, page, content=plain))
         for link in re.findall(r"\]\(\s*([^)#:\s]+)\)", text):
             target = (ROOT / source).parent.joinpath(link).resolve()
             uri = target.relative_to(ROOT).as_posix()
             if target.is_file() and uri not in READMES and uri not in pages.src_uris:
                 pages.append(File.generated(config, uri, abs_src_path=str(target)))
-    for name, package in load_packages().items():
+    for name, package in packages.items():
         content = reference_page(name, exported(package))
         pages.append(File.generated(config, f"reference/{name}.md", content=content))
     return pages
@@ -149,11 +151,11 @@ def exported(package):
     ]
 
 
-def undocumented_names():
+def undocumented_names(packages):
     """Returns dotted names of exported functions and classes, and of their public methods, that
     have no docstring, neither their own nor that of the method they override."""
     missing = set()
-    for package in load_packages().values():
+    for package in packages:
         for member in exported(package):
             if member.is_attribute or member.is_module:
                 continue

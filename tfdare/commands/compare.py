@@ -37,38 +37,24 @@ def main(argv: list[str] | None = None) -> int:
         metavar="MODEL",
         help=f"any of {', '.join(MODELS)}; all of them if not given",
     )
-    add(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=list(LIST_DEFAULTS["seeds"]),
-        metavar="SEED",
-        help="of initial weights and shuffling; one training for each",
-    )
-    add(
-        "--attention_dims",
-        type=int,
-        nargs="+",
-        default=list(LIST_DEFAULTS["attention_dims"]),
-        metavar="DIM",
-        help="K_A, columns per attention table; also the width of shared tables",
-    )
-    add(
-        "--representation_dims",
-        type=int,
-        nargs="+",
-        default=list(LIST_DEFAULTS["representation_dims"]),
-        metavar="DIM",
-        help="K_R, columns per representation table",
-    )
-    add(
-        "--learning_rates",
-        type=float,
-        nargs="+",
-        default=list(LIST_DEFAULTS["learning_rates"]),
-        metavar="RATE",
-        help="if several, the validation AUC of the first seed selects one for each row",
-    )
+    for name, number, metavar, help in (
+        ("seeds", int, "SEED", "of initial weights and shuffling; one training for each"),
+        (
+            "attention_dims",
+            int,
+            "DIM",
+            "K_A, columns per attention table; also the width of shared tables",
+        ),
+        ("representation_dims", int, "DIM", "K_R, columns per representation table"),
+        (
+            "learning_rates",
+            float,
+            "RATE",
+            "if several, the validation AUC of the first seed selects one for each row",
+        ),
+    ):
+        default = list(LIST_DEFAULTS[name])
+        add(f"--{name}", type=number, nargs="+", default=default, metavar=metavar, help=help)
     add_train_options(parser, TRAINING_DEFAULTS)
     add("--resamples", type=int, default=RESAMPLES, help="resamples of users, for the intervals")
 
