@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfdare/__init__.py").read_
 
 # What every part needs: enough to sort events on a Beam worker, without TensorFlow.
 CORE = ["numpy>=1.26", "protobuf>=5.28", "google-crc32c>=1.5"]
-BEAM = ["apache-beam>=2.60", "pyarrow>=14", "fastavro>=1.9"]
+BEAM = ["apache-beam>=2.60", "pyarrow>=14", "fastavro>=1.9", "scipy>=1.11"]
 MODEL = [
     "tensorflow>=2.18,<2.22",
     "tensorboard>=2.18,<2.22",
@@ -20,7 +20,6 @@ MODEL = [
     # on macOS it asks for a TensorFlow that ended with 2.16
     "tensorflow-recommenders>=0.7.3; sys_platform == 'linux'",
     "scikit-learn>=1.4",
-    "scipy>=1.11",
     "threadpoolctl>=3.1",
     "matplotlib>=3.8",
     "tqdm>=4.66",
@@ -114,6 +113,7 @@ setup(
             "compare=tfdare.commands.compare:main",
             "analyze=tfdare.commands.analyze:main",
             "export=tfdare.commands.export:main",
+            "renew-attention=tfdare.commands.renew_attention:main",
             "demo=tfdare.commands.demo:main",
             "prepare=beam_jobs.build_sequences:main",
             "serve=serving.server.main:main",

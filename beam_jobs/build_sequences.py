@@ -19,6 +19,8 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
         StandardOptions,
     )
 
+from beam_jobs.cooccurrence.given import check_given
+from beam_jobs.cooccurrence.learn import LearnVectors
 from beam_jobs.histories.earlier_run import Earlier, open_earlier
 from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.histories.sort import HISTORIES, SortHistories
@@ -29,12 +31,13 @@ from beam_jobs.output.write import TALLY_FILE, WriteRejected, WriteSequences, Wr
 from beam_jobs.reading import inputs
 from beam_jobs.reading.bigquery import BIGQUERY, ReadTable, as_files
 from beam_jobs.reading.events import EVENTS, LINES, REJECTED, ReadEvents
-from beam_jobs.requests.build import RECORDS, BuildRequests
+from beam_jobs.requests.build import BEHAVIORS, FACTS, RECORDS, BuildRequests
 from beam_jobs.shared.errors import exit_code
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file
 from beam_jobs.shared.tallies import TALLY
 from beam_jobs.vocabulary.learn import LearnVocabularies
+from tfdare.sequences.vectors import VECTORS_FOLDER
 
 _BUCKET_BYTES = 32 << 20
 _TABLE_BUCKETS = 256  # for a table, whose size is unknown
@@ -121,16 +124,27 @@ class BuildSequences(beam.PTransform):
             hashed=options.hash_buckets,
             merge_ram=options.merge_ram,
         )
+        names = tuple(options.vectors.features)
         requests = histories | BuildRequests(
-            learned, options.context_form, options.protocol, options.sampling, options.encoding
+            learned,
+            options.context_form,
+            options.protocol,
+            options.sampling,
+            options.encoding,
+            vector_features=names,
         )
+        vectors = None
+        if names:
+            vectors = (requests[BEHAVIORS], requests[FACTS]) | LearnVectors(
+                options.vectors, buckets, folder, f"{VECTORS_FOLDER}/", form.features[0], folder
+            )
         written = requests[RECORDS] | WriteSequences(
             folder, buckets, options.compression == "gzip", options.shard_bytes
         )
         results = (
             (*tallies, requests[TALLY], written)
             | "AllTallies" >> beam.Flatten()
-            | WriteTally(folder, learned)
+            | WriteTally(folder, learned, vectors)
         )
         return {RESULTS: results, REJECTED_COUNTS: rejected_counts}
 
@@ -174,6 +188,8 @@ def build(options: Options) -> dict[str, Any]:
     """Runs the job with parsed options; see :func:`run`."""
     started = time.time()
     progress = Progress()
+    for name, path in options.vectors.given.items():
+        check_given(path, name)
     staging = Staging(options.output, options.overwrite)
     earlier = open_base(options)
     if options.form.kind == BIGQUERY:

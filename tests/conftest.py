@@ -21,11 +21,10 @@ def schema():
 
 @pytest.fixture(scope="session")
 def dare(schema):
-    """Provides a DARE with random weights; K = 3."""
-    from tests.harness import randomize
-    from tfdare.models import DARE
+    """Provides a DARE that learns attention, with random weights; K = 3."""
+    from tests.harness import learned_dare, randomize
 
-    yield from _unchanged(randomize(DARE(schema, top_k=3)))
+    yield from _unchanged(randomize(learned_dare(schema, top_k=3)))
 
 
 @pytest.fixture(scope="session")

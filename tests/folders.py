@@ -131,6 +131,7 @@ def write_folder(
     context=(),
     time_gap=None,
     hashed=(),
+    vectors=True,
 ):
     """Writes a folder as the Beam job leaves it, and opens it.
 
@@ -142,6 +143,7 @@ def write_folder(
         multi_hot, context: as for :func:`make_record`, of which the records were made.
         time_gap: TimeGap or None. Of the schema.
         hashed: names of features that have no vocabulary.
+        vectors: bool. Whether the features of one value have vectors.
     """
     path = os.fspath(path)
     os.makedirs(os.path.join(path, "vocabulary"), exist_ok=True)
@@ -198,6 +200,7 @@ def write_folder(
         "code": {"package": "tfdare", "version": tfdare.__version__},
         "schema_digest": schema.digest,
         "counts": {"splits": counts},
+        "vectors": _write_vectors(path, sizes) if vectors else {},
     }
     _write_text(os.path.join(path, "manifest.json"), json.dumps(manifest))
     if not finished:
@@ -267,3 +270,18 @@ def _in_groups(values, size):
 def _write_text(path, text):
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def _write_vectors(path, sizes, columns=16):
+    """Writes random vectors of length 1; returns their entries in the manifest."""
+    os.makedirs(os.path.join(path, "vectors"), exist_ok=True)
+    entries = {}
+    for name, size in sizes.items():
+        file = f"vectors/{name}.npz"
+        values = np.random.default_rng(size).normal(size=(size, columns)).astype(np.float32)
+        values /= np.linalg.norm(values, axis=1, keepdims=True)
+        values[:FIRST_ID] = 0
+        np.savez(os.path.join(path, file), vectors=values)
+        digest = file_digest(os.path.join(path, file))
+        entries[name] = {"file": file, "digest": digest, "columns": columns, "origin": "given"}
+    return entries

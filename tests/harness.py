@@ -238,3 +238,10 @@ def _check_fit_and_keras_file(layer_class, config, inputs, path, call):
     loaded = tf.keras.models.load_model(path)
     assert type(loaded.get_layer("tested")) is layer_class
     assert_same(loaded(tensors(inputs)), model(tensors(inputs)))
+
+
+def learned_dare(schema, top_k: int = 20, **kwargs):
+    """Builds a DARE whose attention is learned: every part of the published model, and evidence."""
+    from tfdare.models import build_model
+
+    return build_model("DARE-learned", schema, top_k=top_k, **kwargs)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tfdare.compat import raw
-from tfdare.layers import AffinityFacts, MatchCounts, ScoreFacts
+from tfdare.layers import AffinityFacts, BehaviorCount, MatchCounts, ScaledAverage, ScoreFacts
 from tfdare.schema import OOV_ID, CategoricalContext
 
 
@@ -21,15 +21,21 @@ class Reference:
         embedding = model.embedding
         self.attention = {k: array(v) for k, v in embedding.attention_tables.items()}
         self.representation = {k: array(v) for k, v in embedding.representation_tables.items()}
-        self.time_attention = array(embedding.attention_position_table)
+        self.given = embedding.attention_given
+        if not self.given:
+            self.time_attention = array(embedding.attention_position_table)
         self.time_representation = array(embedding.representation_position_table)
         if self.schema.time_gap is not None:
-            self.gap_attention = array(embedding.attention_time_gap_table)
+            if not self.given:
+                self.gap_attention = array(embedding.attention_time_gap_table)
             self.gap_representation = array(embedding.representation_time_gap_table)
         self.context_tables = {}
         if model.context_layer is not None:
             self.context_tables = {k: array(v) for k, v in model.context_layer.tables.items()}
         self.evidence = model.evidence
+        (weighting,) = model.pooling_layer.weightings
+        scaled = isinstance(weighting, ScaledAverage)
+        self.scale = math.exp(array(weighting.log_scale)) if scaled else 1.0
         self.head, self.auxiliary_head = model.head, model.auxiliary_head
 
     def bucket(self, distance):
@@ -49,6 +55,8 @@ class Reference:
             mean(self.attention[f], behavior[f]) @ mean(self.attention[f], target[f]) for f in names
         )
         columns = sum(self.attention[f].shape[1] for f in names)
+        if self.given:
+            return inner / math.sqrt(columns)
         time = self.time_attention[self.bucket(distance)] @ self.time_attention[0]
         total = inner / math.sqrt(columns) + time / math.sqrt(self.time_attention.shape[1])
         if self.schema.time_gap is not None:
@@ -69,7 +77,8 @@ class Reference:
         v = self.represent(target, 0)
         h = np.zeros_like(v)
         if chosen:
-            exponents = np.exp([scores[i] - max(scores[j] for j in chosen) for i in chosen])
+            highest = max(scores[i] for i in chosen)
+            exponents = np.exp([self.scale * (scores[i] - highest) for i in chosen])
             for i, w in zip(chosen, exponents / exponents.sum()):
                 h += w * self.represent(behaviors[i], len(behaviors) - i)
         return np.concatenate([v, h, v * h])
@@ -85,6 +94,8 @@ class Reference:
                         values.append(math.log(1 + sum(equal)))
             elif isinstance(layer, ScoreFacts):
                 values += top_and_mass([scores[i] for i in chosen])
+            elif isinstance(layer, BehaviorCount):
+                values.append(math.log(1 + len(chosen)))
             else:
                 assert isinstance(layer, AffinityFacts)
                 v = self.represent(target, 0)

@@ -8,7 +8,7 @@ imported on first use. ``tfdare.schema``, ``tfdare.sequences`` and
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _ROOMS = (
     "analysis",

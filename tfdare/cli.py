@@ -22,6 +22,7 @@ _SUMMARY = {
     "compare": "several models side by side, trained and tuned the same way",
     "analyze": "what the paper measures, on trained models, as one page",
     "export": "trained model -> SavedModel for TensorFlow Serving",
+    "renew-attention": "newer attention vectors for a trained run, without training",
     "serve": "serve SavedModels over gRPC (development server)",
     "query": "rank a user's candidates through a server",
     "verify": "compare served scores with those of the trained model",

@@ -8,5 +8,5 @@ COPY tfdare tfdare
 COPY beam_jobs beam_jobs
 COPY serving serving
 COPY beam_jobs/dataflow/main.py main.py
-RUN pip install --no-cache-dir "apache-beam[gcp]==2.77.0" pyarrow fastavro google-crc32c \
+RUN pip install --no-cache-dir "apache-beam[gcp]==2.77.0" pyarrow fastavro scipy google-crc32c \
     && pip install --no-cache-dir --no-deps .

@@ -9,5 +9,5 @@ COPY tfdare tfdare
 COPY beam_jobs beam_jobs
 COPY serving serving
 RUN pip install --no-cache-dir --constraint constraints.txt numpy protobuf google-crc32c pyarrow \
-        fastavro ${MODEL} \
+        fastavro scipy ${MODEL} \
     && pip install --no-cache-dir --no-deps .

@@ -10,6 +10,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 import tfdare
+from beam_jobs.cooccurrence.learn import describe
 from beam_jobs.histories.impressions import IMPRESSIONS
 from beam_jobs.options import Options
 from beam_jobs.output.write import REJECTED_FOLDER
@@ -196,8 +197,9 @@ def make_manifest(
     learned: Mapping[str, Any],
     schema: Schema,
     seconds: float,
+    vectors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Makes the manifest of a run: code, counts, digests, vocabularies, options and input."""
+    """Makes the manifest of a run: code, counts, digests, vocabularies, vectors, options, input."""
     return {
         "version": 1,
         "code": {"package": "tfdare", "version": tfdare.__version__},
@@ -228,12 +230,14 @@ def make_manifest(
             for name, part in learned["vocabularies"].items()
         },
         **({"numeric": learned["numeric"]} if learned["numeric"] else {}),
+        "vectors": {name: vectors[name] for name in schema.names if name in vectors},
         "training_period": {"items": learned["items"], "events": learned["events"]},
         "options": {
             **options.form.settings,
             "window": options.window,
             "buckets": buckets,
             "chunk_bytes": options.chunk_bytes,
+            **({} if options.vectors.gap is None else {"gap": options.vectors.gap}),
             **options.split,
         },
         "input": [{"file": f.path, "bytes": f.size, "kind": f.kind} for f in files],
@@ -289,6 +293,7 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
     for name, part in manifest.get("numeric", {}).items():
         text = f"{name}: mean {part['mean']:.6g}, deviation {part['deviation']:.6g}"
         lines.append(("number", text))
+    lines += describe(manifest.get("vectors", {}))
     for name, count in counts.get("values_cut", {}).items():
         lines.append(("cut", f"{count:,} values of {name} beyond those kept per row"))
     speed = rows["read"] / max(manifest["seconds"], 0.1)

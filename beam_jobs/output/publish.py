@@ -170,7 +170,7 @@ class Finish:
         """Publishes the folder and returns its manifest.
 
         Args:
-            results: mapping. ``tally`` and ``learned``, as
+            results: mapping. ``tally``, ``learned`` and ``vectors``, as
                 :class:`beam_jobs.output.write.WriteTally` gives them.
 
         Raises:
@@ -182,7 +182,7 @@ class Finish:
         schema = manifest.make_schema(options, learned, tally)
         seconds = time.time() - self.started
         content = manifest.make_manifest(
-            options, self.files, self.buckets, tally, learned, schema, seconds
+            options, self.files, self.buckets, tally, learned, schema, seconds, results["vectors"]
         )
         if options.keep_events:
             content[KEPT] = {

@@ -159,22 +159,30 @@ class WriteRejected(beam.PTransform):
 
 
 class WriteTally(beam.PTransform):
-    """Tallies -> ``{"tally": their sum, "learned": output of LearnVocabularies}``, also a file."""
+    """Tallies -> ``{"tally": their sum, "learned", "vectors"}``, also a file.
 
-    def __init__(self, folder: str, learned):
+    Args:
+        folder: str.
+        learned: PCollection. Output of LearnVocabularies.
+        vectors: PCollection or None. Output of LearnVectors; None: there are no vectors.
+    """
+
+    def __init__(self, folder: str, learned, vectors=None):
         super().__init__()
         self._path, self._learned = f"{folder}/{TALLY_FILE}", learned
+        self._vectors = vectors
 
     def expand(self, tallies):
         path = self._path
 
-        def write(tally, learned):
-            results = {"tally": tally, "learned": learned}
+        def write(tally, learned, vectors=None):
+            results = {"tally": tally, "learned": learned, "vectors": vectors or {}}
             write_file(path, json.dumps(results).encode())
             return results
 
+        parts = [self._learned, *([self._vectors] if self._vectors is not None else [])]
         return (
             tallies
             | "AddTallies" >> beam.CombineGlobally(AddTallies())
-            | "WriteTally" >> beam.Map(write, beam.pvalue.AsSingleton(self._learned))
+            | "WriteTally" >> beam.Map(write, *map(beam.pvalue.AsSingleton, parts))
         )

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
+from beam_jobs.cooccurrence.behaviors import training_behaviors
+from beam_jobs.cooccurrence.facts import facts_of_catalog
 from beam_jobs.histories.histories import Histories, Impressions, seen_before
 from beam_jobs.histories.impressions import behaviors_before, request_starts
 from beam_jobs.histories.splits import ByTime, Protocol, cuts
@@ -38,7 +40,7 @@ from tfdare.schema import PACKED
 from tfdare.sequences import SPLITS
 from tfdare.sequences.record import UserRecord, encode
 
-RECORDS = "records"
+RECORDS, BEHAVIORS, FACTS = "records", "behaviors", "facts"
 LONGEST_REQUEST = "longest_request"
 """Name of the tally for the largest number of candidates of a request of impressions."""
 
@@ -89,6 +91,7 @@ def build_requests(
     form: Format,
     protocol: Protocol,
     sampling: Sampling,
+    located: tuple[np.ndarray, dict[str, np.ndarray]] | None = None,
 ) -> Iterator[tuple[str, list[UserRecord], dict[str, int]]]:
     """Builds the requests of a bucket of users.
 
@@ -98,13 +101,12 @@ def build_requests(
         form: Format. Format of what holds the context: the log, or the impressions.
         protocol: Protocol.
         sampling: Sampling.
+        located: what :func:`locate` returns for these histories. Defaults to calling it.
 
     Yields:
         For every split its name, the records, and their tally.
     """
-    index, rows = learned.catalog.rows(
-        {name: histories.columns[name] for name in learned.catalog.features}
-    )
+    index, rows = located or locate(histories, learned)
     if histories.impressions is not None:
         assert isinstance(protocol, ByTime)
         splits = _requests_of_impressions(
@@ -116,6 +118,12 @@ def build_requests(
         records, tally = make_records(histories, rows, requests)
         tally |= counts
         yield split, records, {f"{split}/{name}": value for name, value in tally.items()}
+
+
+def locate(histories: Histories, learned: Learned) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the index of every event's item in the catalog, and row ids of its features."""
+    columns = {name: histories.columns[name] for name in learned.catalog.features}
+    return learned.catalog.rows(columns)
 
 
 def _requests_of_events(
@@ -249,33 +257,47 @@ def make_records(
     return records, tally
 
 
+def load_learned(learned: Mapping[str, Any]) -> Learned:
+    """Reads the catalog and the vocabularies that LearnVocabularies wrote."""
+    with open_file(learned["catalog"]) as file:
+        catalog = Catalog.load(file)
+    if learned["given"]:
+        catalog.extended = _load_vocabularies(learned["given"])
+    hashed = {name: Hashed(buckets) for name, buckets in learned["hashed"].items()}
+    return Learned(catalog, {**_load_vocabularies(learned["context"]), **hashed})
+
+
 def _load_vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
     return {name: Vocabulary.load(read_file(path)) for name, path in paths.items()}
 
 
 class _BuildBucket(beam.DoFn):
-    def __init__(self, form: Format, protocol: Protocol, sampling: Sampling, encoding: str):
+    def __init__(
+        self,
+        form: Format,
+        protocol: Protocol,
+        sampling: Sampling,
+        encoding: str,
+        vector_features: tuple[str, ...],
+    ):
         self._form, self._protocol, self._sampling = form, protocol, sampling
-        self._encoding = encoding
+        self._encoding, self._vector_features = encoding, vector_features
         self._shared = Shared()
 
-    def process(self, histories: Histories, learned: dict[str, Any]) -> Iterator[Any]:
-        path = learned["catalog"]
-
-        def load() -> Learned:
-            with open_file(path) as file:
-                catalog = Catalog.load(file)
-            if learned["given"]:
-                catalog.extended = _load_vocabularies(learned["given"])
-            hashed = {name: Hashed(buckets) for name, buckets in learned["hashed"].items()}
-            return Learned(catalog, {**_load_vocabularies(learned["context"]), **hashed})
-
+    def process(self, histories: Histories, paths: dict[str, Any]) -> Iterator[Any]:
+        # once per worker
+        learned = self._shared.acquire(lambda: load_learned(paths), tag=paths["catalog"])
+        located = locate(histories, learned)
+        if self._vector_features:
+            behaviors = training_behaviors(
+                histories, located[1], self._protocol, self._vector_features
+            )
+            yield beam.pvalue.TaggedOutput(BEHAVIORS, behaviors)
+            if histories.bucket == 0:  # there is always one; the catalog is at hand here
+                facts = facts_of_catalog(learned.catalog, self._vector_features)
+                yield beam.pvalue.TaggedOutput(FACTS, facts)
         for split, records, tally in build_requests(
-            histories,
-            self._shared.acquire(load, tag=path),  # once per worker
-            self._form,
-            self._protocol,
-            self._sampling,
+            histories, learned, self._form, self._protocol, self._sampling, located
         ):
             longest = tally.pop(f"{split}/{LONGEST_REQUEST}", 0)
             yield tagged({**tally, LONGEST_REQUEST: longest})
@@ -284,7 +306,8 @@ class _BuildBucket(beam.DoFn):
 
 
 class BuildRequests(beam.PTransform):
-    """Histories -> ``records`` by shard and split, ``tally``.
+    """Histories -> ``records`` by shard and split, ``tally``, ``behaviors`` of training,
+    ``facts`` of the rows.
 
     Args:
         learned: PCollection. Output of LearnVocabularies.
@@ -292,16 +315,24 @@ class BuildRequests(beam.PTransform):
         protocol: Protocol.
         sampling: Sampling.
         encoding: str. Encoding of the records. Defaults to "packed".
+        vector_features: tuple of str. Features that get vectors. Defaults to none: there are no
+            behaviors and no facts.
     """
 
     def __init__(
-        self, learned, form: Format, protocol: Protocol, sampling: Sampling, encoding: str = PACKED
+        self,
+        learned,
+        form: Format,
+        protocol: Protocol,
+        sampling: Sampling,
+        encoding: str = PACKED,
+        vector_features: tuple[str, ...] = (),
     ):
         super().__init__()
         self._learned = learned
-        self._build = _BuildBucket(form, protocol, sampling, encoding)
+        self._build = _BuildBucket(form, protocol, sampling, encoding, vector_features)
 
     def expand(self, histories):
         return histories | "BuildBucket" >> beam.ParDo(
             self._build, beam.pvalue.AsSingleton(self._learned)
-        ).with_outputs(TALLY, main=RECORDS).with_output_types(Any)
+        ).with_outputs(TALLY, BEHAVIORS, FACTS, main=RECORDS).with_output_types(Any)

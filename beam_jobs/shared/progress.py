@@ -16,6 +16,7 @@ _STAGES = (  # a transform of the stage, and what to say when it begins
     ("MergeCounts", "learning vocabularies"),
     ("WriteCatalog", "writing vocabularies"),
     ("BuildBucket", "building and writing requests"),
+    ("SumBlock", "learning vectors"),
 )
 _WORKER_OPTIONS = "PIPELINE_OPTIONS_FILE"  # what local worker processes read at their start
 _BUNDLES = "apache_beam.runners.portability.fn_api_runner.fn_runner.run_bundle"

@@ -9,11 +9,10 @@ import pytest
 from beam_jobs.batch_rank import main
 from beam_jobs.requests.ranked import from_json, lay_out
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, write_folder
-from tests.harness import randomize
+from tests.harness import learned_dare, randomize
 from tfdare.data import read_requests
 from tfdare.export import export_model
 from tfdare.layers import Head
-from tfdare.models import DARE
 from tfdare.sequences.requests import stack_padded
 
 
@@ -32,7 +31,9 @@ class Exported:
         )
         schema = self.sequences.schema.with_dims(4, 5)
         self.model = randomize(
-            DARE(schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
+            learned_dare(
+                schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False)
+            )
         )
         self.path = export_model(self.model, str(folder / "servables"), self.sequences, "rich")
         self.by_row = export_model(self.model, str(folder / "servables"), None, "rows")

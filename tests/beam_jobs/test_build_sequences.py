@@ -327,6 +327,7 @@ def test_does_not_import_tensorflow(log, tmp_path):
         "learning vocabularies",
         "writing vocabularies",
         "building and writing requests",
+        "learning vectors",
         "published",
     ]  # and nothing of Beam's own
 

@@ -23,6 +23,7 @@ def test_stages_of_the_graph_have_readable_names():
         "SortHistories",
         "LearnVocabularies",
         "BuildRequests",
+        "LearnVectors",
         "WriteSequences",
         "WriteRejected",
         "WriteTally",

@@ -26,6 +26,7 @@ def test_the_first_commands_run(tmp_path):
         "sequences/_SUCCESS",
         "statistics/statistics.html",
         "mutual_information/mutual_information.png",
+        "vectors/vectors.json",
     ):
         assert (tmp_path / "build" / name).exists()
 

@@ -59,3 +59,4 @@ def test_a_portable_runner_gives_the_same_sequences(prepare, tmp_path, worker_po
     assert "running on PortableRunner" in portable.err
     assert portable.manifest["digests"] == local.manifest["digests"]
     assert portable.manifest["counts"] == local.manifest["counts"]
+    assert portable.manifest["vectors"] == local.manifest["vectors"]

@@ -40,13 +40,13 @@ from tfdare.layers import (
     TargetAwarePooling,
 )
 from tfdare.metrics import UserBootstrap
-from tfdare.models import MODELS
+from tfdare.models import MODELS, recipe_of
 from tfdare.models.published import Recipe
 from tfdare.training import train
 from tfdare.training.run_folder import METRICS_FILE, PREDICTIONS
 
 TRAINING = {"epochs": 4, "patience": 1}
-PUBLISHED, EVIDENCE = "DARE-paper", "DARE"
+PUBLISHED, EVIDENCE = "DARE-paper", "DARE-learned"
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,8 @@ def variants() -> dict[str, Variant]:
         return Variant(title, EVIDENCE, _changed(EVIDENCE, **parts))
 
     def rival(name):
-        evidence = MODELS[EVIDENCE].parts["evidence"]
-        return Variant(
-            f"{MODELS[name].title} with DARE's evidence",
-            EVIDENCE,
-            _changed(name, evidence=evidence),
-        )
+        recipe = recipe_of(f"{name}+evidence")
+        return Variant(recipe.title, EVIDENCE, recipe)
 
     return {
         PUBLISHED: Variant("DARE, as published", PUBLISHED, MODELS[PUBLISHED]),
@@ -130,9 +126,7 @@ def variants() -> dict[str, Variant]:
         "cosine": trained("rate falls along a cosine over 3 epochs", schedule="cosine", epochs=3),
         "slow": trained("half the learning rate", learning_rate=0.005),
         "long": trained("8 epochs, patience 3", epochs=8, patience=3),
-        EVIDENCE: Variant(
-            "DARE (match counts, score and affinity facts)", EVIDENCE, MODELS[EVIDENCE]
-        ),
+        EVIDENCE: Variant("DARE, attention learned, with evidence", EVIDENCE, MODELS[EVIDENCE]),
         "less-counts": less("without match counts", evidence=_facts(ScoreFacts, AffinityFacts)),
         "less-scores": less("without score facts", evidence=_facts(MatchCounts, AffinityFacts)),
         "less-affinity": less("without affinity facts", evidence=_facts(MatchCounts, ScoreFacts)),

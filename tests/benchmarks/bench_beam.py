@@ -2,9 +2,10 @@
 
 10 million rows (``ROWS``), 4 million items by Zipf's law, users with 210 page views and more, in
 the published format. The whole job counts: reading, sorting, vocabularies, negatives, TFRecords.
-In turns on a tenth of the log: the job, the same result with Polars in one process (the rival, not
-a dependency: ``pip install polars``; its record digests must equal the job's), and the simplest
-Beam pipeline, a dictionary a row.
+Co-occurrence vectors count, too; ``vectors_over_prepare`` is the job's time over that without
+them. In turns on a tenth of the log, without vectors: the job, the same result with Polars in one
+process (the rival, not a dependency: ``pip install polars``; its record digests must equal the
+job's), and the simplest Beam pipeline, a dictionary a row.
 """
 
 from __future__ import annotations
@@ -48,10 +49,19 @@ def measure() -> dict[str, float]:
             "beam_peak_gib": whole["gib"],
             "beam_sort_rows_per_s": ROWS / sorting["seconds"],
         }
+        prepared: dict[str, list[float]] = {}
+        for turn in range(ROUNDS):
+            for kind in ("job", "without_vectors"):
+                prepared.setdefault(kind, []).append(_run_process(kind, logs[ROWS])["seconds"])
+            text = ", ".join(f"{k} {statistics.median(v):.1f} s" for k, v in prepared.items())
+            print(f"  vectors, round {turn + 1} of {ROUNDS}: {text}", file=sys.stderr)
+        figures["vectors_over_prepare"] = statistics.median(prepared["job"]) / statistics.median(
+            prepared["without_vectors"]
+        )
         seconds: dict[str, list[float]] = {}
         digests = set()
         for turn in range(ROUNDS):
-            for kind in ("job", "polars", "naive"):
+            for kind in ("without_vectors", "polars", "naive"):
                 done = _run_process(kind, logs[ROWS // 10])
                 if done is None:
                     continue
@@ -67,9 +77,9 @@ def measure() -> dict[str, float]:
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     if len(digests) != 1:
         raise RuntimeError(f"The job, run again or beside Polars, made other records: {digests}")
-    figures["beam_over_naive"] = middle["naive"] / middle["job"]
+    figures["beam_over_naive"] = middle["naive"] / middle["without_vectors"]
     if "polars" in middle:
-        figures["beam_over_polars"] = middle["polars"] / middle["job"]
+        figures["beam_over_polars"] = middle["polars"] / middle["without_vectors"]
     return figures
 
 
@@ -115,18 +125,23 @@ def _run_process(kind: str, log: pathlib.Path) -> dict | None:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _options(log: str, output: str):
+def _options(log: str, output: str, *more: str):
     from beam_jobs.options import parse
 
-    return parse(["--input", log, "--format", "taobao", "--output", output], "bench")
+    return parse(["--input", log, "--format", "taobao", "--output", output, *more], "bench")
 
 
-def job(log: str, folder: str) -> str:
+def job(log: str, folder: str, *more: str) -> str:
     """Runs the job itself."""
     from beam_jobs.build_sequences import build
 
-    manifest = build(_options(log, f"{folder}/sequences"))
+    manifest = build(_options(log, f"{folder}/sequences", *more))
     return json.dumps(manifest["digests"]["records"], sort_keys=True)
+
+
+def without_vectors(log: str, folder: str) -> str:
+    """Runs the job without co-occurrence vectors, which its rivals do not make."""
+    return job(log, folder, "--vectors", "none")
 
 
 def sort(log: str, folder: str) -> None:
@@ -281,7 +296,14 @@ def main(kind: str, log: str) -> None:
     """Runs one way; prints its seconds, peak memory and digests."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        digests = {"job": job, "sort": sort, "polars": polars, "naive": naive}[kind](log, folder)
+        ways = {
+            "job": job,
+            "without_vectors": without_vectors,
+            "sort": sort,
+            "polars": polars,
+            "naive": naive,
+        }
+        digests = ways[kind](log, folder)
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"seconds": seconds, "gib": peak, "digests": digests}))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.harness import randomize, requests, shared_schema
+from tests.harness import learned_dare, randomize, requests, shared_schema
 from tfdare.compat import KERAS_3, deserialize, raw, register, serialize
 from tfdare.layers import Head, TopKSearch
 from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC
-from tfdare.models import DARE, TWIN
+from tfdare.models import TWIN
 from tfdare.optimizers import SparseAdam
 
 pytestmark = pytest.mark.keras
@@ -70,7 +70,7 @@ def _dataset(schema, batches=3, users=4):
     return tf.data.Dataset.from_tensor_slices((inputs, label, weight)).batch(users)
 
 
-def _model(schema, kind=DARE):
+def _model(schema, kind=learned_dare):
     return randomize(
         kind(schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
     )
@@ -158,7 +158,7 @@ def test_a_task_of_tensorflow_recommenders_trains_a_model(schema):
     class Ranker(tfrs.Model):
         def __init__(self):
             super().__init__()
-            self.dare = DARE(schema, top_k=3)
+            self.dare = learned_dare(schema, top_k=3)
             self.task = tfrs.tasks.Ranking(loss=CandidateCrossentropy())
 
         def call(self, features):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfdare.compat import tf
 from tfdare.data import read_requests
-from tfdare.layers import masked_softmax, newest_first
+from tfdare.layers import GranularitySearch, TimeOrderedSearch, masked_softmax, newest_first
 from tfdare.sequences import Sequences
 
 
@@ -54,9 +54,20 @@ def search_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
     real = tf.sequence_mask(length, tf.shape(scores)[-1])[:, tf.newaxis]
     weights = masked_softmax(scores, real)
     if model.searches:
-        index = model.search(requests)["behavior_index"]
+        index = _best_first(model.search(requests), model.search_layer)
     else:
         newest = tf.math.top_k(weights, tf.minimum(20, tf.shape(weights)[-1])).indices
         index = length[:, tf.newaxis, tf.newaxis] - 1 - newest
     oldest_first = newest_first(tf.transpose(weights, [0, 2, 1]), length)  # its own inverse
     return index, tf.transpose(oldest_first, [0, 2, 1])
+
+
+def _best_first(results, search_layer) -> tf.Tensor:
+    """Returns the indices that search kept, by falling score where it sorts them by time."""
+    index = results["behavior_index"]
+    if not isinstance(search_layer, (TimeOrderedSearch, GranularitySearch)):
+        return index
+    index, score = index[..., : search_layer.top_k], results["attention_score"]
+    score = tf.where(index >= 0, score[..., : search_layer.top_k], -float("inf"))
+    order = tf.argsort(score, direction="DESCENDING", stable=True)
+    return tf.gather(index, order, batch_dims=2)

@@ -25,7 +25,7 @@ from tfdare.analysis.search_quality import (
     measure_search_quality,
 )
 from tfdare.data import read_requests
-from tfdare.models import MODELS
+from tfdare.models import recipe_of
 from tfdare.sequences import Sequences
 from tfdare.training import Run
 
@@ -149,7 +149,8 @@ class Measurements:
             every: int. Steps between measurements.
 
         Returns:
-            ``gradients`` and, unless `steps` is 0, ``convergence``.
+            ``gradients``, of the models that learn attention, and, unless `steps` is 0,
+            ``convergence``.
         """
         batch = next(
             iter(
@@ -163,6 +164,7 @@ class Measurements:
                 "gradients": {
                     name: gradient_numbers(gradients_of(model, batch), self._resamples)
                     for name, model in self.models.items()
+                    if not model.embedding.attention_given
                 }
             }
         held_out = list(UserBatches(self._sequences, "validation", 512, HELD_OUT_REQUESTS))
@@ -174,7 +176,9 @@ class Measurements:
                 )
         return {
             "gradients": {
-                name: gradient_numbers(probe, self._resamples) for name, probe in gradients.items()
+                name: gradient_numbers(probe, self._resamples)
+                for name, probe in gradients.items()
+                if probe is not None
             },
             "convergence": convergence_numbers(auc, self._resamples),
         }
@@ -204,7 +208,7 @@ class Measurements:
         return {
             name: {
                 "model": run.options["model"],
-                "title": MODELS[run.options["model"]].title,
+                "title": recipe_of(run.options["model"]).title,
                 **{key: run.options.get(key) for key in options},
             }
             for name, run in self._runs.items()

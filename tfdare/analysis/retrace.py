@@ -9,7 +9,7 @@ from tfdare.analysis.gradients import GradientProbe
 from tfdare.compat import tf
 from tfdare.data import read_requests
 from tfdare.sequences import Sequences
-from tfdare.training import Run, make_network
+from tfdare.training import Run, make_network, starting_vectors
 
 
 def retrace_training(
@@ -20,7 +20,7 @@ def retrace_training(
     every: int = 20,
     most_steps: int = 240,
     after_step: Callable[[], None] | None = None,
-) -> tuple[GradientProbe, AUCProbe]:
+) -> tuple[GradientProbe | None, AUCProbe]:
     """Trains a fresh model with a run's options and seed, and measures it every few steps.
 
     The run's own model does not change. A warm-started run is repeated from random weights.
@@ -35,16 +35,26 @@ def retrace_training(
         after_step: function called after each step, to show progress.
 
     Returns:
-        The probes of the gradients and of the AUC.
+        The probes of the gradients, None where attention is given and has none, and of the AUC.
     """
     options = run.options
     per_epoch = -(-sequences.requests("train") // options["batch_size"])
     steps = trace_steps(run, sequences, most_steps)
-    network = make_network(options, run.schema, options["epochs"] * per_epoch)
-    data = read_requests(
-        sequences, "train", options["batch_size"], shuffle=True, seed=options["seed"]
+    network = make_network(
+        options,
+        run.schema,
+        options["epochs"] * per_epoch,
+        starting_vectors(sequences, options["model"]),
     )
-    gradients = GradientProbe(batch, every)
+    data = read_requests(
+        sequences,
+        "train",
+        options["batch_size"],
+        shuffle=True,
+        seed=options["seed"],
+        shorten=options.get("shorten", 0.0),
+    )
+    gradients = None if network.embedding.attention_given else GradientProbe(batch, every)
     auc = AUCProbe(held_out, every, sequences.candidates("train") / per_epoch)
     step_callback = tf.keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: after_step() if after_step else None
@@ -54,7 +64,7 @@ def retrace_training(
         epochs=1,
         verbose=0,
         shuffle=False,
-        callbacks=[gradients, auc, step_callback],
+        callbacks=[probe for probe in (gradients, auc, step_callback) if probe is not None],
     )
     return gradients, auc
 

@@ -32,6 +32,8 @@ def sections_of(numbers: Mapping[str, Any]) -> list[Section]:
 
 def _gradients(numbers):
     gradients = numbers["gradients"]
+    if not gradients:  # attention is given: it has none
+        return None
     feature = numbers["data"]["category"]
     first_feature = next(iter(next(iter(gradients.values()))["features"]))
     count = max(len(of_model["steps"]) for of_model in gradients.values())
@@ -57,7 +59,8 @@ def _gradients(numbers):
         f"{moments if count > 1 else 'with the trained models'}. Domination: the "
         "representation side's gradient is larger. Conflict: the two gradients of a row point in "
         "opposite directions (negative cosine). Models with a table for each side cannot have "
-        "conflicts. Intervals are over rows of the table.",
+        "conflicts, and models whose attention is given have no gradient of it. Intervals are "
+        "over rows of the table.",
         [
             (f"gradient norms and conflict, {name} table", plot_gradients(gradients, name))
             for name in dict.fromkeys([feature, first_feature])

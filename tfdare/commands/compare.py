@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         "--models",
         nargs="+",
         default=list(LIST_DEFAULTS["models"]),
-        choices=list(MODELS),
         metavar="MODEL",
-        help=f"any of {', '.join(MODELS)}; all of them if not given",
+        help=f"any of {', '.join(MODELS)}, also with +evidence and +vectors, as TWIN+evidence; "
+        "the former, all of them, if not given",
     )
     for name, number, metavar, help in (
         ("seeds", int, "SEED", "of initial weights and shuffling; one training for each"),

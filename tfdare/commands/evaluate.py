@@ -9,6 +9,8 @@ from tfdare.errors import UsageError
 from tfdare.evaluation import (
     evaluate,
     evaluate_in_full,
+    evaluate_lengths,
+    lengths_table,
     predict,
     slices_of,
     slices_table,
@@ -56,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         help="also by history length, item seen before, item frequency and user activity",
     )
     parser.add_argument(
+        "--lengths",
+        action="store_true",
+        help="also with histories cut to their 0, 1, 2, 4, ... newest behaviors, for users with "
+        "a short history",
+    )
+    parser.add_argument(
         "--against",
         metavar="RUN",
         help="second run on the same sequences, for paired differences in every slice",
@@ -70,10 +78,17 @@ def main(argv: list[str] | None = None) -> int:
                 raise UsageError(f"`{name}` must be positive. Received: {getattr(options, name)}")
         opened = load_run(options.run)
         sequences = open_matching(options.sequences, opened.schema)
-        numbers = evaluate(opened.model(), sequences, options.split, options.batch_size)
+        model = opened.model()
+        numbers = evaluate(model, sequences, options.split, options.batch_size)
+        if options.lengths:
+            numbers["lengths"] = evaluate_lengths(
+                model, sequences, options.split, options.batch_size
+            )
         update_metrics(options.run, options.split, numbers)
         print(f"{options.split} split of {options.sequences}")
         print(summary(numbers))
+        if options.lengths:
+            print(lengths_table(numbers["lengths"]))
         print(f"  written to {os.path.join(options.run, METRICS_FILE)}")
         if options.slices or options.against:
             runs = [opened] + ([load_run(options.against)] if options.against else [])

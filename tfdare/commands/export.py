@@ -14,7 +14,7 @@ from tfdare.export import ExportError, export_servables
 from tfdare.export.check import TOLERANCE
 from tfdare.export.compact_tables import DTYPES
 from tfdare.export.publish import REPORT
-from tfdare.export.signatures import signature_inputs
+from tfdare.export.signatures import SCORE, SEARCH, signature_inputs
 from tfdare.sequences import Sequences, open_matching
 from tfdare.training import load_run
 
@@ -35,10 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--row_ids", action="store_true", help="signatures over row ids, without look-up tables"
     )
-    parser.add_argument(
+    halves = parser.add_mutually_exclusive_group()
+    halves.add_argument(
         "--split",
         action="store_true",
         help="write NAME_search and NAME_score, too, each with only the tables that it reads",
+    )
+    halves.add_argument(
+        "--only",
+        choices=(SEARCH, SCORE),
+        help="write nothing but NAME_search, or NAME_score: after `tfdare renew-attention` the "
+        "score servable stays",
     )
     parser.add_argument(
         "--attention_dtype",
@@ -69,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
                 options.split,
                 options.attention_dtype,
                 recall_on,
+                options.only,
             )
         except ExportError as error:
             raise UsageError(str(error)) from error
@@ -79,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{path}: {names} ran through the session loader and agree with the Keras model "
                 f"to {TOLERANCE:g}"
             )
-        _print_sizes(os.path.join(paths[options.name], "assets.extra", REPORT), paths)
+        _print_sizes(os.path.join(next(iter(paths.values())), "assets.extra", REPORT), paths)
 
     return run(parser, argv, action)
 

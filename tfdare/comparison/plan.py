@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tfdare.models import MODELS
+from tfdare.models import recipe_of
 from tfdare.schema import Feature, Schema, SchemaError
 
 
@@ -15,7 +15,7 @@ class Row:
     """One row of the table: a model and its dimensions.
 
     Attributes:
-        model: str. A key of :data:`tfdare.models.MODELS`.
+        model: str. A name that :func:`tfdare.models.recipe_of` knows.
         attention_dim: int. Columns of an attention table.
         representation_dim: int. Columns of a representation table.
     """
@@ -58,7 +58,7 @@ def shares_tables(model: str) -> bool:
     """Checks whether attention and representation share tables, so that there is one dimension."""
     unequal = Schema((Feature("item", 3),), window=1).with_dims(1, 2)
     try:
-        MODELS[model].embedding(unequal).build()
+        recipe_of(model).embedding(unequal).build()
     except SchemaError:
         return True
     return False

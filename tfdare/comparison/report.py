@@ -16,7 +16,7 @@ from tfdare.comparison.plan import Row, Trial, shares_tables
 from tfdare.comparison.trials import Trials
 from tfdare.errors import UsageError
 from tfdare.metrics import UserBootstrap
-from tfdare.models import MODELS
+from tfdare.models import recipe_of
 from tfdare.training.run_folder import PREDICTIONS
 
 REFERENCE = "DARE"
@@ -57,7 +57,7 @@ def summarize_trials(
         rows.append(
             {
                 "model": row.model,
-                "title": MODELS[row.model].title,
+                "title": recipe_of(row.model).title,
                 "attention_dim": row.attention_dim,
                 "representation_dim": row.representation_dim,
                 "columns": row.columns,

@@ -22,7 +22,7 @@ from tfdare.comparison import (
 from tfdare.compat import KERAS_VERSION, tf
 from tfdare.errors import UsageError
 from tfdare.files import write_json, write_text
-from tfdare.models import MODELS
+from tfdare.models import MODELS, recipe_of
 from tfdare.schema import SchemaError
 from tfdare.sequences import Sequences, open_sequences
 from tfdare.training import TrainOptions, load_run
@@ -75,7 +75,8 @@ def compare(
     Args:
         sequences: str. Finished folder of sequences.
         output: str. Folder for runs and results.
-        models: sequence of str. Keys of :data:`tfdare.models.MODELS`. Defaults to all.
+        models: sequence of str. Names that :func:`tfdare.models.recipe_of` knows.
+            Defaults to those of :data:`tfdare.models.MODELS`.
         seeds: sequence of int.
         attention_dims: sequence of int. K_A. Shared tables get this width.
         representation_dims: sequence of int. K_R.
@@ -154,8 +155,10 @@ def _check(lists: Mapping[str, Sequence[Any]], resamples: int) -> None:
         if not values:
             raise UsageError(f"`{name}` must name at least one. Received none")
     for model in lists["models"]:
-        if model not in MODELS:
-            raise UsageError(f"`models` must be of {', '.join(MODELS)}. Received: {model}")
+        try:
+            recipe_of(model)
+        except ValueError as error:
+            raise UsageError(str(error).replace("`model`", "`models`", 1)) from error
     for name in ("attention_dims", "representation_dims", "learning_rates"):
         for value in lists[name]:
             if not 0 < value < float("inf"):

@@ -24,6 +24,7 @@ def read_requests(
     digest: str | None = None,
     shuffle: int | bool = 0,
     seed: int = 0,
+    shorten: float = 0.0,
     with_history_facts: bool = False,
 ) -> tf.data.Dataset:
     """Reads the requests of one split, batched for ``model.fit``.
@@ -41,6 +42,8 @@ def read_requests(
             meanwhile. True takes as many as fit into 256 MiB: the last users of an epoch influence
             the model most, and a small pool gives a worse model. 0 keeps the order of the files.
         seed: int. Seed of the shuffle. The order differs between epochs, not between runs.
+        shorten: float. Share of requests that keep only their 0, 1, 2, 4, ... newest behaviors,
+            each number as often, so that a model also learns from short histories. Defaults to 0.
         with_history_facts: bool. Adds ``user`` (string ``[U]``) and, for every feature of one
             value, ``target_repeats_<feature>`` (int32 ``[U, C]``): how often the target's value
             occurs in the user's *whole* earlier history (0 where it is out of vocabulary), for
@@ -74,6 +77,9 @@ def read_requests(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
 
+    if not 0 <= shorten < 1:
+        raise ValueError(f"`shorten` must be in [0, 1). Received: shorten={shorten}")
+
     if shuffle is True:
         shuffle = _requests_that_fit(sequences, split)
     cutter = Cutter(schema, window, with_history_facts)
@@ -97,10 +103,10 @@ def read_requests(
     if with_history_facts and not shuffle:
         pool = min(pool, _PARSED_USERS)  # whole histories are sorted to count in them
     users = users.rebatch(pool)
-    if shuffle:
+    if shuffle or shorten:
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         pools = tf.data.Dataset.zip((users, seeds)).map(
-            lambda users, seed: cutter.join(users[0], users[1], seed)
+            lambda users, seed: cutter.join(users[0], users[1], seed, bool(shuffle), shorten)
         )
     else:
         pools = users.map(cutter.join)

@@ -90,12 +90,14 @@ class Cutter:
             parsed[name] = tf.strings.substr(parsed[name], cut * width, kept * width)
         return parsed, cut
 
-    def join(self, parsed, cut, seed=None):
+    def join(self, parsed, cut, seed=None, shuffle=False, shorten=0.0):
         """Joins the bytes of several users into flat arrays, and computes their requests.
 
         Args:
             parsed, cut: what :meth:`parse` returns.
-            seed: int64 scalar or None. Shuffles the requests; None keeps their order.
+            seed: int64 scalar. Needed to shuffle or shorten.
+            shuffle: bool. Whether the requests come in random order.
+            shorten: float. Share of requests whose history is cut to a random, small length.
 
         Returns:
             ``(flat, request)``: arrays of all users, and arrays ``[R]`` of all requests, among
@@ -111,7 +113,7 @@ class Cutter:
         target_length = _joined(parsed["target_length"], tf.int32)
         request = {
             "end": tf.gather(start - cut, user) + position,
-            "history_length": tf.minimum(position, self._window),
+            "history_length": self._history_length(position, seed, shorten),
             "target_start": tf.cumsum(target_length, exclusive=True),
             "target_length": target_length,
         }
@@ -128,12 +130,22 @@ class Cutter:
             request["first"] = tf.gather(start, user)  # histories are not trimmed: `cut` is 0
             for name in self._counted:
                 flat[f"keys_{name}"] = _count_keys(_joined(parsed[f"history_{name}"], tf.int32))
-        if seed is not None:
+        if shuffle:
             mixed = tf.random.experimental.stateless_shuffle(
                 tf.range(tf.size(position)), tf.stack([seed, tf.zeros_like(seed)])
             )
             request = {name: tf.gather(values, mixed) for name, values in request.items()}
         return flat, request
+
+    def _history_length(self, position, seed, shorten):
+        """Returns how many behaviors requests keep: all in the window, or 0, 1, 2, 4, ... ."""
+        length = tf.minimum(position, self._window)
+        if not shorten:
+            return length
+        lengths = [0, *(1 << power for power in range((self._window - 1).bit_length()))]
+        draw = tf.random.stateless_uniform(tf.shape(length), tf.stack([seed, tf.ones_like(seed)]))
+        drawn = tf.gather(lengths, tf.cast(draw / shorten * len(lengths), tf.int32) % len(lengths))
+        return tf.where(draw < shorten, tf.minimum(length, drawn), length)
 
     def cut(self, flat, request):
         """Gathers the tensors of requests from flat arrays.

@@ -187,10 +187,10 @@ def pair_outputs(model, rows, outputs) -> dict[str, tuple[np.ndarray, np.ndarray
             outputs["attention_score"],
         ),
     }
-    # The newest behaviors follow the top K, and may be among them, too.
-    for part in (index[..., :top_k], index[..., top_k:]):
-        pairs[f"repeats in behavior_index of {part.shape[-1]} slots"] = (
-            _repeats(part),
+    # What other queries found and the newest behaviors follow the top K; each may repeat another.
+    for start in range(0, index.shape[-1], top_k):
+        pairs[f"repeats in behavior_index from slot {start}"] = (
+            _repeats(index[..., start : start + top_k]),
             np.zeros(index.shape[:2]),
         )
     if "probability" in outputs:

@@ -72,6 +72,7 @@ def export_servables(
     split: bool = False,
     attention_dtype: str = "float32",
     recall_on: tuple[Mapping[str, np.ndarray], str] | None = None,
+    only: str | None = None,
 ) -> dict[str, str]:
     """Writes, checks and publishes one version, with `split` also search and score separately.
 
@@ -88,21 +89,27 @@ def export_servables(
         recall_on: tuple of requests over row ids and a name for them, or None. On these the recall
             of search with compact tables is measured, for ``assets.extra/attention.json``.
             Defaults to synthetic requests.
+        only: str or None. ``"search"`` or ``"score"``: writes nothing but that half, such as the
+            search servable after attention was renewed. Defaults to None.
 
     Returns:
         The published folders by servable.
 
     Raises:
-        UsageError: as for :func:`export_model`; or `split` or a compact `attention_dtype` for a
-            model whose stages share tables.
+        UsageError: as for :func:`export_model`; or `split`, `only` or a compact `attention_dtype`
+            for a model whose stages share tables.
         ExportError: as for :func:`export_model`; compact tables are compared with a model of the
             same rounded weights.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.\-]+", name) or name.startswith("."):
         raise UsageError(f"`name` must be letters, digits, '_', '-' or '.'. Received: {name!r}")
     signatures: dict[str, str | None] = {name: None}  # signature of each servable; None: all
-    if split:
-        signatures |= {f"{name}_{only}": only for only in (SEARCH, SCORE)}
+    if only is not None:
+        if only not in (SEARCH, SCORE):
+            raise UsageError(f"`only` must be {SEARCH} or {SCORE}. Received: {only!r}")
+        signatures = {f"{name}_{only}": only}
+    elif split:
+        signatures |= {f"{name}_{half}": half for half in (SEARCH, SCORE)}
     if version is None:
         existing = [
             int(v) for servable in signatures for v in _versions(os.path.join(base, servable))
@@ -115,7 +122,7 @@ def export_servables(
         if os.path.exists(target):
             raise UsageError(f"{target!r} exists; versions are never overwritten, choose another")
     compact = None
-    if split or attention_dtype != "float32":
+    if split or only or attention_dtype != "float32":
         check_separable(model)
         compact = CompactAttention(model, attention_dtype)
     with contextlib.ExitStack() as stack:
@@ -131,12 +138,12 @@ def export_servables(
         report = compact.report(*(recall_on or _generated_requests(model))) if compact else None
         stack.enter_context(compact.rounded() if compact else contextlib.nullcontext())
         exports = []
-        for servable, only in signatures.items():
-            inputs = [{k: v for k, v in b.items() if only in (None, k)} for b in requests]
+        for servable, half in signatures.items():
+            inputs = [{k: v for k, v in b.items() if half in (None, k)} for b in requests]
             with compact.stored() if compact else contextlib.nullcontext():
-                module = ServingModule(model, vocabularies, only)
+                module = ServingModule(model, vocabularies, half)
             path = temporary[servable]
-            _write(module, path, servable, model, inputs, None if only == SCORE else report)
+            _write(module, path, servable, model, inputs, None if half == SCORE else report)
             exports.append((path, inputs))
         check_exports(exports, model, vocabularies)
         _publish(temporary, targets)

@@ -48,6 +48,34 @@ class MatchCounts(tf.keras.layers.Layer):
 
 
 @register
+class BehaviorCount(tf.keras.layers.Layer):
+    """How many behaviors search returned: ``log(1 + count)``, for users with a short history.
+
+    Call arguments:
+        target, behaviors, affinity: ignored.
+        scores: ignored but for its dtype.
+        real: bool ``[U, C, S]``. Slots that hold a behavior.
+        top_k: int. Slots that search filled; the others are not counted.
+
+    Returns:
+        float ``[U, C, 1]``.
+
+    Example:
+        >>> real = tf.constant([[[True, True, False]]])
+        >>> print(BehaviorCount()({}, {}, tf.zeros([1, 1, 3]), real, top_k=3).numpy().round(3))
+        [[[1.099]]]
+    """
+
+    def output_dim(self, schema) -> int:
+        """Returns the columns of the output for a schema."""
+        return 1
+
+    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+        count = tf.reduce_sum(tf.cast(real[:, :, :top_k], scores.dtype), axis=-1, keepdims=True)
+        return tf.math.log1p(count)
+
+
+@register
 class ScoreFacts(tf.keras.layers.Layer):
     """The highest score of the behaviors found, and the logarithm of the sum of exponents.
 

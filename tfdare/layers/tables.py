@@ -6,10 +6,12 @@ embedded: a behavior of the ``"history"``, or a ``"target"``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfdare.compat import tf
+import numpy as np
+
+from tfdare.compat import raw, tf
 from tfdare.schema import Schema
 
 HISTORY, TARGET = "history", "target"
@@ -29,7 +31,13 @@ class EmbeddingTables(tf.keras.layers.Layer):
     Args:
         schema: Schema or its dict. Features, vocabulary sizes, dimensions, window, position.
         initializer_stddev: float. Standard deviation of the initial tables. Defaults to 0.02.
+
+    Attributes:
+        attention_given: bool. Whether attention embeddings are given, never trained: what search
+            finds is the same at every step.
     """
+
+    attention_given = False
 
     def __init__(
         self, schema: Schema | Mapping[str, Any], initializer_stddev: float = 0.02, **kwargs
@@ -60,14 +68,59 @@ class EmbeddingTables(tf.keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def table(self, name: str, rows: int, columns: int):
-        """Adds a trainable ``[rows, columns]`` weight."""
+    def table(self, name: str, rows: int, columns: int, given: bool = False):
+        """Adds a ``[rows, columns]`` weight; a given one is not trained, its rows of length 1."""
+        stddev = columns**-0.5 if given else self.initializer_stddev
         return self.add_weight(
             name=name,
             shape=(rows, columns),
-            initializer=tf.keras.initializers.RandomNormal(stddev=self.initializer_stddev),
-            trainable=True,
+            initializer=tf.keras.initializers.RandomNormal(stddev=stddev),
+            trainable=not given,
         )
+
+    def start_from(self, vectors: Mapping[str, np.ndarray], sides: Sequence[str] = SIDES) -> None:
+        """Sets the tables of features to given vectors; call it after :meth:`build`.
+
+        A table with fewer columns than the vectors holds their projection to the directions of
+        largest variance (:func:`fit_columns`); in one with more, the further columns keep their
+        initial values. Features without vectors keep their tables.
+
+        Args:
+            vectors: mapping of feature name to float ``[vocabulary_size, D]``.
+            sides: sequence of str. Which sides are set. Defaults to both.
+
+        Raises:
+            ValueError: a name that is no feature, another number of rows, or a value that is not
+                finite.
+        """
+        for name, values in vectors.items():
+            self._check_vectors(name, values)
+            for side in sides:
+                for role in (HISTORY, TARGET):
+                    self._set_columns(self.table_of(side, name, role), values)
+
+    def _check_vectors(self, name, values):
+        sizes = {feature.name: feature.vocabulary_size for feature in self.schema.features}
+        if name not in sizes:
+            raise ValueError(f"`vectors` must be of {', '.join(sizes)}. Received: {name!r}")
+        if values.ndim != 2 or len(values) != sizes[name]:
+            raise ValueError(
+                f"`vectors` of {name!r} must have {sizes[name]} rows. Received: shape "
+                f"{values.shape}"
+            )
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise ValueError(
+                f"`vectors` of {name!r} must be finite. Received: {values[row]}, row {row}"
+            )
+
+    @staticmethod
+    def _set_columns(table, values):
+        columns = table.shape[1]
+        values = fit_columns(values, columns)
+        if values.shape[1] < columns:
+            values = np.concatenate([values, raw(table).numpy()[:, values.shape[1] :]], axis=1)
+        raw(table).assign(values)
 
     def make_distance_tables(self, prefix: str, side: str) -> None:
         """Sets the tables of position and of time gap for one side, None where `dim` is 0."""
@@ -113,3 +166,25 @@ class EmbeddingTables(tf.keras.layers.Layer):
         config = super().get_config()
         config.update(schema=self.schema.to_dict(), initializer_stddev=self.initializer_stddev)
         return config
+
+
+def fit_columns(vectors: np.ndarray, columns: int) -> np.ndarray:
+    """Projects vectors to at most `columns` columns, so that inner products change least.
+
+    Rows keep their lengths.
+
+    Args:
+        vectors: float ``[rows, D]``.
+        columns: int.
+
+    Returns:
+        float32 ``[rows, min(columns, D)]``.
+    """
+    vectors = np.asarray(vectors, np.float32)
+    if vectors.shape[1] <= columns:
+        return vectors
+    _, directions = np.linalg.eigh(vectors.T @ vectors)  # ascending
+    projected = vectors @ directions[:, : -columns - 1 : -1]
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    shorter = np.linalg.norm(projected, axis=1, keepdims=True)
+    return projected * np.divide(length, shorter, out=np.zeros_like(length), where=shorter > 0)

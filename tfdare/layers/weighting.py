@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tfdare.compat import register, tf
 from tfdare.layers.attention import masked_softmax
 
@@ -37,6 +39,45 @@ class Average(Weighting):
 
     def call(self, scores, real, top_k):
         return masked_softmax(scores, tf.logical_and(real, _searched(scores, top_k)))
+
+
+@register
+class ScaledAverage(Weighting):
+    """Softmax of ``a * s_i`` over the behaviors found, with a learned, positive scale a.
+
+    For scores of given attention, which no training can scale.
+
+    Args:
+        scale: float. Initial a. Defaults to 9.
+
+    Raises:
+        ValueError: `scale` is not positive.
+
+    Example:
+        >>> scores, real = tf.constant([[[0.0, 1.0, 9.0]]]), tf.constant([True, True, False])
+        >>> print(ScaledAverage()(scores, real, top_k=3).numpy().round(4))
+        [[[1.000e-04 9.999e-01 0.000e+00]]]
+    """
+
+    def __init__(self, scale: float = 9.0, **kwargs):
+        super().__init__(**kwargs)
+        if not scale > 0:
+            raise ValueError(f"`scale` must be positive. Received: scale={scale}")
+        self.scale = float(scale)
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        start = tf.keras.initializers.Constant(math.log(self.scale))
+        self.log_scale = self.add_weight(name="log_scale", shape=(), initializer=start)
+        self.built = True
+
+    def call(self, scores, real, top_k):
+        scaled = scores * tf.cast(tf.exp(tf.convert_to_tensor(self.log_scale)), scores.dtype)
+        return masked_softmax(scaled, tf.logical_and(real, _searched(scores, top_k)))
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}
 
 
 @register

@@ -3,7 +3,7 @@
 import tfdare.metrics.ranking
 import tfdare.optimizers  # noqa: F401
 from tfdare.models.one_stage import OneStageModel
-from tfdare.models.published import DARE, MODELS, TWIN, Recipe, build_model
+from tfdare.models.published import DARE, MODELS, TWIN, Recipe, build_model, recipe_of
 from tfdare.models.request_model import RequestModel
 from tfdare.models.two_stage import TwoStageModel
 
@@ -16,4 +16,5 @@ __all__ = [
     "RequestModel",
     "TwoStageModel",
     "build_model",
+    "recipe_of",
 ]

@@ -28,8 +28,9 @@ class TwoStageModel(RequestModel):
     """Embedding x attention x search x pooling x head over requests.
 
     ``model(requests)`` gives probabilities ``[U, C]`` and equals
-    ``model.score(model.search(requests))``. In training, an auxiliary head on the softmax over the
-    *whole* history sends gradients to all behaviors, not only to the K found; its loss is added.
+    ``model.score(model.search(requests))``; ``model(model.search(requests))`` is the same. In
+    training, an auxiliary head on the softmax over the *whole* history sends gradients to all
+    behaviors, not only to the K found; its loss is added.
 
     Args:
         embedding: RoleEmbedding. Tables by role; also carries the schema.
@@ -108,6 +109,16 @@ class TwoStageModel(RequestModel):
     def searches(self) -> bool:
         return True
 
+    @property
+    def searches_once(self) -> bool:
+        """Whether training leaves what search finds as it is, so that one search is enough.
+
+        True where attention is given and no auxiliary head reads the whole history: the model then
+        takes what :meth:`search` returns in the place of requests, in training, too.
+        """
+        learned = self.attention_layer.trainable_weights or self.auxiliary_head is not None
+        return self.embedding.attention_given and not learned
+
     def search(self, requests: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Runs the first stage: finds K behaviors for each target.
 
@@ -159,6 +170,8 @@ class TwoStageModel(RequestModel):
         over the whole history, zero except at the K behaviors kept, let one product pool for both
         heads.
         """
+        if self.searches_once:
+            return Outputs(self.score(self._searched(requests), training=training), None)
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         history, ids = self._history(requests), self._ids(requests, "target")
@@ -208,8 +221,12 @@ class TwoStageModel(RequestModel):
 
     def call(self, requests, training=None):
         if not training:
-            return self.score(self.search(requests))
+            return self.score(self._searched(requests))
         return super().call(requests, training=True)
+
+    def _searched(self, requests):
+        """Returns the inputs of :meth:`score`: requests that were searched already, or search."""
+        return requests if "behavior_position" in requests else self.search(requests)
 
     def auxiliary_loss(self, label, probability, weight):
         return self.auxiliary_weight * CandidateCrossentropy()(label, probability, weight)

@@ -21,6 +21,7 @@ from tfdare.recommenders.retrieval import Retrieval
 from tfdare.recommenders.retrieve_then_rank import RetrieveThenRank
 from tfdare.schema import FIRST_ID, OOV_ID, SchemaError
 from tfdare.sequences import SPLITS, Sequences, open_sequences
+from tfdare.training import starting_vectors
 
 RECALL, HITS = 100, 10
 EVALUATION_BATCH = 256
@@ -195,7 +196,14 @@ def train_both(
     if not len(catalog):
         raise SchemaError(f"The vocabulary of {sequences!r} holds no items")
     retrieval = Retrieval(schema, catalog, dim, behaviors)
-    ranking = Ranking(build_model(model, schema, top_k=min(20, schema.window)))
+    ranking = Ranking(
+        build_model(
+            model,
+            schema,
+            top_k=min(20, schema.window),
+            vectors=starting_vectors(opened, model),
+        )
+    )
     verbose = (1 if sys.stderr.isatty() else 2) if verbose == "auto" else verbose
     seconds: dict[str, float] = {}
     for name, fitted in (("retrieval", retrieval), ("ranker", ranking)):

@@ -7,6 +7,8 @@ Layout::
                                                    earlier run's ids before new ones), also of
                                                    categorical context features
     train|validation|test/part-00000-of-00008.tfrecord, or .tfrecord.gz
+    vectors/<feature>.npz                          a vector for every row id, see
+                                                   :mod:`tfdare.sequences.vectors`
     rejected/*.jsonl                               one {"file", "line", "reason", "row"} per line
     events/part-00000-of-00008.arrow               with --keep_events: all events, for --since
 """
@@ -26,6 +28,7 @@ import numpy as np
 from tfdare.schema import Schema, SchemaError
 from tfdare.schema.differences import differences
 from tfdare.sequences.record import GZIP_SUFFIX, UserRecord, context_dtypes, decode, read_records
+from tfdare.sequences.vectors import read_vectors
 
 SPLITS = ("train", "validation", "test")
 SUCCESS = "_SUCCESS"
@@ -127,6 +130,30 @@ class Sequences:
         """
         with open(self.vocabulary_path(name), encoding="utf-8") as file:
             return np.array([int(line.split("\t", 1)[1]) for line in file], np.int64)
+
+    @property
+    def vector_columns(self) -> dict[str, int]:
+        """The features that have vectors, and the vectors' length; empty without any."""
+        entries = self.manifest.get("vectors", {})
+        return {name: int(entry["columns"]) for name, entry in entries.items()}
+
+    def vectors(self, name: str) -> np.ndarray:
+        """Reads the vectors of feature ``name``: learned from co-occurrence, or given.
+
+        Returns:
+            float32 ``[vocabulary_size, columns]``, of length 1 or 0; row ``i`` is row id ``i``.
+
+        Raises:
+            SchemaError: the folder has no vectors of the feature, or they were changed.
+        """
+        if name not in self.vector_columns:
+            raise SchemaError(
+                f"{self.path!r} has no vectors of {name!r}. It has vectors of: "
+                f"{', '.join(self.vector_columns) or 'no feature'}. Prepare it with --vectors, or "
+                "run `python -m beam_jobs.vectors`"
+            )
+        (size,) = (part.vocabulary_size for part in self.schema.features if part.name == name)
+        return read_vectors(self.path, name, self.manifest["vectors"][name], size)
 
 
 def open_sequences(path: str, digest: str | None = None) -> Sequences:

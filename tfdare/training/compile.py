@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tfdare.compat import tf
 from tfdare.layers import Head
 from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import RequestGAUC
-from tfdare.models import MODELS, build_model
+from tfdare.models import build_model, recipe_of
 from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam
+from tfdare.schema import SchemaError
+from tfdare.sequences import Sequences
 
 OPTIMIZERS = {"adam": SparseAdam, "adagrad": SparseAdagrad, "rowwise_adagrad": RowwiseAdagrad}
 SCHEDULES = ("constant", "cosine")
@@ -47,21 +51,25 @@ def compile_model(
     )
 
 
-def make_network(options: Mapping[str, Any], schema, steps: int):
+def make_network(options: Mapping[str, Any], schema, steps: int, vectors=None):
     """Builds and compiles the model that a run's options describe, after setting their seed.
 
     Args:
         options: mapping. What ``run.json`` holds.
         schema: Schema. With the run's dimensions.
         steps: int. Training steps that the schedule of the rates covers.
+        vectors: mapping of feature name to float ``[vocabulary_size, D]``, or None. What the
+            tables start from.
     """
     tf.keras.utils.set_random_seed(options["seed"])
     name, dropout = options["model"], options["dropout"]
+    auxiliary_weight = options["auxiliary_weight"]
     network = build_model(
         name,
         schema,
         top_k=options["top_k"],
-        auxiliary_weight=options["auxiliary_weight"],
+        vectors=vectors,
+        **{} if auxiliary_weight is None else {"auxiliary_weight": auxiliary_weight},
         **({"head": _head(name, dropout)} if dropout else {}),
     )
     rates = [
@@ -79,6 +87,24 @@ def make_network(options: Mapping[str, Any], schema, steps: int):
     return network
 
 
+def starting_vectors(sequences: Sequences, model: str) -> dict[str, np.ndarray] | None:
+    """Returns the vectors that a model's tables start from, None where they start at random.
+
+    Raises:
+        SchemaError: the folder has no vectors for one of the features.
+    """
+    if not recipe_of(model).vectors:
+        return None
+    names = [f.name for f in sequences.schema.features if f.max_values == 1]
+    missing = [name for name in names if name not in sequences.vector_columns]
+    if missing:
+        raise SchemaError(
+            f"`model` {model} needs vectors, which {sequences.path!r} has not for "
+            f"{', '.join(missing)}. `tfdare prepare` writes them; DARE-learned needs none"
+        )
+    return {name: sequences.vectors(name) for name in sequences.vector_columns}
+
+
 def _rate(rate: float | None, schedule: str, steps: int):
     if rate is None or schedule == "constant":
         return rate
@@ -87,5 +113,5 @@ def _rate(rate: float | None, schedule: str, steps: int):
 
 def _head(model: str, dropout: float) -> Head:
     """Returns the head that the model has by default, with dropout."""
-    make = MODELS[model].parts.get("head", lambda: Head(name="head"))
-    return Head.from_config({**make().get_config(), "dropout": dropout})
+    head = recipe_of(model).parts.get("head", lambda: Head(name="head"))()
+    return type(head).from_config({**head.get_config(), "dropout": dropout})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfdare.errors import UsageError
-from tfdare.models import MODELS
+from tfdare.models import MODELS, recipe_of
 from tfdare.training.compile import OPTIMIZERS, SCHEDULES
 
 Bound = tuple[str, Callable[[float], bool]]
@@ -36,7 +36,7 @@ class TrainOptions:
     """The options of one training.
 
     Attributes:
-        model: str. A key of :data:`tfdare.models.MODELS`.
+        model: str. A name that :func:`tfdare.models.recipe_of` knows.
         attention_dim: int. K_A.
         representation_dim: int. K_R.
         learning_rate: float. Learning rate at the start.
@@ -51,13 +51,21 @@ class TrainOptions:
         clip_norm: float. Bound of the norm of all gradients together. 0: none.
         weight_decay: float. Decoupled; in tables, only rows in the batch decay. 0: none.
         dropout: float. Share of the head's hidden outputs dropped in training.
-        auxiliary_weight: float. Weight of the auxiliary loss over the whole history. 0: none.
+        auxiliary_weight: float or None. Weight of the auxiliary loss over the whole history. 0:
+            none. None: as the model has it.
+        shorten: float. Share of training requests that keep only their 0, 1, 2, 4, ... newest
+            behaviors.
         seed: int. Seed of initial weights and shuffling.
         warm_start: str or None. Finished run to take initial weights from, with the same
             vocabularies or with ones that grew by appending since.
     """
 
-    model: str = _option("DARE", "which published model", choices=MODELS)
+    model: str = _option(
+        "DARE",
+        f"one of {', '.join(MODELS)}; with +evidence, the head gets facts about the behaviors "
+        "found; with +vectors, tables start from the vectors of the sequences",
+        metavar="MODEL",
+    )
     attention_dim: int = _option(16, "K_A, columns per attention table")
     representation_dim: int = _option(16, "K_R, columns per representation table")
     learning_rate: float = _option(0.01, "learning rate at the start", POSITIVE)
@@ -85,8 +93,17 @@ class TrainOptions:
         0.0, "decoupled; in tables, only rows in the batch decay", NOT_NEGATIVE
     )
     dropout: float = _option(0.0, "of the head's hidden layers, in training", SHARE)
-    auxiliary_weight: float = _option(
-        1.0, "of the auxiliary loss over the whole history; 0: off", NOT_NEGATIVE
+    auxiliary_weight: float | None = _option(
+        None,
+        "of the auxiliary loss over the whole history; 0: off; default: as the model has it",
+        NOT_NEGATIVE,
+        type=float,
+    )
+    shorten: float = _option(
+        0.1,
+        "share of training requests that keep only their 0, 1, 2, 4, ... newest behaviors, "
+        "for users with a short history",
+        SHARE,
     )
     seed: int = _option(1, "of initial weights and shuffling", NOT_NEGATIVE)
     warm_start: str | None = _option(
@@ -102,6 +119,10 @@ class TrainOptions:
         Raises:
             UsageError: a value is not allowed; it names the argument.
         """
+        try:
+            recipe_of(self.model)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             bound, choices = field.metadata["bound"], field.metadata["choices"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import sys
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfdare.compat import KERAS_VERSION, tf
-from tfdare.data import read_requests
+from tfdare.data import read_requests, read_searched, write_searched
+from tfdare.data.searched import LAYOUT, NoSpace
 from tfdare.errors import UsageError
 from tfdare.evaluation import evaluate_splits
 from tfdare.files import TEMPORARY, replacing, write_json
@@ -30,12 +32,12 @@ from tfdare.training.callbacks import (
     keep_epochs,
     read_history,
 )
-from tfdare.training.compile import make_network
+from tfdare.training.compile import make_network, starting_vectors
 from tfdare.training.options import TrainOptions
 from tfdare.training.run_folder import METRICS_FILE, MODEL, PREDICTIONS, load_run, start_run
 from tfdare.training.warm_start import warm_start
 
-HISTORY, BACKUP, BEST = "history.csv", "backup", "best.weights.h5"
+HISTORY, BACKUP, BEST, SEARCHED = "history.csv", "backup", "best.weights.h5", "searched"
 
 
 def train(
@@ -86,7 +88,8 @@ def train(
         raise UsageError(f"`top_k` {options.top_k} exceeds the window of {schema.window} behaviors")
     recorded = _run_options(options, opened, schema)
     steps = -(-opened.requests("train") // options.batch_size)
-    network = make_network(recorded, schema, options.epochs * steps)
+    vectors = starting_vectors(opened, options.model)
+    network = make_network(recorded, schema, options.epochs * steps, vectors)
     if options.warm_start is not None:
         _copy_weights(network, options.warm_start, opened)
     resumed = start_run(output, opened, schema, recorded, overwrite)
@@ -166,21 +169,16 @@ def _fit(
         backup,  # last: an epoch in the backup is then in the files of the others, too
     ]
     started = time.perf_counter()
+    verbose = (1 if sys.stderr.isatty() else 2) if verbose == "auto" else verbose
     if epochs_before < options.epochs and not patience.ended:
         with _explained_divergence(sequences, watch):
             network.fit(
-                x=read_requests(
-                    sequences,
-                    "train",
-                    options.batch_size,
-                    shuffle=True,
-                    seed=options.seed + epochs_before,
-                ),
+                x=_train_requests(network, sequences, output, options, epochs_before, verbose),
                 validation_data=read_requests(sequences, "validation", options.batch_size),
                 initial_epoch=epochs_before,
                 epochs=options.epochs,
                 callbacks=callbacks,
-                verbose=(1 if sys.stderr.isatty() else 2) if verbose == "auto" else verbose,
+                verbose=verbose,
                 shuffle=False,
             )
     seconds = time.perf_counter() - started
@@ -193,6 +191,31 @@ def _fit(
         "seconds": round(seconds, 2),
         "examples_per_s": pace.examples_per_s(sequences.candidates("train") / steps),
     }
+
+
+def _train_requests(network, sequences, output, options, epochs_before, verbose):
+    """Returns the training requests; where search never changes, it runs once, before training."""
+    read = functools.partial(
+        read_requests,
+        sequences,
+        "train",
+        options.batch_size,
+        shuffle=True,
+        shorten=options.shorten,
+    )
+    seed = options.seed + epochs_before
+    if not getattr(network, "searches_once", False):
+        return read(seed=seed)
+    folder = os.path.join(output, SEARCHED)
+    if not os.path.exists(os.path.join(folder, LAYOUT)):
+        requests = read(seed=options.seed)
+        progress = tf.keras.utils.Progbar(len(requests), verbose=verbose, unit_name="search")
+        try:
+            write_searched(network, requests, folder, progress.update)
+        except NoSpace as error:
+            print(f"{error}; every step searches instead", file=sys.stderr)
+            return read(seed=seed)
+    return read_searched(folder, options.batch_size, shuffle=True, seed=seed)
 
 
 @contextlib.contextmanager
@@ -225,4 +248,5 @@ def _remove_state(output: str) -> None:
     for name in os.listdir(output):
         if name == BEST or name.startswith(TEMPORARY):
             os.remove(os.path.join(output, name))
-    shutil.rmtree(os.path.join(output, BACKUP), ignore_errors=True)
+    for folder in (BACKUP, SEARCHED):
+        shutil.rmtree(os.path.join(output, folder), ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import orthogonal_procrustes
 
 from tfdare.compat import raw
 from tfdare.schema import FIRST_ID, SchemaError
@@ -15,7 +16,8 @@ def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
 
     Vocabularies that grew by appending leave every old id in its row: its row is copied, and rows
     of new ids keep their initial values. All other weights must have the same shapes as before.
-    Slots of the optimizer are not copied.
+    Slots of the optimizer are not copied, nor is given attention: the new model has newer vectors.
+    Representation rows of new ids then start from these, turned to where the old ones lie.
 
     Args:
         model: RequestModel. The new model, built for `sequences`.
@@ -29,7 +31,7 @@ def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
         SchemaError: a feature is missing or new, an old id has another row, or the models differ in
             more than their vocabularies; the message names what.
     """
-    new_ids = _count_new_ids(run, sequences)
+    new_ids = count_new_ids(run, sequences)
     sizes = {
         (old.vocabulary_size, new.vocabulary_size)
         for old, new in zip(run.schema.categorical, sequences.schema.categorical)
@@ -49,8 +51,13 @@ def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
                 f"`warm_start` {run.path!r}: weight {new.name!r} has shape {after}, {before} in "
                 "the trained model. Train with its dimensions"
             )
+    given = _given(model)
+    if given:
+        _turn_new_rows(trained, model)
     for old, new in pairs:
         values = raw(old).numpy()
+        if id(raw(new)) in given:
+            continue
         if values.shape:
             raw(new)[: len(values)].assign(values)
         else:
@@ -58,7 +65,33 @@ def warm_start(model, run: Run, sequences: Sequences) -> dict[str, int]:
     return new_ids
 
 
-def _count_new_ids(run: Run, sequences: Sequences) -> dict[str, int]:
+def _given(model) -> set[int]:
+    """Returns the ids of the variables that hold given attention."""
+    embedding = model.embedding
+    if not embedding.attention_given:
+        return set()
+    return {id(raw(table)) for table in embedding.attention_tables.values()}
+
+
+def _turn_new_rows(trained, model) -> None:
+    """Turns the representation of all ids as best maps newer attention vectors to the old ones."""
+    for name, table in model.embedding.attention_tables.items():
+        old = raw(trained.embedding.attention_tables[name]).numpy()
+        newer = raw(table).numpy()[: len(old)]
+        representation = raw(model.embedding.representation_tables[name])
+        columns = min(old.shape[1], representation.shape[1])
+        turn, _ = orthogonal_procrustes(newer[:, :columns], old[:, :columns])
+        rows = representation.numpy()
+        rows[:, :columns] = rows[:, :columns] @ turn
+        representation.assign(rows)
+
+
+def count_new_ids(run: Run, sequences: Sequences) -> dict[str, int]:
+    """Counts the ids that are new to a trained model, by (context) feature.
+
+    Raises:
+        SchemaError: a feature is missing or new, or an old id has another row.
+    """
     before, after = run.schema.categorical, sequences.schema.categorical
     names = [part.name for part in before], [part.name for part in after]
     if names[0] != names[1]:

@@ -11,11 +11,10 @@ import pytest
 from serving.tools import query
 from serving.tools.verify import main
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, write_folder
-from tests.harness import randomize
+from tests.harness import learned_dare, randomize
 from tfdare.commands import export
 from tfdare.export import export_servables
 from tfdare.layers import Head, TopKSearch
-from tfdare.models import DARE
 from tfdare.training.run_folder import start_run
 
 PARTS = {"multi_hot": MULTI_HOT, "context": CONTEXT}
@@ -31,7 +30,10 @@ def trained(tmp_path_factory):
 
     def model(seed):
         return randomize(
-            DARE(schema, search=TopKSearch(3, recent=2), head=Head((6,)), auxiliary_weight=0), seed
+            learned_dare(
+                schema, search=TopKSearch(3, recent=2), head=Head((6,)), auxiliary_weight=0
+            ),
+            seed,
         )
 
     run = str(base / "run")
@@ -207,7 +209,7 @@ def test_hashed_features_are_asked_for_by_ids_that_stand_for_their_rows(
     hashed = ("item", "tags", "hour")
     sequences = write_folder(tmp_path / "sequences", make_splits(**PARTS), hashed=hashed, **PARTS)
     schema = sequences.schema.with_dims(3, 4)
-    model = randomize(DARE(schema, top_k=3, head=Head((6,)), auxiliary_weight=0))
+    model = randomize(learned_dare(schema, top_k=3, head=Head((6,)), auxiliary_weight=0))
     start_run(str(tmp_path / "run"), sequences, schema, {})
     model.save(tmp_path / "run/model.keras")
     export_servables(model, str(tmp_path / "servables"), sequences, "m")

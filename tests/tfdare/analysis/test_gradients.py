@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.harness import randomize, requests, rich_shared_schema, shared_schema, tensors
+from tests.harness import (
+    learned_dare,
+    randomize,
+    requests,
+    rich_shared_schema,
+    shared_schema,
+    tensors,
+)
 from tfdare.analysis.gradients import (
     GradientProbe,
     GradientSplit,
@@ -18,7 +25,7 @@ from tfdare.analysis.gradients import (
 )
 from tfdare.compat import raw
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models import DARE, TWIN, build_model
+from tfdare.models import TWIN, build_model
 from tfdare.training import compile_model
 
 pytestmark = pytest.mark.keras
@@ -92,7 +99,7 @@ def test_the_two_sides_add_up_to_the_gradient(name, schema):
 
 
 def test_each_table_of_dare_gets_gradients_of_its_own_side(schema):
-    model, batch = randomize(DARE(schema, top_k=3)), batch_for(schema)
+    model, batch = randomize(learned_dare(schema, top_k=3)), batch_for(schema)
     for name, sides in GradientSplit(model, *batch)().items():
         assert not model.embedding.shares(name)
         for side in ("attention", "representation"):
@@ -191,9 +198,9 @@ def test_numbers_against_plain_loops():
         assert len(feature["by_row"]["id"]) == feature["rows"] == len(feature["by_row"]["conflict"])
     assert (
         "conflict"
-        not in gradient_numbers(gradients_of(randomize(DARE(shared_schema(), top_k=3)), batch))[
-            "features"
-        ]["item"]
+        not in gradient_numbers(
+            gradients_of(randomize(learned_dare(shared_schema(), top_k=3)), batch)
+        )["features"]["item"]
     )
 
 

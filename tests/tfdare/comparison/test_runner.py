@@ -285,8 +285,8 @@ def test_bad_options(folder, tmp_path, capsys, more, words):
 
 
 def test_invalid_arguments_are_refused(folder, tmp_path):
-    with pytest.raises(UsageError, match="`models` must be of .*DARE.*Received: DIEN"):
-        compare(folder.path, str(tmp_path / "c"), ["DIEN"])
+    with pytest.raises(UsageError, match="`models` must be one of .*DARE.*Received: 'BST'"):
+        compare(folder.path, str(tmp_path / "c"), ["BST"])
     with pytest.raises(UsageError, match="`seeds` must name at least one"):
         compare(folder.path, str(tmp_path / "c"), seeds=[])
     with pytest.raises(TypeError, match="learning_rate"):
@@ -370,6 +370,7 @@ def test_costs_are_measured(folder):
     schema = folder.schema
     models = {
         "DARE": build_model("DARE", schema.with_dims(2, 4), top_k=4),
+        "DARE-learned": build_model("DARE-learned", schema.with_dims(2, 4), top_k=4),
         "TWIN": build_model("TWIN", schema.with_dims(4, 4), top_k=4),
         "SDIM": build_model("SDIM", schema.with_dims(4, 4), top_k=4),
         "TWIN-4E": build_model("TWIN-4E", schema.with_dims(2, 4), top_k=4),
@@ -378,7 +379,8 @@ def test_costs_are_measured(folder):
     rows = sum(feature.vocabulary_size for feature in schema.features)
     positions = schema.position.size(schema.window)
     assert {name: search_bytes(model) for name, model in models.items()} == {
-        "DARE": 4 * 2 * (rows + positions),
+        "DARE": 4 * 2 * rows,  # position is no part of given attention
+        "DARE-learned": 4 * 2 * (rows + positions),
         "TWIN": 4 * 4 * (rows + positions),
         "SDIM": 4 * 4 * (rows + positions),
         "TWIN-4E": 4 * 2 * (2 * rows + positions),

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.folders import CONTEXT, MULTI_HOT, SIZES, TIME_GAP, make_splits, write_folder
-from tests.harness import randomize, requests
+from tests.harness import learned_dare, randomize, requests
 from tfdare.data import read_requests
 from tfdare.export import export_model
 from tfdare.export.check import compare, run_in_subprocess
@@ -16,7 +16,7 @@ from tfdare.export.sample_requests import example_requests
 from tfdare.export.signatures import NO_VALUE, ServingModule, id_inputs, signature_inputs
 from tfdare.layers import Head, MatchCounts, TopKSearch
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models import DARE, build_model
+from tfdare.models import build_model
 from tfdare.schema import OOV_ID, PADDING_ID, SchemaError
 from tfdare.sequences import Sequences
 from tfdare.sequences.requests import NO_VALUE as NO_VALUE_OF_THE_CLIENT
@@ -39,7 +39,7 @@ def sequences(tmp_path_factory):
 def model(sequences):
     """Builds a model with every kind of feature, fits one epoch, and moves its weights far away."""
     schema = sequences.schema.with_dims(3, 4)
-    dare = DARE(
+    dare = learned_dare(
         schema,
         search=TopKSearch(TOP_K, recent=RECENT),
         evidence=[MatchCounts()],

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from tests.harness import randomize, requests
+from tests.harness import learned_dare, randomize, requests
 from tfdare.compat import register
 from tfdare.errors import UsageError
 from tfdare.export import ExportError, export_model
@@ -16,7 +16,7 @@ from tfdare.export.check import check_export, lookup_rows
 from tfdare.export.sample_requests import example_requests
 from tfdare.export.signatures import signature_inputs
 from tfdare.layers import DecoupledEmbedding, Head, TopKSearch
-from tfdare.models import DARE, TwoStageModel
+from tfdare.models import TwoStageModel
 from tfdare.schema import OOV_ID, CategoricalContext, Feature, Position, Schema, SchemaError
 from tfdare.schema.id_hash import hash_rows
 from tfdare.sequences import Sequences
@@ -44,7 +44,7 @@ def _model(search=None):
     heads = {"head": Head((6,)), "auxiliary_head": Head((5,), batch_norm=False)}
     if search is not None:
         return randomize(TwoStageModel(DecoupledEmbedding(schema), search=search, **heads))
-    return randomize(DARE(schema, top_k=TOP_K, **heads))
+    return randomize(learned_dare(schema, top_k=TOP_K, **heads))
 
 
 def _vocabularies(folder, model):
@@ -414,7 +414,9 @@ def test_hashed_features_are_hashed_in_the_graph(tmp_path):
         context=(CategoricalContext("city", 6, dim=2, hash_buckets=4),),
     )
     model = randomize(
-        DARE(schema, top_k=TOP_K, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
+        learned_dare(
+            schema, top_k=TOP_K, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False)
+        )
     )
     vocabularies = _vocabularies(tmp_path / "sequences", model)
     session = SavedModelSession(

@@ -22,15 +22,15 @@ pytestmark = pytest.mark.keras
 NAMES = ["d", "d_search", "d_score"]
 
 
-def model_of(schema=None, name="DARE"):
+def model_of(schema=None, name="DARE-learned"):
     return randomize(build_model(name, schema or rich_schema(), top_k=4))
 
 
 class Exported:
     """The three servables of one model."""
 
-    def __init__(self, base, dtype):
-        self.model = model_of()
+    def __init__(self, base, dtype, name="DARE-learned"):
+        self.model = model_of(name=name)
         before = self.model.get_weights()
         self.paths = export_servables(
             self.model, str(base), None, "d", split=True, attention_dtype=dtype
@@ -66,6 +66,11 @@ def small(tmp_path_factory):
     return Exported(tmp_path_factory.mktemp("small"), "int8")
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    return Exported(tmp_path_factory.mktemp("given"), "float32", "DARE")
+
+
 def found_by(exported, inputs):
     """Runs the search servable, and gathers the behaviors it returns as a client does."""
     outputs = exported.run("d_search", "search", inputs)
@@ -78,7 +83,7 @@ def found_by(exported, inputs):
     return {**inputs, **behaviors, **outputs}
 
 
-@pytest.mark.parametrize("which", ["split", "small"])
+@pytest.mark.parametrize("which", ["split", "small", "given"])
 def test_halves_one_after_the_other_are_the_whole(which, request):
     exported = request.getfixturevalue(which)
     assert list(exported.paths) == NAMES
@@ -95,7 +100,7 @@ def test_halves_one_after_the_other_are_the_whole(which, request):
     np.testing.assert_array_equal(searched["behavior_index"], whole["behavior_index"])
     np.testing.assert_allclose(searched["attention_score"], whole["attention_score"], atol=1e-6)
     np.testing.assert_allclose(scored["probability"], whole["probability"], atol=1e-6)
-    if which == "split":
+    if which != "small":
         np.testing.assert_allclose(whole["probability"], exported.model(inputs), atol=1e-5)
 
 
@@ -116,6 +121,13 @@ def test_neither_half_holds_what_only_the_other_reads(split):
     everything = {np.array(weight).tobytes() for weight in split.model.weights}
     assert set(stored["d_score"]) < everything
     assert len(stored["d_score"]) == len(names["d_score"])
+
+
+def test_search_of_given_attention_holds_the_vectors_alone(given):
+    tables = given.model.embedding.attention_tables.values()
+    stored = sorted(values.tobytes() for values in given.stored("d_search"))
+    assert stored == sorted(np.array(table).tobytes() for table in tables)
+    assert {name for name in given.names("d_score") if "attention" in name} == set()
 
 
 def test_warm_up_asks_only_what_a_half_answers(split):

@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.harness import flat, randomize, requests, run_doctests, run_layer_test, tensors
+from tests.harness import (
+    flat,
+    learned_dare,
+    randomize,
+    requests,
+    run_doctests,
+    run_layer_test,
+    tensors,
+)
 from tfdare.compat import raw
 from tfdare.layers import Head
 from tfdare.layers.cross import Cross
-from tfdare.models import DARE
 
 pytestmark = pytest.mark.keras
 
@@ -123,7 +130,9 @@ def test_docstring_examples():
 
 def test_in_the_head_of_a_model(schema, tmp_path):
     def make(**options):
-        return randomize(DARE(schema, top_k=3, head=Head((6,), **options), auxiliary_weight=0))
+        return randomize(
+            learned_dare(schema, top_k=3, head=Head((6,), **options), auxiliary_weight=0)
+        )
 
     model = make(cross=Cross(projection_dim=2))
     inputs = tensors(requests(schema))

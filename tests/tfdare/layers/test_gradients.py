@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.harness import randomize, requests, tensors
+from tests.harness import learned_dare, randomize, requests, tensors
 from tests.reference import Reference
 from tfdare.compat import raw
 from tfdare.layers import Head
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models import DARE
 
 pytestmark = pytest.mark.keras
 
@@ -97,7 +96,7 @@ def test_auxiliary_head_reaches_behaviors_that_search_left_out(dare):
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
 def test_loss_by_plain_loops(schema, weight):
     model = randomize(
-        DARE(
+        learned_dare(
             schema,
             top_k=3,
             auxiliary_weight=weight,
@@ -126,7 +125,7 @@ def test_loss_by_plain_loops(schema, weight):
 def test_auxiliary_loss_counts_in_fit_and_not_in_evaluate(schema):
     inputs = requests(schema, users=4, behaviors=8, seed=14)
     label = np.random.default_rng(2).integers(0, 2, (4, 4)).astype(np.float32)
-    model = randomize(DARE(schema, top_k=3))
+    model = randomize(learned_dare(schema, top_k=3))
     model.compile(
         optimizer=tf.keras.optimizers.SGD(0.0), loss=CandidateCrossentropy(), jit_compile=False
     )

@@ -6,12 +6,20 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness import StraightSearch, randomize, requests, rich_schema, tensors, tiny_schema
+from tests.harness import (
+    StraightSearch,
+    learned_dare,
+    randomize,
+    requests,
+    rich_schema,
+    tensors,
+    tiny_schema,
+)
 from tfdare.compat import raw
 from tfdare.export.signatures import ServingModule
 from tfdare.layers import TopKSearch
 from tfdare.layers.top_k import Blocks, top_k_of_product
-from tfdare.models import DARE, build_model
+from tfdare.models import build_model
 from tfdare.session import SavedModelSession
 
 pytestmark = pytest.mark.keras
@@ -68,7 +76,7 @@ def test_every_behavior_has_one_position(behaviors):
 
 def test_where_all_histories_are_short_nothing_is_decided_at_run_time():
     schema = tiny_schema(window=1199)
-    model = DARE(schema, top_k=3, evidence=[], auxiliary_weight=0)
+    model = learned_dare(schema, top_k=3, evidence=[], auxiliary_weight=0)
     traced = tf.function(model.search, autograph=False).get_concrete_function(
         tensors(requests(schema))
     )
@@ -82,7 +90,7 @@ def pair():
     """Builds two equal models: one searches long histories in blocks, the other never does."""
     schema = rich_schema(window=1500)
     models = [
-        randomize(DARE(schema, search=search, auxiliary_weight=0))
+        randomize(learned_dare(schema, search=search, auxiliary_weight=0))
         for search in (TopKSearch(5, recent=2), StraightSearch(5, recent=2))
     ]
     models[1].set_weights(models[0].get_weights())
@@ -120,7 +128,7 @@ def test_a_model_finds_the_same_in_blocks(pair, lengths):
 
 def test_repeats_of_one_behavior_are_found_from_the_newest_on():
     schema = tiny_schema(window=2000)
-    model = randomize(DARE(schema, top_k=20))
+    model = randomize(learned_dare(schema, top_k=20))
     inputs = requests(schema, users=1, behaviors=2000, candidates=90, lengths=[2000])
     for name in schema.names:  # the score hangs on the position's row alone
         inputs[f"history_{name}"][:] = 3

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.harness import (
     assert_same,
     cut,
+    learned_dare,
     randomize,
     requests,
     rich_schema,
@@ -21,7 +22,7 @@ from tests.tfdare.models.test_published import policy
 from tfdare.compat import raw
 from tfdare.layers import AffinityFacts, ContextEmbedding, Head, MatchCounts, ScoreFacts
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models import DARE, TWIN, build_model
+from tfdare.models import TWIN, build_model
 from tfdare.schema import CategoricalContext, NumericContext
 
 pytestmark = pytest.mark.keras
@@ -36,7 +37,7 @@ CONTEXT = {
 @pytest.fixture(scope="module")
 def models():
     return {
-        "DARE": randomize(DARE(rich_schema(), top_k=3)),
+        "DARE": randomize(learned_dare(rich_schema(), top_k=3)),
         "TWIN": randomize(
             TWIN(rich_shared_schema(), top_k=3, evidence=[AffinityFacts(), MatchCounts()])
         ),
@@ -187,7 +188,7 @@ def test_context_alone_can_be_learned():
     schema = dataclasses.replace(
         rich_schema(), context=(CategoricalContext("hour", 6, 3), NumericContext("age"))
     )
-    model = DARE(schema, top_k=3, head=Head((8,)), auxiliary_weight=0)
+    model = learned_dare(schema, top_k=3, head=Head((8,)), auxiliary_weight=0)
     inputs = requests(schema, users=64, behaviors=6, candidates=2, seed=7)
     label = np.repeat((inputs["context_hour"] > 3).astype(np.float32)[:, None], 2, 1)
     model.compile(
@@ -204,7 +205,7 @@ def test_large_numbers_keep_their_precision_in_half_precision(half):
         rich_schema(), context=(NumericContext("price", mean=1e6, deviation=10.0),)
     )
     with policy(half):
-        model = DARE(schema, top_k=3)
+        model = learned_dare(schema, top_k=3)
     batch = requests(schema, users=2, behaviors=4, seed=8)
     batch["context_price"] = np.array([1e6 + 5, 1e6 - 20], np.float32)
     seen = []

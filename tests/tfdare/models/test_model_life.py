@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.harness import assert_same, randomize, requests, run_doctests, tensors
+from tests.harness import assert_same, learned_dare, randomize, requests, run_doctests, tensors
 from tfdare.layers import ClusterAttention, DecoupledEmbedding, Head, MatchSearch, TopKSearch
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models import DARE, TwoStageModel, build_model
+from tfdare.models import TwoStageModel, build_model
 from tfdare.schema import Feature, Schema
 
 pytestmark = pytest.mark.keras
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.keras
 @pytest.mark.parametrize("name", ["dare", "twin", "no auxiliary"])
 def test_keras_file_and_weights_round_trip(name, request, schema, tmp_path):
     if name == "no auxiliary":
-        model = randomize(DARE(schema, top_k=3, auxiliary_weight=0, head=Head((6,))))
+        model = randomize(learned_dare(schema, top_k=3, auxiliary_weight=0, head=Head((6,))))
     else:
         model = request.getfixturevalue(name)
     inputs = requests(model.schema, behaviors=10, seed=15)
@@ -40,25 +40,27 @@ def test_keras_file_and_weights_round_trip(name, request, schema, tmp_path):
 
 
 def test_model_is_built_without_data(schema):
-    model = DARE(schema, top_k=3, head=Head((6, 4)), auxiliary_head=Head((5,), batch_norm=False))
+    model = learned_dare(
+        schema, top_k=3, head=Head((6, 4)), auxiliary_head=Head((5,), batch_norm=False)
+    )
     assert model.built
     tables = 30 * 3 + 7 * 2 + 30 * 4 + 7 * 3 + 9 * 5 + 9 * 2
-    # Three times 9 columns come in, counts of two features and two facts of scores and affinities
-    # each; batch normalization has two moving ones more.
-    head = 4 * 33 + (33 * 6 + 6 + 6) + (6 * 4 + 4 + 4) + (4 + 1)
+    # Three times 9 columns come in, counts of two features, two facts of scores and affinities
+    # each, and the number of behaviors; batch normalization has two moving ones more.
+    head = 4 * 34 + (34 * 6 + 6 + 6) + (6 * 4 + 4 + 4) + (4 + 1)
     auxiliary = (27 * 5 + 5 + 5) + (5 + 1)
     assert model.count_params() == tables + head + auxiliary
 
 
 def test_wrong_arguments_are_quoted(schema):
     with pytest.raises(ValueError, match="must not be negative. Received: -0.5"):
-        DARE(schema, auxiliary_weight=-0.5)
+        learned_dare(schema, auxiliary_weight=-0.5)
     with pytest.raises(ValueError, match="Received: top_k=0"):
-        DARE(schema, top_k=0)
+        learned_dare(schema, top_k=0)
     with pytest.raises(ValueError, match="window of 12 behaviors. Received: top_k=13"):
-        DARE(schema, top_k=13)
+        learned_dare(schema, top_k=13)
     with pytest.raises(ValueError, match="window of 12 behaviors. Received: recent=13"):
-        DARE(schema, search=TopKSearch(3, recent=13))
+        learned_dare(schema, search=TopKSearch(3, recent=13))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def held_tensors(model):
 
 @pytest.mark.parametrize("kind", ["eager", "traced"])
 def test_a_training_call_outside_fit_leaves_no_tensor_behind(schema, kind):
-    model = randomize(DARE(schema, top_k=3, head=Head((6,))))
+    model = randomize(learned_dare(schema, top_k=3, head=Head((6,))))
     model.compile("sgd", CandidateCrossentropy())
     inputs = tensors(requests(schema))
     label = tf.cast(inputs["target_item"] % 2, tf.float32)
@@ -131,7 +133,7 @@ def test_a_training_call_outside_fit_leaves_no_tensor_behind(schema, kind):
 
 
 def test_a_training_step_that_fails_leaves_the_model_as_it_was(schema):
-    model = randomize(DARE(schema, top_k=3, head=Head((6,))))
+    model = randomize(learned_dare(schema, top_k=3, head=Head((6,))))
     model.compile("sgd", CandidateCrossentropy(), run_eagerly=True)
     inputs = requests(schema)
     with pytest.raises(tf.errors.InvalidArgumentError, match="Labels must be finite"):
@@ -141,7 +143,7 @@ def test_a_training_step_that_fails_leaves_the_model_as_it_was(schema):
 
 
 def test_only_the_two_stage_model_searches(schema):
-    assert DARE(schema, top_k=3).searches
+    assert learned_dare(schema, top_k=3).searches
     assert not build_model("DARE-whole", schema).searches
 
 

@@ -6,10 +6,18 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness import assert_same, cut, flat, randomize, requests, tensors, tiny_schema
+from tests.harness import (
+    assert_same,
+    cut,
+    flat,
+    learned_dare,
+    randomize,
+    requests,
+    tensors,
+    tiny_schema,
+)
 from tests.reference import Reference
 from tfdare.compat import raw
-from tfdare.models import DARE
 from tfdare.schema import Feature, Position, Schema
 
 pytestmark = pytest.mark.keras
@@ -39,7 +47,7 @@ def test_score_scales_features_and_position_apart():
         2,
         position=Position(exact=2, attention_dim=4, representation_dim=0),
     )
-    model = DARE(schema, top_k=1)
+    model = learned_dare(schema, top_k=1)
     embedding = model.embedding
     raw(embedding.attention_tables["item"]).assign([[0] * 3, [0] * 3, [1, 2, 3], [4, 0, 2]])
     raw(embedding.attention_tables["category"]).assign([[0], [0], [6]])
@@ -166,7 +174,7 @@ def test_short_histories_are_finite_and_as_wide_as_k(model, behaviors, lengths):
 
 def test_ties_are_won_by_the_newest():
     # Without a score of position, equal behaviors score the same.
-    model = randomize(DARE(tiny_schema(attention_dim=0), top_k=4))
+    model = randomize(learned_dare(tiny_schema(attention_dim=0), top_k=4))
     inputs = requests(model.schema, users=1, behaviors=12, candidates=2, lengths=[12])
     for name in ("item", "category"):
         inputs[f"history_{name}"][:] = 2

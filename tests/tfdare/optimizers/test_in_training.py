@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.harness import randomize, requests, tensors
+from tests.harness import learned_dare, randomize, requests, tensors
 from tests.optimizer_steps import BATCHES, OPTIMIZERS, built, decay_rate, slices, start
 from tfdare.compat import raw
 from tfdare.layers import Head
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models import DARE
 from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam, rowwise_adagrad
 from tfdare.schema import Feature, Schema
 
@@ -145,7 +144,7 @@ def test_dare_resumes_as_if_never_stopped(schema, tmp_path):
 
 def _compiled_dare(schema):
     model = randomize(
-        DARE(schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
+        learned_dare(schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
     )
     model.compile(SparseAdam(0.05), loss=CandidateCrossentropy(), run_eagerly=True)
     return model
@@ -170,7 +169,9 @@ def test_a_fit_moves_only_the_rows_of_the_batch(schema):
 def test_no_operation_of_a_step_of_dare_is_as_large_as_a_table():
     rows = 20011  # a prime that no other dimension has; counting is for smaller tables
     schema = Schema((Feature("item", rows, 3, 4),), window=8)
-    model = DARE(schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False))
+    model = learned_dare(
+        schema, top_k=3, head=Head((6,)), auxiliary_head=Head((5,), batch_norm=False)
+    )
     weights = [raw(weight) for weight in model.trainable_weights]
     optimizer = built(SparseAdam(0.1), *model.trainable_weights)
 

@@ -10,13 +10,13 @@ import pytest
 import tensorflow as tf
 
 from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, write_folder
-from tests.harness import randomize, run_doctests
+from tests.harness import learned_dare, randomize, run_doctests
 from tfdare.compat import KERAS_3, deserialize, raw, serialize
 from tfdare.data import read_requests
 from tfdare.layers import Head
 from tfdare.losses import CandidateCrossentropy
 from tfdare.metrics import auc
-from tfdare.models import DARE, build_model
+from tfdare.models import build_model
 from tfdare.optimizers import SparseAdam
 from tfdare.sequences.record import UserRecord
 
@@ -60,7 +60,7 @@ def catalog(folder):
 
 
 def small_dare(schema, **options):
-    return DARE(
+    return learned_dare(
         schema,
         top_k=3,
         **{"head": Head((6,)), "auxiliary_head": Head((5,), batch_norm=False), **options},

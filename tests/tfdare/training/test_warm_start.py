@@ -50,11 +50,12 @@ def grown(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     output = str(tmp_path_factory.mktemp("runs") / "one")
-    assert main(["--sequences", folder.path, "--output", output, *SMALL]) == 0
+    learned = ["--model", "DARE-learned"]
+    assert main(["--sequences", folder.path, "--output", output, *learned, *SMALL]) == 0
     return load_run(output)
 
 
-def new_model(sequences, name="DARE", dims=(3, 4)):
+def new_model(sequences, name="DARE-learned", dims=(3, 4)):
     return build_model(name, sequences.schema.with_dims(*dims), top_k=4)
 
 
@@ -78,7 +79,8 @@ def test_old_requests_keep_their_predictions(run, folder, grown):
 def test_the_command_goes_on(run, grown, tmp_path, capsys):
     output = tmp_path / "two"
     arguments = ["--sequences", grown.path, "--output", str(output), *SMALL]
-    assert main([*arguments, "--warm_start", run.path]) == 0
+    learned = ["--model", "DARE-learned", "--warm_start", run.path]
+    assert main([*arguments, *learned]) == 0
     assert "new ids: item 11, category 1, hour 0, interests 0" in capsys.readouterr().err
     assert json.loads((output / "run.json").read_text())["warm_start"] == "one"
     assert load_run(str(output)).schema.item.vocabulary_size == 41
@@ -105,7 +107,7 @@ def test_changes_that_do_not_fit_are_named(run, folder, grown, tmp_path, capsys)
         warm_start(new_model(folder), run, shrunk)
     with pytest.raises(SchemaError, match=r"has shape \(41, 2\), \(30, 3\) in the trained model"):
         warm_start(new_model(grown, dims=(2, 4)), run, grown)
-    with pytest.raises(SchemaError, match="is 'dare' with .* Received: 'din' with"):
+    with pytest.raises(SchemaError, match="is 'dare_learned' with .* Received: 'din' with"):
         warm_start(new_model(grown, "DIN", (3, 3)), run, grown)
     plain = write_folder(tmp_path / "plain", make_splits(users=2))
     with pytest.raises(SchemaError, match=r"\['item', 'category', 'hour', 'interests'\]. Received"):
