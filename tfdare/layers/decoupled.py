@@ -64,4 +64,5 @@ class DecoupledEmbedding(RoleEmbedding):
                 self.make_distance_tables(side, side)
 
     def get_config(self):
-        return {**super().get_config(), "attention_given": self.attention_given}
+        given = {"attention_given": True} if self.attention_given else {}  # as before, if learned
+        return {**super().get_config(), **given}
