@@ -114,8 +114,6 @@ def _rank(options) -> dict[str, Any]:
         index, score = whole.behavior_index[0, best], whole.attention_score[0, best]
     kept = np.flatnonzero(index >= 0)
     kept = kept[np.argsort(-score[kept], kind="stable")]
-    weight = np.exp(score[kept] - score[kept].max()) if len(kept) else score[kept]
-    weight = weight / weight.sum() if len(kept) else weight
     context = {name: _as_json(value) for name, value in user_request.context.items()}
     return {
         "user": user_request.user,
@@ -137,14 +135,7 @@ def _rank(options) -> dict[str, Any]:
             }
             for rank, c in enumerate(order, start=1)
         ],
-        "behaviors": [
-            {
-                **behavior(index[k]),
-                "attention_score": float(score[k]),
-                "weight": float(w),
-            }
-            for k, w in zip(kept, weight)
-        ],
+        "behaviors": [{**behavior(index[k]), "attention_score": float(score[k])} for k in kept],
     }
 
 

@@ -69,7 +69,7 @@ def test_tables(ask):
     chances = [float(line.split()[3]) for line in lines[5:8]]
     assert chances == sorted(chances, reverse=True)
     assert lines[9].startswith("Behaviors that search found for the best one, 3 of 4, position 1")
-    assert lines[10].split() == ["position", "item", "category", "attention", "score", "weight"]
+    assert lines[10].split() == ["position", "item", "category", "attention", "score"]
     assert len(lines) == 14
 
 
@@ -87,9 +87,9 @@ def test_json_equals_the_servers_answer(ask, sequences, own_server):
     assert first["probability"] == pytest.approx(float(expected.probability[0, best]), abs=1e-6)
     assert answer["agree"] and answer["difference"] <= 1e-6
     score = expected.attention_score[0, best]
-    weights = np.sort(np.exp(score) / np.exp(score).sum())[::-1]
     behaviors = answer["behaviors"]
-    np.testing.assert_allclose([b["weight"] for b in behaviors], weights, rtol=1e-5)
+    scores = [behavior["attention_score"] for behavior in behaviors]
+    np.testing.assert_allclose(scores, np.sort(score)[::-1], rtol=1e-5)
     for behavior in behaviors:
         assert request.history["item"][30 - behavior["position"]] == behavior["item"]
     assert sorted(30 - b["position"] for b in behaviors) == sorted(expected.behavior_index[0, best])
