@@ -100,7 +100,7 @@ class TrainOptions:
         type=float,
     )
     shorten: float = _option(
-        0.1,
+        0.02,
         "share of training requests that keep only their 0, 1, 2, 4, ... newest behaviors, "
         "for users with a short history",
         SHARE,
