@@ -57,6 +57,9 @@ class Client(Plans):
         credentials: grpc.ChannelCredentials or None. For TLS, such as
             ``grpc.ssl_channel_credentials(ca)``, with the client's key and certificate for mutual
             TLS. Defaults to None: no encryption.
+        same_version: bool. Whether search and score, served apart, must answer with the same
+            version. False for a model whose attention is given and renewed by itself: the newest
+            search, with the version of score that is asked for. Defaults to True.
 
     Raises:
         ServingError: (from every call) the call failed; carries the code and the message.

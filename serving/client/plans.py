@@ -79,6 +79,7 @@ class Plans:
         max_candidates: int | None = None,
         id_dtype: DTypeLike = np.int64,
         credentials: grpc.ChannelCredentials | None = None,
+        same_version: bool = True,
     ):
         if not timeout > 0 or retries < 0:
             raise ValueError(
@@ -98,6 +99,7 @@ class Plans:
         self.max_candidates = max_candidates
         self.id_dtype = np.dtype(id_dtype)
         self.credentials = credentials
+        self.same_version = same_version
         self._connect()
 
     def _connect(self) -> None:
@@ -198,6 +200,12 @@ class Plans:
                 newest,
             )
         same = (self.search_address, self.search_model) == (self.address, self.model)
+        if not same and not self.same_version:
+            kept = yield from self.search_plan(requests, None)
+            scored = yield from self.score_plan(requests, kept, version, label)
+            return RankResult(
+                scored.probability, kept.behavior_index, kept.attention_score, scored.version
+            )
         wanted = version
         for last in (False, True):
             kept = yield from self.search_plan(requests, wanted, label if wanted is None else None)

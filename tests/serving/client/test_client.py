@@ -262,6 +262,7 @@ def test_the_signature_names_every_option(client):
         "max_candidates",
         "id_dtype",
         "credentials",
+        "same_version",
     ]
     with pytest.raises(TypeError, match="retry"):
         client("localhost:1", retry=3)
