@@ -124,8 +124,8 @@ def _about(comparison) -> str:
     ]
     if any(row["model"] == "DARE" for row in rows):
         lines.append(
-            f"DARE is the published model (`{DARE}`) with evidence of the behaviors found "
-            "in addition to the pooled history."
+            "DARE is given attention, by the vectors of the sequences, and evidence of the "
+            f"behaviors found; `{DARE}` is the published model."
         )
     if of_paper:
         lines.append(
