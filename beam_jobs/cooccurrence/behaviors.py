@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs.histories.histories import Histories
-from beam_jobs.histories.splits import Protocol, training_period
+from beam_jobs.histories.splits import Protocol, training_events
 from beam_jobs.reading.rows import pack, unpack
 from beam_jobs.shared.hashing import hash_strings
 from tfdare.sequences.record import UserRecord
@@ -56,9 +56,7 @@ def training_behaviors(
         protocol: Protocol.
         names: sequence of str. Features to keep.
     """
-    period = training_period(protocol, histories.length, histories.columns["time"])
-    position = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
-    keep = position < np.repeat(period, histories.length)
+    period, keep = training_events(protocol, histories.length, histories.columns["time"])
     return Behaviors(
         hash_strings(pa.array(histories.users, pa.string())),
         period.astype(np.int64),

@@ -144,6 +144,15 @@ def training_period(
     return protocol.held_out(length, time)[0]
 
 
+def training_events(
+    protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the counts of :func:`training_period`, and which events they count: bool ``[E]``."""
+    period = training_period(protocol, length, time)
+    position = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return period, position < np.repeat(period, length)
+
+
 def cuts(protocol: Protocol, length: np.ndarray, time: np.ndarray | None = None) -> dict[str, Cuts]:
     """Returns the requests of every split; positions start at 1, so that an event precedes each.
 

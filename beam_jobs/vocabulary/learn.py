@@ -12,7 +12,7 @@ import numpy as np
 
 from beam_jobs.histories.earlier_run import Earlier
 from beam_jobs.histories.histories import Histories
-from beam_jobs.histories.splits import ByTime, Protocol, training_period
+from beam_jobs.histories.splits import ByTime, Protocol, training_events
 from beam_jobs.reading.formats import Format
 from beam_jobs.shared.storage import write_file
 from beam_jobs.shared.vocabulary_file import MISSING, Vocabulary
@@ -60,9 +60,8 @@ def count_items(
         form: Format. Format of what holds the context: the log, or the impressions.
         features: tuple of str. The item first.
     """
-    period = training_period(protocol, histories.length, histories.columns["time"])
-    position = np.arange(histories.length.sum()) - np.repeat(histories.start, histories.length)
-    columns = _take(histories.columns, position < np.repeat(period, histories.length))
+    _, training = training_events(protocol, histories.length, histories.columns["time"])
+    columns = _take(histories.columns, training)
     if histories.impressions is not None:  # candidates count, too, and carry the context
         assert isinstance(protocol, ByTime)
         context = histories.impressions.columns

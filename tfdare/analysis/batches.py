@@ -8,13 +8,7 @@ import numpy as np
 
 from tfdare.compat import tf
 from tfdare.data import read_requests
-from tfdare.layers import (
-    GranularitySearch,
-    ScaledAverage,
-    TimeOrderedSearch,
-    masked_softmax,
-    newest_first,
-)
+from tfdare.layers import ScaledAverage, masked_softmax, newest_first
 from tfdare.sequences import Sequences
 
 
@@ -79,7 +73,7 @@ def _weights(model, scores, real) -> tf.Tensor:
 def _best_first(results, search_layer) -> tf.Tensor:
     """Returns the indices that search kept, by falling score where it sorts them by time."""
     index = results["behavior_index"]
-    if not isinstance(search_layer, (TimeOrderedSearch, GranularitySearch)):
+    if search_layer.best_first:
         return index
     index, score = index[..., : search_layer.top_k], results["attention_score"]
     score = tf.where(index >= 0, score[..., : search_layer.top_k], -float("inf"))

@@ -9,6 +9,7 @@ request, the 32-bit values of all its tensors, one after the other.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -70,8 +71,7 @@ def write_searched(
             columns.append(tf.reshape(tf.bitcast(values, tf.int32), [tf.shape(values)[0], -1]))
         return tf.concat(columns, axis=1)
 
-    count, rows = 0, 0
-    batch_size, files = None, []
+    rows, batch_size, files = 0, None, []
     try:
         for number, (batch, label, weight) in enumerate(requests):
             if number < _PARTS:
@@ -81,9 +81,9 @@ def write_searched(
             if batch_size is None:
                 batch_size = len(values)
                 _check_space(folder, values.nbytes * len(requests))
-            rows, count = rows + len(values), number + 1
+            rows += len(values)
             if report is not None:
-                report(count)
+                report(number + 1)
     except NoSpace:
         shutil.rmtree(folder)
         raise
@@ -115,7 +115,7 @@ def read_searched(
     with open(os.path.join(folder, LAYOUT), encoding="utf-8") as file:
         content = json.load(file)
     layout = {name: content["tensors"][name] for name in sorted(content["tensors"])}
-    widths = [_elements(part["shape"]) for part in layout.values()]
+    widths = [math.prod(part["shape"]) for part in layout.values()]
     record = 4 * sum(widths)
     parts = min(_PARTS, -(-content["requests"] // content["batch_size"]))
     paths = [os.path.join(folder, f"part-{number:05}.bin") for number in range(parts)]
@@ -153,10 +153,3 @@ def _check_space(folder: str, needed: int) -> None:
             f"What search returns needs {needed / 1e9:,.1f} GB, more than half of the "
             f"{free / 1e9:,.1f} GB that are free at {folder!r}"
         )
-
-
-def _elements(shape: list[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product

@@ -175,7 +175,7 @@ def pair_outputs(model, rows, outputs) -> dict[str, tuple[np.ndarray, np.ndarray
     expected = model.search(rows)
     newest = np.where(index >= 0, length - 1 - index, -1)  # 0 is the newest behavior
     scores = np.pad(model.attend(rows).numpy(), [(0, 0), (0, 0), (1, 0)])
-    top_k = model.search_layer.top_k
+    search = model.search_layer
     pairs = {
         "attention_score": (outputs["attention_score"], expected["attention_score"].numpy()),
         "number of behaviors found": (
@@ -187,10 +187,11 @@ def pair_outputs(model, rows, outputs) -> dict[str, tuple[np.ndarray, np.ndarray
             outputs["attention_score"],
         ),
     }
-    # What other queries found and the newest behaviors follow the top K; each may repeat another.
-    for start in range(0, index.shape[-1], top_k):
-        pairs[f"repeats in behavior_index from slot {start}"] = (
-            _repeats(index[..., start : start + top_k]),
+    # The newest behaviors follow those that queries found; only within a set none may come twice.
+    ends = [search.top_k * query for query in range(1, search.queries + 1)]
+    for number, part in enumerate(np.split(index, ends, axis=-1)):
+        pairs[f"repeats in set {number} of behavior_index"] = (
+            _repeats(part),
             np.zeros(index.shape[:2]),
         )
     if "probability" in outputs:

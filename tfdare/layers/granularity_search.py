@@ -52,11 +52,8 @@ class GranularitySearch(Search):
         self.local = int(local)
 
     needs_embeddings = True
-
-    @property
-    def slots(self) -> int:
-        """3 K + M, behaviors kept for each target."""
-        return GRANULARITIES * self.top_k + self.recent
+    queries = GRANULARITIES
+    best_first = False
 
     def rank(self, scores, query, key, target, history):
         return scores

@@ -45,10 +45,15 @@ class Search(tf.keras.layers.Layer):
             raise ValueError(f"`recent` must not be negative. Received: recent={recent}")
         self.top_k, self.recent = int(top_k), int(recent)
 
+    queries = 1
+    """How many sets of K behaviors are kept for each target, before the M newest ones."""
+    best_first = True
+    """Whether a set is in the order of :meth:`rank`; otherwise its newest behavior comes first."""
+
     @property
     def slots(self) -> int:
-        """K + M, behaviors kept for each target."""
-        return self.top_k + self.recent
+        """K for each query, and M: behaviors kept for each target."""
+        return self.queries * self.top_k + self.recent
 
     needs_embeddings = False
     """Whether :meth:`rank` uses query and key."""

@@ -26,6 +26,8 @@ class TimeOrderedSearch(TopKSearch):
         ([[[0, 2]]], [[[3.0, 9.0]]])
     """
 
+    best_first = False
+
     def _with_recent(self, indices, score, length, recent_score):
         return super()._with_recent(*newest_to_oldest(indices, score), length, recent_score)
 

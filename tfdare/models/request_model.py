@@ -111,6 +111,11 @@ class RequestModel(tf.keras.Model):
         """Whether the model has a search stage: methods ``search`` and ``score``."""
         return False
 
+    @property
+    def searches_once(self) -> bool:
+        """Whether training leaves what search finds as it is, so that one search is enough."""
+        return False
+
     def attend(self, requests: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Computes the attention score of every behavior for every target, unmasked.
 

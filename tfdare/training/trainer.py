@@ -204,7 +204,7 @@ def _train_requests(network, sequences, output, options, epochs_before, verbose)
         shorten=options.shorten,
     )
     seed = options.seed + epochs_before
-    if not getattr(network, "searches_once", False):
+    if not network.searches_once:
         return read(seed=seed)
     folder = os.path.join(output, SEARCHED)
     if not os.path.exists(os.path.join(folder, LAYOUT)):
