@@ -187,7 +187,6 @@ def test_query_shows_time_gaps_context_and_values(folder, served, capsys):
         "gap",
         "attention",
         "score",
-        "weight",
     ]
     assert ask(folder, address, "--user", user, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
