@@ -162,7 +162,9 @@ def open_base(options: Options) -> Earlier | None:
     """
     names = (*options.form.features, *options.context_form.context)
     if options.since:
-        settings = {**options.optional_settings, **options.form.settings, **options.split}
+        moving = ("validation_from", "test_from")  # from day to day
+        split = {name: value for name, value in options.split.items() if name not in moving}
+        settings = {**options.optional_settings, **options.form.settings, **split}
         return open_earlier(options.since, "since", settings, names, events=True)
     if options.vocabulary_from:
         features = ("multi_hot", "context", "numeric", "hash_buckets")

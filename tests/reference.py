@@ -5,7 +5,14 @@ import math
 import numpy as np
 
 from tfdare.compat import raw
-from tfdare.layers import AffinityFacts, BehaviorCount, MatchCounts, ScaledAverage, ScoreFacts
+from tfdare.layers import (
+    AffinityFacts,
+    BehaviorCount,
+    MatchCounts,
+    MeanScore,
+    ScaledAverage,
+    ScoreFacts,
+)
 from tfdare.schema import OOV_ID, CategoricalContext
 
 
@@ -96,6 +103,13 @@ class Reference:
                 values += top_and_mass([scores[i] for i in chosen])
             elif isinstance(layer, BehaviorCount):
                 values.append(math.log(1 + len(chosen)))
+            elif isinstance(layer, MeanScore):
+                columns = sum(self.attention[f].shape[1] for f in self.schema.names)
+                for f in self.schema.names:
+                    rows = [mean(self.attention[f], b[f]) for b in behaviors]
+                    key = np.sum(rows, axis=0) if rows else np.zeros(self.attention[f].shape[1])
+                    product = mean(self.attention[f], target[f]) @ (key / max(len(behaviors), 1))
+                    values.append(product / math.sqrt(columns))
             else:
                 assert isinstance(layer, AffinityFacts)
                 v = self.represent(target, 0)

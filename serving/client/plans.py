@@ -170,7 +170,12 @@ class Plans:
         outputs, newest = yield from self._predict_all(
             "search", inputs, version, label, self.search_model, self.search_address
         )
-        return SearchResult(outputs["behavior_index"], outputs["attention_score"], newest)
+        return SearchResult(
+            outputs["behavior_index"],
+            outputs["attention_score"],
+            newest,
+            outputs.get("mean_score"),
+        )
 
     def score_plan(
         self,
@@ -180,7 +185,12 @@ class Plans:
         label: str | None = None,
     ) -> Plan[ScoreResult]:
         """Plans ``score`` of the behaviors that search returned."""
-        inputs = score_inputs(requests, search_result.behavior_index, search_result.attention_score)
+        inputs = score_inputs(
+            requests,
+            search_result.behavior_index,
+            search_result.attention_score,
+            search_result.mean_score,
+        )
         outputs, newest = yield from self._predict_all("score", inputs, version, label)
         return ScoreResult(outputs["probability"], newest)
 
@@ -203,9 +213,7 @@ class Plans:
         if not same and not self.same_version:
             kept = yield from self.search_plan(requests, None)
             scored = yield from self.score_plan(requests, kept, version, label)
-            return RankResult(
-                scored.probability, kept.behavior_index, kept.attention_score, scored.version
-            )
+            return _ranked(kept, scored)
         wanted = version
         for last in (False, True):
             kept = yield from self.search_plan(requests, wanted, label if wanted is None else None)
@@ -218,9 +226,7 @@ class Plans:
             # One of the two has switched to a version that the other does not have.
             if not same:
                 wanted = (yield from self.score_plan(requests, kept, None, label)).version
-        return RankResult(
-            scored.probability, kept.behavior_index, kept.attention_score, scored.version
-        )
+        return _ranked(kept, scored)
 
     def _predict_all(
         self,
@@ -279,6 +285,16 @@ def version_states(response: get_model_status_pb2.GetModelStatusResponse) -> dic
     """Reads a reply as a mapping of version to the name of its state."""
     name = get_model_status_pb2.ModelVersionStatus.State.Name
     return {status.version: name(status.state) for status in response.model_version_status}
+
+
+def _ranked(kept: SearchResult, scored: ScoreResult) -> RankResult:
+    return RankResult(
+        scored.probability,
+        kept.behavior_index,
+        kept.attention_score,
+        scored.version,
+        kept.mean_score,
+    )
 
 
 def _candidates(inputs: Arrays) -> int:

@@ -48,11 +48,14 @@ class SearchResult:
         behavior_index: int32 ``[U, C, K]``. Index into the history, -1 for none.
         attention_score: float32 ``[U, C, K]``. 0 where there is none.
         version: int. The version that answered.
+        mean_score: float32 ``[U, C, parts]`` or None. Mean attention score of the whole history
+            by feature; None where the model's score stage does not need it.
     """
 
     behavior_index: np.ndarray
     attention_score: np.ndarray
     version: int
+    mean_score: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,15 @@ class RankResult:
             where the model does not search.
         attention_score: float32 ``[U, C, K]`` or None. 0 where there is none.
         version: int. The version that answered (of score, where there were two calls).
+        mean_score: float32 ``[U, C, parts]`` or None. As of :class:`SearchResult`, where
+            there were two calls.
     """
 
     probability: np.ndarray
     behavior_index: np.ndarray | None
     attention_score: np.ndarray | None
     version: int
+    mean_score: np.ndarray | None = None
 
     @property
     def searches(self) -> bool:

@@ -143,7 +143,9 @@ def serialize(client: Client, signature: str, requests: Sequence[Arrays]) -> lis
             inputs = search_inputs(request)
         elif signature == "score":
             kept = client.search(request)
-            inputs = score_inputs(request, kept.behavior_index, kept.attention_score)
+            inputs = score_inputs(
+                request, kept.behavior_index, kept.attention_score, kept.mean_score
+            )
         else:
             inputs = checked(request)
         messages.append(client.call(signature, inputs).request.SerializeToString())

@@ -160,10 +160,13 @@ def _behaviors(result: RankResult) -> dict[str, np.ndarray]:
     """Returns the outputs of search, empty where the model does not search."""
     if result.behavior_index is None or result.attention_score is None:
         return {}
-    return {
+    outputs = {
         "behavior_index": result.behavior_index,
         "attention_score": result.attention_score,
     }
+    if result.mean_score is not None:
+        outputs["mean_score"] = result.mean_score
+    return outputs
 
 
 def _text(report) -> str:

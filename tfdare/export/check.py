@@ -187,6 +187,8 @@ def pair_outputs(model, rows, outputs) -> dict[str, tuple[np.ndarray, np.ndarray
             outputs["attention_score"],
         ),
     }
+    if "mean_score" in outputs:
+        pairs["mean_score"] = (outputs["mean_score"], expected["mean_score"].numpy())
     # The newest behaviors follow those that queries found; only within a set none may come twice.
     ends = [search.top_k * query for query in range(1, search.queries + 1)]
     for number, part in enumerate(np.split(index, ends, axis=-1)):
@@ -201,7 +203,9 @@ def pair_outputs(model, rows, outputs) -> dict[str, tuple[np.ndarray, np.ndarray
             for name in names
         }
         behaviors = gather_behaviors(history, tf.constant(newest, tf.int32))
-        scored = model.score({**rows, **behaviors, "attention_score": outputs["attention_score"]})
+        scored = model.score(
+            {**expected, **rows, **behaviors, "attention_score": outputs["attention_score"]}
+        )
         pairs["probability"] = (outputs["probability"], scored.numpy())
     return pairs
 

@@ -86,6 +86,7 @@ def example_requests(
             "context": (users,),
             "behavior": (users, candidates, slots),
             "attention": (users, candidates, slots),
+            "mean": (users, candidates, model.embedding.attention_part_count),
         }
         arrays: dict[str, np.ndarray] = {}  # signatures share inputs of the same name
         for inputs in specs.values():

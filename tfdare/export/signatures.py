@@ -156,13 +156,17 @@ def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.Te
     }
     if not isinstance(model, TwoStageModel):
         return {DEFAULT: {**search, **context}}
-    behaviors = [None, None, model.search_layer.slots]
+    behaviors, mean_score = [None, None, model.search_layer.slots], {}
+    if model.needs_mean_score:
+        parts = [None, None, model.embedding.attention_part_count]
+        mean_score = spec("mean_score", parts, tf.float32)
     score = {
         **targets,
         **features("behavior", behaviors),
         **time_gap("behavior", behaviors),
         **spec("behavior_position", behaviors, tf.int32),
         **spec("attention_score", behaviors, tf.float32),
+        **mean_score,
         **context,
     }
     return {SEARCH: search, SCORE: score, DEFAULT: {**search, **context}}
@@ -188,7 +192,8 @@ def _functions(model, lookups, raw_ids):
 
     def search(**inputs):
         outputs = model.search(rows(inputs))
-        return {name: outputs[name] for name in ("behavior_index", "attention_score")}
+        names = ("behavior_index", "attention_score", "mean_score")
+        return {name: outputs[name] for name in names if name in outputs}
 
     def score(**inputs):
         return {"probability": model.score(rows(inputs))}

@@ -49,7 +49,12 @@ def session_answers(
 
 
 def _score_inputs(request: Mapping[str, np.ndarray], outputs: Outputs) -> dict[str, np.ndarray]:
-    return score_inputs(request, outputs["behavior_index"], outputs["attention_score"])
+    return score_inputs(
+        request,
+        outputs["behavior_index"],
+        outputs["attention_score"],
+        outputs.get("mean_score"),
+    )
 
 
 def differences(

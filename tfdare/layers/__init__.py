@@ -7,7 +7,13 @@ from tfdare.layers.cross import Cross
 from tfdare.layers.decoupled import DecoupledEmbedding
 from tfdare.layers.embedding import RoleEmbedding
 from tfdare.layers.encoder_layer import EncoderLayer
-from tfdare.layers.evidence import AffinityFacts, BehaviorCount, MatchCounts, ScoreFacts
+from tfdare.layers.evidence import (
+    AffinityFacts,
+    BehaviorCount,
+    MatchCounts,
+    MeanScore,
+    ScoreFacts,
+)
 from tfdare.layers.evolution import EvolutionPooling
 from tfdare.layers.fourier import FourierPooling
 from tfdare.layers.granularity_search import GranularitySearch
@@ -47,6 +53,7 @@ __all__ = [
     "MLPAttention",
     "MatchCounts",
     "MatchSearch",
+    "MeanScore",
     "MultiHeadPooling",
     "PerRoleEmbedding",
     "PlainPooling",

@@ -124,6 +124,11 @@ class RoleEmbedding(EmbeddingTables):
         """
         return self._parts("attention", ids, role)
 
+    @property
+    def attention_part_count(self) -> int:
+        """How many parts :meth:`attention_parts` returns."""
+        return len(self.schema.features)
+
     def attention(self, ids: Mapping[str, tf.Tensor], role: str = HISTORY) -> tf.Tensor:
         """Returns the attention embeddings, e^Att, of behaviors or targets.
 

@@ -1,4 +1,7 @@
-"""Evidence: features about the behaviors found, which a weighted average does not show."""
+"""Evidence: facts for the head that a weighted average of behaviors does not show.
+
+Most are about the behaviors found; in models that pool the whole history, about all behaviors.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class MatchCounts(tf.keras.layers.Layer):
     Call arguments:
         target: mapping of feature name to int ``[U, C]``.
         behaviors: mapping of feature name to int ``[U, C, S]``.
-        scores, affinity: ignored.
+        scores, affinity, mean_score: ignored.
         real: bool ``[U, C, S]``. Slots that hold a behavior.
         top_k: int. Slots that search filled; the others are not counted.
 
@@ -31,11 +34,11 @@ class MatchCounts(tf.keras.layers.Layer):
         [[[3.0]]]
     """
 
-    def output_dim(self, schema) -> int:
-        """Returns the columns of the output for a schema."""
-        return sum(feature.max_values == 1 for feature in schema.features)
+    def output_dim(self, embedding) -> int:
+        """Returns the columns of the output, given the model's RoleEmbedding."""
+        return sum(feature.max_values == 1 for feature in embedding.schema.features)
 
-    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+    def call(self, target, behaviors, scores, real, top_k, affinity=None, mean_score=None):
         searched = tf.logical_and(real, tf.range(tf.shape(real)[-1]) < top_k)
         counts = []
         for name, ids in target.items():
@@ -52,7 +55,7 @@ class BehaviorCount(tf.keras.layers.Layer):
     """How many behaviors search returned: ``log(1 + count)``, for users with a short history.
 
     Call arguments:
-        target, behaviors, affinity: ignored.
+        target, behaviors, affinity, mean_score: ignored.
         scores: ignored but for its dtype.
         real: bool ``[U, C, S]``. Slots that hold a behavior.
         top_k: int. Slots that search filled; the others are not counted.
@@ -66,11 +69,11 @@ class BehaviorCount(tf.keras.layers.Layer):
         [[[1.099]]]
     """
 
-    def output_dim(self, schema) -> int:
-        """Returns the columns of the output for a schema."""
+    def output_dim(self, embedding) -> int:
+        """Returns the columns of the output, given the model's RoleEmbedding."""
         return 1
 
-    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+    def call(self, target, behaviors, scores, real, top_k, affinity=None, mean_score=None):
         count = tf.reduce_sum(tf.cast(real[:, :, :top_k], scores.dtype), axis=-1, keepdims=True)
         return tf.math.log1p(count)
 
@@ -83,7 +86,7 @@ class ScoreFacts(tf.keras.layers.Layer):
     in total. Zero where nothing was found.
 
     Call arguments:
-        target, behaviors, affinity: ignored.
+        target, behaviors, affinity, mean_score: ignored.
         scores: float ``[U, C, S]``.
         real: bool ``[U, C, S]``. Slots that hold a behavior.
         top_k: int. Slots that search filled; the others are left out.
@@ -97,11 +100,11 @@ class ScoreFacts(tf.keras.layers.Layer):
         [[[1.    1.693]]]
     """
 
-    def output_dim(self, schema) -> int:
-        """Returns the columns of the output for a schema."""
+    def output_dim(self, embedding) -> int:
+        """Returns the columns of the output, given the model's RoleEmbedding."""
         return 2
 
-    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+    def call(self, target, behaviors, scores, real, top_k, affinity=None, mean_score=None):
         return _top_and_mass(scores[:, :, :top_k], real[:, :, :top_k])
 
 
@@ -114,7 +117,7 @@ class AffinityFacts(tf.keras.layers.Layer):
     of the closest one. It reads no attention table, so the score stage needs none.
 
     Call arguments:
-        target, behaviors, scores: ignored.
+        target, behaviors, scores, mean_score: ignored.
         real: bool ``[U, C, S]``. Slots that hold a behavior.
         top_k: int. Slots that search filled; the others are left out.
         affinity: float ``[U, C, S]``.
@@ -125,12 +128,40 @@ class AffinityFacts(tf.keras.layers.Layer):
 
     needs_affinity = True
 
-    def output_dim(self, schema) -> int:
-        """Returns the columns of the output for a schema."""
+    def output_dim(self, embedding) -> int:
+        """Returns the columns of the output, given the model's RoleEmbedding."""
         return 2
 
-    def call(self, target, behaviors, scores, real, top_k, affinity=None):
+    def call(self, target, behaviors, scores, real, top_k, affinity=None, mean_score=None):
         return _top_and_mass(affinity[:, :, :top_k], real[:, :, :top_k])
+
+
+@register
+class MeanScore(tf.keras.layers.Layer):
+    """The mean attention score of all behaviors of the history, by feature.
+
+    Tells how much the target is like everything that the user did, not only like the behaviors
+    found. The mean of inner products is the product with the mean, so that it costs no pass over
+    the scores. Scores of position and time gap are left out.
+
+    Call arguments:
+        target, behaviors, real, top_k, affinity: ignored.
+        scores: ignored but for its dtype.
+        mean_score: float ``[U, C, parts]``. 0 where the history is empty.
+
+    Returns:
+        float ``[U, C, parts]``: a part for each feature, or as many as
+        :meth:`tfdare.layers.RoleEmbedding.attention_parts` returns.
+    """
+
+    needs_mean_score = True
+
+    def output_dim(self, embedding) -> int:
+        """Returns the columns of the output, given the model's RoleEmbedding."""
+        return embedding.attention_part_count
+
+    def call(self, target, behaviors, scores, real, top_k, affinity=None, mean_score=None):
+        return tf.cast(mean_score, scores.dtype)
 
 
 def _top_and_mass(scores, real):

@@ -39,6 +39,10 @@ class ProjectedEmbedding(SharedEmbedding):
         name = "query" if role == TARGET else "key"
         return [tf.tensordot(values, tf.cast(raw(self.projections[name]), values.dtype), axes=1)]
 
+    @property
+    def attention_part_count(self):
+        return 1
+
     def representation_parts(self, ids, position, role=HISTORY):
         parts = super().representation_parts(ids, position, role)
         # The map is linear: each part is multiplied with its rows of the weight, without a copy.

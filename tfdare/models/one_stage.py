@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from tfdare.compat import register, tf
-from tfdare.layers.pooling import LinearPooling, pool_shared
-from tfdare.models.request_model import Outputs, RequestModel, positions_of
+from tfdare.layers.pooling import LinearPooling, pool_and_compare, pool_shared
+from tfdare.models.request_model import (
+    Outputs,
+    RequestModel,
+    positions_of,
+    scale_target,
+)
 
 
 @register
@@ -17,7 +22,7 @@ class OneStageModel(RequestModel):
     Args, call arguments, returns: see :class:`tfdare.models.RequestModel`.
 
     Raises:
-        ValueError: `pooling` is not linear, `evidence` is given, or a tensor is missing.
+        ValueError: `pooling` is not linear, or a tensor is missing.
     """
 
     def __init__(self, embedding, attention=None, pooling=None, evidence=(), head=None, **kwargs):
@@ -27,30 +32,40 @@ class OneStageModel(RequestModel):
                 "`pooling` over a whole history must be a LinearPooling. "
                 f"Received: {type(self.pooling_layer).__name__}"
             )
-        if self.evidence:
-            raise ValueError(f"`evidence` is about what search found. Received: {self.evidence}")
         self.build()
 
     def forward(self, requests, training=False):
         requests = self._tensors(requests, "history_length")
-        logits = self._logits(self.head, self.represent(requests), requests, [], training)
-        return Outputs(tf.sigmoid(logits), None)
+        pooled, facts = self._pool(requests)
+        return Outputs(tf.sigmoid(self._logits(self.head, pooled, requests, facts, training)), None)
 
     def represent(self, requests):
-        requests = self._tensors(requests, "history_length")
+        return self._pool(self._tensors(requests, "history_length"))[0]
+
+    def _pool(self, requests):
+        """Returns the pooled history, and facts about its behaviors."""
         length = tf.cast(requests["history_length"], tf.int32)
         history, ids = self._history(requests), self._ids(requests, "target")
         with self.embedding.looked_up_once(history, ids):
-            return self._pooled(requests, history, ids, length)
-
-    def _pooled(self, requests, history, ids, length):
-        scores = self._attend(history, ids, length, in_parts=True)
-        position = positions_of(history)
-        real = (position <= length[:, tf.newaxis])[:, tf.newaxis]
-        weights = self.pooling_layer.weigh(scores, real, tf.shape(scores)[-1])
-        sums = pool_shared(
-            tf.concat(weights, axis=1), self.embedding.representation_parts(history, position)
+            scores = self._attend(history, ids, length, in_parts=True)
+            target, position = self._target(requests), positions_of(history)
+            real = (position <= length[:, tf.newaxis])[:, tf.newaxis]
+            weights = self.pooling_layer.weigh(scores, real, tf.shape(scores)[-1])
+            behaviors = self.embedding.representation_parts(history, position)
+            joined, affinity = tf.concat(weights, axis=1), None
+            if self._needs_affinity:
+                sums, affinity = pool_and_compare(joined, scale_target(target), behaviors)
+            else:
+                sums = pool_shared(joined, behaviors)
+        pooled = self.pooling_layer.combine(target, tf.split(sums, len(weights), axis=1))
+        behaviors = {name: history[name][:, tf.newaxis] for name in self.schema.names}
+        facts = self._evidence_facts(
+            ids,
+            behaviors,
+            scores,
+            tf.broadcast_to(real, tf.shape(scores)),
+            tf.shape(scores)[-1],
+            affinity=affinity,
+            mean_score=self._mean_score(history, ids, length),
         )
-        return self.pooling_layer.combine(
-            self._target(requests), tf.split(sums, len(weights), axis=1)
-        )
+        return pooled, facts

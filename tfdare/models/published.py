@@ -25,6 +25,7 @@ from tfdare.layers import (
     Head,
     MatchCounts,
     MatchSearch,
+    MeanScore,
     MLPAttention,
     MultiHeadPooling,
     PerRoleEmbedding,
@@ -66,7 +67,7 @@ class Recipe:
         recent: int. Newest behaviors that search keeps in addition.
         clusters: int. Behaviors in a cluster: search keeps `clusters` times `top_k` behaviors.
         position: bool. Whether the model uses the distance to the target.
-        evidence: bool. Whether the head gets facts about the behaviors found, :func:`evidence`.
+        evidence: bool. Whether the head gets facts about the behaviors, :func:`evidence`.
         vectors: bool. Whether tables start from given vectors.
         parts: mapping. Further arguments of the model: name to a function that makes the argument.
     """
@@ -256,9 +257,10 @@ EVIDENCE, VECTORS = "evidence", "vectors"
 def recipe_of(name: str) -> Recipe:
     """Returns the recipe of a model by name.
 
-    A key of :data:`MODELS`, with ``+evidence`` where the head gets facts about the behaviors found
-    and ``+vectors`` where tables start from given vectors: ``TWIN+evidence+vectors`` has what DARE
-    has, but for the second table.
+    A key of :data:`MODELS`, with ``+evidence`` where the head gets facts about the behaviors that
+    search found (about all of the history, where the model does not search) and ``+vectors`` where
+    tables start from given vectors: ``TWIN+evidence+vectors`` has what DARE has, but for the second
+    table.
 
     Raises:
         ValueError: no such model, or it has the part already.
@@ -277,11 +279,6 @@ def recipe_of(name: str) -> Recipe:
     for part in parts:
         if getattr(recipe, part):
             raise ValueError(f"`model` {base!r} has {part} already. Received: {name!r}")
-    if EVIDENCE in parts and recipe.search is None:
-        raise ValueError(
-            f"`model` {base!r} does not search, and evidence is about what search found. "
-            f"Received: {name!r}"
-        )
     return dataclasses.replace(
         recipe,
         title=" + ".join([recipe.title, *parts]),
@@ -291,12 +288,13 @@ def recipe_of(name: str) -> Recipe:
 
 
 def evidence() -> list[tf.keras.layers.Layer]:
-    """Makes the layers of facts about the behaviors found, for the head."""
+    """Makes the layers of facts about the behaviors found and the whole history, for the head."""
     return [
         MatchCounts(name="matches"),
         ScoreFacts(name="scores"),
         AffinityFacts(name="affinity"),
         BehaviorCount(name="count"),
+        MeanScore(name="mean"),
     ]
 
 

@@ -98,7 +98,7 @@ class RequestModel(tf.keras.Model):
     def head_dim(self) -> int:
         """Columns of the head's input."""
         width = self.pooling_layer.output_dim(self.embedding.representation_dim)
-        width += sum(layer.output_dim(self.schema) for layer in self.evidence)
+        width += sum(layer.output_dim(self.embedding) for layer in self.evidence)
         return width + (self.context_layer.output_dim if self.context_layer is not None else 0)
 
     @property
@@ -219,6 +219,17 @@ class RequestModel(tf.keras.Model):
             history_length=length,
         )
 
+    def _mean_score(self, history, target, length):
+        """Returns the mean scores of whole histories by part, None if evidence needs none."""
+        if not self.needs_mean_score:
+            return None
+        ids = {name: history[name] for name in self.schema.names}
+        return mean_of_products(
+            self.embedding.attention_parts(target, TARGET),
+            self.embedding.attention_parts(ids, HISTORY),
+            positions_of(history) <= length[:, tf.newaxis],
+        )
+
     def _offset(self, position, history):
         """Returns what position and time gap add to the scores: [N], [U, 1, N] or None."""
         offset = self.embedding.position_score(position)
@@ -250,11 +261,20 @@ class RequestModel(tf.keras.Model):
         logits = head(inputs, real=self._real_targets(tensors), training=training)
         return tf.cast(logits, tf.float32)
 
-    def _evidence_facts(self, target, behaviors, scores, real, top_k, affinity):
+    def _evidence_facts(self, target, behaviors, scores, real, top_k, **facts):
+        """Returns what the head is shown besides the pooled behaviors, a part per layer."""
         return [
-            layer(target, behaviors, scores, real, top_k=top_k, affinity=affinity)
-            for layer in self.evidence
+            layer(target, behaviors, scores, real, top_k=top_k, **facts) for layer in self.evidence
         ]
+
+    @property
+    def _needs_affinity(self):
+        return any(getattr(layer, "needs_affinity", False) for layer in self.evidence)
+
+    @property
+    def needs_mean_score(self) -> bool:
+        """Whether the head is shown the mean score of the history (:class:`MeanScore`)."""
+        return any(getattr(layer, "needs_mean_score", False) for layer in self.evidence)
 
     def _history(self, requests):
         """Returns row ids of the behaviors (and their time gap), newest first."""
@@ -310,6 +330,30 @@ class RequestModel(tf.keras.Model):
         missing = [name for name in names if name not in tensors]
         if missing:
             raise ValueError(f"Missing tensors {missing}. Received: {sorted(tensors)}")
+
+
+def mean_of_products(query, key, real: tf.Tensor) -> tf.Tensor:
+    """Computes the mean of the inner products of targets and real behaviors, by part.
+
+    Args:
+        query: list of parts, float ``[U, C, D_i]``.
+        key: list of as many parts, float ``[U, N, D_i]``.
+        real: bool ``[U, N]``. Which behaviors are real.
+
+    Returns:
+        float ``[U, C, parts]``, divided by ``sqrt(D)`` as scores are; 0 for an empty history.
+    """
+    count = tf.maximum(tf.math.count_nonzero(real, axis=-1, keepdims=True, dtype=tf.int32), 1)
+    share = tf.cast(real, key[0].dtype) / tf.cast(count, key[0].dtype)
+    scale = float(sum(part.shape[-1] for part in query)) ** -0.5
+    means = [tf.matmul(share[:, tf.newaxis], part) for part in key]
+    products = [tf.matmul(part * scale, mean, transpose_b=True) for part, mean in zip(query, means)]
+    return tf.concat(products, axis=-1)
+
+
+def scale_target(target: tf.Tensor) -> tf.Tensor:
+    """Scales representations of targets so that products with behaviors are affinities."""
+    return target * float(target.shape[-1]) ** -0.5
 
 
 def positions_of(history: Mapping[str, tf.Tensor]) -> tf.Tensor:

@@ -20,7 +20,13 @@ from tfdare.layers.pooling import pool_and_compare, pool_shared
 from tfdare.layers.search import spread, take
 from tfdare.layers.top_k import Blocks, select
 from tfdare.losses import CandidateCrossentropy
-from tfdare.models.request_model import Outputs, RequestModel, positions_of
+from tfdare.models.request_model import (
+    Outputs,
+    RequestModel,
+    mean_of_products,
+    positions_of,
+    scale_target,
+)
 
 
 @register
@@ -133,12 +139,12 @@ class TwoStageModel(RequestModel):
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         if self._searches_by_product:
-            indices, score = self._search_in_blocks(requests, length)
+            indices, score, mean = self._search_in_blocks(requests, length)
         else:
-            indices, score, _ = self._search_by_scores(
-                self._history(requests), self._ids(requests, "target"), length
-            )
-        return self._score_inputs(requests, indices, score)
+            history, target = self._history(requests), self._ids(requests, "target")
+            indices, score, _ = self._search_by_scores(history, target, length)
+            mean = self._mean_score(history, target, length)
+        return self._score_inputs(requests, indices, score, mean)
 
     def score(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Runs the second stage: computes probabilities from the behaviors found.
@@ -146,7 +152,8 @@ class TwoStageModel(RequestModel):
         Args:
             inputs: mapping of ``target_<feature>`` int ``[U, C]``, ``behavior_<feature>`` int,
                 ``behavior_position`` int and ``attention_score`` float, each ``[U, C, K]``, and
-                ``behavior_time_gap`` and ``context_<feature>`` where the schema has them.
+                ``behavior_time_gap`` and ``context_<feature>`` where the schema has them, and
+                ``mean_score`` float ``[U, C, parts]`` where :meth:`search` returns it.
                 Slots with position 0 carry no behavior.
             training: bool. Whether the head runs in training mode. Defaults to False.
 
@@ -181,9 +188,11 @@ class TwoStageModel(RequestModel):
     def _forward(self, requests, history, ids, length, training):
         if self.auxiliary_head is None:
             indices, score, _ = self._search_by_scores(history, ids, length)
-            inputs = self._score_inputs(requests, indices, score)
+            mean = self._mean_score(history, ids, length)
+            inputs = self._score_inputs(requests, indices, score, mean)
             return Outputs(self.score(inputs, training=training), None)
         indices, kept, scores = self._search_by_scores(history, ids, length, in_parts=True)
+        mean = self._mean_score(history, ids, length)
         position, target = positions_of(history), self._target(requests)
         real, top_k = indices >= 0, self.search_layer.top_k
         behaviors = {
@@ -200,7 +209,7 @@ class TwoStageModel(RequestModel):
         parts, affinity = self.embedding.representation_parts(history, position), None
         joined = tf.concat([*weights, *whole], axis=1)
         if linear and self._needs_affinity:
-            sums, affinity = pool_and_compare(joined, _scaled(target), parts)
+            sums, affinity = pool_and_compare(joined, scale_target(target), parts)
         else:
             sums = pool_shared(joined, parts)
         sums = tf.split(sums, len(weights) + len(whole), axis=1)
@@ -208,11 +217,14 @@ class TwoStageModel(RequestModel):
             pooled = self.pooling_layer.combine(target, sums[: len(weights)])
             if affinity is not None:
                 affinity = take(affinity, indices)
-            facts = self._evidence_facts(ids, behaviors, kept, real, top_k, affinity)
+            facts = self._evidence_facts(
+                ids, behaviors, kept, real, top_k, affinity=affinity, mean_score=mean
+            )
             logits = self._logits(self.head, pooled, requests, facts, training)
         else:
+            inputs = requests if mean is None else {**requests, "mean_score": mean}
             logits = self._score_logits(
-                requests, target, behaviors, behaviors["position"], kept, real, training
+                inputs, target, behaviors, behaviors["position"], kept, real, training
             )
         pooled = self.auxiliary_pooling.combine(target, sums[len(weights) :])
         real_targets = self._real_targets(requests)
@@ -246,7 +258,7 @@ class TwoStageModel(RequestModel):
         return product and sortable and getattr(self.search_layer, "takes_product", False)
 
     def _search_in_blocks(self, requests, length):
-        """Returns indices and scores of the behaviors found, without all scores in memory."""
+        """Returns indices, scores and the mean score, without all scores in memory."""
         history = self._behaviors(requests, "history")
         target = self._ids(requests, "target")
         item = self.schema.item.name
@@ -262,13 +274,12 @@ class TwoStageModel(RequestModel):
         offset = tf.zeros([]) if offset is None else offset
         if offset.shape.rank == 3:
             offset = offset[:, 0]
+        queries = self.embedding.attention_parts(target, TARGET)
+        keys = self.embedding.attention_parts(history, HISTORY)
+        mean = mean_of_products(queries, keys, real) if self.needs_mean_score else None
         offset = tf.where(real, offset, tf.constant(-float("inf"), offset.dtype))
-        query, key = self.attention_layer.as_product(
-            self.embedding.attention_parts(target, TARGET),
-            self.embedding.attention_parts(history, HISTORY),
-            offset,
-        )
-        return self.search_layer.find(query, key, blocks, length)
+        query, key = self.attention_layer.as_product(queries, keys, offset)
+        return *self.search_layer.find(query, key, blocks, length), mean
 
     def _search_by_scores(self, history, target, length, in_parts=False):
         """Returns indices and scores of the behaviors found, and the scores of all behaviors."""
@@ -282,7 +293,7 @@ class TwoStageModel(RequestModel):
         )
         return indices, score, scores
 
-    def _score_inputs(self, requests, indices, score):
+    def _score_inputs(self, requests, indices, score, mean):
         """Returns the inputs of :meth:`score` for the indices that search found."""
         length = tf.cast(requests["history_length"], tf.int32)[:, tf.newaxis, tf.newaxis]
         behavior_index = select(indices >= 0, length - 1 - indices, indices)  # -1 stays
@@ -295,6 +306,7 @@ class TwoStageModel(RequestModel):
             "behavior_position": indices + 1,
             "behavior_index": behavior_index,
             "attention_score": tf.cast(score, tf.float32),
+            **({} if mean is None else {"mean_score": tf.cast(mean, tf.float32)}),
         }
 
     def _unpack_score_inputs(self, inputs):
@@ -310,14 +322,12 @@ class TwoStageModel(RequestModel):
         pooled = self.pooling_layer(target, behaviors, scores, real, top_k=top_k)
         target_ids, affinity = self._ids(tensors, "target"), None
         if self._needs_affinity:
-            affinity = tf.linalg.matvec(behaviors, _scaled(target))
-        facts = self._evidence_facts(target_ids, ids, scores, real, top_k, affinity)
+            affinity = tf.linalg.matvec(behaviors, scale_target(target))
+        mean = None
+        if self.needs_mean_score:
+            self._check(tensors, ["mean_score"])
+            mean = tensors["mean_score"]
+        facts = self._evidence_facts(
+            target_ids, ids, scores, real, top_k, affinity=affinity, mean_score=mean
+        )
         return self._logits(self.head, pooled, tensors, facts, training)
-
-    @property
-    def _needs_affinity(self):
-        return any(getattr(layer, "needs_affinity", False) for layer in self.evidence)
-
-
-def _scaled(target):
-    return target * float(target.shape[-1]) ** -0.5

@@ -309,7 +309,10 @@ def checked(requests: Arrays) -> dict[str, np.ndarray]:
 
 
 def score_inputs(
-    requests: Arrays, behavior_index: np.ndarray, attention_score: np.ndarray
+    requests: Arrays,
+    behavior_index: np.ndarray,
+    attention_score: np.ndarray,
+    mean_score: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the inputs of ``score``: candidates, context, and the behaviors that search kept.
 
@@ -320,6 +323,7 @@ def score_inputs(
         requests: mapping of name to array, as search received it, and the context.
         behavior_index: int ``[U, C, K]``. Index into the history, -1 for none.
         attention_score: float ``[U, C, K]``.
+        mean_score: float ``[U, C, parts]``, or None where search does not return it.
 
     Raises:
         ValueError: the arrays do not fit together, or an index lies outside of its history.
@@ -351,6 +355,13 @@ def score_inputs(
             inputs[BEHAVIOR + name[len(HISTORY) :]] = np.where(mask, behaviors, _padding(value))
     inputs["behavior_position"] = np.where(kept, length - index, 0).astype(np.int32)
     inputs["attention_score"] = score
+    if mean_score is not None:
+        inputs["mean_score"] = np.asarray(mean_score, np.float32)
+        if inputs["mean_score"].shape[:2] != index.shape[:2]:
+            raise ValueError(
+                f"`mean_score` must have shape [{users}, {width}, parts]. "
+                f"Received: {inputs['mean_score'].shape}"
+            )
     return inputs
 
 
@@ -375,7 +386,7 @@ def split_candidates(inputs: Arrays, size: int | None) -> list[Arrays]:
 
 
 def _is_by_candidate(name: str) -> bool:
-    return name.startswith((TARGET, BEHAVIOR)) or name == "attention_score"
+    return name.startswith((TARGET, BEHAVIOR)) or name in ("attention_score", "mean_score")
 
 
 def search_inputs(requests: Arrays) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ class TrainOptions:
     model: str = _option(
         "DARE",
         f"one of {', '.join(MODELS)}; with +evidence, the head gets facts about the behaviors "
-        "found; with +vectors, tables start from the vectors of the sequences",
+        "and the whole history; with +vectors, tables start from the vectors of the sequences",
         metavar="MODEL",
     )
     attention_dim: int = _option(16, "K_A, columns per attention table")

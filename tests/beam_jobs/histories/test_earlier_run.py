@@ -113,6 +113,25 @@ def test_day_by_day_equals_the_whole(prepare, tmp_path, options):
     assert sorted(map(key, rejected)) == sorted(map(key, whole.rejected))
 
 
+def test_dates_of_a_split_by_time_move_from_day_to_day(prepare, tmp_path):
+    days, runs = make_days(tmp_path), []
+    for number, day in enumerate(days[1:], start=1):
+        start = 86_400 * (20_000 + number)
+        options = ["--split", "by_time", "--validation_from", f"{start}", "--test_from"]
+        options += [f"{start + 43_200}", "--window", "20", "--keep_events"]
+        output = f"moved-{number}"
+        if runs:
+            since = ["--since", str(runs[-1].output)]
+            runs.append(prepare(day, *options, *since, output=output, buckets=None))
+        else:
+            runs.append(prepare(days[:2], *options, output=output))
+        assert runs[-1].code == 0, runs[-1].err
+    vocabularies = ["--vocabulary_from", str(runs[-1].output)]
+    whole = prepare(days, *options, *vocabularies, output="whole")
+    assert whole.code == 0, whole.err
+    same_bytes(runs[-1], whole)
+
+
 def test_frozen_vocabularies(prepare, tmp_path):
     days = make_days(tmp_path)
     first = prepare(days[0], *PLAIN, output="first")

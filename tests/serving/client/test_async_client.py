@@ -100,11 +100,13 @@ def test_parts_by_hand():
         "history_item": np.zeros([1, 2]),
         "target_item": np.arange(5)[None],
         "attention_score": np.zeros([1, 5, 3]),
+        "mean_score": np.zeros([1, 5, 2]),
         "context_hour": np.zeros([1]),
     }
     parts = split_candidates(inputs, 2)
     assert [part["target_item"].tolist() for part in parts] == [[[0, 1]], [[2, 3]], [[4]]]
     assert [part["attention_score"].shape for part in parts] == [(1, 2, 3), (1, 2, 3), (1, 1, 3)]
+    assert [part["mean_score"].shape for part in parts] == [(1, 2, 2), (1, 2, 2), (1, 1, 2)]
     assert all(part["history_item"] is inputs["history_item"] for part in parts)
     assert split_candidates(inputs, 5) == split_candidates(inputs, None) == [inputs]
 

@@ -106,7 +106,9 @@ def test_signatures_are_the_contract(signatures):
     whole |= {**targets, "history_length": (INT32, 1)}
     scored = {f"behavior_{n}": (INT64, 3) for n in names} | targets
     scored |= {"behavior_position": (INT32, 3), "attention_score": (FLOAT, 3)}
-    search_outputs = {"behavior_index": (INT32, 3), "attention_score": (FLOAT, 3)}
+    scored |= {"mean_score": (FLOAT, 3)}
+    kept = {"behavior_index": (INT32, 3), "attention_score": (FLOAT, 3)}
+    search_outputs = {**kept, "mean_score": (FLOAT, 3)}
     answer = {"probability": (FLOAT, 2)}
 
     def shape(infos):
@@ -114,7 +116,7 @@ def test_signatures_are_the_contract(signatures):
 
     assert shape(default.inputs) == shape(search.inputs) == whole
     assert shape(score.inputs) == scored
-    assert set(default.outputs) == set(answer) | set(search_outputs)
+    assert set(default.outputs) == set(answer) | set(kept)
     assert (set(search.outputs), set(score.outputs)) == (set(search_outputs), set(answer))
     for signature, outputs in ((search, search_outputs), (score, answer)):
         assert {n: info.dtype for n, info in signature.outputs.items()} == {
@@ -142,7 +144,7 @@ def test_explicit_version_and_signature(service, predict_request):
     response = service.Predict(predict_request)
     assert response.model_spec.version.value == version
     assert response.model_spec.signature_name == "search"
-    assert set(response.outputs) == {"behavior_index", "attention_score"}
+    assert set(response.outputs) == {"behavior_index", "attention_score", "mean_score"}
 
 
 def test_typed_values_and_packed_bytes_mean_the_same(service, predict_request):

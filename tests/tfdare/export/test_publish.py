@@ -127,6 +127,7 @@ def test_signatures_are_those_of_the_table(which, id_type, request):
         **{f"behavior_{n}": (id_type, three) for n in names},
         "behavior_position": (tf.int32, three),
         "attention_score": (tf.float32, three),
+        "mean_score": (tf.float32, (-1, -1, len(names))),
     }
 
     def described(infos):
@@ -142,7 +143,7 @@ def test_signatures_are_those_of_the_table(which, id_type, request):
     }
     outputs = {name: described(s.outputs) for name, s in signatures.items()}
     assert outputs == {
-        "search": search_outputs,
+        "search": {**search_outputs, "mean_score": score["mean_score"]},
         "score": probability,
         "serving_default": {**search_outputs, **probability},
     }

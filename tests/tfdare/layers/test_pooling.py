@@ -9,6 +9,7 @@ from tfdare.compat import raw
 from tfdare.layers import (
     AffinityFacts,
     Average,
+    DecoupledEmbedding,
     MatchCounts,
     MultiHeadPooling,
     PlainPooling,
@@ -278,7 +279,7 @@ def test_match_counts_leave_out_padding_the_newest_and_several_values():
     unknown = {"item": tf.constant([[1, 0]])}, {"item": tf.constant([[[1] * 4, [0] * 4]])}
     nothing = MatchCounts()(*unknown, tf.zeros([1, 2, 4]), real, top_k=3)
     assert not nothing.numpy().any()  # ids out of vocabulary match nothing
-    assert MatchCounts().output_dim(tiny_schema()) == 2
+    assert MatchCounts().output_dim(DecoupledEmbedding(tiny_schema())) == 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

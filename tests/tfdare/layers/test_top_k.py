@@ -102,6 +102,7 @@ def alike(first, second):
     assert first.keys() == second.keys()
     score = first["attention_score"].numpy()
     np.testing.assert_allclose(score, second["attention_score"], atol=1e-5)
+    np.testing.assert_allclose(first["mean_score"], second["mean_score"], atol=1e-5)
     differ = first["behavior_index"].numpy() != second["behavior_index"].numpy()
     assert differ.mean() < 0.02
     np.testing.assert_array_equal(

@@ -6,7 +6,7 @@ import pytest
 from tests.harness import assert_same, randomize, requests, rich_schema, tensors, tiny_schema
 from tests.reference import Reference
 from tfdare.compat import raw, tf
-from tfdare.layers import DecoupledEmbedding, SharedEmbedding
+from tfdare.layers import DecoupledEmbedding, Head, SharedEmbedding
 from tfdare.layers.tables import fit_columns
 from tfdare.models import DARE, build_model, recipe_of
 from tfdare.training import compile_model
@@ -126,7 +126,19 @@ def test_rivals_start_from_the_same_vectors_and_learn(name):
     ]
     for table, feature in zip(tables, [f for f in vectors for _ in range(2)] * 2):
         assert (raw(table).numpy() == vectors[feature]).all() and table.trainable
-    assert len(model.evidence) == 4
+    assert len(model.evidence) == 5
+
+
+def test_evidence_of_a_whole_history_equals_that_of_a_search_for_all_of_it():
+    schema = tiny_schema(window=8)
+    head = {"head": Head((4,), name="head")}
+    whole = randomize(build_model("DARE-whole+evidence", schema, **head))
+    found = build_model("DARE-paper+evidence", schema, top_k=8, auxiliary_weight=0, **head)
+    found.set_weights(whole.get_weights())
+    inputs = tensors(requests(schema, users=4, behaviors=8, lengths=[8, 5, 1, 0]))
+    np.testing.assert_allclose(whole(inputs), found(inputs), atol=1e-6)
+    mean = found.search(inputs)["mean_score"].numpy()
+    assert mean.shape == (4, 4, 2) and (mean[3] == 0).all()
 
 
 def test_names_of_parts():
@@ -136,7 +148,6 @@ def test_names_of_parts():
         "TWIN+magic",
         "TWIN+evidence+evidence",
         "DARE+evidence",
-        "SDIM+evidence",
         "twin",
         "",
     ):

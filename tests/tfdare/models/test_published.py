@@ -21,7 +21,15 @@ from tfdare.compat import raw
 from tfdare.export.check import compare, run_in_subprocess
 from tfdare.export.sample_requests import example_requests
 from tfdare.export.signatures import ServingModule
-from tfdare.layers import AffinityFacts, BehaviorCount, Head, MatchCounts, ScoreFacts, TopKSearch
+from tfdare.layers import (
+    AffinityFacts,
+    BehaviorCount,
+    Head,
+    MatchCounts,
+    MeanScore,
+    ScoreFacts,
+    TopKSearch,
+)
 from tfdare.losses import CandidateCrossentropy
 from tfdare.models import MODELS, TWIN, OneStageModel, TwoStageModel, build_model
 from tfdare.models.published import CLUSTER_SIZE
@@ -79,9 +87,9 @@ def test_published_recipes_are_those_of_the_papers():
         "DARE-whole",
     }
     dare, published = (build_model(name, tiny_schema(), top_k=2) for name in ("DARE", "DARE-paper"))
-    facts = [MatchCounts, ScoreFacts, AffinityFacts, BehaviorCount]
+    facts = [MatchCounts, ScoreFacts, AffinityFacts, BehaviorCount, MeanScore]
     assert [type(layer) for layer in dare.evidence] == facts
-    assert published.evidence == [] and dare.head_dim == published.head_dim + 2 + 2 + 2 + 1
+    assert published.evidence == [] and dare.head_dim == published.head_dim + 2 + 2 + 2 + 1 + 2
     assert run_doctests("tfdare.models.published") > 0
     with pytest.raises(ValueError, match="one of DARE, .*Received: 'BST'"):
         build_model("BST", shared_schema())

@@ -89,6 +89,7 @@ def test_score_needs_only_what_the_signature_names(model):
             "behavior_category",
             "behavior_position",
             "attention_score",
+            *(["mean_score"] if model.needs_mean_score else []),
         )
     }
     np.testing.assert_array_equal(model.score(named), model(inputs))
