@@ -22,6 +22,7 @@ from beam_jobs.reading.formats import (
     make_format,
     make_impressions_format,
     pairs,
+    parse_delimiter,
     with_context,
 )
 from beam_jobs.reading.inputs import CHUNK_BYTES
@@ -49,9 +50,10 @@ Tags of items; price, city and hour of the request; the time since each behavior
 All cores of this machine:
   %(prog)s ... --direct_num_workers=0 --direct_running_mode=multi_processing
 
-Each line is a row; blank lines are skipped. Bad rows and repeated rows are left out of the
-sequences and listed, with file, line and reason, in OUTPUT/rejected/*.jsonl. Time may be any
-integer that grows (a parquet timestamp is read as seconds). With tmall, a row without seller or
+Each line is a row, except that values in quotes may hold line ends. Blank lines and empty files are
+skipped, and so are names that start with _ or . in a folder. Bad rows and repeated rows are left
+out of the sequences and listed, with file, line and reason, in OUTPUT/rejected/*.jsonl. Time may be
+any integer that grows (a parquet timestamp is read as seconds). With tmall, a row without seller or
 brand is kept, and that feature is out of vocabulary; so is an empty value of --context. OUTPUT
 appears only when it is complete; on a remote file system, where a folder cannot be renamed, its
 _SUCCESS is written last.
@@ -180,8 +182,9 @@ def make_parser(prog: str) -> JobParser:
         nargs="+",
         required=True,
         metavar="LOG",
-        help="files or patterns, may be "
-        "gzipped; with bigquery a table (project:dataset.table) or a query",
+        help="files, folders (dt=2024-01-01/ in their paths is a column dt) or patterns; text may "
+        "be compressed with gzip, zstd, xz or bz2; with bigquery a table (project:dataset.table) "
+        "or a query",
     )
     add("--format", required=True, choices=FORMATS, help="format of the log")
     add(
@@ -189,6 +192,12 @@ def make_parser(prog: str) -> JobParser:
         help=f"for {', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
         "behavior and any other feature (brand=brand_id); default user=user,item=item,"
         "category=category,time=time or timestamp; category= leaves the category out",
+    )
+    add(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="between the values of a row of text, tab for a tab; default: the one of comma, "
+        "semicolon, tab and | by which the header has the columns",
     )
     add(
         "--behavior",
@@ -524,7 +533,9 @@ def _check_together(args: argparse.Namespace) -> None:
 
 def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Format, Format | None]:
     """Returns the formats of the log and of the impressions, None where there are none."""
+    delimiter = args.delimiter and parse_delimiter(args.delimiter)
     form, impressions = make_format(args.format, args.columns, args.behavior), None
+    form = dataclasses.replace(form, delimiter=delimiter)
     if args.impressions:
         if not isinstance(protocol, splits.ByTime):
             raise InputError(f"--impressions needs --split by_time. Received: --split {args.split}")
@@ -534,6 +545,7 @@ def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Forma
             args.impressions_format or default, args.impressions_columns, form
         )
         impressions = with_context(impressions, (), args.context, args.numeric)
+        impressions = dataclasses.replace(impressions, delimiter=delimiter)
     else:
         for name in ("impressions_format", "impressions_columns"):
             if getattr(args, name) is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 from beam_jobs.shared.errors import InputError
@@ -54,6 +56,7 @@ class Format:
         multi_hot: mapping of feature to the number of values that are kept per row.
         context: mapping of categorical context feature to its source: a column, ``HOUR``, ``DAY``.
         numeric: mapping of numeric context feature to its column.
+        delimiter: str or None. Between the values of a row of text; None: found by the header.
     """
 
     kind: str
@@ -65,6 +68,7 @@ class Format:
     multi_hot: Mapping[str, int] = field(default_factory=dict)
     context: Mapping[str, str] = field(default_factory=dict)
     numeric: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -94,25 +98,28 @@ class Format:
         Raises:
             InputError: a column is missing, or occurs twice.
         """
-        positions, missing = {}, []
-        for name, accepted in self.columns.items():
-            present = [column for column in accepted if column in header]
-            if not present:
-                missing.append(" or ".join(accepted))
-                continue
-            if list(header).count(present[0]) > 1:
-                raise InputError(f"{path}: column {present[0]!r} is there twice: {list(header)}")
-            positions[name] = list(header).index(present[0])
-        if missing:
+        if missing := self.missing(header):
             hint = (
                 "Name yours with --columns, for example --columns user=uid,item=iid,time=ts."
                 if self.kind in OWN_NAMES
                 else f"Is this --format {self.kind}?"
             )
             raise InputError(
-                f"{path}: missing columns: {', '.join(missing)}. Found: {', '.join(header)}. {hint}"
+                f"{path}: missing columns: {', '.join(missing)}. "
+                f"Found: {shorten(', '.join(header), 500, placeholder=' ...')}. {hint}"
             )
+        positions = {}
+        for name, accepted in self.columns.items():
+            column = next(column for column in accepted if column in header)
+            if list(header).count(column) > 1:
+                raise InputError(f"{path}: column {column!r} is there twice: {list(header)}")
+            positions[name] = list(header).index(column)
         return positions
+
+    def missing(self, header: Sequence[str]) -> list[str]:
+        """Returns the columns that ``header`` lacks, as messages name them."""
+        every = self.columns.values()
+        return [" or ".join(accepted) for accepted in every if not set(accepted) & set(header)]
 
 
 def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
@@ -234,14 +241,35 @@ def with_context(
     )
 
 
+def parse_delimiter(text: str) -> str:
+    """Parses the value of ``--delimiter``: a character, ``tab``, or an escape such as ``\\x01``.
+
+    Raises:
+        InputError: it is not one ASCII character that can part values.
+    """
+    mark = "\t" if text in ("tab", r"\t") else text
+    if code := re.fullmatch(r"\\x([0-7][0-9a-fA-F])", text):
+        mark = chr(int(code[1], 16))
+    if len(mark) != 1 or not mark.isascii() or mark.isalnum() or mark in '"\r\n\0.-':
+        raise InputError(
+            "--delimiter must be one character other than letters, digits, quotes, . and -, or "
+            f"tab. Received: {text!r}"
+        )
+    return mark
+
+
 def taobao_positions() -> dict[str, int]:
     """Returns the positions of the columns in a Taobao log, which has no header."""
     return {name: position for position, name in enumerate(_TAOBAO)}
 
 
-def header_names(line: str) -> list[str]:
+def header_names(line: str, delimiter: str = ",") -> list[str]:
     """Reads the column names in the first line of a csv file."""
-    return [name.strip() for name in next(csv.reader([line.rstrip("\r\n")]), [])]
+    try:
+        (names,) = csv.reader([line.rstrip("\r\n")], delimiter=delimiter)
+    except (csv.Error, ValueError):
+        return [line]
+    return [name.strip() for name in names]
 
 
 def _mapping(

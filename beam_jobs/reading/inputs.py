@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs.reading.formats import Format, header_names, taobao_positions
-from beam_jobs.reading.records import avro_blocks, avro_names, field_names, split_json
+from beam_jobs.reading.contents import COMPRESSED, TYPED, UTF8_MARK, decompressed, kind_of, reading
+from beam_jobs.reading.formats import Format
+from beam_jobs.reading.layout import HEAD_BYTES, Layout, layout_of, partitions
+from beam_jobs.reading.records import avro_blocks, avro_names, split_json
 from beam_jobs.reading.text import Block, split_block
 from beam_jobs.shared.errors import InputError
 
 CHUNK_BYTES = 64 << 20
-_GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
-_MAGIC = {b"PAR1": "parquet", b"Obj\x01": "avro"}
-_UNPACKED = {"gzip": 4, "parquet": 3, "avro": 3, "text": 1, "bigquery": 1}
-"""Approximate bytes of plain text per byte of a file, by its kind."""
+_UNPACKED = {"gzip": 4, "zstd": 4, "bz2": 5, "xz": 6, "parquet": 3, "avro": 3}
+"""Approximate bytes of plain text per byte of a file, by its kind; 1 for other kinds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class InputFile:
     Attributes:
         path: str. Path of the file, or name of the table.
         size: int. Bytes; 0 for a table.
-        kind: str. ``text``, ``gzip``, ``parquet``, ``avro`` or ``bigquery``.
+        kind: str. As :func:`beam_jobs.reading.contents.kind_of` tells it, or ``bigquery``.
     """
 
     path: str
@@ -51,10 +50,13 @@ class Chunk:
         number: int. Index among all chunks, in the order of the log.
         file: int. Index of the file in the sorted list of files.
         path: str.
-        kind: str. ``text``, ``gzip``, ``parquet``, ``avro`` or ``bigquery``.
-        start, stop: int. Bytes of a text file, or row groups of a parquet file.
+        kind: str. Of the file, as in :class:`InputFile`.
+        start, stop: int. Bytes of a text file, or row groups of a parquet file; 0, 0: all of it.
         fields: tuple of (column name, its position in a row (int), or its name in a record (str)).
         width: int. Columns of a row of text.
+        delimiter: str. Between the values of a row of text.
+        multiline: bool. Whether rows of text may span lines.
+        constants: tuple of (column name, text or None). Values that the file's folder gives.
     """
 
     number: int
@@ -65,33 +67,31 @@ class Chunk:
     stop: int
     fields: tuple[tuple[str, Any], ...]
     width: int
+    delimiter: str = ","
+    multiline: bool = False
+    constants: tuple[tuple[str, str | None], ...] = ()
 
 
 def find_files(patterns: Sequence[str], form: Format, option: str = "input") -> list[InputFile]:
-    """Finds the files that match, sorted by path; `option` is the option that messages name.
+    """Finds the files that match, sorted by path, without empty ones.
+
+    Args:
+        patterns: sequence of str. Files, folders, or patterns of these.
+        form: Format.
+        option: str. The option that messages name.
 
     Raises:
-        InputError: a pattern matches nothing, a path is a folder, or a file is empty or of another
-            format.
+        InputError: a pattern matches nothing, all files are empty, or one is of another format.
     """
     sizes = _file_sizes(patterns, option)
+    if not any(sizes.values()):
+        raise InputError(f"{min(sizes)} is empty (0 bytes)")
+    name = "format" if option == "input" else f"{option}_format"
     files = []
-    for path in sorted(sizes):
-        if sizes[path] == 0:
-            raise InputError(f"{path} is empty (0 bytes)")
-        with reading(path), _open(path) as file:
-            magic = file.read(4)
-        kind = "gzip" if magic.startswith(_GZIP) else "text"
-        if form.kind in _MAGIC.values():
-            kind = form.kind
-        elif path.endswith(".gz") and kind != "gzip":
-            raise InputError(f"{path} is named .gz but holds no gzip data")
-        elif magic in _MAGIC:
-            article = "an" if _MAGIC[magic] == "avro" else "a"
-            raise InputError(
-                f"{path} is {article} {_MAGIC[magic]} file. Received: --format {form.kind}"
-            )
-        files.append(InputFile(path, sizes[path], kind))
+    for path, size in sorted(sizes.items()):
+        if size:
+            with reading(path), _open(path) as file:
+                files.append(InputFile(path, size, kind_of(file, path, form.kind, name)))
     return files
 
 
@@ -99,34 +99,65 @@ def find_paths(patterns: Sequence[str], option: str) -> list[str]:
     """Finds the paths that match, sorted.
 
     Raises:
-        InputError: a pattern matches nothing, or a path is a folder.
+        InputError: a pattern matches nothing.
     """
     return sorted(_file_sizes(patterns, option))
 
 
 def _file_sizes(patterns: Sequence[str], option: str) -> dict[str, int]:
-    """Returns the bytes of the files that match, by path."""
+    """Returns the bytes of the files that match, by path; of folders, of all files below."""
     sizes: dict[str, int] = {}
     for pattern in patterns:
         if os.path.isfile(pattern):  # taken literally, even with brackets in its name
             sizes[pattern] = os.path.getsize(pattern)
             continue
         if os.path.isdir(pattern):
-            raise InputError(f"--{option} {pattern!r} is a folder. Name its files: {pattern}/*")
-        try:
-            (match,) = FileSystems.match([pattern])
-            matches = {entry.path: entry.size_in_bytes for entry in match.metadata_list}
-        except (BeamIOError, ValueError, OSError) as error:
-            raise InputError(f"--{option} {pattern!r} cannot be read: {error}") from error
+            matches = _walk(pattern)
+        else:
+            below = f"{pattern.rstrip('/')}/**"
+            matches = _match(pattern, pattern, option) or _match(below, pattern, option)
         if not matches:
-            raise InputError(f"--{option} {pattern!r}: no such file")
+            raise InputError(
+                f"--{option} {pattern!r}: no such file. Names that start with _ or . are passed "
+                "over unless they are given in full"
+            )
         sizes.update(matches)
     return sizes
 
 
+def _walk(folder: str) -> dict[str, int]:
+    """Returns the bytes of the files below a local folder, by path."""
+    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    return {
+        path: os.path.getsize(path)
+        for path in paths
+        if os.path.isfile(path) and not _is_hidden(os.path.relpath(path, folder))
+    }
+
+
+def _match(pattern: str, given: str, option: str) -> dict[str, int]:
+    """Returns the bytes of the files that match a pattern, by path."""
+    try:
+        (match,) = FileSystems.match([pattern])
+    except (BeamIOError, ValueError, OSError) as error:
+        raise InputError(f"--{option} {given!r} cannot be read: {error}") from error
+    literal = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
+    return {
+        entry.path: entry.size_in_bytes
+        for entry in match.metadata_list
+        if entry.path == given or not _is_hidden(entry.path.removeprefix(literal))
+    }
+
+
+def _is_hidden(path: str) -> bool:
+    """Returns whether a name in the path is by convention not data: ``_SUCCESS``, ``.part.crc``."""
+    names = [name for name in path.split("/") if name.strip(".")]
+    return any(name[0] == "." or (name[0] == "_" and "=" not in name) for name in names)
+
+
 def text_size(files: Sequence[InputFile]) -> int:
     """Estimates the bytes of the log as plain text."""
-    return sum(file.size * _UNPACKED[file.kind] for file in files)
+    return sum(file.size * _UNPACKED.get(file.kind, 1) for file in files)
 
 
 def plan(
@@ -139,34 +170,77 @@ def plan(
     """
     chunks: list[Chunk] = []
     files_before = max((chunk.file + 1 for chunk in after), default=0)
-
-    def add(index, file, start, stop, fields, width):
-        chunks.append(
-            Chunk(
-                len(after) + len(chunks),
-                files_before + index,
-                file.path,
-                file.kind,
-                start,
-                stop,
-                tuple(fields.items()),
-                width,
-            )
-        )
-
-    for index, file in enumerate(files):
-        with reading(file.path):
-            if file.kind == "parquet":
-                for start, stop, positions in _row_groups(file, form, chunk_bytes):
-                    add(index, file, start, stop, positions, 0)
-                continue
-            fields, width = _find_fields(file, form)
-        if file.kind in ("gzip", "avro"):
-            add(index, file, 0, 0, fields, width)
-            continue
-        for start in range(0, file.size, chunk_bytes):
-            add(index, file, start, min(start + chunk_bytes, file.size), fields, width)
+    layouts = [_layout(file, form) for file in files]
+    multiline = any(layout.multiline for layout in layouts)
+    every = dict.fromkeys(name for layout in layouts for name in layout.names)
+    for index, (file, layout) in enumerate(zip(files, layouts)):
+        if not layout.names:
+            continue  # no row
+        names = list(layout.names)
+        if form.kind == "jsonl":  # records may leave a key out
+            for accepted in form.columns.values():
+                if not set(accepted) & set(names):
+                    names += [name for name in accepted if name in every][:1]
+        fields, constants = _locate(names, file, form)
+        if form.kind in (*TYPED, "jsonl"):
+            fields = {name: names[position] for name, position in fields.items()}
+        with reading(file.path, file.kind):
+            for start, stop in _parts(file, form, fields, multiline, chunk_bytes):
+                chunk = Chunk(
+                    len(after) + len(chunks),
+                    files_before + index,
+                    file.path,
+                    file.kind,
+                    start,
+                    stop,
+                    tuple(fields.items()),
+                    len(names),
+                    layout.delimiter,
+                    multiline,
+                    tuple(constants.items()),
+                )
+                chunks.append(chunk)
     return chunks
+
+
+def _layout(file: InputFile, form: Format) -> Layout:
+    """Finds the columns of a file, and how text is laid out."""
+    with reading(file.path, file.kind), _open_text(file.path, file.kind) as content:
+        if file.kind == "parquet":
+            return Layout(tuple(pq.ParquetFile(content).schema_arrow.names))
+        if file.kind == "avro":
+            return Layout(tuple(avro_names(content)))
+        return layout_of(content.read(HEAD_BYTES), file.path, form)
+
+
+def _locate(
+    names: Sequence[str], file: InputFile, form: Format
+) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Returns the positions of columns among ``names``, and the values of those that the file's
+    folder gives."""
+    folder = partitions(file.path)
+    every = [*names, *(name for name in folder if name not in names)]
+    positions = form.find(every, file.path)
+    constants = {
+        name: folder[every[position]]
+        for name, position in positions.items()
+        if position >= len(names)
+    }
+    fields = {name: position for name, position in positions.items() if name not in constants}
+    return fields, constants
+
+
+def _parts(
+    file: InputFile, form: Format, fields: Mapping[str, Any], multiline: bool, chunk_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """Yields start and stop of the chunks of a file."""
+    if file.kind == "parquet":
+        yield from _row_groups(file, form, fields, chunk_bytes)
+    elif multiline or file.kind in COMPRESSED or file.kind == "avro":
+        yield 0, 0
+    else:
+        for start in range(0, file.size, chunk_bytes):
+            yield start, min(start + chunk_bytes, file.size)
 
 
 def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
@@ -175,44 +249,49 @@ def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
     Raises:
         InputError: the file is damaged.
     """
-    with reading(chunk.path):
-        if chunk.kind == "parquet":
-            yield from _parquet_blocks(chunk, form)
-            return
-        if chunk.kind == "avro":
-            with _open(chunk.path) as raw:
-                yield from avro_blocks(raw, dict(chunk.fields))
-            return
-        line, first = 1, chunk.start == 0
-        for data in _text_blocks(chunk, chunk_bytes):
-            skipped = 0
-            if first:
-                data = data.removeprefix(_BOM)
-                if form.header:
-                    data, skipped = data.partition(b"\n")[2], 1
-                first = False
-            if form.kind == "jsonl":
-                block = split_json(data, dict(chunk.fields), line, form)
-            else:
-                quoted = form.kind == "csv"
-                block = split_block(data, dict(chunk.fields), chunk.width, line + skipped, quoted)
-            line += skipped + block.lines
-            yield Block(
-                block.columns, block.line, block.rejected, skipped + block.lines, block.text_of
+    with reading(chunk.path, chunk.kind):
+        for block in _blocks(chunk, form, chunk_bytes):
+            for name, value in chunk.constants:
+                column = pa.nulls(len(block.line)) if value is None else value.encode()
+                if isinstance(column, bytes):
+                    column = pa.repeat(column, len(block.line))
+                block.columns[name] = column
+            yield block
+
+
+def _blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
+    if chunk.kind == "parquet":
+        yield from _parquet_blocks(chunk, form)
+    elif chunk.kind == "avro":
+        with _open(chunk.path) as raw:
+            yield from avro_blocks(raw, dict(chunk.fields))
+    else:
+        yield from _rows_of_text(chunk, form, chunk_bytes)
+
+
+def _rows_of_text(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
+    line, rest = 1, b""
+    for data, last in _text_blocks(chunk, chunk_bytes):
+        skipped = 0
+        if line == 1 and not rest and chunk.start == 0:
+            data = data.removeprefix(UTF8_MARK)
+            if form.header:
+                data, skipped = data.partition(b"\n")[2], 1
+        if form.kind == "jsonl":
+            block = split_json(data, dict(chunk.fields), line, form)
+        else:
+            block, rest = split_block(
+                rest + data,
+                dict(chunk.fields),
+                chunk.width,
+                line + skipped,
+                form.kind == "csv",
+                chunk.delimiter,
+                chunk.multiline,
+                last,
             )
-
-
-@contextmanager
-def reading(path: str):
-    """Turns the errors that libraries raise for a damaged or unreadable file into InputError."""
-    try:
-        yield
-    except EOFError as error:
-        raise InputError(f"{path} is cut short: the gzip data ends too early") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} is damaged gzip data: {error}") from error
-    except (pa.ArrowException, OSError, BeamIOError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        line += skipped + block.lines
+        yield Block(block.columns, block.line, block.rejected, skipped + block.lines, block.text_of)
 
 
 def _open(path: str):
@@ -221,50 +300,21 @@ def _open(path: str):
 
 @contextmanager
 def _open_text(path: str, kind: str):
-    with _open(path) as raw:
-        if kind == "gzip":
-            with gzip.GzipFile(fileobj=raw, mode="rb") as file:
-                yield file
-        else:
-            yield raw
+    with _open(path) as raw, decompressed(raw, kind) as file:
+        yield file
 
 
-def _find_fields(file: InputFile, form: Format) -> tuple[Mapping[str, int | str], int]:
-    """Returns each column's position in a row, or name in a record, and the columns of a row."""
-    if form.kind in ("jsonl", "avro"):
-        names = _record_names(file)
-        positions = form.find(names, file.path)
-        return {name: names[position] for name, position in positions.items()}, 0
-    if not form.header:
-        positions = taobao_positions()
-        return positions, len(positions)
-    with _open_text(file.path, file.kind) as text:
-        line = text.read(1 << 20).removeprefix(_BOM).partition(b"\n")[0]
-    names = header_names(line.decode("utf-8", "replace"))
-    return form.find(names, file.path), len(names)
-
-
-def _record_names(file: InputFile) -> list[str]:
-    """Returns the field names of a file's records; of JSON, those in its first MiB."""
-    if file.kind == "avro":
-        with _open(file.path) as raw:
-            return avro_names(raw)
-    with _open_text(file.path, file.kind) as text:
-        head = text.read(1 << 20).removeprefix(_BOM)
-    return field_names(head[: head.rfind(b"\n") + 1] or head)
-
-
-def _text_blocks(chunk: Chunk, chunk_bytes: int) -> Iterator[bytes]:
+def _text_blocks(chunk: Chunk, chunk_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """Yields the lines of a chunk, a block at a time, and whether the file ends with the block."""
     with _open_text(chunk.path, chunk.kind) as file:
-        if chunk.kind == "gzip":
+        if not chunk.stop:
             rest = b""
             while data := file.read(chunk_bytes):
                 whole, end, after = (rest + data).rpartition(b"\n")
                 rest = after
                 if end:
-                    yield whole + end
-            if rest:
-                yield rest
+                    yield whole + end, False
+            yield rest, True
             return
         # a line belongs to the chunk that holds its first byte
         skip = 0
@@ -278,7 +328,7 @@ def _text_blocks(chunk: Chunk, chunk_bytes: int) -> Iterator[bytes]:
         data = file.read(size)
         if not data.endswith(b"\n"):
             data += _read_to_line_end(file)
-        yield data
+        yield data, False
 
 
 def _read_to_line_end(file) -> bytes:
@@ -292,18 +342,19 @@ def _read_to_line_end(file) -> bytes:
     return b"".join(parts)
 
 
-def _row_groups(file: InputFile, form: Format, chunk_bytes: int):
+def _row_groups(
+    file: InputFile, form: Format, fields: Mapping[str, str], chunk_bytes: int
+) -> Iterator[tuple[int, int]]:
     with _open(file.path) as raw:
         table = pq.ParquetFile(raw)
-        positions = form.find(table.schema_arrow.names, file.path)
-        for name, position in positions.items():
-            _check_type(table.schema_arrow.field(position), name, file.path, form)
+        for name, column in fields.items():
+            _check_type(table.schema_arrow.field(column), name, file.path, form)
         start, size = 0, 0
         groups = table.metadata.num_row_groups
         for group in range(groups):
             size += table.metadata.row_group(group).total_byte_size
             if size >= chunk_bytes or group == groups - 1:
-                yield start, group + 1, positions
+                yield start, group + 1
                 start, size = group + 1, 0
 
 
@@ -332,8 +383,7 @@ def _is_list(kind: pa.DataType) -> bool:
 def _parquet_blocks(chunk: Chunk, form: Format) -> Iterator[Block]:
     with _open(chunk.path) as raw:
         table = pq.ParquetFile(raw)
-        names = table.schema_arrow.names
-        wanted = {name: names[position] for name, position in chunk.fields}
+        wanted = dict(chunk.fields)
         line = 1
         groups = list(range(chunk.start, chunk.stop))
         columns = list(dict.fromkeys(wanted.values()))

@@ -17,6 +17,7 @@ from beam_jobs.reading.formats import Format
 from beam_jobs.reading.values import as_bytes, floats, integer_lists, integers, lengths_of
 from beam_jobs.shared.hashing import hash_strings
 
+NOT_UTF8 = "user is not UTF-8 text; iconv -f LATIN1 -t UTF-8 converts Latin-1"
 VALUES_CUT = "values_cut/"
 """Prefix of the tallies that count values of multi-hot features beyond those kept."""
 
@@ -174,6 +175,6 @@ def _decode_users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
             try:
                 safe.append(value.decode())
             except UnicodeDecodeError:
-                odd[row] = "user is not UTF-8"
+                odd[row] = NOT_UTF8
                 safe.append("")
         return pa.array(safe, pa.string()), odd

@@ -1,7 +1,8 @@
 """Text logs: bytes split into columns of raw values, each row with its exact line.
 
-A line is a row: values in quotes may hold commas, but not line ends. Lines with quotes or stray
-carriage returns are split one by one, all others by the columnar parser.
+A line is a row, and values in quotes may hold delimiters. In a file that is read as multiline,
+values in quotes may hold line ends, too. Lines with quotes or stray carriage returns are split one
+by one, all others by the columnar parser.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import pyarrow.csv as pa_csv
 from beam_jobs.reading.rows import Rejected
 
 NEWLINE = 10
+MOST_LINES = 1000
+"""Lines that a row of text has at most."""
+UNCLOSED = "not a csv row: unexpected end of data"
+"""Reason of a line within which quotes are not closed, in the words of the csv module."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,15 @@ class Block:
 
 
 def split_block(
-    data: bytes, positions: Mapping[str, int], width: int, first_line: int, quoted: bool
-) -> Block:
+    data: bytes,
+    positions: Mapping[str, int],
+    width: int,
+    first_line: int,
+    quoted: bool,
+    delimiter: str = ",",
+    multiline: bool = False,
+    last: bool = True,
+) -> tuple[Block, bytes]:
     """Splits whole lines into columns.
 
     Args:
@@ -49,6 +61,12 @@ def split_block(
         width: int. Columns that a row must have.
         first_line: int. Line of the first row, from 1.
         quoted: bool. Whether quotes enclose values (csv) or are ordinary bytes.
+        delimiter: str. Between values.
+        multiline: bool. Whether values in quotes may hold line ends.
+        last: bool. Whether the file ends with these lines.
+
+    Returns:
+        The block, and the lines of a row that continues after ``data``: they are not in the block.
     """
     if b"\r\n" in data:
         data = data.replace(b"\r\n", b"\n")
@@ -57,8 +75,8 @@ def split_block(
     starts = np.concatenate([[0], ends + 1])[:lines]
     stops = np.concatenate([ends, [len(data)]])[:lines]
 
-    def line_text(index: int) -> bytes:
-        return data[starts[index] : stops[index]]
+    def text_of(first: int, after: int) -> bytes:
+        return data[starts[first] : stops[after - 1]]
 
     special = _lines_with(data, b"\r", ends)
     if quoted:
@@ -66,45 +84,72 @@ def split_block(
     if not is_utf8(data):  # the columnar parser cannot pass such rows to its handler
         wide = np.flatnonzero(np.frombuffer(data, np.uint8) >= 128)
         special = np.union1d(special, np.searchsorted(ends, wide))
-    rest, index = data, np.arange(lines)
-    if len(special):
-        plain = np.ones(lines, bool)
-        plain[special] = False
-        rest = b"".join(data[a:b] for a, b in _runs(plain, starts, stops, len(data)))
+    rows: list[tuple[int, list[bytes]]] = []  # line and values of the special rows
+    rejected, after = [], 0
+    plain, spans = np.ones(lines, bool), {}
+    for number in special.tolist():
+        if number < after:
+            continue  # within the row above
+        after = number + 1
+        fields, reason = _split_line(text_of(number, after), width, quoted, delimiter)
+        if reason == UNCLOSED and multiline:
+            end = _row_end(data, starts, stops, number)
+            if end is None and not last:
+                lines = number
+                break
+            joined, _ = _split_line(text_of(number, end or after), width, quoted, delimiter)
+            if end and joined:
+                fields, reason, after = joined, None, end
+        plain[number:after], spans[number] = False, after
+        if reason:
+            text = text_of(number, after).decode("utf-8", "replace")
+            rejected.append(Rejected(number + first_line, reason, text))
+        else:
+            rows.append((number, fields))
+    rest = data[starts[lines] :] if lines < len(starts) else b""
+    plain = plain[:lines]
+    index, simple = np.arange(lines), data[: len(data) - len(rest)]
+    if not plain.all():
+        simple = b"".join(simple[a:b] for a, b in _runs(plain, starts, stops, len(simple)))
         index = index[plain]
-    columns, bad = _parse(rest, positions, width)
-    rejected = [
+    columns, bad = _parse(simple, positions, width, delimiter)
+    rejected += [
         Rejected(int(index[row]) + first_line, f"{count} columns instead of {width}", text)
         for row, count, text in bad
     ]
     if bad:
         index = np.delete(index, [row for row, _, _ in bad])
-    if len(special):
-        more, kept = [], []
-        for number in special.tolist():
-            text = line_text(number).decode("utf-8", "replace")
-            fields, reason = _split_line(line_text(number), width, quoted)
-            if reason:
-                rejected.append(Rejected(number + first_line, reason, text))
-            else:
-                more.append(fields)
-                kept.append(number)
-        index = np.concatenate([index, np.array(kept, index.dtype)])
+    if rows:
+        index = np.concatenate([index, np.array([number for number, _ in rows], index.dtype)])
         order = np.argsort(index, kind="stable")
         index = index[order]
         for name, position in positions.items():
-            extra = pa.array([fields[position] for fields in more], pa.binary())
+            extra = pa.array([fields[position] for _, fields in rows], pa.binary())
             columns[name] = pa.concat_arrays([columns[name], extra]).take(pa.array(order))
-    return Block(
-        columns,
-        index.astype(np.int64) + first_line,
-        rejected,
-        lines,
-        lambda row: line_text(int(index[row])).decode("utf-8", "replace"),
-    )
+
+    def row_text(row: int) -> str:
+        line = int(index[row])
+        return text_of(line, spans.get(line, line + 1)).decode("utf-8", "replace")
+
+    return Block(columns, index.astype(np.int64) + first_line, rejected, lines, row_text), rest
 
 
-def _parse(data: bytes, positions: Mapping[str, int], width: int):
+def _row_end(data: bytes, starts: np.ndarray, stops: np.ndarray, first: int) -> int | None:
+    """Returns the line after a row that begins at line ``first``, its quotes being closed.
+
+    It is None where they are not closed before the data end, ``first`` + 1 where not within
+    ``MOST_LINES``.
+    """
+    quotes, after = 0, first
+    while after < min(len(starts), first + MOST_LINES):
+        quotes += data.count(b'"', starts[after], stops[after])
+        after += 1
+        if quotes % 2 == 0:
+            return after
+    return first + 1 if after == first + MOST_LINES else None
+
+
+def _parse(data: bytes, positions: Mapping[str, int], width: int, delimiter: str):
     """Returns the columns, and (row, number of columns, text) of rows of another width."""
     bad: list[tuple[int, int, str]] = []
 
@@ -122,7 +167,10 @@ def _parse(data: bytes, positions: Mapping[str, int], width: int):
             use_threads=False, block_size=len(data) + 1, column_names=names
         ),
         parse_options=pa_csv.ParseOptions(
-            quote_char=False, ignore_empty_lines=False, invalid_row_handler=skip
+            delimiter=delimiter,
+            quote_char=False,
+            ignore_empty_lines=False,
+            invalid_row_handler=skip,
         ),
         convert_options=pa_csv.ConvertOptions(
             column_types={name: pa.binary() for name in wanted.values()},
@@ -137,13 +185,17 @@ def _as_array(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def _split_line(line: bytes, width: int, quoted: bool) -> tuple[list[bytes], str | None]:
+def _split_line(
+    line: bytes, width: int, quoted: bool, delimiter: str
+) -> tuple[list[bytes], str | None]:
+    """Returns the values of a row, or the reason why it has none."""
     if not quoted:
-        fields = line.rstrip(b"\r").split(b",")
+        fields = line.rstrip(b"\r").split(delimiter.encode())
     else:
         try:
             # latin-1 keeps every byte as it is; the user is checked to be UTF-8 later
-            (row,) = csv.reader([line.decode("latin-1")], strict=True)
+            text = line.decode("latin-1")
+            (row,) = csv.reader([text], strict=True, delimiter=delimiter)
         except (csv.Error, ValueError) as error:
             return [], f"not a csv row: {error}"
         fields = [field.encode("latin-1") for field in row]

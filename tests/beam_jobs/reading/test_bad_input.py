@@ -63,7 +63,7 @@ def test_truncated_gzip(prepare, tmp_path):
 
 
 def test_truncated_gzip_found_by_worker_processes(prepare, tmp_path):
-    data = gzip.compress(TAOBAO.encode() * 1000)
+    data = gzip.compress(TAOBAO.encode() * 200_000)  # more than is read before workers start
     paths = [tmp_path / "one.gz", tmp_path / "two.gz"]
     for path in paths:
         path.write_bytes(data[:-20])
@@ -78,12 +78,6 @@ def test_corrupt_gzip(prepare, tmp_path):
     path = tmp_path / "log.csv.gz"
     path.write_bytes(bytes(data))
     refused(prepare(path, *SMALL), f"error: {path} ", "gzip")
-
-
-def test_gzip_by_name_only(prepare, tmp_path):
-    path = tmp_path / "log.csv.gz"
-    path.write_text(TAOBAO)
-    refused(prepare(path, form="taobao"), "is named .gz but holds no gzip data")
 
 
 def test_unknown_format(prepare, log):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from beam_jobs.reading.formats import make_format
 from beam_jobs.reading.inputs import blocks, find_files, plan
-from beam_jobs.reading.rows import Events, to_events
+from beam_jobs.reading.rows import NOT_UTF8, Events, to_events
 from beam_jobs.reading.values import LARGEST
 
 FORM = make_format("csv", None, None)
@@ -50,10 +50,28 @@ def number(text, name):
     return int(text)
 
 
+def join_rows(lines):
+    """Yields (line number, text) of rows; one in quotes may span lines if it has 4 columns."""
+    number = 0
+    while number < len(lines):
+        after = number + 1
+        while b"\n".join(lines[number:after]).count(b'"') % 2 and after <= len(lines):
+            after += 1
+        text = b"\n".join(lines[number:after])
+        try:
+            (fields,) = csv.reader([text.decode("latin-1")], strict=True)
+            joined = after <= len(lines) and len(fields) == 4
+        except csv.Error:
+            joined = False
+        after = after if joined else number + 1
+        yield number + 2, b"\n".join(lines[number:after])
+        number = after
+
+
 def judge(data):
     """Does the same as :func:`read`, line by line in plain Python."""
     good, bad = [], []
-    for line_number, line in enumerate(data.replace(b"\r\n", b"\n").split(b"\n"), start=2):
+    for line_number, line in join_rows(data.replace(b"\r\n", b"\n").split(b"\n")):
         if not line.decode("utf-8", "replace").strip():
             continue
         try:
@@ -69,7 +87,7 @@ def judge(data):
             if not fields[0]:
                 raise ValueError("user is empty")
             if not fields[0].isascii() and any("\udc80" <= c <= "\udcff" for c in fields[0]):
-                raise ValueError("user is not UTF-8")
+                raise ValueError(NOT_UTF8)
             pairs = zip(("item", "category", "time"), fields[1:])
             numbers = [number(text, name) for name, text in pairs]
             good.append((line_number, fields[0], *numbers))
@@ -95,6 +113,7 @@ field = st.sampled_from(
         b"\xff",
         b'"7"',
         b'"a,b"',
+        b'"a\nb"',
         b'"',
         b'a"b',
         b"9223372036854775807",
@@ -120,6 +139,8 @@ text = st.lists(
 @example(b"1,2,3,4", 1, False)
 @example(b"\n\n1,2,3,4\n\n", 3, True)
 @example(b'"1,2,3,4\n5,6,7,8\n"', 7, False)
+@example(b'"1\nx",2,3,4\n5,6,7,8\n1,"2\n', 3, False)
+@example(b'"1\nx",2,3,4\n"1,2\n\n"1\n\n",2,3,4', 3, True)
 def test_rows_do_not_depend_on_how_the_file_is_cut(tmp_path, data, chunk_bytes, packed):
     path = tmp_path / "log"
     path.write_bytes(gzip.compress(HEADER + data) if packed else HEADER + data)
