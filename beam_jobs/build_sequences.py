@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -26,13 +27,16 @@ from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.histories.sort import HISTORIES, SortHistories
 from beam_jobs.options import Options, parse
 from beam_jobs.output import manifest
+from beam_jobs.output.manifest import TIME_UNIT
 from beam_jobs.output.publish import REJECTED_COUNTS, RESULTS, Finish, Publish, Staging
 from beam_jobs.output.write import TALLY_FILE, WriteRejected, WriteSequences, WriteTally
 from beam_jobs.reading import inputs
 from beam_jobs.reading.bigquery import BIGQUERY, ReadTable, as_files
+from beam_jobs.reading.clocks import AUTO, UNITS, Clock, clock_of
 from beam_jobs.reading.events import EVENTS, LINES, REJECTED, ReadEvents
+from beam_jobs.reading.first_rows import check_first_rows, read_first_rows
 from beam_jobs.requests.build import BEHAVIORS, FACTS, RECORDS, BuildRequests
-from beam_jobs.shared.errors import exit_code
+from beam_jobs.shared.errors import InputError, exit_code
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file
 from beam_jobs.shared.tallies import TALLY
@@ -175,6 +179,49 @@ def open_base(options: Options) -> Earlier | None:
     return None
 
 
+def set_clock(
+    options: Options,
+    chunks: Sequence[inputs.Chunk],
+    impressions: Sequence[inputs.Chunk] = (),
+    earlier: Earlier | None = None,
+) -> Options:
+    """Reads the first rows, and sets the clock of the log unless ``--time_unit`` gives it.
+
+    Raises:
+        InputError: none of the rows can be read, or the clocks of log, impressions and earlier run
+            have different units.
+    """
+    form, shown = options.form, options.impressions_form
+    check, by_range = options.max_rejected_fraction < 1, options.time_unit == AUTO
+    units = {}
+    if form.kind != BIGQUERY:
+        first = read_first_rows(chunks, form)
+        if check:
+            check_first_rows(first, "row")
+        if by_range:
+            form = dataclasses.replace(form, clock=clock_of(first.times))
+    if form.clock.known:
+        units["--input"] = form.clock.name
+    if shown:  # its dates and typed times are converted to the unit of the log
+        shown = dataclasses.replace(shown, clock=Clock(form.clock.unit))
+        first = read_first_rows(impressions, shown)
+        if check:
+            check_first_rows(first, "impression")
+        if by_range and len(first.times):
+            units["--impressions"] = clock_of(first.times).name
+        shown = dataclasses.replace(shown, clock=form.clock)
+    if options.since and earlier and TIME_UNIT in earlier.manifest["options"]:
+        units[f"--since {earlier.folder!r}"] = earlier.manifest["options"][TIME_UNIT]
+    if len(set(units.values())) > 1:
+        text = ", ".join(f"{unit} in {option}" for option, unit in units.items())
+        raise InputError(
+            f"Times must be of one unit. Received: {text}"
+            f"{', by the range of the first times' if by_range else ''}. Convert one of them, or "
+            f"give --time_unit ({', '.join(UNITS)}) if the range misleads"
+        )
+    return dataclasses.replace(options, form=form, impressions_form=shown)
+
+
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job and returns its manifest.
 
@@ -204,6 +251,7 @@ def build(options: Options) -> dict[str, Any]:
         more = inputs.find_files(options.impressions, options.impressions_form, "impressions")
         impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
         files = [*files, *more]
+    options = set_clock(options, chunks, impressions, earlier)
     buckets = options.buckets or (
         _TABLE_BUCKETS
         if options.form.kind == BIGQUERY
@@ -212,9 +260,12 @@ def build(options: Options) -> dict[str, Any]:
     before = 0
     if options.since and earlier:
         buckets, before = earlier.buckets, earlier.chunks
+    clock = options.form.clock
     progress.say(
         f"reading {len(files)} file{'s' * (len(files) > 1)}, "
         f"{sum(file.size for file in files) / 1e6:,.1f} MB, {buckets} buckets"
+        + f", times in {clock.name} by their range (--time_unit)"
+        * clock.by_range
     )
     finish = Finish(options, tuple(files), buckets, before + len(chunks), staging, started)
     beam_options = PipelineOptions(list(options.beam))

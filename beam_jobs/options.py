@@ -12,6 +12,7 @@ from typing import Any
 
 from beam_jobs.cooccurrence.learn import COLUMNS, VectorOptions
 from beam_jobs.histories import splits
+from beam_jobs.reading.clocks import AUTO, UNITS, Clock
 from beam_jobs.reading.formats import (
     DAY,
     FILES,
@@ -53,10 +54,10 @@ All cores of this machine:
 Each line is a row, except that values in quotes may hold line ends. Blank lines and empty files are
 skipped, and so are names that start with _ or . in a folder. Bad rows and repeated rows are left
 out of the sequences and listed, with file, line and reason, in OUTPUT/rejected/*.jsonl. Time may be
-any integer that grows (a parquet timestamp is read as seconds). With tmall, a row without seller or
-brand is kept, and that feature is out of vocabulary; so is an empty value of --context. OUTPUT
-appears only when it is complete; on a remote file system, where a folder cannot be renamed, its
-_SUCCESS is written last.
+any integer that grows, a date, a timestamp or ISO 8601 text (--time_unit). With tmall, a row
+without seller or brand is kept, and that feature is out of vocabulary; so is an empty value of
+--context. OUTPUT appears only when it is complete; on a remote file system, where a folder cannot
+be renamed, its _SUCCESS is written last.
 """
 
 
@@ -91,6 +92,7 @@ _BOUNDS = (  # option, least, most
     ("seed", 0, _LARGEST),
     ("min_count", 1, _LARGEST),
     ("max_rejected_fraction", 0, 1),
+    ("max_short_fraction", 0, 1),
     ("buckets", 1, 99_999),
     ("shard_bytes", 1, _LARGEST),
     ("chunk_bytes", 1, 1 << 30),
@@ -113,6 +115,8 @@ class Options:
     max_size: Mapping[str, int]
     hash_buckets: Mapping[str, int]
     max_rejected_fraction: float
+    max_short_fraction: float
+    time_unit: str
     duplicates: str
     buckets: int | None
     overwrite: bool
@@ -219,7 +223,7 @@ def make_parser(prog: str) -> JobParser:
         default=[],
         metavar="NAME=SOURCE",
         help=f"categorical features of "
-        f"the request: {HOUR} or {DAY} (0 Monday) of its time in seconds, UTC, or "
+        f"the request: {HOUR} or {DAY} (0 Monday) of its time, UTC, or "
         "an integer column of the target's row",
     )
     add(
@@ -228,6 +232,14 @@ def make_parser(prog: str) -> JobParser:
         default=[],
         metavar="NAME=COLUMN",
         help="numeric features of the request, from a column of the target's row; empty is unknown",
+    )
+    add(
+        "--time_unit",
+        default=AUTO,
+        choices=(AUTO, *UNITS),
+        help="unit of times that are integers; dates and ISO 8601 times are converted to it (UTC "
+        "unless they have a zone); auto (default): by the range of the first times, seconds where "
+        "that says nothing",
     )
     add(
         "--time_gap",
@@ -345,9 +357,16 @@ def make_parser(prog: str) -> JobParser:
     add(
         "--max_rejected_fraction",
         type=float,
-        default=1.0,
-        help="share of rejected rows beyond "
-        "which the run fails and leaves an earlier output in place; default 1: never",
+        default=0.1,
+        help="share of rejected rows, repeated ones left out, beyond which the run fails and "
+        "leaves an earlier output in place; default 0.1; 1: never",
+    )
+    add(
+        "--max_short_fraction",
+        type=float,
+        default=0.1,
+        help="share of requests with fewer than --negatives negatives beyond which the run fails; "
+        "default 0.1; 1: never",
     )
     add(
         "--buckets",
@@ -535,7 +554,8 @@ def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Forma
     """Returns the formats of the log and of the impressions, None where there are none."""
     delimiter = args.delimiter and parse_delimiter(args.delimiter)
     form, impressions = make_format(args.format, args.columns, args.behavior), None
-    form = dataclasses.replace(form, delimiter=delimiter)
+    clock = Clock(None if args.time_unit == AUTO else args.time_unit)
+    form = dataclasses.replace(form, delimiter=delimiter, clock=clock)
     if args.impressions:
         if not isinstance(protocol, splits.ByTime):
             raise InputError(f"--impressions needs --split by_time. Received: --split {args.split}")
@@ -545,7 +565,7 @@ def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Forma
             args.impressions_format or default, args.impressions_columns, form
         )
         impressions = with_context(impressions, (), args.context, args.numeric)
-        impressions = dataclasses.replace(impressions, delimiter=delimiter)
+        impressions = dataclasses.replace(impressions, delimiter=delimiter, clock=clock)
     else:
         for name in ("impressions_format", "impressions_columns"):
             if getattr(args, name) is not None:

@@ -12,8 +12,10 @@ from apache_beam.io.filesystems import FileSystems
 import tfdare
 from beam_jobs.cooccurrence.learn import describe
 from beam_jobs.histories.impressions import IMPRESSIONS
+from beam_jobs.histories.sort import DUPLICATE
 from beam_jobs.options import Options
 from beam_jobs.output.write import REJECTED_FOLDER
+from beam_jobs.reading.first_rows import EXAMPLES, most_common
 from beam_jobs.reading.inputs import InputFile
 from beam_jobs.reading.rows import VALUES_CUT
 from beam_jobs.requests.build import LONGEST_REQUEST
@@ -26,7 +28,8 @@ from tfdare.schema import CategoricalContext, Feature, NumericContext, Schema
 from tfdare.sequences import SPLITS
 
 _REASON = "rows_rejected/"
-_EXAMPLES = 3  # rejected rows in a message
+TIME_UNIT = "time_unit"
+"""Key of the manifest's options for the unit of times, in words."""
 
 
 def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
@@ -99,6 +102,7 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         raise InputError("\n  ".join(damaged))
     counts = counts_of(tally)
     rows, users, events = counts["rows"], counts["users"], counts["events"]
+    reasons = rows["rejected_by_reason"]
     if rows["kept"] == 0:
         if rows["read"] == 0:
             raise InputError(f"No rows in {', '.join(options.input)}: nothing but a header")
@@ -106,19 +110,18 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         if rows["filtered"]:
             kept = ", ".join(options.form.behaviors or ())
             text += f", {rows['filtered']:,} are of other behaviors than {kept}"
-        raise InputError("\n  ".join([text + ".", *_first_rejected(folder)]))
+        raise _with_reasons(text + ".", reasons, folder)
     impressions = counts.get("impressions")
     for title, part in (("rows", rows), ("rows of impressions", impressions or {"read": 0})):
-        share = part["rejected"] / part["read"] if part["read"] else 0.0
+        bad = part["rejected"] - part["rejected_by_reason"].get(DUPLICATE, 0) if part["read"] else 0
+        share = bad / max(part["read"], 1)
         if share > options.max_rejected_fraction:
             text = (
-                f"{part['rejected']:,} of {part['read']:,} {title} were rejected, {share:.2%}; "
-                f"--max_rejected_fraction is {options.max_rejected_fraction}"
+                f"{bad:,} of {part['read']:,} {title} were rejected, {share:.2%}; "
+                f"--max_rejected_fraction is {options.max_rejected_fraction}: give a larger one to "
+                "go on without them"
             )
-            reasons = [
-                f"{count:,} {reason}" for reason, count in part["rejected_by_reason"].items()
-            ][:_EXAMPLES]
-            raise InputError("\n  ".join([text, *reasons, *_first_rejected(folder)]))
+            raise _with_reasons(text, part["rejected_by_reason"], folder)
     if users["kept"] == 0:
         text = (
             f"No user is long enough: the longest history has {events['longest_history']:,} "
@@ -126,14 +129,17 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         )
         if rows["rejected"]:
             text += f". {rows['rejected']:,} rows were rejected:"
-        raise InputError("\n  ".join([text, *_first_rejected(folder)]))
+        raise _with_reasons(text, reasons, folder)
     if impressions and not impressions["kept"]:
-        raise InputError(
+        reasons = impressions["rejected_by_reason"]
+        text = (
             f"No impression is left of the {impressions['read']:,} read: "
             f"{impressions['rejected']:,} were rejected, {impressions['of_other_users']:,} are of "
             f"users without {options.min_events} behaviors, {impressions['without_history']:,} "
             "came before any behavior"
         )
+        raise _with_reasons(text, reasons, folder)
+    _check_negatives(counts["splits"], options)
     sums = {
         "rows": rows["read"] + rows.get("carried", 0)
         == sum(rows[part] for part in ("filtered", "rejected", "cut", "kept")),
@@ -149,6 +155,18 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         sums["impressions"] = impressions["read"] == sum(impressions[part] for part in parts)
     if wrong := [name for name, fine in sums.items() if not fine]:
         raise RuntimeError(f"Counts do not add up ({', '.join(wrong)}): {json.dumps(counts)}")
+
+
+def _check_negatives(splits: Mapping[str, Mapping[str, int]], options: Options) -> None:
+    requests = sum(part["requests"] for part in splits.values())
+    short = sum(part["requests_short_of_negatives"] for part in splits.values())
+    if short > options.max_short_fraction * requests:
+        raise InputError(
+            f"{short:,} of {requests:,} requests, {short / requests:.1%}, have fewer than "
+            f"--negatives {options.sampling.negatives}: their users have touched nearly every item "
+            "of the training period. Lower --negatives, or give a larger --max_short_fraction; it "
+            f"is {options.max_short_fraction}"
+        )
 
 
 def make_schema(options: Options, learned: Mapping[str, Any], tally: Mapping[str, int]) -> Schema:
@@ -200,6 +218,7 @@ def make_manifest(
     vectors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Makes the manifest of a run: code, counts, digests, vocabularies, vectors, options, input."""
+    clock = options.form.clock
     return {
         "version": 1,
         "code": {"package": "tfdare", "version": tfdare.__version__},
@@ -237,6 +256,7 @@ def make_manifest(
             "window": options.window,
             "buckets": buckets,
             "chunk_bytes": options.chunk_bytes,
+            **({TIME_UNIT: clock.name} if clock.known else {}),
             **({} if options.vectors.gap is None else {"gap": options.vectors.gap}),
             **options.split,
         },
@@ -259,6 +279,8 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
         lines.append(("  rejected", f"{count:,} {reason}"))
     if rows["rejected"]:
         lines.append(("  see", f"{output}/{REJECTED_FOLDER}/*.jsonl"))
+    if TIME_UNIT in manifest["options"]:
+        lines.append(("times", manifest["options"][TIME_UNIT]))
     if "carried" in rows:
         lines.append(("carried", f"{rows['carried']:,} events of the earlier run"))
     if rows["cut"]:
@@ -302,17 +324,25 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
     return "\n".join(labeled(*line) for line in lines)
 
 
-def _first_rejected(folder: str) -> list[str]:
+def _with_reasons(text: str, reasons: Mapping[str, int], folder: str) -> InputError:
+    """Adds the commonest reasons, and the first rows rejected for them, to a message."""
+    lines = [text, *most_common(reasons), *_first_rejected(folder, reasons)]
+    return InputError("\n  ".join(lines))
+
+
+def _first_rejected(folder: str, reasons: Mapping[str, int]) -> list[str]:
+    """Returns the first rows that were rejected for one of the reasons, for messages."""
     (match,) = FileSystems.match([f"{folder}/{REJECTED_FOLDER}/*.jsonl"])
     rows: list[str] = []
     for path in sorted(entry.path for entry in match.metadata_list):
         with open_file(path) as file:
-            for line in file.read(1 << 16).decode("utf-8", "ignore").splitlines()[:_EXAMPLES]:
+            for line in file.read(1 << 16).decode("utf-8", "ignore").splitlines():
                 try:
                     row = json.loads(line)
                 except ValueError:
                     continue  # a very long row, cut by the read above
-                rows.append(f"{row['file']}:{row['line']}: {row['reason']}: {row['row'][:120]}")
-        if len(rows) >= _EXAMPLES:
+                if row["reason"] in reasons and row["reason"] != DUPLICATE:
+                    rows.append(f"{row['file']}:{row['line']}: {row['reason']}: {row['row'][:120]}")
+        if len(rows) >= EXAMPLES:
             break
-    return rows[:_EXAMPLES]
+    return rows[:EXAMPLES]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from beam_jobs.reading.events import EVENTS, LINES, REJECTED, RejectedRows, by_bucket, pack_order
 from beam_jobs.reading.formats import Format
 from beam_jobs.reading.inputs import Chunk, InputFile
-from beam_jobs.reading.records import as_text
+from beam_jobs.reading.records import as_text, record_names
 from beam_jobs.reading.rows import Rejected, to_events
 from beam_jobs.shared.errors import InputError
 from beam_jobs.shared.hashing import hash_strings
@@ -52,7 +52,7 @@ class _ReadRows(beam.DoFn):
 
     def process(self, records: list[Mapping[str, Any]]) -> Iterator[Any]:
         try:
-            names = list(records[0])
+            names = list(dict.fromkeys(name for record in records for name in record_names(record)))
             positions = self._form.find(names, self._table)
         except InputError as error:
             yield tagged({f"{DAMAGED}{error.message}": 1})

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any
 
+from beam_jobs.reading.clocks import Clock
 from beam_jobs.shared.errors import InputError
 from tfdare.schema import FIRST_ID, CategoricalContext, Feature, NumericContext, SchemaError
 
@@ -18,7 +19,7 @@ OWN_NAMES = (*FILES, "bigquery")
 """Formats whose columns the user names; the others have fixed columns."""
 FORMATS = ("taobao", "tmall", *OWN_NAMES)
 HOUR, DAY = "hour_of_day", "day_of_week"
-"""Sources of context that are derived from the time of the request, in seconds, UTC."""
+"""Sources of context that are derived from the time of the request, in UTC."""
 
 _TAOBAO = ("user", "item", "category", "behavior", "time")
 _TMALL = {
@@ -57,6 +58,7 @@ class Format:
         context: mapping of categorical context feature to its source: a column, ``HOUR``, ``DAY``.
         numeric: mapping of numeric context feature to its column.
         delimiter: str or None. Between the values of a row of text; None: found by the header.
+        clock: Clock. Of the times.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Format:
     context: Mapping[str, str] = field(default_factory=dict)
     numeric: Mapping[str, str] = field(default_factory=dict)
     delimiter: str | None = None
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -99,8 +102,9 @@ class Format:
             InputError: a column is missing, or occurs twice.
         """
         if missing := self.missing(header):
+            option = "impressions_columns" if "label" in self.columns else "columns"
             hint = (
-                "Name yours with --columns, for example --columns user=uid,item=iid,time=ts."
+                f"Name yours with --{option}, for example --{option} user=uid,item=iid,time=ts."
                 if self.kind in OWN_NAMES
                 else f"Is this --format {self.kind}?"
             )
@@ -235,7 +239,7 @@ def with_context(
         form,
         columns=columns,
         optional=form.optional | (set(sources) & set(columns)),
-        multi_hot=most_values,
+        multi_hot={**form.multi_hot, **most_values},
         context=sources,
         numeric=numbers,
     )

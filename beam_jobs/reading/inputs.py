@@ -20,9 +20,11 @@ from beam_jobs.reading.formats import Format
 from beam_jobs.reading.layout import HEAD_BYTES, Layout, layout_of, partitions
 from beam_jobs.reading.records import avro_blocks, avro_names, split_json
 from beam_jobs.reading.text import Block, split_block
+from beam_jobs.reading.typed import cell_text, column_names, nested_column, plain_column
 from beam_jobs.shared.errors import InputError
 
 CHUNK_BYTES = 64 << 20
+_MOST_ROWS = 1 << 20
 _UNPACKED = {"gzip": 4, "zstd": 4, "bz2": 5, "xz": 6, "parquet": 3, "avro": 3}
 """Approximate bytes of plain text per byte of a file, by its kind; 1 for other kinds."""
 
@@ -172,9 +174,9 @@ def plan(
     files_before = max((chunk.file + 1 for chunk in after), default=0)
     layouts = [_layout(file, form) for file in files]
     multiline = any(layout.multiline for layout in layouts)
-    every = dict.fromkeys(name for layout in layouts for name in layout.names)
+    every = dict.fromkeys(name for layout in layouts for name in layout.names or ())
     for index, (file, layout) in enumerate(zip(files, layouts)):
-        if not layout.names:
+        if layout.names is None:
             continue  # no row
         names = list(layout.names)
         if form.kind == "jsonl":  # records may leave a key out
@@ -207,7 +209,7 @@ def _layout(file: InputFile, form: Format) -> Layout:
     """Finds the columns of a file, and how text is laid out."""
     with reading(file.path, file.kind), _open_text(file.path, file.kind) as content:
         if file.kind == "parquet":
-            return Layout(tuple(pq.ParquetFile(content).schema_arrow.names))
+            return Layout(tuple(column_names(pq.ParquetFile(content).schema_arrow)))
         if file.kind == "avro":
             return Layout(tuple(avro_names(content)))
         return layout_of(content.read(HEAD_BYTES), file.path, form)
@@ -261,7 +263,7 @@ def blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
 
 def _blocks(chunk: Chunk, form: Format, chunk_bytes: int) -> Iterator[Block]:
     if chunk.kind == "parquet":
-        yield from _parquet_blocks(chunk, form)
+        yield from _parquet_blocks(chunk, min(max(chunk_bytes >> 6, 1), _MOST_ROWS))
     elif chunk.kind == "avro":
         with _open(chunk.path) as raw:
             yield from avro_blocks(raw, dict(chunk.fields))
@@ -348,7 +350,8 @@ def _row_groups(
     with _open(file.path) as raw:
         table = pq.ParquetFile(raw)
         for name, column in fields.items():
-            _check_type(table.schema_arrow.field(column), name, file.path, form)
+            kind = nested_column(table.schema_arrow.empty_table(), column).type
+            _check_type(kind, column, name, file.path, form)
         start, size = 0, 0
         groups = table.metadata.num_row_groups
         for group in range(groups):
@@ -358,54 +361,44 @@ def _row_groups(
                 start, size = group + 1, 0
 
 
-def _check_type(field: pa.Field, name: str, path: str, form: Format) -> None:
-    kind, needed = field.type, "integers or text are needed"
+def _check_type(kind: pa.DataType, column: str, name: str, path: str, form: Format) -> None:
+    """Checks that a column can hold what the format takes it for.
+
+    Raises:
+        InputError: it cannot.
+    """
+    plain, needed = plain_column(pa.nulls(0, kind)).type, "integers or text are needed"
     if name in form.multi_hot:
         needed = "lists of integers, or text with | between them, are needed"
-        kind = kind.value_type if _is_list(kind) else kind
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    tests = [pa.types.is_integer, pa.types.is_string, pa.types.is_large_string]
-    if name not in ("user", "behavior"):
-        tests.append(pa.types.is_floating)
+        plain = plain.value_type if pa.types.is_list(plain) else plain
+    tests = [pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null]
+    tests += [pa.types.is_string, pa.types.is_binary]
     if name == "time":
+        needed = "integers, dates, timestamps or text are needed"
         tests += [pa.types.is_timestamp, pa.types.is_date]
     if name in form.numeric:
         needed = "numbers or text are needed"
-        tests.append(pa.types.is_decimal)
-    if not any(test(kind) for test in tests):
-        raise InputError(f"{path}: column {field.name!r} ({name}) has type {field.type}; {needed}")
+    if name in ("label", "user", "behavior", "request"):
+        tests.append(pa.types.is_boolean)
+    if not any(test(plain) for test in tests):
+        raise InputError(f"{path}: column {column!r} ({name}) has type {kind}; {needed}")
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _parquet_blocks(chunk: Chunk, form: Format) -> Iterator[Block]:
+def _parquet_blocks(chunk: Chunk, rows: int) -> Iterator[Block]:
     with _open(chunk.path) as raw:
         table = pq.ParquetFile(raw)
         wanted = dict(chunk.fields)
         line = 1
         groups = list(range(chunk.start, chunk.stop))
         columns = list(dict.fromkeys(wanted.values()))
-        for batch in table.iter_batches(1 << 20, row_groups=groups, columns=columns):
+        for batch in table.iter_batches(rows, row_groups=groups, columns=columns):
             values = {
-                name: _plain(batch.column(batch.schema.get_field_index(column)))
-                for name, column in wanted.items()
+                name: plain_column(nested_column(batch, column)) for name, column in wanted.items()
             }
             size = batch.num_rows
 
             def text_of(row, values=values):
-                cells = [column[row].as_py() for column in values.values()]
-                return ",".join("" if cell is None else str(cell) for cell in cells)
+                return ",".join(cell_text(column[row]) for column in values.values())
 
             yield Block(values, np.arange(line, line + size), [], size, text_of)
             line += size
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if _is_list(column.type):
-        values = _plain(column.flatten())
-        return column.cast(pa.list_(values.type))
-    return column.cast(pa.string()) if pa.types.is_large_string(column.type) else column

@@ -24,13 +24,13 @@ class Layout:
     """How a file is laid out.
 
     Attributes:
-        names: tuple of str. Its columns; of JSON the fields of the first records; empty where the
-            file holds no row.
+        names: tuple of str or None. Its columns; of JSON the fields of the first records; None
+            where the file holds no row.
         delimiter: str. Between the values of a row of text.
         multiline: bool. Whether values in quotes hold line ends.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] | None
     delimiter: str = ","
     multiline: bool = False
 
@@ -44,11 +44,11 @@ def layout_of(head: bytes, path: str, form: Format) -> Layout:
         form: Format.
 
     Raises:
-        InputError: lines do not end in a line feed.
+        InputError: lines do not end in a line feed, or the file is one JSON array.
     """
     head = head.removeprefix(UTF8_MARK)
     if not head.strip():
-        return Layout(())
+        return Layout(None)
     if b"\n" not in head and b"\r" in head:
         raise InputError(
             f"{path}: its lines end in carriage returns alone. Received: no line feed in the first "
@@ -57,7 +57,13 @@ def layout_of(head: bytes, path: str, form: Format) -> Layout:
     if len(head) == HEAD_BYTES:  # the last line may be cut
         head = head[: head.rfind(b"\n") + 1] or head
     if form.kind == "jsonl":
-        return Layout(tuple(field_names(head)))
+        names = tuple(field_names(head))
+        if not names and head.lstrip().startswith(b"["):
+            raise InputError(
+                f"{path} is a JSON array. Received: --format jsonl, which reads a record a line. "
+                "Convert it: jq -c '.[]'"
+            )
+        return Layout(names)
     line = head.partition(b"\n")[0].decode("utf-8", "replace")
     delimiters = (form.delimiter,) if form.delimiter else DELIMITERS
     if not form.header:

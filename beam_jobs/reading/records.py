@@ -7,6 +7,7 @@ otherwise its lines are parsed one by one, and the values are checked as text.
 from __future__ import annotations
 
 import datetime
+import decimal
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ import pyarrow.json as pa_json
 from beam_jobs.reading.formats import Format
 from beam_jobs.reading.rows import Rejected
 from beam_jobs.reading.text import NEWLINE, Block, is_utf8
+from beam_jobs.reading.typed import nested_column
+from beam_jobs.reading.values import EXACT
 
 AVRO_ROWS = 1 << 16
 
@@ -26,10 +29,18 @@ AVRO_ROWS = 1 << 16
 def field_names(head: bytes) -> list[str]:
     """Returns the field names in lines of JSON, in the order of their first occurrence."""
     names: dict[str, None] = {}
-    for line in head.splitlines():
+    for line in head.split(b"\n"):
         record, _ = _parse_line(line)
-        names.update(dict.fromkeys(record or ()))
+        names.update(dict.fromkeys(record_names(record or {})))
     return list(names)
+
+
+def record_names(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the names of a record's fields; field ``b`` of a record ``a`` is ``a.b``."""
+    for name, value in record.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in record_names(value))
 
 
 def split_json(data: bytes, fields: Mapping[str, str], first_line: int, form: Format) -> Block:
@@ -77,8 +88,14 @@ def avro_names(file: BinaryIO) -> list[str]:
     """
     import fastavro
 
-    schema = fastavro.reader(file).writer_schema
-    return [field["name"] for field in schema.get("fields", ())] if isinstance(schema, dict) else []
+    return list(_schema_names(fastavro.reader(file).writer_schema))
+
+
+def _schema_names(schema: Any) -> Iterator[str]:
+    for part in schema if isinstance(schema, list) else [schema]:
+        for field in part.get("fields", ()) if isinstance(part, dict) else ():
+            yield field["name"]
+            yield from (f"{field['name']}.{inner}" for inner in _schema_names(field["type"]))
 
 
 def avro_blocks(file: BinaryIO, fields: Mapping[str, str]) -> Iterator[Block]:
@@ -138,14 +155,23 @@ def _parse_typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.
     first, _ = _parse_line(data[: data.find(b"\n") + 1 or len(data)])
     if first is None or not is_utf8(data):
         return None
-    kinds = {}
+    kinds: dict[str, Any] = {}
     for name, field in fields.items():
+        kind = {str: pa.string(), bool: pa.bool_()}.get(type(_value(first, field)), pa.int64())
         if name in form.multi_hot:
-            kinds[field] = pa.list_(pa.int64())
+            kind = pa.list_(pa.int64())
         elif name in form.numeric:
-            kinds[field] = pa.float64()
+            kind = pa.float64()
+        if "." in field:
+            root, _, rest = field.partition(".")
+            if field in first or "." in rest or root in fields.values():
+                return None
+            kinds.setdefault(root, []).append((rest, kind))
         else:
-            kinds[field] = pa.string() if isinstance(first.get(field), str) else pa.int64()
+            kinds[field] = kind
+    kinds = {
+        name: pa.struct(kind) if isinstance(kind, list) else kind for name, kind in kinds.items()
+    }
     try:
         table = pa_json.read_json(
             pa.BufferReader(data),
@@ -158,15 +184,28 @@ def _parse_typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.
         return None
     if table.num_rows != lines:  # blank lines, or several objects in one
         return None
-    return {name: table[field].combine_chunks() for name, field in fields.items()}
+    return {name: nested_column(table, field) for name, field in fields.items()}
 
 
 def as_text(records: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> dict[str, pa.Array]:
     """Splits records into columns, each value as a csv file would have it."""
     return {
-        name: pa.array([_text(record.get(field)) for record in records], pa.binary())
+        name: pa.array([_text(_value(record, field)) for record in records], pa.binary())
         for name, field in fields.items()
     }
+
+
+def _value(record: Any, field: str) -> Any:
+    """Returns the value of a field by a name of :func:`record_names`; None where there is none."""
+    if not isinstance(record, Mapping):
+        return None
+    if field in record or "." not in field:
+        return record.get(field)
+    root, _, rest = field.partition(".")
+    while root not in record and "." in rest:  # itself with a dot
+        more, _, rest = rest.partition(".")
+        root = f"{root}.{more}"
+    return _value(record.get(root), rest)
 
 
 def _text(value: Any) -> bytes:
@@ -175,10 +214,14 @@ def _text(value: Any) -> bytes:
         return b""
     if isinstance(value, (list, tuple)):
         return b"|".join(_text(part) for part in value)
-    if isinstance(value, datetime.datetime):
-        return str(int(value.timestamp())).encode()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
+    if isinstance(value, datetime.date):  # or a datetime
+        return value.isoformat().encode()
+    if isinstance(value, float):
+        if value != value:
+            return b""
+        value = int(value) if value.is_integer() and abs(value) < EXACT else value
+    if isinstance(value, decimal.Decimal):
+        value = int(value) if value == value.to_integral_value() else format(value, "f")
     if isinstance(value, (bool, dict)):
         value = json.dumps(value)
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")

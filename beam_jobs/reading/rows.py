@@ -14,7 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.reading.formats import Format
-from beam_jobs.reading.values import as_bytes, floats, integer_lists, integers, lengths_of
+from beam_jobs.reading.values import (
+    as_bytes,
+    floats,
+    integer_lists,
+    integers,
+    labels,
+    lengths_of,
+    times,
+    user_texts,
+)
 from beam_jobs.shared.hashing import hash_strings
 
 NOT_UTF8 = "user is not UTF-8 text; iconv -f LATIN1 -t UTF-8 converts Latin-1"
@@ -107,15 +116,15 @@ def to_events(
             )
         elif name in form.numeric:
             values[name], reasons = floats(columns[name], name)
+        elif name == "time":
+            values[name], reasons = times(columns[name], name, form.clock, ~other)
         else:
             values[name], reasons = integers(columns[name], name, name in form.optional, ~other)
         for row, reason in reasons.items():
             if not other[row]:
                 odd.setdefault(row, reason)
     if "label" in form.columns:
-        values["label"], reasons = integers(columns["label"], "label", False, ~other)
-        for row in np.flatnonzero(values["label"] > 1).tolist():
-            reasons.setdefault(row, "label is neither 0 nor 1")
+        values["label"], reasons = labels(columns["label"], ~other)
         for row, reason in reasons.items():
             odd.setdefault(row, reason)
     if "request" in form.columns:
@@ -165,8 +174,8 @@ def _filter_behaviors(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[
 
 def _decode_users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     """Returns users as strings, and the reasons of bad rows."""
-    text = as_bytes(column)
-    odd = dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "user is empty")
+    text, odd = user_texts(column)
+    odd |= dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "user is empty")
     try:
         return text.cast(pa.string()), odd
     except pa.ArrowInvalid:

@@ -61,6 +61,13 @@ def exit_code(action: Callable[[], None]) -> int:
         message = str(error) if isinstance(error, SchemaError) else find_message(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         return 2
     return 0
+
+
+def printable(text: str) -> str:
+    """Replaces characters that a terminal would act upon."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )

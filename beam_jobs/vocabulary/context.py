@@ -96,7 +96,7 @@ class ContextCounts:
 def count_context(form: Format, columns: Mapping[str, np.ndarray]) -> ContextCounts:
     """Counts the context of events."""
     ids = {
-        name: np.unique(raw_values(source, name, columns), return_counts=True)
+        name: np.unique(raw_values(source, name, columns, form.clock.ticks), return_counts=True)
         for name, source in form.context.items()
     }
     return ContextCounts(ids, {name: Moments.of(columns[name]) for name in form.numeric})
@@ -115,12 +115,21 @@ def merge_context(parts: Iterable[ContextCounts]) -> ContextCounts:
     return ContextCounts(ids, moments)
 
 
-def raw_values(source: str, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns raw ids of a categorical feature, int64; hours 0 to 23, days 0 (Monday) to 6."""
+def raw_values(
+    source: str, name: str, columns: Mapping[str, np.ndarray], ticks: int = 1
+) -> np.ndarray:
+    """Returns raw ids of a categorical feature, int64; hours 0 to 23, days 0 (Monday) to 6.
+
+    Args:
+        source: str. ``HOUR``, ``DAY``, or a column.
+        name: str. Of the feature.
+        columns: mapping of name to int64 ``[E]``.
+        ticks: int. Of the clock in a second.
+    """
     if source == HOUR:
-        return columns["time"] // 3600 % 24
+        return columns["time"] // (3600 * ticks) % 24
     if source == DAY:
-        return (columns["time"] // 86400 + 3) % 7  # day 0 of the clock was a Thursday
+        return (columns["time"] // (86_400 * ticks) + 3) % 7  # day 0 of the clock was a Thursday
     return columns[name]
 
 
@@ -142,7 +151,7 @@ def context_of(
         if name == "time" or name in form.context or name in form.numeric
     }
     context: dict[str, np.ndarray] = {
-        name: vocabularies[name].rows(raw_values(source, name, needed))
+        name: vocabularies[name].rows(raw_values(source, name, needed, form.clock.ticks))
         for name, source in form.context.items()
     }
     context.update({name: needed[name].astype(np.float32) for name in form.numeric})

@@ -164,7 +164,7 @@ BAD = {
     20: ('"u1,2,3,4', "not a csv row: unexpected end of data"),
     21: ("u1, 2,3,4", "item is not an integer"),
     22: ("u1,0x1F,3,4", "item is not an integer"),
-    23: ("u1,1e3,3,4", "item is not an integer"),
+    23: ("u1,1e-3,3,4", "item is not an integer"),
     29: ("u1,٣,3,4", "item is not an integer"),
 }
 

@@ -123,6 +123,65 @@ def test_all_rows_rejected_shows_the_first_reasons(prepare, log):
     )
 
 
+def test_bounds_by_default(prepare, tmp_path):
+    bounds = ("--max_rejected_fraction", "0.1", "--max_short_fraction", "0.1")
+    path = tmp_path / "log.csv"
+    path.write_text(csv_text([*made_up_rows(), *[("u", "x", 1, 5)] * 10_000]))
+    parts = [path, tmp_path / "good.csv"]
+    parts[1].write_text(csv_text(made_up_rows(seed=1)))
+    refused(
+        prepare(parts, *SMALL, *bounds),
+        "rows were rejected, ",
+        "--max_rejected_fraction is 0.1: give a larger one to go on without them",
+        "10,000 item is not an integer",
+    )
+    # what cannot be read is said before anything else is done
+    path.write_text("user,item,category,time\n" + "u,x,1,5\n" * 9 + "u,7,1,\n")
+    outcome = prepare(path, *SMALL, *bounds)
+    refused(
+        outcome,
+        "No row is left of the first 10 read: all were rejected.",
+        "9 item is not an integer",
+        "1 time is empty",
+        f"{path}:2: item is not an integer: u,x,1,5",
+    )
+    assert "reading events" not in outcome.err
+    # repeated rows are left out as asked: they are no fault
+    path.write_text(csv_text(made_up_rows() * 3))
+    assert prepare(path, *SMALL, *bounds).code == 0
+    path.write_text("user,item,category,time\n" + "".join(f"u,{n % 3},1,{n}\n" for n in range(30)))
+    refused(
+        prepare(path, *SMALL, *bounds, "--overwrite"),
+        "requests, 100.0%, have fewer than --negatives 2",
+        "--max_short_fraction; it is 0.1",
+    )
+
+
+def test_rejected_impressions_say_why(prepare, log, tmp_path):
+    shown = tmp_path / "shown.csv"
+    by_time = ["--split", "by_time", "--validation_from", "100", "--test_from", "150"]
+    by_time += ["--min_events", "2", "--impressions", shown]
+    shown.write_text("user,item,time,label\n" + "u1,7,120,yes\n" * 5 + "u1,x,120,1\n")
+    words = ["5 label is neither 0 nor 1", "1 item is not an integer", f"{shown}:2: label is"]
+    refused(prepare(log, *by_time), "No impression is left of the 6 read: 6 were", *words)
+    bounds = ("--max_rejected_fraction", "0.1")
+    early = prepare(log, *by_time, *bounds)
+    refused(early, "No impression is left of the first 6 read: all were rejected.", *words)
+    assert "reading events" not in early.err
+    with shown.open("a") as file:
+        file.write("u1,7,120,1\n")
+    refused(prepare(log, *by_time, *bounds), "6 of 7 rows of impressions were rejected", *words)
+    assert prepare(log, *by_time).code == 0
+
+
+def test_nothing_that_a_terminal_acts_upon_is_printed(prepare, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"user,item,category,time\nu,\x1b[31m\x07,1,2\n")
+    outcome = prepare(path)
+    refused(outcome, "item is not an integer")
+    assert all(char.isprintable() or char == "\n" for char in outcome.err)
+
+
 def test_all_rows_of_other_behaviors(prepare, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("1,10,5,buy,100\n" * 3)

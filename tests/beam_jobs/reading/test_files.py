@@ -223,3 +223,15 @@ def test_text_that_is_not_utf8(prepare, tmp_path):
     refused(prepare(path), "log.csv:2: user is not UTF-8 text", "iconv -f LATIN1 -t UTF-8")
     path.write_bytes(b"user,item,category,time\r1,2,3,4\r")
     refused(prepare(path), "end in carriage returns alone", "tr '\\r' '\\n'")
+
+
+def test_json_that_is_not_a_record_a_line(tmp_path):
+    path, form = tmp_path / "log", make_format("jsonl", None, None)
+    write(path, "jsonl", ROWS)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text(json.dumps(records))
+    with pytest.raises(InputError, match=r"is a JSON array.*jq -c"):
+        read(path, form, 1 << 20)
+    path.write_text(json.dumps(records[0], indent=1))
+    with pytest.raises(InputError, match="missing columns: user, item"):
+        read(path, form, 1 << 20)

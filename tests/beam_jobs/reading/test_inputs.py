@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from beam_jobs.reading.formats import make_format
 from beam_jobs.reading.inputs import blocks, find_files, plan
 from beam_jobs.reading.rows import NOT_UTF8, Events, to_events
-from beam_jobs.reading.values import LARGEST
+from beam_jobs.reading.values import EMPTY, INEXACT, LARGEST
 
 FORM = make_format("csv", None, None)
 HEADER = b"user,item,category,time\n"
@@ -38,11 +39,17 @@ def read(path, form, chunk_bytes):
 
 def number(text, name):
     """Parses one number by the rule of the reader; raises ValueError with the reason."""
-    if text == "":
+    if text.lower() in EMPTY:
         raise ValueError(f"{name} is empty")
     digits = text.removeprefix("-")
     if not digits or set(digits) - set("0123456789"):
-        raise ValueError(f"{name} is not an integer")
+        whole = re.fullmatch(r"(-?[0-9]+)(\.0*|\.[0-9]+|e[0-9]+)", text)
+        if not whole or (set(whole[2]) - set(".0") and name != "time" and "e" not in text):
+            wanted = {"time": "neither a whole number nor an ISO 8601 time"}
+            raise ValueError(f"{name} is {wanted.get(name, 'not an integer')}")
+        if abs(float(text)) >= 2**53:
+            raise ValueError(f"{name} {INEXACT}")
+        text = str(int(float(text)))
     if abs(int(text)) > LARGEST:
         raise ValueError(f"{name} is larger than {LARGEST}")
     if int(text) < 0:
@@ -90,7 +97,8 @@ def judge(data):
                 raise ValueError(NOT_UTF8)
             pairs = zip(("item", "category", "time"), fields[1:])
             numbers = [number(text, name) for name, text in pairs]
-            good.append((line_number, fields[0], *numbers))
+            user = re.sub(r"^([0-9]{1,15})\.0+$", r"\1", fields[0])
+            good.append((line_number, user, *numbers))
         except ValueError as error:
             bad.append((line_number, str(error)))
     return good, bad, len(good) + len(bad)
@@ -106,6 +114,10 @@ field = st.sampled_from(
         b"-0",
         b"x",
         b"1.0",
+        b"12.50",
+        b"3e2",
+        b"9007199254740993.",
+        b"NaN",
         b" 5",
         b"0x1",
         b"+1",
@@ -171,7 +183,7 @@ def test_quotes_are_plain_bytes_where_the_format_knows_none(tmp_path):
     [
         (pa.array([1, 2, None, -3], pa.int16()), [1, 2]),
         (pa.array([1, 2**63, 2**64 - 1], pa.uint64()), [1]),
-        (pa.array([1.0, 2.5, float("nan"), None, 1e300, -1.0]), [1]),
+        (pa.array([1.0, 2.5, float("nan"), None, 1e300, -1.0]), [1, 2]),
         (pa.array(["1", None, "x", "12"]), [1, 12]),
         (pa.array(["5", "6", "5"]).dictionary_encode(), [5, 6, 5]),
         (pa.array([1_500, 2_000], pa.timestamp("ms")), [1, 2]),
