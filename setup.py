@@ -43,8 +43,10 @@ GRAPHS = [
     "regex>=2020.6.8",
 ]
 BENCH = ["polars>=1.9"]  # a rival of tests/benchmarks/bench_beam.py
+TUNE = ["optuna>=4"]
 TEST = [
     *GRAPHS,
+    *TUNE,
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
@@ -102,7 +104,7 @@ setup(
     },
     python_requires=">=3.10,<3.14",
     install_requires=CORE + BEAM + MODEL + SERVING,
-    extras_require={"test": TEST, "gcp": GCP, "bench": BENCH},
+    extras_require={"test": TEST, "tune": TUNE, "gcp": GCP, "bench": BENCH},
     entry_points={
         "console_scripts": ["tfdare=tfdare.cli:main"],
         # tfdare imports neither beam_jobs nor serving: the command finds them here.

@@ -183,7 +183,7 @@ def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
 
     Returns:
         ``models``: by name a list, by `attention_dim`, of ``attention_dim``,
-        ``representation_dim``, ``auc``, ``low``, ``high`` (95% interval over users), ``to_widest``
+        ``representation_dim``, ``auc``, ``low``, ``high`` (95% interval), ``to_widest``
         (AUC minus that of the model's widest attention, with the interval of the difference),
         ``search_ms`` and ``search_bytes``.
 
@@ -199,8 +199,9 @@ def efficiency(folder: str, resamples: int = 200) -> dict[str, Any]:
     scores: dict[int, list[np.ndarray]] = {}
     for index, row in enumerate(rows):
         configuration = Row(row["model"], row["attention_dim"], row["representation_dim"])
+        settings = row.get("settings", {"learning_rate": row["learning_rate"]})
         for seed in row["seeds"]:
-            name = Trial(configuration, row["learning_rate"], seed).name
+            name = Trial(configuration, seed=seed, **settings).name
             with np.load(os.path.join(folder, "runs", name, PREDICTIONS)) as predictions:
                 label, user = predictions["label"], predictions["user"]
                 scores.setdefault(index, []).append(predictions["probability"])

@@ -56,6 +56,14 @@ def main(argv: list[str] | None = None) -> int:
         default = list(LIST_DEFAULTS[name])
         add(f"--{name}", type=number, nargs="+", default=default, metavar=metavar, help=help)
     add_train_options(parser, TRAINING_DEFAULTS)
+    add(
+        "--tune",
+        type=int,
+        default=0,
+        metavar="N",
+        help="trials of each row before the seeds are run: learning rate, dropout and auxiliary "
+        "weight, chosen by validation AUC; the first trial has the settings given; 0: none",
+    )
     add("--resamples", type=int, default=RESAMPLES, help="resamples of users, for the intervals")
 
     def action(options):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfdare.models import recipe_of
@@ -34,23 +35,53 @@ class Row:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a row, a learning rate and a seed; `name` is its folder under ``runs/``."""
+    """One training: a row, a seed, and the settings in which trials of a row may differ.
+
+    Attributes:
+        row: Row.
+        learning_rate: float.
+        seed: int.
+        dropout: float or None. None: as in the options that all trials share.
+        auxiliary_weight: float or None. None: as in the options that all trials share.
+    """
 
     row: Row
     learning_rate: float
     seed: int
+    dropout: float | None = None
+    auxiliary_weight: float | None = None
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Options of training by name: the learning rate, and what differs from the shared ones."""
+        names = ("learning_rate", "dropout", "auxiliary_weight")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def name(self) -> str:
-        """Name of the trial's folder: unique, and the same in every call."""
+        """Name of the trial's folder under ``runs/``: unique, and the same in every call."""
         row = self.row
-        return (
-            f"{row.model}-{row.attention_dim}-{row.representation_dim}"
-            f"-lr{self.learning_rate!r}-seed{self.seed}"
-        )
+        settings = "".join(f"-{name}{value!r}" for name, value in self._settings_in_short())
+        dims = f"{row.attention_dim}-{row.representation_dim}"
+        return f"{row.model}-{dims}{settings}-seed{self.seed}"
+
+    def with_seed(self, seed: int) -> Trial:
+        """Returns the trial of the same settings with another seed."""
+        return dataclasses.replace(self, seed=seed)
 
     def __str__(self) -> str:
-        return f"{self.row.model} {self.row.columns}, lr {self.learning_rate:g}, seed {self.seed}"
+        settings = settings_text(dict(self._settings_in_short()))
+        return f"{self.row.model} {self.row.columns}, {settings}, seed {self.seed}"
+
+    def _settings_in_short(self):
+        (_, rate), *others = self.settings.items()
+        return [("lr", rate), *others]
+
+
+def settings_text(settings: Mapping[str, float]) -> str:
+    """Formats settings as a person reads them: ``learning_rate 0.006, dropout 0.2``."""
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
 
 @functools.cache

@@ -92,7 +92,7 @@ def _dots(axes, rows, many) -> None:
         reference = next(row for row in rows if row["model"] in references)
         axes.axvline(reference["test"]["auc"]["mean"], color=_DARE, linewidth=0.8, zorder=0)
     what = f"difference to {references.pop()}" if references else "AUC"
-    axes.set_xlabel(f"test AUC; bar: 95% interval of the {what} over users", fontsize=9)
+    axes.set_xlabel(f"test AUC; bar: 95% interval of the {what}", fontsize=9)
 
 
 def _curves(axes, rows, widths) -> None:

@@ -26,7 +26,7 @@ _VERDICTS = {1: "holds", -1: "reversed", 0: "not separable"}
 
 def summarize_trials(
     trials: Trials,
-    rates: Mapping[Row, float],
+    chosen: Mapping[Row, Trial],
     seeds: Sequence[int],
     costs: Mapping[Row, Measurement],
     resamples: int = 1000,
@@ -35,7 +35,7 @@ def summarize_trials(
 
     Args:
         trials: Trials. All of them finished.
-        rates: mapping of row to its learning rate.
+        chosen: mapping of row to a trial that has its settings.
         seeds: sequence of int.
         costs: mapping of row to Measurement.
         resamples: int. Resamples of users. Defaults to 1,000.
@@ -47,7 +47,7 @@ def summarize_trials(
     Raises:
         UsageError: predictions of two runs are not of the same targets.
     """
-    done = {row: _finished(trials, row, rates[row], seeds) for row in rates}
+    done = {row: _finished(trials, trial, seeds) for row, trial in chosen.items()}
     done = {row: of_row for row, of_row in done.items() if of_row}
     bootstrap = _bootstrap(trials, done, resamples)
     rows: list[dict[str, Any]] = []
@@ -62,7 +62,8 @@ def summarize_trials(
                 "representation_dim": row.representation_dim,
                 "columns": row.columns,
                 "one_table": shares_tables(row.model),
-                "learning_rate": rates[row],
+                "learning_rate": chosen[row].learning_rate,
+                "settings": chosen[row].settings,
                 "seeds": [trial.seed for trial in of_row],
                 "diverged": [seed for seed in seeds if seed not in {t.seed for t in of_row}],
                 "test": {name: _spread([m["test"][name] for m in metrics]) for name in _TEST},
@@ -88,8 +89,8 @@ def summarize_trials(
     }
 
 
-def _finished(trials, row, rate, seeds) -> list[Trial]:
-    of_row = [Trial(row, rate, seed) for seed in seeds]
+def _finished(trials, chosen, seeds) -> list[Trial]:
+    of_row = [chosen.with_seed(seed) for seed in seeds]
     return [trial for trial in of_row if not trials.diverged(trial)]
 
 

@@ -19,6 +19,7 @@ from tfdare.comparison import (
     rows_of,
     summarize_trials,
 )
+from tfdare.comparison.tuning import check_tuning
 from tfdare.compat import KERAS_VERSION, tf
 from tfdare.errors import UsageError
 from tfdare.files import write_json, write_text
@@ -61,11 +62,12 @@ def compare(
     attention_dims: Sequence[int] = LIST_DEFAULTS["attention_dims"],
     representation_dims: Sequence[int] = LIST_DEFAULTS["representation_dims"],
     learning_rates: Sequence[float] = LIST_DEFAULTS["learning_rates"],
+    tune: int = 0,
     resamples: int = RESAMPLES,
     say: Callable[[str], None] = print,
     **training: Any,
 ) -> dict[str, Any]:
-    """Trains models with the same options, and compares them with intervals over users.
+    """Trains models with the same options, and compares them with intervals over users and seeds.
 
     Every model is trained with every seed and every pair of dimensions, each in its own run under
     ``output/runs/``. Finished runs are never repeated and an interrupted one resumes, so that a
@@ -82,6 +84,9 @@ def compare(
         representation_dims: sequence of int. K_R.
         learning_rates: sequence of float. If several, the validation AUC of the first seed chooses
             among them, for every row separately.
+        tune: int. Trials of each row with the first seed, in the space of
+            :data:`tfdare.comparison.tuning.SPACE`; the best validation AUC chooses the settings of
+            the other seeds. The first trial has the settings given. 0: no tuning.
         resamples: int. Resamples of users, for the intervals.
         say: function that is called with each line of progress.
         **training: fields of :class:`tfdare.training.TrainOptions` that all runs share: all but
@@ -89,7 +94,7 @@ def compare(
 
     Returns:
         The content of ``comparison.json``: ``rows``, best first, ``orderings``, ``baselines``,
-        ``data``, ``options``, ``seeds``, ``learning_rates``, ``tuning``, ``command``.
+        ``data``, ``options``, ``seeds``, ``learning_rates``, ``tune``, ``tuning``, ``command``.
         ``comparison.md`` and ``comparison.png`` show the same.
 
     Raises:
@@ -111,6 +116,7 @@ def compare(
         }.items()
     }
     _check(lists, resamples)
+    _check_tune(tune, lists["learning_rates"], options)
     opened = open_sequences(sequences)
     for split in ("validation", "test"):
         counts = opened.manifest["counts"]["splits"][split]
@@ -123,7 +129,8 @@ def compare(
     rows = rows_of(lists["models"], lists["attention_dims"], lists["representation_dims"])
     trials = Trials(sequences, os.path.join(output, "runs"), options, say)
     rates, seeds = lists["learning_rates"], lists["seeds"]
-    chosen = trials.run(rows, rates, seeds)
+    tried = trials.run(rows, rates, seeds, tune)
+    chosen = trials.best(tried)
     first = _first_finished(trials, chosen, seeds)
     if not first:
         raise UsageError("Every run diverged; lower `learning_rates` or set a `clip_norm` of 1")
@@ -140,9 +147,10 @@ def compare(
         "seeds": seeds,
         "learning_rates": rates,
         "resamples": resamples,
-        "tuning": _tuning(trials, rows, rates, seeds[0]),
+        "tune": tune,
+        "tuning": _tuning(trials, tried, tune),
         "without_result": [f"{row.model} ({row.columns})" for row in rows if row not in first],
-        "command": _command(sequences, output, lists, options, resamples),
+        "command": _command(sequences, output, lists, options, tune, resamples),
     }
     write_json(os.path.join(output, "comparison.json"), comparison)
     write_text(os.path.join(output, "comparison.md"), markdown(comparison))
@@ -168,6 +176,18 @@ def _check(lists: Mapping[str, Sequence[Any]], resamples: int) -> None:
             raise UsageError(f"`seeds` must not be negative. Received: {seed}")
     if resamples < 1:
         raise UsageError(f"`resamples` must be positive. Received: {resamples}")
+
+
+def _check_tune(tune: int, rates: Sequence[float], options: Mapping[str, Any]) -> None:
+    if tune < 0:
+        raise UsageError(f"`tune` must not be negative. Received: {tune}")
+    if tune:
+        if len(rates) > 1:
+            raise UsageError(
+                "`tune` chooses learning rates itself: `learning_rates` must name one, to start "
+                f"from. Received: {', '.join(map(str, rates))}"
+            )
+        check_tuning({**options, "learning_rate": rates[0]})
 
 
 def _keep_state(output: str, options: dict[str, Any], opened: Sequences) -> None:
@@ -198,33 +218,35 @@ def _keep_state(output: str, options: dict[str, Any], opened: Sequences) -> None
 
 
 def _first_finished(
-    trials: Trials, rates: Mapping[Row, float], seeds: Sequence[int]
+    trials: Trials, chosen: Mapping[Row, Trial], seeds: Sequence[int]
 ) -> dict[Row, Trial]:
     """Returns each row's trial with the first seed that did not diverge, where there is one."""
     first = {}
-    for row, rate in rates.items():
-        for trial in (Trial(row, rate, seed) for seed in seeds):
+    for row, trial_of_row in chosen.items():
+        for trial in map(trial_of_row.with_seed, seeds):
             if not trials.diverged(trial):
                 first[row] = trial
                 break
     return first
 
 
-def _tuning(trials: Trials, rows: Sequence[Row], rates: Sequence[float], seed: int) -> list[dict]:
-    """Returns the validation AUC of each row by rate; nothing for a single rate."""
-    if len(rates) == 1:
-        return []
-    return [
-        {
-            "model": row.model,
-            "columns": row.columns,
-            "seed": seed,
-            "validation_auc": {
-                repr(rate): auc for rate, auc in trials.validation_by_rate(row, rates, seed).items()
-            },
-        }
-        for row in rows
-    ]
+def _tuning(trials: Trials, tried: Mapping[Row, Sequence[Trial]], tune: int) -> list[dict]:
+    """Returns the validation AUC of each row by settings; nothing where there was no choice."""
+    entries: list[dict] = []
+    for row, of_row in tried.items():
+        if not tune and len(of_row) == 1:
+            continue
+        aucs = [trials.validation_auc(trial) for trial in of_row]
+        entry = {"model": row.model, "columns": row.columns, "seed": of_row[0].seed}
+        if tune:
+            entry["trials"] = [
+                {**trial.settings, "validation_auc": auc} for trial, auc in zip(of_row, aucs)
+            ]
+        else:
+            rates = [repr(trial.learning_rate) for trial in of_row]
+            entry["validation_auc"] = dict(zip(rates, aucs))
+        entries.append(entry)
+    return entries
 
 
 def _data(opened: Sequences) -> dict[str, Any]:
@@ -242,7 +264,7 @@ def _data(opened: Sequences) -> dict[str, Any]:
     }
 
 
-def _command(sequences, output, lists, options, resamples) -> str:
+def _command(sequences, output, lists, options, tune, resamples) -> str:
     """Returns the command that repeats this comparison, absolute paths cut to their last part."""
 
     def folder(path):
@@ -255,6 +277,8 @@ def _command(sequences, output, lists, options, resamples) -> str:
     for name, value in options.items():
         if value != TRAINING_DEFAULTS[name]:
             words += [f"--{name}", str(value)]
+    if tune:
+        words += ["--tune", str(tune)]
     if resamples != RESAMPLES:
         words += ["--resamples", str(resamples)]
     return shlex.join(words)

@@ -6,6 +6,8 @@ from typing import Any
 
 from tfdare.comparison.measure import BEHAVIORS, CANDIDATES
 from tfdare.comparison.paper import DARE, LOGS
+from tfdare.comparison.plan import settings_text
+from tfdare.comparison.tuning import SPACE
 from tfdare.metrics import Interval
 
 
@@ -21,6 +23,7 @@ def markdown(comparison: dict[str, Any]) -> str:
         "# Comparison",
         _accuracy(rows, columns),
         _cost(rows, columns),
+        _tuned(comparison, columns),
         _about(comparison),
         "## The paper's orderings on this data",
         _orderings(comparison, columns),
@@ -80,6 +83,36 @@ def _cost(rows, columns) -> str:
     return _table(heads, lines)
 
 
+def _tuned(comparison, columns) -> str:
+    if not comparison["tune"]:
+        return ""
+    heads = ["model", *(["columns"] if columns else []), "tuned"]
+    heads += ["validation AUC, tuned", "validation AUC, settings given"]
+    chosen = {(row["model"], row["columns"]): row for row in comparison["rows"]}
+    lines = []
+    for entry in comparison["tuning"]:
+        row = chosen.get((entry["model"], entry["columns"]))
+        if row is None:
+            continue
+        given = entry["trials"][0]
+        best = max(t["validation_auc"] for t in entry["trials"] if t["validation_auc"] is not None)
+        lines.append(
+            [
+                row["title"],
+                *([row["columns"]] if columns else []),
+                settings_text(row["settings"]),
+                _number(best, ".4f"),
+                _number(given["validation_auc"], ".4f"),
+            ]
+        )
+    ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in SPACE.items())
+    return (
+        f"{_table(heads, lines)}\n\nTuned: {comparison['tune']} trials of each model with seed "
+        f"{comparison['seeds'][0]}, the first with the settings given; {ranges} (of models with an "
+        "auxiliary head). The best validation AUC chooses the settings of all seeds."
+    )
+
+
 def _about(comparison) -> str:
     data, options, rows = comparison["data"], comparison["options"], comparison["rows"]
     seeds = comparison["seeds"]
@@ -110,7 +143,8 @@ def _about(comparison) -> str:
         f"histories cut at {data['window']:,}. Protocol `{split.get('protocol')}` ({protocol}). "
         f"Seeds {_listed(seeds)}; at most {options['epochs']} epochs{patience}; the epoch with "
         f"the best validation AUC is tested{tuned}. ± is the deviation over seeds; intervals are "
-        f"over {comparison['resamples']:,} resamples of users, on the mean of the seeds. Repeat "
+        f"over users ({comparison['resamples']:,} resamples)"
+        f"{' and seeds' if len(seeds) > 1 else '; other seeds are not in them'}. Repeat "
         f"counts of the item and its features alone reach AUC "
         f'{_number(baselines["repeat_counts"], ".4f")}, "was this item in the history" '
         f"{_number(baselines['seen'], '.4f')}.",

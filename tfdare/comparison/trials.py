@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfdare.comparison.plan import Row, Trial
+from tfdare.comparison.tuning import tune
 from tfdare.compat import tf
 from tfdare.files import write_json
 from tfdare.training import train
@@ -56,68 +58,93 @@ class Trials:
             return json.load(file)
 
     def run(
-        self, rows: Sequence[Row], rates: Sequence[float], seeds: Sequence[int]
-    ) -> dict[Row, float]:
+        self, rows: Sequence[Row], rates: Sequence[float], seeds: Sequence[int], tune: int = 0
+    ) -> dict[Row, list[Trial]]:
         """Trains all missing trials, those of the first seed first.
 
-        With several rates the first seed of each row is trained with each of them, and the best
-        validation AUC chooses the rate of its other seeds.
+        With several rates, or tuning, the first seed of each row has several trials, and the other
+        seeds are trained with the settings of the :meth:`best` of them.
+
+        Args:
+            rows: sequence of Row.
+            rates: sequence of float. Learning rates; with `tune`, one.
+            seeds: sequence of int.
+            tune: int. Trials of :func:`tfdare.comparison.tuning.tune` for each row. 0: none.
 
         Returns:
-            The learning rate of each row that did not diverge with every rate.
+            The trials of the first seed of each row.
         """
-        first = [Trial(row, rate, seeds[0]) for row in rows for rate in rates]
+        first = {row: [Trial(row, rate, seeds[0]) for rate in rates] for row in rows}
         later = len(rows) * (len(seeds) - 1)
-        self._train_missing(first, later, len(first) + later)
-        best = {row: self.best_rate(row, rates, seeds[0]) for row in rows}
-        chosen = {row: rate for row, rate in best.items() if rate is not None}
-        rest = [Trial(row, chosen[row], seed) for seed in seeds[1:] for row in chosen]
-        self._train_missing(rest, 0, len(first) + len(rest))
-        return chosen
+        if tune:
+            total = len(rows) * tune + later
+            first = {
+                row: self._tune(trial, tune, index * tune, total)
+                for index, (row, (trial,)) in enumerate(first.items())
+            }
+        else:
+            total = len(rows) * len(rates) + later
+            self._train_missing([trial for of_row in first.values() for trial in of_row], 0, total)
+        best = self.best(first).values()
+        rest = [trial.with_seed(seed) for seed in seeds[1:] for trial in best]
+        before = total - later
+        self._train_missing(rest, before, before + len(rest))
+        return first
 
-    def best_rate(self, row: Row, rates: Sequence[float], seed: int) -> float | None:
-        """Returns the first rate with the best validation AUC; None if all diverged."""
-        values = self.validation_by_rate(row, rates, seed)
-        known = {rate: value for rate, value in values.items() if value is not None}
-        return max(known, key=known.__getitem__, default=None)
+    def best(self, tried: Mapping[Row, Sequence[Trial]]) -> dict[Row, Trial]:
+        """Returns the first trial with the best validation AUC of each row that has one."""
+        best = {}
+        for row, trials in tried.items():
+            aucs = {trial: self.validation_auc(trial) for trial in trials}
+            known = {trial: auc for trial, auc in aucs.items() if auc is not None}
+            if known:
+                best[row] = max(known, key=known.__getitem__)
+        return best
 
-    def validation_by_rate(
-        self, row: Row, rates: Sequence[float], seed: int
-    ) -> dict[float, float | None]:
-        """Reads the validation AUC of one seed by rate; None where it diverged."""
-        trials = {rate: Trial(row, rate, seed) for rate in rates}
-        return {
-            rate: None if self.diverged(trial) else self.metrics(trial)["validation"]["auc"]
-            for rate, trial in trials.items()
-        }
+    def validation_auc(self, trial: Trial) -> float | None:
+        """Reads the validation AUC of a finished trial; None where it diverged."""
+        return None if self.diverged(trial) else self.metrics(trial)["validation"]["auc"]
 
-    def _train_missing(self, trials: Sequence[Trial], after: int, total: int) -> None:
+    def _tune(self, first: Trial, count: int, before: int, total: int) -> list[Trial]:
+        numbers = itertools.count(before + 1)
+
+        def validation_auc(trial: Trial) -> float | None:
+            number = next(numbers)
+            if not self.finished(trial):
+                self._train_and_say(trial, number, total, [])
+            return self.validation_auc(trial)
+
+        return tune(first, self._options, count, validation_auc)
+
+    def _train_missing(self, trials: Sequence[Trial], before: int, total: int) -> None:
         todo = [trial for trial in trials if not self.finished(trial)]
-        if len(todo) < len(trials):
-            self._say(f"{len(trials) - len(todo)} of {len(trials)} runs were finished before")
-        done = total - after - len(todo)
-        for number, trial in enumerate(todo, done + 1):
-            started = time.perf_counter()
-            try:
-                metrics = self._train(trial)
-            except Diverged as error:
-                write_json(os.path.join(self.path(trial), DIVERGED), {"error": str(error)})
-                self._say(f"[{number}/{total}] {trial}: {error}")
-                continue
-            seconds = time.perf_counter() - started
-            self._seconds.setdefault(trial.row.model, []).append(seconds)
-            training = metrics["training"]
-            left = total - number
-            line = (
-                f"[{number}/{total}] {trial}: validation AUC "
-                f"{_digits(metrics['validation']['auc'])}, test {_digits(metrics['test']['auc'])}, "
-                f"best epoch {training['best_epoch']} of {training['epochs_run']}, "
-                f"{seconds:.0f} s"
-            )
-            if left:
-                ahead = self._seconds_left(todo[number - done :], left)
-                line += f"; {left} left, about {_duration(ahead)}"
-            self._say(line)
+        done = len(trials) - len(todo)
+        if done:
+            self._say(f"{done} of {len(trials)} runs were finished before")
+        for index, trial in enumerate(todo, 1):
+            self._train_and_say(trial, before + done + index, total, todo[index:])
+
+    def _train_and_say(self, trial: Trial, number: int, total: int, todo: Sequence[Trial]) -> None:
+        started = time.perf_counter()
+        try:
+            metrics = self._train(trial)
+        except Diverged as error:
+            write_json(os.path.join(self.path(trial), DIVERGED), {"error": str(error)})
+            self._say(f"[{number}/{total}] {trial}: {error}")
+            return
+        seconds = time.perf_counter() - started
+        self._seconds.setdefault(trial.row.model, []).append(seconds)
+        training = metrics["training"]
+        line = (
+            f"[{number}/{total}] {trial}: validation AUC "
+            f"{_digits(metrics['validation']['auc'])}, test {_digits(metrics['test']['auc'])}, "
+            f"best epoch {training['best_epoch']} of {training['epochs_run']}, "
+            f"{seconds:.0f} s"
+        )
+        if number < total:
+            ahead = self._seconds_left(todo, total - number)
+            line += f"; {total - number} left, about {_duration(ahead)}"
+        self._say(line)
 
     def _seconds_left(self, todo: Sequence[Trial], left: int) -> float:
         """Estimates from each model's mean time; from the mean of all for models not timed yet."""
@@ -136,9 +163,8 @@ class Trials:
                 seed=trial.seed,
                 attention_dim=row.attention_dim,
                 representation_dim=row.representation_dim,
-                learning_rate=trial.learning_rate,
                 verbose=0,
-                **self._options,
+                **{**self._options, **trial.settings},
             )
         finally:  # frees the memory of this training's graphs
             tf.keras.backend.clear_session()

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of AUCs, of ratios, and of their differences, by resampling users."""
+"""Intervals of AUCs, of ratios, and of their differences, over users (bootstrap) and seeds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 _BLOCK = 16  # resamples at once, few enough for their arrays to stay in the cache
 
@@ -111,11 +112,14 @@ class Interval:
 
 
 class UserBootstrap:
-    """AUCs of several models on the same targets, over the same resamples of users.
+    """AUCs of several models on the same targets, with intervals over users and seeds.
 
     Users are drawn with replacement, each with all its targets: targets of one user are dependent,
-    and drawing them one by one would make the interval too narrow. Of a model trained with several
-    seeds the mean of their AUCs is taken; the interval leaves out the spread over seeds.
+    and drawing them one by one would make the interval too narrow. All models have the same draws,
+    so that differences are paired. Of a model trained with several seeds the mean of their AUCs is
+    taken; what another choice of seeds would change widens its intervals: Student's interval of
+    that mean, or of the difference of two means with the deviations of both models pooled, is
+    added to each side in quadrature. With one seed a model, intervals are over users alone.
 
     Args:
         label: ``[n]``, 1 clicked, 0 not.
@@ -136,6 +140,8 @@ class UserBootstrap:
     References:
         - [Resampling methods for dependent data](https://doi.org/10.1007/978-1-4757-3803-2), for
           the idea of drawing whole clusters
+        - [Construction of confidence limits about effect measures](
+          https://doi.org/10.1002/sim.3095), for adding in quadrature
     """
 
     def __init__(self, label, user, scores, resamples: int = 1000, seed: int = 0):
@@ -147,27 +153,32 @@ class UserBootstrap:
             name: [WeightedAUC(label, score, user) for score in seeds]
             for name, seeds in scores.items()
         }
-        self._estimate = _mean_over_seeds(sorted_scores, np.ones((1, users)))
+        everyone = np.ones((1, users))
+        self._seeds = {
+            name: np.array([auc(everyone)[0] for auc in seeds])
+            for name, seeds in sorted_scores.items()
+        }
         parts = [
             _mean_over_seeds(sorted_scores, drawn) for drawn in resamples_of(users, resamples, seed)
         ]
         self._drawn = {name: np.concatenate([part[name] for part in parts]) for name in scores}
 
     def auc(self, name, level: float = 0.95) -> Interval:
-        """Returns the AUC of one model, and the interval with a share `level` of its resamples."""
-        return interval(self._estimate[name][0], self._drawn[name], level)
+        """Returns the AUC of one model with its interval, which holds a share `level`."""
+        seeds = self._seeds[name]
+        return _with_seeds(interval(seeds.mean(), self._drawn[name], level), [seeds], level)
 
     def drawn(self, name) -> np.ndarray:
-        """Returns the AUC of one model in every resample, float64 ``[resamples]``."""
+        """Returns the AUC of one model in every resample of users, float64 ``[resamples]``."""
         return self._drawn[name]
 
     def difference(self, first, second, level: float = 0.95) -> Interval:
-        """Returns the AUC of the first model minus the second's, resample by resample."""
-        return interval(
-            self._estimate[first][0] - self._estimate[second][0],
-            self._drawn[first] - self._drawn[second],
-            level,
+        """Returns the AUC of the first model minus the second's, paired by users."""
+        seeds = [self._seeds[first], self._seeds[second]]
+        over_users = interval(
+            seeds[0].mean() - seeds[1].mean(), self._drawn[first] - self._drawn[second], level
         )
+        return over_users if first == second else _with_seeds(over_users, seeds, level)
 
 
 def _mean_over_seeds(
@@ -177,6 +188,23 @@ def _mean_over_seeds(
         name: np.mean([auc(weights) for auc in seeds], axis=0)
         for name, seeds in sorted_scores.items()
     }
+
+
+def _with_seeds(over_users: Interval, aucs: Sequence[np.ndarray], level: float) -> Interval:
+    """Widens an interval by what other seeds would change; `aucs` are of each model's seeds."""
+    freedom = sum(of_model.size - 1 for of_model in aucs)
+    if not freedom:
+        return over_users
+    variance = sum(of_model.var() * of_model.size for of_model in aucs) / freedom
+    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(
+        variance * sum(1 / of_model.size for of_model in aucs)
+    )
+    estimate = over_users.estimate
+    return Interval(
+        estimate,
+        estimate - float(np.hypot(estimate - over_users.low, half)),
+        estimate + float(np.hypot(over_users.high - estimate, half)),
+    )
 
 
 def resamples_of(units: int, resamples: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:

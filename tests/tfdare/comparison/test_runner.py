@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.folders import make_splits, write_folder
+from tests.tfdare.comparison.stand_in import LABEL, USER, Trainer
 from tfdare.commands.compare import main
 from tfdare.comparison import (
-    Measurement,
     Row,
     Trial,
     Trials,
@@ -23,107 +23,14 @@ from tfdare.comparison import (
     rows_of,
     shares_tables,
     summarize_trials,
-    trials,
 )
-from tfdare.comparison import runner as compare_module
 from tfdare.comparison.measure import make_request, search_bytes
 from tfdare.comparison.paper import AUC, ORDERINGS, holds_in
-from tfdare.comparison.runner import compare
+from tfdare.comparison.runner import TRAINING_DEFAULTS, compare
 from tfdare.errors import UsageError
-from tfdare.files import write_json
 from tfdare.models import MODELS, build_model
-from tfdare.training.callbacks import Diverged
 
 ROOT = pathlib.Path(__file__).parents[3]
-USERS, EACH = 40, 6
-LABEL = np.tile([1, 0, 0], USERS * EACH // 3)
-USER = np.repeat(np.arange(USERS), EACH)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(
-        tmp_path_factory.mktemp("compare") / "sequences", make_splits(seed=7, users=20)
-    )
-
-
-class Trainer:
-    """Stands in for `train`: leaves the files of a run with the given AUCs.
-
-    `validation` and `test` are functions of (model, rate, seed); a validation AUC of None is a
-    training that diverges.
-    """
-
-    def __init__(self, validation, test=lambda model, rate, seed: 0.7, noise=0.0):
-        self.validation, self.test, self.noise, self.calls = validation, test, noise, []
-
-    def __call__(
-        self,
-        sequences,
-        output,
-        model,
-        *,
-        seed,
-        attention_dim,
-        representation_dim,
-        learning_rate,
-        verbose,
-        **options,
-    ):
-        assert verbose == 0
-        self.calls.append((model, attention_dim, representation_dim, learning_rate, seed))
-        os.makedirs(output)
-        known = self.validation(model, learning_rate, seed)
-        if known is None:
-            raise Diverged("The loss became nan at epoch 1, step 2 of 3")
-        random = np.random.default_rng(seed)
-        better = self.test(model, learning_rate, seed)
-        score = (
-            better * LABEL
-            + 0.3 * random.random(LABEL.size)
-            + self.noise * random.normal(size=USERS)[USER]
-        )
-        np.savez(os.path.join(output, "predictions.npz"), label=LABEL, user=USER, probability=score)
-        pathlib.Path(output, "model.keras").touch()
-        numbers = {
-            "auc": better,
-            "auc_seen": better,
-            "auc_new": None,
-            "gauc": better,
-            "logloss": 0.5,
-            "baselines": {"seen": 0.6, "repeat_counts": 0.65},
-        }
-        metrics = {
-            "validation": {**numbers, "auc": known},
-            "test": numbers,
-            "training": {"best_epoch": 1, "epochs_run": 2, "examples_per_s": 1000 * seed},
-        }
-        write_json(os.path.join(output, "metrics.json"), metrics)
-        return metrics
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """Puts a Trainer in the place of training, and fixed figures in that of measuring."""
-
-    def use(trainer):
-        monkeypatch.setattr(trials, "train", trainer)
-        monkeypatch.setattr(
-            compare_module,
-            "load_run",
-            lambda path: type("Loaded", (), {"model": lambda self: None})(),
-        )
-        monkeypatch.setattr(
-            compare_module,
-            "measure_costs",
-            lambda models, opened: {
-                row: Measurement(1000, 4000 * row.attention_dim, 2.0, row.model == "SDIM")
-                for row in models
-            },
-        )
-        return trainer
-
-    return use
 
 
 def test_which_models_have_one_table():
@@ -484,8 +391,9 @@ def test_a_killed_comparison_is_resumed(folder, tmp_path, capsys):
 def test_a_report_needs_no_costs(folder, tmp_path, stand_in):
     stand_in(Trainer(lambda *_: 0.7))
     row = Row("DARE", 4, 4)
-    work = Trials(folder.path, str(tmp_path), {}, lambda line: None)
-    assert work.run([row], [0.01], [1]) == {row: 0.01}
-    comparison = summarize_trials(work, {row: 0.01}, [1], {}, resamples=5)
+    work = Trials(folder.path, str(tmp_path), TRAINING_DEFAULTS, lambda line: None)
+    tried = work.run([row], [0.01], [1])
+    assert work.best(tried) == {row: Trial(row, 0.01, 1)}
+    comparison = summarize_trials(work, work.best(tried), [1], {}, resamples=5)
     assert "search_ms" not in comparison["rows"][0] and comparison["orderings"] == []
     assert comparison["rows"][0]["test"]["auc"]["deviation"] is None

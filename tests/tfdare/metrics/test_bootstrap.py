@@ -1,4 +1,4 @@
-"""Bootstrap intervals over users, against plain loops and known truths of random data."""
+"""Intervals over users and seeds, against plain loops and known truths of random data."""
 
 import time
 
@@ -38,23 +38,20 @@ def made_up(random, users=40, each=6, noise=1.0):
 def test_resamples_are_of_whole_users():
     label, user, score = made_up(np.random.default_rng(0), users=9)
     names = np.array([f"user {u}" for u in user])
-    bootstrap = UserBootstrap(
-        label, names, {"a": [score, -score], "b": [score]}, resamples=37, seed=5
-    )
+    bootstrap = UserBootstrap(label, names, {"a": [score**2], "b": [score]}, resamples=37, seed=5)
     random = np.random.default_rng(5)
     expected = {"a": [], "b": []}
     for _ in range(37):
         rows = np.concatenate([np.flatnonzero(user == u) for u in random.integers(0, 9, 9)])
-        first, second = auc(label[rows], score[rows]), auc(label[rows], -score[rows])
-        expected["a"].append((first + second) / 2)
-        expected["b"].append(first)
+        expected["a"].append(auc(label[rows], score[rows] ** 2))
+        expected["b"].append(auc(label[rows], score[rows]))
     for name in "ab":
         got = bootstrap.auc(name, level=0.9)
         low, high = np.quantile(expected[name], [0.05, 0.95])
         assert (got.low, got.high) == (pytest.approx(low), pytest.approx(high))
     difference = bootstrap.difference("b", "a")
     apart = np.array(expected["b"]) - expected["a"]
-    assert difference.estimate == pytest.approx(auc(label, score) - 0.5)
+    assert difference.estimate == pytest.approx(auc(label, score) - auc(label, score**2))
     assert difference.low == pytest.approx(np.quantile(apart, 0.025))
     assert difference.high == pytest.approx(np.quantile(apart, 0.975))
 
@@ -88,6 +85,55 @@ def test_coverage_of_the_interval():
     assert 0.87 <= hits / worlds <= 0.99
     # The interval is as wide as the estimates scatter from world to world.
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(estimates), rel=0.2)
+
+
+def test_seeds_widen_the_interval():
+    """Adds Student's interval of the seeds in quadrature; a model of one seed pools the other's."""
+    random = np.random.default_rng(5)
+    label, user, score = made_up(random)
+    a = [score + random.normal(size=score.size) for _ in range(3)]
+    b = [score + random.normal(size=score.size) for _ in range(2)]
+    bootstrap = UserBootstrap(label, user, {"a": a, "b": b, "c": [score]}, resamples=200)
+    of_a, of_b, of_c = (np.array([auc(label, s) for s in seeds]) for seeds in (a, b, [score]))
+    student = {1: 12.7062, 2: 4.30265, 3: 3.18245}  # 97.5% by degrees of freedom, from a table
+
+    def check(got, drawn, aucs):
+        freedom = sum(len(of_model) - 1 for of_model in aucs)
+        squares = sum(((of_model - of_model.mean()) ** 2).sum() for of_model in aucs)
+        error = np.sqrt(squares / freedom * sum(1 / len(of_model) for of_model in aucs))
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        half = student[freedom] * error
+        assert got.low == pytest.approx(got.estimate - np.hypot(got.estimate - low, half), 1e-5)
+        assert got.high == pytest.approx(got.estimate + np.hypot(high - got.estimate, half), 1e-5)
+
+    drawn = {name: bootstrap.drawn(name) for name in "abc"}
+    assert bootstrap.auc("a").estimate == pytest.approx(of_a.mean())
+    check(bootstrap.auc("a"), drawn["a"], [of_a])
+    check(bootstrap.difference("a", "b"), drawn["a"] - drawn["b"], [of_a, of_b])
+    check(bootstrap.difference("a", "c"), drawn["a"] - drawn["c"], [of_a, of_c])
+    assert bootstrap.difference("a", "a") == Interval(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_coverage_over_users_and_seeds(seeds):
+    """Counts how often the interval holds a difference that is truly zero: in 95 of 100 or more
+    trainings of two models alike."""
+    random, hits, hits_of_users, worlds = np.random.default_rng(6), 0, 0, 150
+    for _ in range(worlds):
+        label, user, score = made_up(random, users=50)
+        scores = {
+            name: [
+                score + 0.2 * random.normal() * label + random.normal(size=label.size)
+                for _ in range(seeds)
+            ]
+            for name in "ab"
+        }
+        bootstrap = UserBootstrap(label, user, scores, resamples=80)
+        difference = bootstrap.difference("a", "b")
+        hits += difference.low <= 0 <= difference.high
+        low, high = np.quantile(bootstrap.drawn("a") - bootstrap.drawn("b"), [0.025, 0.975])
+        hits_of_users += low <= 0 <= high
+    assert hits / worlds >= 0.93 and hits_of_users / worlds < 0.8
 
 
 def test_the_same_model_twice_differs_by_nothing():
