@@ -208,7 +208,7 @@ def _efficiency(numbers):
         "efficiency",
         "Efficiency",
         "Test AUC by the width of the attention tables (K_A; K_R is that of the representation "
-        "tables) and by the time of search, from `tfdare compare`; intervals over users.",
+        "tables) and by the time of search, from `tfdare compare`; intervals over users and seeds.",
         [("AUC by attention width and search time", plot_efficiency(efficiency))],
         [
             (

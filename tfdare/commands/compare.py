@@ -1,4 +1,4 @@
-"""``tfdare compare``: published models side by side on one folder of sequences."""
+"""``tfdare compare``: published models side by side, on one log or on several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 
 from tfdare.commands.parser import Parser, run
 from tfdare.commands.train import add_train_options
-from tfdare.comparison import markdown
+from tfdare.comparison import logs_markdown, markdown
+from tfdare.comparison.logs import compare_logs
 from tfdare.comparison.runner import (
     LIST_DEFAULTS,
     RESAMPLES,
@@ -24,10 +25,18 @@ def main(argv: list[str] | None = None) -> int:
         "--models DARE TWIN --seeds 1 2 3",
         "Trains models with several seeds on the same sequences and compares them: "
         "accuracy with intervals, size, speed. Writes comparison.md, comparison.json and "
-        "comparison.png, and every run under runs/. Called again, it trains only what is missing.",
+        "comparison.png, and every run under runs/. Called again, it trains only what is missing. "
+        "Of several folders, each log's comparison is written to a subfolder of its name, and all "
+        "of them to logs.md, logs.json and logs.png.",
     )
     add = parser.add_argument
-    add("--sequences", required=True, help="folder that `tfdare prepare` wrote")
+    add(
+        "--sequences",
+        required=True,
+        nargs="+",
+        metavar="FOLDER",
+        help="folder that `tfdare prepare` wrote; several, to compare over several logs",
+    )
     add("--output", required=True, help="folder for runs and results")
     add(
         "--models",
@@ -67,8 +76,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--resamples", type=int, default=RESAMPLES, help="resamples of users, for the intervals")
 
     def action(options):
-        comparison = compare(**vars(options), say=lambda line: print(line, flush=True))
-        print(f"\n{markdown(comparison)}")
-        print(f"Written to {os.path.join(options.output, 'comparison.md')}, .json and .png")
+        sequences, *others = options.sequences
+        arguments = {**vars(options), "say": lambda line: print(line, flush=True)}
+        if others:
+            text, name = logs_markdown(compare_logs(**arguments)), "logs.md"
+        else:
+            text, name = markdown(compare(**{**arguments, "sequences": sequences})), "comparison.md"
+        print(f"\n{text}\nWritten to {os.path.join(options.output, name)}, .json and .png")
 
     return run(parser, argv, action)

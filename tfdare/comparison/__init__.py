@@ -2,9 +2,9 @@
 
 from tfdare.comparison.measure import Measurement, measure_costs
 from tfdare.comparison.plan import Row, Trial, rows_of, shares_tables
-from tfdare.comparison.plots import plot
+from tfdare.comparison.plots import plot, plot_logs
 from tfdare.comparison.report import summarize_trials
-from tfdare.comparison.table import markdown
+from tfdare.comparison.table import logs_markdown, markdown
 from tfdare.comparison.trials import Trials
 
 __all__ = [
@@ -12,9 +12,11 @@ __all__ = [
     "Row",
     "Trial",
     "Trials",
+    "logs_markdown",
     "markdown",
     "measure_costs",
     "plot",
+    "plot_logs",
     "rows_of",
     "shares_tables",
     "summarize_trials",

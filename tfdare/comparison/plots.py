@@ -1,4 +1,4 @@
-"""Plots a comparison: accuracy, and its cost."""
+"""Plots a comparison: accuracy, and its cost; over several logs, differences by log."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from tfdare.files import replacing
 
 _DARE, _OTHER, _FAINT = "#c1440e", "#33567a", "#9aa7b3"
+_PANELS_ACROSS = 3
 
 
 def plot(comparison: dict[str, Any], path: str) -> None:
@@ -50,6 +51,79 @@ def plot(comparison: dict[str, Any], path: str) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     pyplot.close(figure)
+
+
+def plot_logs(summary: dict[str, Any], path: str) -> None:
+    """Draws a comparison over several logs.
+
+    A panel a log, all on one scale: of every model the difference of its test AUC to the
+    reference's, with the 95% interval, faint where that contains zero; without a reference, the AUC
+    itself. Models come in the order of their mean ranks.
+
+    Args:
+        summary: dict. What :func:`tfdare.comparison.logs.summarize_logs` returns.
+        path: str. File of the image (PNG), written atomically.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows, logs = summary["rows"], list(summary["logs"])
+    across = min(len(logs), _PANELS_ACROSS)
+    down = -(-len(logs) // across)
+    references = {
+        numbers["difference"]["to"]["model"]
+        for row in rows
+        for numbers in row["logs"].values()
+        if numbers and numbers["difference"]
+    }
+    figure, grid = pyplot.subplots(
+        down,
+        across,
+        figsize=(2 + 3 * across, down * (1.2 + 0.28 * len(rows))),
+        sharex=bool(references),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, log in zip(grid.flat, logs):
+        _differences(axes, rows, log, references)
+        axes.set_title(log, fontsize=10)
+    for axes in grid.flat[len(logs) :]:
+        axes.set_visible(False)
+    several = len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
+    names = [f"{row['title']}  {row['columns']}" if several else row["title"] for row in rows]
+    grid[0, 0].set_yticks(range(len(rows)), names)
+    grid[0, 0].invert_yaxis()
+    what = "test AUC; bar: 95% interval"
+    if references:
+        what = f"test AUC minus that of {references.pop()}; bar: 95% interval, faint around zero"
+    figure.supxlabel(what, fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    pyplot.close(figure)
+
+
+def _differences(axes, rows, log, references) -> None:
+    for y, row in enumerate(rows):
+        numbers = row["logs"][log]
+        if numbers is None:
+            continue
+        shown = numbers["difference"] if references else numbers["auc_interval"]
+        if shown is None:
+            axes.plot(0, y, "D", color=_color(row), markersize=6)
+            continue
+        color = _FAINT if references and shown["low"] <= 0 <= shown["high"] else _color(row)
+        axes.plot([shown["low"], shown["high"]], [y, y], color=color, linewidth=2.4)
+        axes.plot(shown["estimate"], y, "o", color=color, markersize=6)
+    if references:
+        axes.axvline(0, color=_DARE, linewidth=0.8, zorder=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e9ec", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelbottom=True, labelsize=8)
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _color(row) -> str:

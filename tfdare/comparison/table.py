@@ -1,4 +1,4 @@
-"""Formats a comparison as Markdown tables, for a README."""
+"""Formats a comparison, of one log or of several, as Markdown tables, for a README."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def markdown(comparison: dict[str, Any]) -> str:
         comparison: dict. What :func:`tfdare.comparison.runner.compare` returns.
     """
     rows = comparison["rows"]
-    columns = len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
+    columns = _several_columns(rows)
     parts = [
         "# Comparison",
         _accuracy(rows, columns),
@@ -31,9 +31,65 @@ def markdown(comparison: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def logs_markdown(summary: dict[str, Any]) -> str:
+    """Formats a comparison over several logs as one Markdown table, with notes under it.
+
+    Args:
+        summary: dict. What :func:`tfdare.comparison.logs.summarize_logs` returns.
+    """
+    rows, logs = summary["rows"], summary["logs"]
+    columns = _several_columns(rows)
+    references = sorted(_references(n for row in rows for n in row["logs"].values() if n))
+    what = f", difference to {references[0]} [95%]" if references else ""
+    heads = ["model", *(["columns"] if columns else []), "mean rank"]
+    heads += [f"{name}: test AUC{what}" for name in logs]
+    lines = [
+        [
+            _title(row),
+            *([row["columns"]] if columns else []),
+            _number(row["mean_rank"], ".2f"),
+            *(_on_log(row["logs"][name]) for name in logs),
+        ]
+        for row in rows
+    ]
+    tuned = f", each model tuned by {summary['tune']} trials on each log" if summary["tune"] else ""
+    notes = [
+        f"Seeds {_listed(summary['seeds'])}{tuned}. ± is the deviation over seeds; "
+        f"{_intervals(summary)}, differences paired by users. Models rank by their mean test AUC; "
+        "the log's own `comparison.md` says more.",
+        "\n".join(
+            f"- {name}: {log['data']['users']:,} users, {log['data']['train_targets']:,} targets "
+            f"to train on, {log['data']['test_targets']:,} to test on. `{log['command']}`"
+            for name, log in logs.items()
+        ),
+    ]
+    return "\n\n".join([f"# Comparison over {len(logs)} logs", _table(heads, lines), *notes]) + "\n"
+
+
+def _on_log(numbers) -> str:
+    if numbers is None:
+        return "diverged"
+    difference = _difference(numbers["difference"])
+    return _with_deviation(numbers["auc"]) + (f", {difference}" if difference else "")
+
+
+def _several_columns(rows) -> bool:
+    return len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
+
+
+def _references(rows) -> set[str]:
+    return {row["difference"]["to"]["model"] for row in rows if row["difference"]}
+
+
+def _intervals(comparison) -> str:
+    """Says over what the intervals of a comparison are."""
+    seeds = " and seeds" if len(comparison["seeds"]) > 1 else "; other seeds are not in them"
+    return f"intervals are over users ({comparison['resamples']:,} resamples){seeds}"
+
+
 def _accuracy(rows, columns) -> str:
     paper = any(row["paper"] for row in rows)
-    references = {row["difference"]["to"]["model"] for row in rows if row["difference"]}
+    references = _references(rows)
     heads = ["model", *(["columns"] if columns else []), "test AUC"]
     heads += [f"difference to {model} [95%]" for model in sorted(references)]
     heads += ["AUC, item seen before", "AUC, new item", "GAUC", "log loss"]
@@ -142,9 +198,8 @@ def _about(comparison) -> str:
         f"{data['train_targets']:,} targets to train on, {data['test_targets']:,} to test on, "
         f"histories cut at {data['window']:,}. Protocol `{split.get('protocol')}` ({protocol}). "
         f"Seeds {_listed(seeds)}; at most {options['epochs']} epochs{patience}; the epoch with "
-        f"the best validation AUC is tested{tuned}. ± is the deviation over seeds; intervals are "
-        f"over users ({comparison['resamples']:,} resamples)"
-        f"{' and seeds' if len(seeds) > 1 else '; other seeds are not in them'}. Repeat "
+        f"the best validation AUC is tested{tuned}. ± is the deviation over seeds; "
+        f"{_intervals(comparison)}. Repeat "
         f"counts of the item and its features alone reach AUC "
         f'{_number(baselines["repeat_counts"], ".4f")}, "was this item in the history" '
         f"{_number(baselines['seen'], '.4f')}.",
