@@ -105,5 +105,6 @@ def auxiliary_weight(model: str, given: float | None) -> float:
         given: float or None. The weight that training gets; None: as the model has it.
     """
     parts: dict[str, Any] = {} if given is None else {"auxiliary_weight": given}
-    built = recipe_of(model).build(Schema((Feature("item", 3),), window=1), top_k=1, **parts)
+    schema = Schema((Feature("item", 3), Feature("category", 3)), window=1)
+    built = recipe_of(model).build(schema, top_k=1, **parts)
     return getattr(built, "auxiliary_weight", 0.0)

@@ -12,6 +12,7 @@ from tfdare.comparison import markdown
 from tfdare.comparison.runner import compare
 from tfdare.comparison.tuning import SPACE, auxiliary_weight
 from tfdare.errors import UsageError
+from tfdare.models import MODELS as PUBLISHED
 
 ROOT = pathlib.Path(__file__).parents[3]
 MODELS = ["DARE", "TWIN", "SDIM"]
@@ -100,6 +101,8 @@ def test_interrupted_tuning_goes_on_and_grows(folder, tmp_path, stand_in):
 
 
 def test_which_models_have_an_auxiliary_weight():
+    without = {model for model in PUBLISHED if not auxiliary_weight(model, None)}
+    assert without == {"DARE", "DARE-whole", "SDIM", "DCNv2", "FinalMLP"}
     assert auxiliary_weight("TWIN+evidence+vectors", None) == 1.0
     assert auxiliary_weight("TWIN", 0.3) == 0.3 and auxiliary_weight("TWIN", 0.0) == 0.0
     assert auxiliary_weight("DARE", None) == 0.0
