@@ -73,7 +73,7 @@ def render(
         "the table). A claim <b>holds</b> or <b>does not hold</b> if the whole interval lies on "
         "one side of its bound; "
         "otherwise it is <b>not separable</b>: there is too little data to tell. The intervals do "
-        "not include the variation between training seeds.</p>",
+        "not include the variation between training seeds, but for those of efficiency.</p>",
         _findings_table(findings),
     ]
     for section in sections:
