@@ -11,7 +11,7 @@ PREPARE ?=
 
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: demo test lint docs bench install clean
+.PHONY: demo test lint docs bench crossing install clean
 
 demo: install
 	$(BIN)/tfdare demo --output $(OUTPUT) --epochs $(EPOCHS) \
@@ -31,6 +31,9 @@ docs: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
+
+crossing: install
+	$(BIN)/python -m tests.benchmarks.crossing
 
 install: $(VENV)/.installed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tfdare.evaluation import Predictions, evaluate_in_full, predict, slices_of
 from tfdare.files import as_json
-from tfdare.metrics import Interval, calibration_curve
+from tfdare.metrics import Interval, UserBootstrap, calibration_curve
 from tfdare.sequences import Sequences
 
 
@@ -34,18 +35,26 @@ def measure_accuracy(
         progress: function that wraps an iterable of models' names to show progress.
 
     Returns:
-        ``slices`` of :func:`tfdare.evaluation.evaluate_in_full`, and ``calibration`` by model:
-        ``predicted``, ``clicked`` and ``targets`` of each bin.
+        ``slices`` of :func:`tfdare.evaluation.evaluate_in_full`; ``auc_differences`` of every pair
+        of models, ``"A - B"``, to an Interval; and ``calibration`` by model: ``predicted``,
+        ``clicked`` and ``targets`` of each bin.
     """
     predictions: dict[str, Predictions] = {
         name: predict(models[name], sequences, split, batch_size, limit)
         for name in progress(list(models))
     }
-    slices = slices_of(next(iter(predictions.values())), sequences, split)
+    first = next(iter(predictions.values()))
+    slices = evaluate_in_full(predictions, slices_of(first, sequences, split), resamples)
+    scores = {name: [part.probability] for name, part in predictions.items()}
+    bootstrap = UserBootstrap(first.label, first.user, scores, resamples)
     return as_json(
         {
             "split": split,
-            "slices": evaluate_in_full(predictions, slices, resamples),
+            "slices": slices,
+            "auc_differences": {
+                f"{name} - {other}": bootstrap.difference(name, other)
+                for name, other in itertools.permutations(predictions, 2)
+            },
             "calibration": {
                 name: calibration_curve(part.label, part.probability)
                 for name, part in predictions.items()

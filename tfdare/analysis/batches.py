@@ -8,7 +8,7 @@ import numpy as np
 
 from tfdare.compat import tf
 from tfdare.data import read_requests
-from tfdare.layers import ScaledAverage, masked_softmax, newest_first
+from tfdare.layers import masked_softmax, newest_first
 from tfdare.sequences import Sequences
 
 
@@ -52,7 +52,8 @@ def search_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
     length = tf.cast(requests["history_length"], tf.int32)
     scores = tf.cast(model.attend(requests), tf.float32)
     real = tf.sequence_mask(length, tf.shape(scores)[-1])[:, tf.newaxis]
-    weights = _weights(model, scores, real)
+    weightings = getattr(model.pooling_layer, "weightings", [])
+    weights = masked_softmax(weightings[0].scaled(scores) if weightings else scores, real)
     if model.searches:
         index = _best_first(model.search(requests), model.search_layer)
     else:
@@ -60,14 +61,6 @@ def search_and_attention(model, requests) -> tuple[tf.Tensor, tf.Tensor]:
         index = length[:, tf.newaxis, tf.newaxis] - 1 - newest
     oldest_first = newest_first(tf.transpose(weights, [0, 2, 1]), length)  # its own inverse
     return index, tf.transpose(oldest_first, [0, 2, 1])
-
-
-def _weights(model, scores, real) -> tf.Tensor:
-    """Returns the softmax of scores, scaled where the model scales them."""
-    weightings = getattr(model.pooling_layer, "weightings", [])
-    if weightings and isinstance(weightings[0], ScaledAverage):
-        return weightings[0](scores, real, top_k=tf.shape(scores)[-1])
-    return masked_softmax(scores, real)
 
 
 def _best_first(results, search_layer) -> tf.Tensor:

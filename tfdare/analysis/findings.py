@@ -1,4 +1,4 @@
-"""Checks which of the paper's claims hold on this data."""
+"""Checks which of the paper's claims hold on this data, and which attention it wants."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfdare.analysis.search_quality import TRUTHS
 from tfdare.metrics import Interval
 from tfdare.text import text_table
 
 HOLDS, FAILS, UNSETTLED = "holds", "does not hold", "not separable"
 SMALL_LOSS = 0.001
+SHARED, APART, GIVEN = ATTENTION = ("shared", "learned apart", "given")
+"""Where a model's attention comes from: the table of representation, one of its own that is learned
+from clicks, too, or vectors that are never trained."""
+_NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper, and what this data says about it.
+    """A claim, and what this data says about it by one measure.
 
     Attributes:
-        claim: str. The claim, for one model or a pair of models.
+        claim: str. The claim, for one model or several.
+        measure: str. What was measured; the verdict is about it alone.
         paper: str. The number in the paper.
         here: str. The number on this data, with its 95% interval.
         verdict: str. ``"holds"`` or ``"does not hold"`` where the whole interval lies on one side
@@ -26,6 +32,7 @@ class Finding:
     """
 
     claim: str
+    measure: str
     paper: str
     here: str
     verdict: str
@@ -37,12 +44,13 @@ def list_findings(numbers: Mapping[str, Any]) -> list[Finding]:
     Args:
         numbers: mapping. What `tfdare analyze` writes to ``analysis.json``.
     """
-    findings: list[Finding] = []
+    findings = _of_attention(numbers.get("models", {}), numbers.get("accuracy", {}))
     for model, of_model in numbers.get("gradients", {}).items():
         for name, feature in of_model["features"].items():
             if feature["shared"] and name != "position":
                 findings += _of_gradients(model, name, feature)
-    findings += _of_search(numbers.get("search", {}))
+    kinds = {name: of_model["attention"] for name, of_model in numbers.get("models", {}).items()}
+    findings += _of_search(numbers.get("search", {}), kinds)
     findings += _of_discriminability(numbers.get("discriminability", {}))
     findings += _of_convergence(numbers.get("convergence", {}))
     findings += _of_accuracy(numbers.get("accuracy", {}))
@@ -53,13 +61,15 @@ def list_findings(numbers: Mapping[str, Any]) -> list[Finding]:
 def _of_gradients(model: str, name: str, feature: Mapping[str, Any]) -> list[Finding]:
     return [
         Finding(
-            f"{model}: gradients from the representation side are larger ({name} table)",
+            f"{model}: gradients from the representation side are larger",
+            f"ratio of norms, {name} table",
             "about 5 times the norm",
             f"{format_interval(feature['ratio'], '.2f')} times",
             _verdict(feature["ratio"], 1),
         ),
         Finding(
-            f"{model}: the two gradients point against each other in most cases ({name} table)",
+            f"{model}: the two gradients point against each other in most cases",
+            f"share of negative cosines, {name} table",
             "64% of cases",
             format_interval(feature["conflict"], ".1%"),
             _verdict(feature["conflict"], 0.5),
@@ -67,34 +77,32 @@ def _of_gradients(model: str, name: str, feature: Mapping[str, Any]) -> list[Fin
     ]
 
 
-def _of_search(search: Mapping[str, Any]) -> list[Finding]:
+def _of_search(search: Mapping[str, Any], kinds: Mapping[str, str]) -> list[Finding]:
     findings = []
     for truth, of_truth in search.get("truths", {}).items():
         if truth == "attention":
             continue
-        for pair, difference in of_truth["differences"].items():
+        for pair, differences in of_truth["differences"].items():
             first, other = pair.split(" - ")
-            if not _paper_claims(first, other):
+            of_pair = {kinds.get(first), kinds.get(other)}
+            given = GIVEN in of_pair
+            if not (_paper_claims(first, other) or (given and len(of_pair) > 1)):
                 continue
-            values = [of_truth["models"][name]["ndcg"]["estimate"] for name in (first, other)]
-            if None in values:
-                continue
-            figures = "0.8124 against 0.5545" if other == "TWIN" else "not measured"
-            relevance = {
-                "information": "mutual information",
-                "information_for": "mutual information, of behaviors that raise the click rate",
-                "planted": "the planted relations",
-            }.get(truth, truth)
-            findings.append(
-                Finding(
-                    f"Search of {first} finds relevant behaviors better than that of {other} "
-                    f"(NDCG@{search['top_k']}; relevance: {relevance})",
-                    figures if truth == "information" else "not measured",
-                    f"{values[0]:.3f} against {values[1]:.3f}; difference "
-                    f"{format_interval(difference['ndcg'], '+.3f')}",
-                    _verdict(difference["ndcg"], 0),
+            for measure, title in (("ndcg", "NDCG"), ("recall", "recall")):
+                values = [of_truth["models"][name][measure]["estimate"] for name in (first, other)]
+                if None in values:
+                    continue
+                published = (truth, measure, other) == ("information", "ndcg", "TWIN") and not given
+                findings.append(
+                    Finding(
+                        f"Search of {first} finds relevant behaviors better than that of {other}",
+                        f"{title}@{search['top_k']} by {TRUTHS.get(truth, truth)}",
+                        "0.8124 against 0.5545" if published else _NOT_MEASURED,
+                        f"{values[0]:.3f} against {values[1]:.3f}; difference "
+                        f"{format_interval(differences[measure], '+.3f')}",
+                        _verdict(differences[measure], 0),
+                    )
                 )
-            )
     return findings
 
 
@@ -110,8 +118,8 @@ def _of_discriminability(numbers: Mapping[str, Any]) -> list[Finding]:
             ]
             findings.append(
                 Finding(
-                    f"Representations of {first} discriminate better than those of {other} "
-                    f"({numbers['clusters'][index]} clusters)",
+                    f"Representations of {first} discriminate better than those of {other}",
+                    f"mutual information of click and {numbers['clusters'][index]} clusters",
                     "yes, at all numbers of clusters",
                     f"{values[0]:.3f} against {values[1]:.3f} nats; difference "
                     f"{format_interval(differences[index], '+.3f')}",
@@ -127,10 +135,12 @@ def _of_convergence(numbers: Mapping[str, Any]) -> list[Finding]:
         if not _paper_claims(speed["reference"], name):
             continue
         claim = f"{speed['reference']} reaches {name}'s best AUC with fewer examples than {name}"
+        measure = "training examples to this validation AUC"
         if speed["reference_examples"] is None:
             findings.append(
                 Finding(
                     claim,
+                    measure,
                     "about 450 iterations against 1,300",
                     f"never reaches {speed['auc']:.4f}",
                     FAILS,
@@ -140,6 +150,7 @@ def _of_convergence(numbers: Mapping[str, Any]) -> list[Finding]:
         findings.append(
             Finding(
                 claim,
+                measure,
                 "about 450 iterations against 1,300 (2.9 times)",
                 f"{speed['reference_examples']:,.0f} against {speed['examples']:,.0f}: "
                 f"{format_interval(speed['ratio'], '.2f')} times",
@@ -158,13 +169,49 @@ def _of_accuracy(numbers: Mapping[str, Any]) -> list[Finding]:
         if _paper_claims(first, other):
             findings.append(
                 Finding(
-                    f"{first} ranks better than {other} (AUC, {numbers['split']} split)",
+                    f"{first} ranks better than {other}",
+                    f"AUC, {numbers['split']} split",
                     "yes, on both logs",
                     f"difference {format_interval(metrics['auc'], '+.4f')}",
                     _verdict(metrics["auc"], 0),
                 )
             )
     return findings
+
+
+def _of_attention(
+    models: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, Any]
+) -> list[Finding]:
+    """Returns which attention ranks best, by the best model of each kind."""
+    differences = accuracy.get("auc_differences")
+    if not differences:
+        return []
+    of_all = accuracy["slices"]["all"]["parts"][0]["models"]
+    ranked = sorted(models, key=lambda name: -of_all[name]["auc"]["estimate"])
+    best = {models[name]["attention"]: name for name in reversed(ranked)}
+    first, *others = [name for name in ranked if name in best.values()]
+    if not others:
+        return []
+    intervals = [differences[f"{first} - {other}"] for other in others]
+    also = [
+        part
+        for part in ("evidence", "vectors")
+        if len({models[name][part] for name in (first, *others)}) > 1
+    ]
+    compared = ", ".join(f"{kind} ({best[kind]})" for kind in ATTENTION if kind in best)
+    return [
+        Finding(
+            f"Of attention {compared}, this data wants {models[first]['attention']}",
+            f"AUC, {accuracy['split']} split",
+            "learned apart, not shared",
+            "; ".join(
+                f"{first} - {other} {format_interval(interval, '+.4f')}"
+                for other, interval in zip(others, intervals)
+            )
+            + (f"; these models differ in {' and '.join(also)}, too" if also else ""),
+            HOLDS if all(i["low"] is not None and i["low"] > 0 for i in intervals) else UNSETTLED,
+        )
+    ]
 
 
 def _of_efficiency(numbers: Mapping[str, Any]) -> list[Finding]:
@@ -181,6 +228,7 @@ def _of_efficiency(numbers: Mapping[str, Any]) -> list[Finding]:
                     Finding(
                         f"{model}: half the attention columns ({wide} to {row['attention_dim']}) "
                         f"cost less than {SMALL_LOSS} AUC",
+                        "test AUC",
                         "no loss from 128 to 64",
                         format_interval(loss, "+.4f"),
                         HOLDS if small else _verdict(loss, -SMALL_LOSS),
@@ -212,4 +260,4 @@ def format_interval(interval: Mapping[str, Any], spec: str) -> str:
 
 def findings_table(findings: Sequence[Finding]) -> str:
     """Formats findings for a terminal, one per line."""
-    return text_table([(f.verdict, f"{f.claim}: {f.here}") for f in findings], "<")
+    return text_table([(f.verdict, f.measure, f"{f.claim}: {f.here}") for f in findings], "<")

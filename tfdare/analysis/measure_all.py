@@ -16,6 +16,7 @@ from tfdare.analysis.attention import (
 from tfdare.analysis.batches import UserBatches
 from tfdare.analysis.convergence import convergence_numbers, efficiency
 from tfdare.analysis.discriminability import measure_discriminability
+from tfdare.analysis.findings import APART, GIVEN, SHARED
 from tfdare.analysis.gradients import gradient_numbers, gradients_of
 from tfdare.analysis.retrace import retrace_training, trace_steps
 from tfdare.analysis.search_quality import (
@@ -31,6 +32,14 @@ from tfdare.training import Run
 
 PROBE_REQUESTS = 256
 HELD_OUT_REQUESTS = 3000
+
+
+def attention_of(model) -> str:
+    """Returns where a model's attention comes from: a name of :data:`ATTENTION`."""
+    embedding = model.embedding
+    if embedding.attention_given:
+        return GIVEN
+    return SHARED if any(map(embedding.shares, embedding.schema.names)) else APART
 
 
 class Measurements:
@@ -114,6 +123,8 @@ class Measurements:
         }
         if planted is not None:
             truths["planted"] = planted
+            if planted.conflicts:
+                truths["planted_against"] = planted.against
         numbers["search"] = measure_search_quality(
             self.models,
             self._sequences,
@@ -209,6 +220,9 @@ class Measurements:
             name: {
                 "model": run.options["model"],
                 "title": recipe_of(run.options["model"]).title,
+                "attention": attention_of(self.models[name]),
+                "evidence": bool(self.models[name].evidence),
+                "vectors": recipe_of(run.options["model"]).vectors,
                 **{key: run.options.get(key) for key in options},
             }
             for name, run in self._runs.items()

@@ -67,13 +67,13 @@ def render(
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{html.escape(title)}</h1>",
         *(f"<div class='note'>{html.escape(fact)}</div>" for fact in facts),
-        "<h2>Do the paper's claims hold here?</h2>",
+        "<h2>Do the paper's claims hold here, and which attention does this data want?</h2>",
         "<p>Claims of <a href='https://arxiv.org/abs/2410.02604'>the DARE paper (ICLR 2025)</a> "
         "and the numbers on this data, with 95% intervals over users (for gradients: over rows of "
         "the table). A claim <b>holds</b> or <b>does not hold</b> if the whole interval lies on "
-        "one side of its bound; "
-        "otherwise it is <b>not separable</b>: there is too little data to tell. The intervals do "
-        "not include the variation between training seeds, but for those of efficiency.</p>",
+        "one side of its bound, by the measure beside it and no other; otherwise it is <b>not "
+        "separable</b>: there is too little data to tell. The intervals do not include the "
+        "variation between training seeds, but for those of efficiency.</p>",
         _findings_table(findings),
     ]
     for section in sections:
@@ -83,21 +83,17 @@ def render(
 
 def _findings_table(findings):
     if not findings:
-        return (
-            "<p>No pair of models here is compared in the paper: add a model with "
-            "<code>--against</code>.</p>"
-        )
+        return "<p>Nothing here to compare: add a model with <code>--against</code>.</p>"
     rows = []
     for finding in findings:
         kind = {HOLDS: "holds", FAILS: "fails"}.get(finding.verdict, "open")
-        texts = (finding.claim, finding.paper, finding.here)
+        texts = (finding.claim, finding.measure, finding.paper, finding.here)
         cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
         verdict = html.escape(finding.verdict)
         rows.append(f"<tr>{cells}<td class='verdict {kind}'>{verdict}</td></tr>")
     return (
-        "<table><tr><th>claim</th><th>in the paper</th><th>on this data</th><th>verdict</th></tr>"
-        + "".join(rows)
-        + "</table>"
+        "<table><tr><th>claim</th><th>measure</th><th>in the paper</th><th>on this data</th>"
+        "<th>verdict</th></tr>" + "".join(rows) + "</table>"
     )
 
 

@@ -17,7 +17,7 @@ from tfdare.metrics import search_ndcg, search_recall
 from tfdare.metrics.bootstrap import interval, ratio_interval, resampled_ratios
 from tfdare.sequences import Sequences
 from tfdare.sequences.mutual_information import InterestTable
-from tfdare.simulation.planted import PULLS, relations, relevance
+from tfdare.simulation.planted import PULLS, relations, relevance, second_kind
 
 MEASURES = {"ndcg": search_ndcg, "recall": search_recall}
 TRUTHS = {
@@ -25,6 +25,7 @@ TRUTHS = {
     "information_for": "mutual information, lift > 1",
     "attention": "the model's full attention",
     "planted": "planted relations",
+    "planted_against": "planted relations, against the click",
 }
 EXACT = 0.9995
 """Above this NDCG, search counts as exact."""
@@ -41,11 +42,18 @@ class PlantedTruth:
     Args:
         path: str. The ``.truth.json`` that `tfdare simulate` wrote beside its log.
         sequences: Sequences. Prepared from the page views of this log.
+
+    Attributes:
+        conflicts: bool. Whether the log has `conflict`: kinds of items that say for or against.
     """
 
     def __init__(self, path: str, sequences: Sequences):
         with open(path, encoding="utf-8") as file:
-            self._relations = relations(json.load(file), sequences.vocabulary("category").tolist())
+            truth = json.load(file)
+        self._relations = relations(truth, sequences.vocabulary("category").tolist())
+        self.conflicts = "second_kind" in truth
+        if self.conflicts:
+            self._second_kind = second_kind(truth, sequences.vocabulary("item").tolist())
 
     def __call__(self, requests) -> np.ndarray:
         target, history = (
@@ -54,6 +62,11 @@ class PlantedTruth:
         )
         grades = relevance(self._relations, target, history, requests["history_length"])
         return (grades == PULLS).astype(np.float32)
+
+    def against(self, requests) -> np.ndarray:
+        """Returns the relevance of those that make the click less likely: of the target's kind."""
+        target, history = (self._second_kind[requests[f"{s}_item"]] for s in ("target", "history"))
+        return self(requests) * (history[:, None, :] == target[:, :, None])
 
 
 class InformationTruth:

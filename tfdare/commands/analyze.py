@@ -55,9 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments = dict(vars(options))
         runs = [arguments.pop("run"), *arguments.pop("against")]
         numbers = analyze(runs, **arguments)
-        print(
-            findings_table(list_findings(numbers)) or "  no pair of models that the paper compares"
-        )
+        print(findings_table(list_findings(numbers)) or "  no models to compare")
         print(
             f"  {numbers['seconds']:.0f} s; written to "
             f"{os.path.join(options.output, REPORT)} and {NUMBERS} beside it"

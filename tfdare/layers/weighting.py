@@ -20,6 +20,10 @@ class Weighting(tf.keras.layers.Layer):
         float ``[U, C, S]``, zero where `real` is false.
     """
 
+    def scaled(self, scores):
+        """Returns the scores at the scale at which the weighting compares them."""
+        return scores
+
     def call(self, scores, real, top_k):
         raise NotImplementedError
 
@@ -72,9 +76,12 @@ class ScaledAverage(Weighting):
         self.log_scale = self.add_weight(name="log_scale", shape=(), initializer=start)
         self.built = True
 
+    def scaled(self, scores):
+        return scores * tf.cast(tf.exp(tf.convert_to_tensor(self.log_scale)), scores.dtype)
+
     def call(self, scores, real, top_k):
-        scaled = scores * tf.cast(tf.exp(tf.convert_to_tensor(self.log_scale)), scores.dtype)
-        return masked_softmax(scaled, tf.logical_and(real, _searched(scores, top_k)))
+        real = tf.logical_and(real, _searched(scores, top_k))
+        return masked_softmax(self.scaled(scores), real)
 
     def get_config(self):
         return {**super().get_config(), "scale": self.scale}

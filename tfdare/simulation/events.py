@@ -9,7 +9,7 @@ import numpy as np
 
 from tfdare.simulation.options import SimulatorOptions
 from tfdare.simulation.times import times_of
-from tfdare.simulation.world import EVENTS, RETURNS, World
+from tfdare.simulation.world import CONFLICT, EVENTS, RETURNS, World
 
 BEHAVIORS = ("pv", "buy", "cart", "fav")
 """Names of the behavior codes of :class:`Events`, in the order of the codes."""
@@ -138,6 +138,10 @@ def _views(world: World, number: int) -> tuple[_Views, np.random.Generator]:
         world.favorites(user, category, slot),
         world.items(category, rng.random(user.size)),
     )
+    if options.conflict:
+        moves = _of_wrong_kind(world, number, item, category, cause, distance)
+        item = np.where(moves, world.of_other_kind(item, category), item)
+        favorite &= ~moves
     if back.any():
         # A return may go back to a return: follows them, doubling the steps, to their origin.
         origin = np.arange(user.size) - np.where(cause == _RETURN, distance, 0)
@@ -145,6 +149,20 @@ def _views(world: World, number: int) -> tuple[_Views, np.random.Generator]:
             origin = further
         item, favorite = item[origin], favorite[origin]
     return _Views(user, item, category, cause, distance, favorite), rng
+
+
+def _of_wrong_kind(world: World, number: int, item, category, cause, distance) -> np.ndarray:
+    """Returns which items are not of the kind that the page view that pulled theirs asks for."""
+    rng = np.random.default_rng([world.options.seed, CONFLICT, number])
+    kind = world.kinds(item, category)
+    has_both = np.diff(world.starts)[category] > 1
+    opposes = (cause == _RELATION) & has_both & (rng.random(item.size) < world.options.conflict)
+    # Pullers may be pulled, or return: follows them, doubling the steps, to the first of a chain.
+    first = np.arange(item.size) - np.where(opposes | (cause == _RETURN), distance, 0)
+    differs = opposes
+    while not np.array_equal(further := first[first], first):
+        differs, first = differs ^ differs[first], further
+    return kind != kind[first] ^ differs
 
 
 def _lengths(options: SimulatorOptions, rng, users: int) -> np.ndarray:

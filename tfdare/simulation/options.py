@@ -30,6 +30,7 @@ RANGES = {
     "relation": (0, 1),
     "lag_low": (1, 10**6),
     "lag_high": (1, 10**6),
+    "conflict": (0, 1),
     "favorites": (1, 1000),
     "favorite": (0, 1),
     "other_behaviors": (0, 1),
@@ -81,6 +82,10 @@ class SimulatorOptions:
             with the defaults 43% succeed. Defaults to 0.5.
         lag_low: int. Smallest lag of a category. Defaults to 3.
         lag_high: int. Greatest lag of a category. Defaults to 6.
+        conflict: float. Probability that a pulled page view is of an item of the other kind than
+            the one that pulled it. Items are of two hidden kinds, in every category: which
+            behaviors matter for a target is in the categories, but a behavior of the target's own
+            kind makes the click less likely. Defaults to 0: kinds say nothing.
         favorites: int. Favorite items of a user in a category. Defaults to 3.
         favorite: float. Share of page views that go to a favorite. Defaults to 0.5.
         other_behaviors: float. Rows that are not page views, per page view. Defaults to 0.11.
@@ -137,6 +142,7 @@ class SimulatorOptions:
     relation: float = 0.5
     lag_low: int = 3
     lag_high: int = 6
+    conflict: float = 0.0
     favorites: int = 3
     favorite: float = 0.5
     other_behaviors: float = 0.11

@@ -74,6 +74,20 @@ def relations(truth: Mapping[str, Any], vocabulary: Sequence | None = None) -> R
     return Relations(raw[order], partner[order], lag[order], first_id)
 
 
+def second_kind(truth: Mapping[str, Any], vocabulary: Sequence) -> np.ndarray:
+    """Returns which rows hold an item of the second kind, by the truth of a log with `conflict`.
+
+    Args:
+        truth: mapping. As for :func:`relations`.
+        vocabulary: sequence. Raw item ids in the order of their rows, the first in row 2.
+
+    Returns:
+        bool ``[rows]``.
+    """
+    rows = np.concatenate([np.zeros(FIRST_ID, np.int64), np.asarray(vocabulary, np.int64)])
+    return np.isin(rows, truth["second_kind"])
+
+
 def relevance(
     planted: Relations,
     target: Mapping[str, Any],
@@ -153,8 +167,11 @@ def causes(options: SimulatorOptions) -> Iterator[Causes]:
 def world_truth(world: World) -> dict[str, Any]:
     """Returns options, and each category's partner, lag and number of items, ready for JSON."""
     ids = world.category_ids.tolist()
+    category = np.repeat(np.arange(len(ids)), np.diff(world.starts))
+    second = np.flatnonzero(world.kinds(np.arange(category.size), category))
     return {
         "options": dataclasses.asdict(world.options),
+        **({"second_kind": world.item_ids[second].tolist()} if world.options.conflict else {}),
         "categories": {
             str(ids[index]): {"partner": ids[partner], "lag": lag, "items": items}
             for index, (partner, lag, items) in enumerate(

@@ -9,7 +9,10 @@ of the log.
   and favorite items in each category; events come in sessions, runs in one category;
 * every category ``c`` has a partner ``r(c)`` and a lag: an event in ``c`` pulls, with probability
   ``relation``, the user's page view ``lag`` positions later into ``r(c)``. This is the
-  semantic-temporal correlation that search must find; neither popularity nor counts show it.
+  semantic-temporal correlation that search must find; neither popularity nor counts show it;
+* with ``conflict``, attention and representation want different things: every category has items of
+  two hidden kinds, and an event pulls items of the kind that its own item is not of. The categories
+  alone say which behaviors matter for a target, the kinds alone whether for the click or against.
 
 Options can be fitted to your own log (``tfdare simulate --fit``), and sets fitted to two public
 logs come with the package (``--like taobao``, ``--like checkins``): then users return to single
@@ -80,7 +83,8 @@ def truth(options: SimulatorOptions) -> dict[str, Any]:
 
     ``categories`` gives each category's ``partner``, ``lag`` (in page views) and number of
     ``items``; ``users`` each user's lifelong categories and the favorite items in them. Favorites
-    in other categories, and the eras, are left out.
+    in other categories, and the eras, are left out. With ``conflict``, ``second_kind`` lists the
+    items of one of the two kinds.
     """
     world = World(options)
     return {**world_truth(world), "users": dict(_users(world))}

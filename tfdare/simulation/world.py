@@ -6,7 +6,7 @@ import numpy as np
 
 from tfdare.simulation.options import USER_IDS, SimulatorOptions
 
-INTERESTS, EVENTS, WORLD, BAD, KINSHIP, RETURNS, TIMES = range(7)
+INTERESTS, EVENTS, WORLD, BAD, KINSHIP, RETURNS, TIMES, CONFLICT = range(8)
 """Numbers of the random streams."""
 
 
@@ -60,6 +60,15 @@ class World:
         """Returns the item of ``category`` at the quantile ``uniform`` of their popularity."""
         item = np.searchsorted(self.item_cdf, category + uniform, side="right")
         return np.minimum(item, self.starts[category + 1] - 1)
+
+    def kinds(self, item: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Returns the kinds of items, 0 or 1: they alternate with popularity in the category."""
+        return (item - self.starts[category]) % 2
+
+    def of_other_kind(self, item: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Returns the item next to each in popularity that is of the category's other kind."""
+        other = item + 1 - 2 * self.kinds(item, category)
+        return np.where(other < self.starts[category + 1], other, item - 1)
 
     def favorites(self, user, category, slot) -> np.ndarray:
         """Computes a user's favorite items of a category from a hash, so that none are stored."""

@@ -29,8 +29,10 @@ from tfdare.analysis import (
     plot_efficiency,
     position_edges,
 )
+from tfdare.analysis.batches import search_and_attention
 from tfdare.analysis.convergence import examples_to
 from tfdare.analysis.discriminability import _information
+from tfdare.analysis.findings import findings_table
 from tfdare.analysis.measure_all import Measurements
 from tfdare.cli import main as tfdare
 from tfdare.commands.analyze import main
@@ -122,6 +124,20 @@ def test_search_quality_against_plain_loops(folder, splits, models):
     difference = quality["truths"]["made up"]["differences"]["DARE-paper - TWIN"]["ndcg"]
     first = quality["truths"]["made up"]["models"]["DARE-paper"]["ndcg"]["estimate"]
     assert difference["estimate"] == pytest.approx(first - numbers["ndcg"]["estimate"])
+
+
+def test_attention_is_weighed_at_the_scale_of_the_models_pooling(folder):
+    model = build_model("DARE", folder.schema.with_dims(4, 4), top_k=3)
+    requests, *_ = next(iter(read_requests(folder, "test", 8)))
+    model(requests)
+    model.pooling_layer.weightings[0].set_weights([np.float32(np.log(5))])
+    _, weights = search_and_attention(model, requests)
+    scores = model.attend(requests).numpy()  # newest first
+    for user, length in enumerate(requests["history_length"].numpy()):
+        expected = np.exp(5 * scores[user, :, :length])[:, ::-1]
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(weights[user, :, :length], expected, rtol=1e-4)
+        assert not weights[user, :, length:].numpy().any()
 
 
 def test_attention_maps_against_plain_loops(folder, splits, models):
@@ -288,6 +304,73 @@ def test_findings_follow_the_intervals():
     ]
 
 
+def test_a_finding_names_the_measure_that_it_is_about():
+    def interval(estimate, low, high):
+        return {"estimate": estimate, "low": low, "high": high}
+
+    models = {
+        name: {"ndcg": interval(ndcg, 0, 1), "recall": interval(recall, 0, 1)}
+        for name, ndcg, recall in (("DARE", 0.7, 0.86), ("TWIN", 0.6, 1.0))
+    }
+    difference = {"ndcg": interval(0.1, 0.08, 0.12), "recall": interval(-0.14, -0.2, -0.1)}
+    of_truth = {"models": models, "differences": {"DARE - TWIN": difference}}
+    findings = list_findings({"search": {"top_k": 20, "truths": {"planted": of_truth}}})
+    assert [(f.measure, f.verdict) for f in findings] == [
+        ("NDCG@20 by planted relations", "holds"),
+        ("recall@20 by planted relations", "does not hold"),
+    ]
+    rows = findings_table(findings).splitlines()
+    assert [re.split(" {2,}", row.strip())[:2] for row in rows] == [
+        ["holds", "NDCG@20 by planted relations"],
+        ["does not hold", "recall@20 by planted relations"],
+    ]
+
+
+def test_the_attention_that_the_data_wants():
+    kinds = {"TWIN+evidence": "shared", "DARE-learned": "learned apart", "DARE": "given"}
+
+    def wanted(auc, half_width, more=None):
+        auc = {**auc, **(more or {})}
+        models = {
+            name: {
+                "attention": kinds.get(name, "shared"),
+                "evidence": name != "TWIN",
+                "vectors": name == "DARE",
+            }
+            for name in auc
+        }
+        differences = {
+            f"{a} - {b}": {
+                "estimate": auc[a] - auc[b],
+                "low": auc[a] - auc[b] - half_width,
+                "high": auc[a] - auc[b] + half_width,
+            }
+            for a in auc
+            for b in auc
+            if a != b
+        }
+        part = {
+            "models": {name: {"auc": {"estimate": value}} for name, value in auc.items()},
+            "differences": {},
+        }
+        accuracy = {
+            "split": "test",
+            "slices": {"all": {"parts": [part]}},
+            "auc_differences": differences,
+        }
+        return list_findings({"models": models, "accuracy": accuracy})
+
+    auc = {"DARE": 0.80, "TWIN+evidence": 0.79, "DARE-learned": 0.77}
+    (finding,) = wanted(auc, 0.005)
+    assert finding.claim.endswith("this data wants given") and finding.verdict == "holds"
+    assert "DARE - TWIN+evidence +0.0100 [+0.0050, +0.0150]" in finding.here
+    assert finding.here.endswith("these models differ in vectors, too")
+    assert wanted(auc, 0.02)[0].verdict == "not separable"
+    (finding,) = wanted(auc | {"DARE": 0.7}, 0.005, {"TWIN": 0.6})  # the best of each kind counts
+    assert finding.claim.endswith("wants shared") and "- TWIN " not in finding.here
+    assert wanted({"DARE": 0.8}, 0.005) == []
+
+
 # From a simulated log to the report
 
 
@@ -308,6 +391,8 @@ def simulated(tmp_path_factory):
                 "300",
                 "--categories",
                 "12",
+                "--conflict",
+                "1",
             ]
         )
         == 0
@@ -328,7 +413,7 @@ def simulated(tmp_path_factory):
         )
         == 0
     )
-    for model in ("DARE-paper", "TWIN"):
+    for model in ("DARE-paper", "TWIN", "DARE"):
         train(
             str(at / "sequences"),
             str(at / model),
@@ -369,6 +454,30 @@ def test_planted_relevance_equals_the_truth_file(simulated):
     assert relevant
 
 
+def test_behaviors_against_the_click_are_of_the_targets_kind(simulated):
+    sequences = open_sequences(str(simulated / "sequences"))
+    path = str(simulated / "log.csv.truth.json")
+    second = set(json.load(open(path, encoding="utf-8"))["second_kind"])
+    raw = np.concatenate([[0, 0], sequences.vocabulary("item")]).tolist()
+    truth, clicked, other = PlantedTruth(path, sequences), [0, 0], [0, 0]
+    for requests, label, weight, _ in UserBatches(sequences, "train"):
+        arrays = {name: value.numpy() for name, value in requests.items()}
+        related, against = truth(arrays), truth.against(arrays)
+        for user, candidate, index in zip(*np.nonzero(related * (weight.numpy() > 0)[..., None])):
+            kinds = [
+                raw[ids] in second
+                for ids in (
+                    arrays["history_item"][user, index],
+                    arrays["target_item"][user, candidate],
+                )
+            ]
+            assert against[user, candidate, index] == (kinds[0] == kinds[1])
+            (clicked if label.numpy()[user, candidate] else other)[kinds[0] == kinds[1]] += 1
+        assert not (against > related).any()
+    assert clicked[1] / sum(clicked) < 0.2  # by chance alone: a nearer behavior pulled
+    assert 0.4 < other[1] / sum(other) < 0.6
+
+
 def test_evaluate_command_compares_two_runs(simulated, capsys):
     argv = [
         "evaluate",
@@ -398,6 +507,7 @@ def analysis(simulated):
         str(simulated / "DARE-paper"),
         "--against",
         str(simulated / "TWIN"),
+        str(simulated / "DARE"),
         "--sequences",
         str(simulated / "sequences"),
         "--output",
@@ -452,6 +562,21 @@ def test_numbers_are_the_runs_own(analysis, simulated):
     assert twin["shared"] and not dare["shared"] and "conflict" not in dare
     assert numbers["gradients"]["TWIN"]["steps"] == [0, 3, 6]
     assert numbers["search"]["truths"]["planted"]["models"]["TWIN"]["targets_with_truth"] > 0
+    assert set(numbers["gradients"]) == {"TWIN", "DARE-paper"}  # given attention has none
+    assert {name: m["attention"] for name, m in numbers["models"].items()} == {
+        "DARE-paper": "learned apart",
+        "TWIN": "shared",
+        "DARE": "given",
+    }
+    truths = {name: truth["models"]["DARE"] for name, truth in numbers["search"]["truths"].items()}
+    assert truths["information"]["ndcg"]["low"] > 0 and truths["planted"]["ndcg"]["estimate"] > 0
+    shares = [truths[name]["targets_with_truth"] for name in ("planted_against", "planted")]
+    assert 0 < shares[0] < shares[1]
+    pairs = numbers["accuracy"]["auc_differences"]
+    whole = numbers["accuracy"]["slices"]["all"]["parts"][0]
+    assert pairs["DARE-paper - TWIN"] == whole["differences"]["DARE-paper - TWIN"]["auc"]
+    assert pairs["DARE - TWIN"]["estimate"] == pytest.approx(-pairs["TWIN - DARE"]["estimate"])
+    assert "this data wants" in numbers["findings"][0]["claim"]
     assert numbers["data"]["category"] == category_of(load_run(str(simulated / "TWIN")).schema)
 
 

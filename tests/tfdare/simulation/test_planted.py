@@ -11,7 +11,15 @@ from tfdare.analysis import PlantedTruth, UserBatches
 from tfdare.sequences import open_sequences
 from tfdare.simulation import SimulatorOptions, simulate, truth, write_log, write_truth
 from tfdare.simulation.events import CAUSES, Causes, Events
-from tfdare.simulation.planted import PULLS, SAME_CATEGORY, SAME_ITEM, causes, relations, relevance
+from tfdare.simulation.planted import (
+    PULLS,
+    SAME_CATEGORY,
+    SAME_ITEM,
+    causes,
+    relations,
+    relevance,
+    second_kind,
+)
 
 TRUTH = {
     "categories": {
@@ -120,6 +128,43 @@ def test_relevance_of_the_log_is_what_caused_it(log):
                 assert grades[-distance] >= SAME_ITEM
             checked += cause in ("relation", "return")
     assert checked > 100
+
+
+@pytest.mark.parametrize("conflict", [0.0, 0.5, 1.0])
+def test_what_is_pulled_is_of_the_other_kind(log, conflict):
+    options = dataclasses.replace(OPTIONS, conflict=conflict, other_behaviors=0.0)
+    views = Events(*map(np.concatenate, zip(*simulate(options))))
+    why = Causes(*map(np.concatenate, zip(*causes(options))))
+    assert np.array_equal(views.category, log[0].category)  # kinds change items alone
+    planted, items = truth(options), np.unique(views.item)
+    if not conflict:
+        assert "second_kind" not in planted
+        return
+    kind = second_kind(planted, items)[2:][np.searchsorted(items, views.item)]
+    assert min(known["items"] for known in planted["categories"].values()) > 1
+    pulled = np.flatnonzero(why.cause == CAUSES.index("relation"))
+    differs = kind[pulled] != kind[pulled - why.distance[pulled]]
+    if conflict == 1:
+        assert differs.all()
+    else:  # one half is asked to differ, of the rest chance decides
+        assert 0.7 < differs.mean() < 0.8
+    back = np.flatnonzero(why.cause == CAUSES.index("return"))
+    assert np.array_equal(views.item[back], views.item[back - why.distance[back]])
+    by_chance = kind[1:] != kind[:-1]
+    assert 0.4 < kind.mean() < 0.6 and 0.4 < by_chance.mean() < 0.6
+    own = why.favorite & (why.cause != CAUSES.index("return"))
+    assert own.mean() > 0.15  # of the favorites drawn, those that fit
+
+
+def test_an_item_alone_in_its_category_keeps_it():
+    options = SimulatorOptions(
+        users=20, items=6, categories=6, mean_events=40, conflict=1.0, returns=0.2, seed=3
+    )
+    views, plain = (
+        Events(*map(np.concatenate, zip(*simulate(dataclasses.replace(options, conflict=c)))))
+        for c in (1.0, 0.0)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(views, plain))
 
 
 def test_without_relations_few_behaviors_seem_to_pull(log):
