@@ -44,7 +44,7 @@ PROTOCOL = {
     "window": "100",
     "negatives_from": "category",
 }
-EPOCHS = 6
+TRAINING = {"epochs": 10, "patience": 2}  # less patience stops some models by chance
 TITLES = {
     "DARE": "given",
     "TWIN+evidence+vectors": "shared, same start",
@@ -75,8 +75,8 @@ def measure(output: str, users: list[int], seeds: list[int]) -> dict[str, Any]:
             os.path.join(folder, "comparison"),
             models=MODELS,
             seeds=seeds,
-            epochs=EPOCHS,
             say=lambda line, number=number: print(f"{number} users: {line}", file=sys.stderr),
+            **TRAINING,
         )
         sizes.append(
             {
@@ -118,7 +118,7 @@ def plot(results: dict[str, Any], path: str) -> None:
     users = [size["users"] for size in sizes]
     style = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _TEXT)
     with pyplot.rc_context({**style, "axes.edgecolor": _TEXT, "font.size": 9}):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
         for name in MODELS:
             of_sizes, color = [size["models"][name] for size in sizes], _COLORS[name]
             label = f"{TITLES[name]} ({name})"
@@ -136,7 +136,7 @@ def plot(results: dict[str, Any], path: str) -> None:
             right.fill_between(users, low, high, color=color, alpha=0.25, linewidth=0)
         left.set(title="Test AUC (dots: seeds)", ylabel="test AUC")
         right.set(title="Difference to given attention, 95% over users", ylabel="AUC difference")
-        left.legend(frameon=False, title="attention")
+        figure.legend(frameon=False, ncols=2, loc="outside lower center")
         for axes in (left, right):
             axes.set(xscale="log", xlabel="users in the log")
             axes.set_xticks(users, [f"{number:,}" for number in users])
