@@ -8,8 +8,7 @@ the target's category, so that kinds decide. For every number of users the log i
 prepared, and DARE (attention given), TWIN+evidence+vectors (shared), DARE-learned and
 DARE-learned+vectors (learned apart, from random rows and from the same start) are trained on it as
 `tfdare compare` trains, with every seed. Writes crossing.md, crossing.json and crossing.png. Called
-again, it trains only what is missing. Not part of `make bench`: it takes about 20 minutes on two
-cores.
+again, it trains only what is missing. Not part of `make bench`: it trains 24 models.
 """
 
 from __future__ import annotations
