@@ -20,6 +20,7 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
         StandardOptions,
     )
 
+from beam_jobs.cooccurrence.count import PairCounter
 from beam_jobs.cooccurrence.given import check_given
 from beam_jobs.cooccurrence.learn import LearnVectors
 from beam_jobs.histories.earlier_run import Earlier, open_earlier
@@ -35,7 +36,7 @@ from beam_jobs.reading.bigquery import BIGQUERY, ReadTable, as_files
 from beam_jobs.reading.clocks import AUTO, UNITS, Clock, clock_of
 from beam_jobs.reading.events import EVENTS, LINES, REJECTED, ReadEvents
 from beam_jobs.reading.first_rows import check_first_rows, read_first_rows
-from beam_jobs.requests.build import BEHAVIORS, FACTS, RECORDS, BuildRequests
+from beam_jobs.requests.build import CELLS, FACTS, RECORDS, BuildRequests
 from beam_jobs.shared.errors import InputError, exit_code
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file
@@ -128,19 +129,21 @@ class BuildSequences(beam.PTransform):
             hashed=options.hash_buckets,
             merge_ram=options.merge_ram,
         )
-        names = tuple(options.vectors.features)
+        counter = None
+        if options.vectors.features:
+            counter = PairCounter(options.vectors, buckets, form.features[0])
         requests = histories | BuildRequests(
             learned,
             options.context_form,
             options.protocol,
             options.sampling,
             options.encoding,
-            vector_features=names,
+            counter=counter,
         )
         vectors = None
-        if names:
-            vectors = (requests[BEHAVIORS], requests[FACTS]) | LearnVectors(
-                options.vectors, buckets, folder, f"{VECTORS_FOLDER}/", form.features[0], folder
+        if counter:
+            vectors = (requests[CELLS], requests[FACTS]) | LearnVectors(
+                counter, folder, f"{VECTORS_FOLDER}/", folder
             )
         written = requests[RECORDS] | WriteSequences(
             folder, buckets, options.compression == "gzip", options.shard_bytes

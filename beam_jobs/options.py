@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from beam_jobs.cooccurrence.learn import COLUMNS, VectorOptions
+from beam_jobs.cooccurrence.options import VectorOptions, add_vector_options, parse_vectors
 from beam_jobs.histories import splits
 from beam_jobs.reading.clocks import AUTO, UNITS, Clock
 from beam_jobs.reading.formats import (
@@ -33,8 +33,6 @@ from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
 from tfdare.schema import ENCODINGS, FIRST_ID, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000
-MOST_COLUMNS = 4096
-NO_VECTORS = "none"
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
 Turns an event log into a folder of sequences: every user's events sorted by time, and the
@@ -423,58 +421,6 @@ def make_parser(prog: str) -> JobParser:
         help="bytes of text that a worker reads at once; default 64 MiB",
     )
     return parser
-
-
-def add_vector_options(add: Callable[..., Any]) -> None:
-    """Adds the options of co-occurrence vectors to a parser, by its ``add_argument``."""
-    add(
-        "--vectors",
-        nargs="+",
-        metavar="FEATURE=COLUMNS",
-        help="vectors of ids from what occurs together in histories of the training period, of "
-        "COLUMNS numbers each, written as vectors/FEATURE.npz; a value that is no number is a "
-        "Parquet file of given vectors (FEATURE=vectors.parquet: columns FEATURE or id, and "
-        f"vector); default {COLUMNS} for every feature of one value; {NO_VECTORS}: no vectors",
-    )
-    add(
-        "--gap",
-        type=int,
-        metavar="SECONDS",
-        help="with --vectors: events before and after a longer pause, by the clock of the log, do "
-        "not occur together; default: all events of a user that lie close in order do",
-    )
-
-
-def parse_vectors(parts: Sequence[str] | None, features: Sequence[str]) -> dict[str, int | str]:
-    """Parses the values of ``--vectors``: the length of every feature's vectors, or a path.
-
-    Args:
-        parts: sequence of str or None. As given; None: the default.
-        features: sequence of str. Features of one value.
-
-    Raises:
-        InputError: a feature has several values or does not exist, or a length does not fit.
-    """
-    if parts is None:
-        return dict.fromkeys(features, COLUMNS)
-    if list(parts) == [NO_VECTORS]:
-        return {}
-    vectors: dict[str, int | str] = {}
-    for name, value in pairs("vectors", parts).items():
-        if name not in features:
-            raise InputError(
-                f"--vectors: no feature of one value {name!r} among {', '.join(features)}"
-            )
-        if not re.fullmatch("[+-]?[0-9]+", value):
-            vectors[name] = value
-            continue
-        if not 0 < int(value) <= MOST_COLUMNS:
-            raise InputError(
-                f"--vectors must be name=columns, 1 to {MOST_COLUMNS}, or name=path. "
-                f"Received: {name}={value}"
-            )
-        vectors[name] = int(value)
-    return {name: vectors[name] for name in features if name in vectors}
 
 
 def parse(argv: Sequence[str] | None, prog: str) -> Options:

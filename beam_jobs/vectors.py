@@ -20,13 +20,14 @@ from beam_jobs.cooccurrence.behaviors import (
     join,
     training_behaviors,
 )
+from beam_jobs.cooccurrence.count import CountPairs, PairCounter
 from beam_jobs.cooccurrence.facts import facts_of_catalog, facts_of_rows
 from beam_jobs.cooccurrence.given import check_given
-from beam_jobs.cooccurrence.learn import LearnVectors, VectorOptions, describe
+from beam_jobs.cooccurrence.learn import LearnVectors, describe
+from beam_jobs.cooccurrence.options import VectorOptions, add_vector_options, parse_vectors
 from beam_jobs.histories import splits
 from beam_jobs.histories.earlier_run import KEPT, Earlier
 from beam_jobs.histories.histories import Histories, keep_events, sort_events
-from beam_jobs.options import add_vector_options, parse_vectors
 from beam_jobs.output.publish import staged
 from beam_jobs.reading.formats import make_format
 from beam_jobs.shared.errors import InputError, exit_code
@@ -211,6 +212,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         )
     sources = list(range(kept["buckets"])) if kept else sequences.files("train")
     features = tuple(vectors)
+    counter = PairCounter(options, len(sources), schema.item.name)
     progress = Progress()
     with staged(args.output, args.overwrite, [_ENTRIES]) as folder:
         progress.say(f"reading {'kept events' if kept else 'training records'}")
@@ -226,7 +228,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     if kept
                     else BehaviorsOfRecords(schema, features)
                 )
-                | LearnVectors(options, len(sources), folder, "", schema.item.name, sequences.path)
+                | CountPairs(counter)
+                | LearnVectors(counter, folder, "", sequences.path)
                 | "Write"
                 >> beam.Map(lambda entries: write_file(path, json.dumps(entries).encode()))
             )

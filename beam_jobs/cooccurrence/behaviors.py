@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -38,11 +40,24 @@ class Behaviors:
         self.user_hash, self.length, time, self.rows = state
         self.time = unpack(time)
 
-    @property
+    @cached_property
     def position(self) -> np.ndarray:
         """Number of the user's behaviors before each behavior, int64 ``[E]``."""
         start = np.cumsum(self.length) - self.length
         return np.arange(len(self.time)) - np.repeat(start, self.length)
+
+    def split(self, events: int) -> Iterator[Behaviors]:
+        """Yields behaviors of some users after those of others, about ``events`` at once."""
+        ends = np.append(0, np.cumsum(self.length))
+        cuts = np.flatnonzero(np.diff(ends[1:] // events)) + 1
+        for first, last in pairwise([0, *cuts.tolist(), len(self.length)]):
+            part = slice(ends[first], ends[last])
+            yield Behaviors(
+                self.user_hash[first:last],
+                self.length[first:last],
+                self.time[part],
+                {name: rows[part] for name, rows in self.rows.items()},
+            )
 
 
 def training_behaviors(

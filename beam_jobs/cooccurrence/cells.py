@@ -57,13 +57,18 @@ class Layout:
 
     @cached_property
     def _weight_bits(self) -> int:
-        return 63 - (self.blocks * self._lines).bit_length() - self._column_bits
+        return 62 - (self.blocks * self._lines).bit_length() - self._column_bits
+
+    @property
+    def no_cell(self) -> int:
+        """A number that makes that of any cell, and itself, negative if added."""
+        return -(1 << 62 - self._weight_bits)
 
     def first_cell(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of the first cell of each line, int64."""
-        rows = rows.astype(np.int64)
-        line = rows % self.blocks * self._lines + rows // self.blocks
-        return line << self._column_bits
+        number = rows.astype(np.int64) // self.blocks
+        block = rows - number * self.blocks  # several times faster than a remainder
+        return (block * self._lines + number) << self._column_bits
 
     def line(self, cells: np.ndarray) -> np.ndarray:
         """Returns the number of every cell's line; lines of a block follow each other."""
@@ -88,7 +93,9 @@ class Layout:
             parts = np.full(int(times.sum()), most)
             parts[last] = weights - (times - 1) * most
             cells, weights = np.repeat(cells, times), parts
-        return cells << bits | weights
+        packed = cells << bits
+        packed |= weights
+        return packed
 
     def sum(self, packed: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Adds up the weights of equal cells.
@@ -101,15 +108,29 @@ class Layout:
         joined.sort()
         cells = joined >> bits
         joined &= (1 << bits) - 1
-        if not len(cells):
-            return cells, joined
-        first = np.flatnonzero(np.append(True, cells[1:] != cells[:-1]))
-        return cells[first], np.add.reduceat(joined, first)
+        last = _last_of_runs(cells)
+        return cells[last], _sum_runs(joined, last)
 
     def split(self, packed: np.ndarray) -> list[np.ndarray]:
         """Splits packed cells, sorted, by block."""
         start = np.arange(1, self.blocks) * self._lines << self._column_bits + self._weight_bits
         return np.split(packed, np.searchsorted(packed, start))
+
+
+def _last_of_runs(values: np.ndarray) -> np.ndarray:
+    """Returns the index of the last of every run of equal values."""
+    if not len(values):
+        return np.zeros(0, np.int64)
+    differs = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=differs[:-1])
+    return np.flatnonzero(differs)
+
+
+def _sum_runs(values: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Adds up runs of integers, given by their last index, several times faster than reduceat."""
+    sums = np.cumsum(values)[last]
+    sums[1:] -= sums[:-1].copy()
+    return sums
 
 
 def count_contexts(counts: np.ndarray) -> int:
@@ -137,7 +158,7 @@ class Block:
         rows: int32 ``[L]``. Row ids of the lines that have cells.
         length: int32 ``[L]``. Cells kept of each line.
         columns: int32 ``[N]``.
-        weights: int64 ``[N]``.
+        weights: float32 ``[N]``.
         row_sums: int64 ``[L]``. Weight of all cells of each line, of those not kept as well.
         column_sums: int64 ``[C]``. Weight of all cells of these lines by column.
     """
@@ -149,19 +170,32 @@ class Block:
     row_sums: np.ndarray
     column_sums: np.ndarray
 
+    def select(self, mask: np.ndarray) -> Block:
+        """Returns the lines of a mask ``[L]``; the column sums stay those of all lines."""
+        cells = np.repeat(mask, self.length)
+        return Block(
+            self.rows[mask],
+            self.length[mask],
+            self.columns[cells],
+            self.weights[cells],
+            self.row_sums[mask],
+            self.column_sums,
+        )
+
 
 def make_block(layout: Layout, packed: Iterable[np.ndarray]) -> Block:
     """Sums the cells of a block and keeps the largest of every line."""
     cells, weights = layout.sum(packed)
     lines, columns = layout.line(cells), layout.column(cells)
-    first = np.flatnonzero(np.append(True, lines[1:] != lines[:-1])[: len(lines)])
-    length = np.diff(first, append=len(lines))
-    row_sums = np.add.reduceat(weights, first) if len(first) else weights
+    last = _last_of_runs(lines)
+    length = np.diff(last, prepend=-1)
+    row_sums = _sum_runs(weights, last)
     # sums of integers below 2 ** 53 are exact
     column_sums = np.bincount(columns, weights, minlength=layout.contexts)
+    weights = weights.astype(np.float32)
     keep = keep_largest(weights, length, layout.kept)
     return Block(
-        layout.row(lines[first]).astype(np.int32),
+        layout.row(lines[last]).astype(np.int32),
         np.minimum(length, layout.kept).astype(np.int32),
         columns[keep].astype(np.int32),
         weights[keep],
@@ -173,10 +207,8 @@ def make_block(layout: Layout, packed: Iterable[np.ndarray]) -> Block:
 def keep_largest(weights: np.ndarray, length: np.ndarray, most: int) -> np.ndarray:
     """Returns a mask of the ``most`` largest weights of every line, of equal ones the first.
 
-    Weights are compared as float32.
-
     Args:
-        weights: int64 ``[N]``, line by line.
+        weights: float32 ``[N]``, line by line.
         length: int64 ``[L]``. Cells of every line.
         most: int.
     """
@@ -187,7 +219,7 @@ def keep_largest(weights: np.ndarray, length: np.ndarray, most: int) -> np.ndarr
     cells = np.flatnonzero(np.repeat(length > most, length))
     line = np.repeat(np.arange(len(long)), length[long])
     # bits of positive floats sort as the floats do; with the line above them, one sort does all
-    code = (line << 31) - weights[cells].astype(np.float32).view(np.int32).astype(np.int64)
+    code = (line << 31) - weights[cells].view(np.int32).astype(np.int64)
     start = np.cumsum(length[long]) - length[long]
     limit = np.sort(code)[start + most - 1][line]
     equal = np.flatnonzero(code == limit)

@@ -34,6 +34,9 @@ WEIGHTS = UNIT // (1 + np.arange(NEAR_EVENTS + 1))
 """Weight of a pair by the number of steps from one's basket to the other's."""
 _SLICE = 1 << 15  # events whose pairs are listed at once
 _HASH_BITS = 24
+_BOUNDS = np.cumsum(WEIGHTS[1:])
+# of each point below a bound
+_DISTANCES = np.repeat(np.arange(1, NEAR_EVENTS + 1, dtype=np.int8), WEIGHTS[1:])
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,12 @@ class Baskets:
     Attributes:
         of_event: int64 ``[E]``. The number of every event's basket; numbers rise by 1.
         last: int64 ``[B]``. The last basket that is within reach of each basket.
+        code: uint64 ``[E]``. A hash of every event's user and position.
     """
 
     of_event: np.ndarray
     last: np.ndarray
+    code: np.ndarray
 
 
 def find_baskets(behaviors: Behaviors, coarse_clock: bool, gap: int | None) -> Baskets:
@@ -67,7 +72,9 @@ def find_baskets(behaviors: Behaviors, coarse_clock: bool, gap: int | None) -> B
     session_end = np.repeat(session_start[1:] - 1, np.diff(session_start))
     after = np.append(start[1:], len(time))[: len(start)]
     last = _last_within_reach(of_event, after)
-    return Baskets(of_event, np.minimum(last, session_end))
+    user_hash = np.repeat(behaviors.user_hash, behaviors.length)
+    code = mix(user_hash ^ behaviors.position.astype(np.uint64))
+    return Baskets(of_event, np.minimum(last, session_end), code)
 
 
 def _last_within_reach(of_event: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -108,7 +115,7 @@ def limit_pairs(events: int, size: int) -> Limits:
 
 
 def list_pairs(
-    behaviors: Behaviors, baskets: Baskets, keep: np.ndarray, limits: Limits
+    baskets: Baskets, keep: np.ndarray, limits: Limits
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Lists the pairs of the events that are kept, each pair once.
 
@@ -117,7 +124,6 @@ def list_pairs(
     are shared among them.
 
     Args:
-        behaviors: Behaviors.
         baskets: Baskets. Of all events.
         keep: int64 ``[K]``. Indices of the events to pair, rising.
         limits: Limits.
@@ -125,46 +131,46 @@ def list_pairs(
     Yields:
         Indices into ``keep`` of the earlier and of the later events, and the pairs' weights, int64.
     """
-    basket = baskets.of_event[keep]
+    basket, code = baskets.of_event[keep], baskets.code[keep]
     begin = np.append(0, np.cumsum(np.bincount(basket, minlength=len(baskets.last))))
-    end = begin[baskets.last[basket] + 1]
+    reach = baskets.last[basket] + 1
+    end = begin[reach]
     # whether all baskets within reach of an event have a single event that is kept
     several = np.append(0, np.cumsum(np.diff(begin) != 1))
-    single = several[baskets.last[basket] + 1] == several[basket]
-    user_hash = np.repeat(behaviors.user_hash, behaviors.length)[keep]
-    position = behaviors.position[keep].astype(np.uint64)
-    most = limits.most
-    for low in range(0, len(keep), _SLICE):
-        event = np.arange(low, min(low + _SLICE, len(keep)))
-        code = mix(user_hash[event] ^ position[event])
-        if limits.every > 1:
-            chosen = code % np.uint64(limits.every) == 0
-            event, code = event[chosen], code[chosen]
-        later = end[event] - event - 1
-        few = event[(later > 0) & (later <= most)]
+    single = several[reach] == several[basket]
+    events, most = np.arange(len(keep)), limits.most
+    if limits.every > 1:
+        chosen = np.flatnonzero(code % np.uint64(limits.every) == 0)
+        events, end, code, single = chosen, end[chosen], code[chosen], single[chosen]
+    for low in range(0, len(events), _SLICE):
+        part = slice(low, low + _SLICE)
+        event, event_end = events[part], end[part]
+        later = event_end - event - 1
+        few = np.flatnonzero((later > 0) & (later <= most))
         distance = 1
         while len(few):
-            other = few + distance
-            yield few, other, WEIGHTS[basket[other] - basket[few]]
+            first = event[few]
+            other = first + distance
+            yield first, other, WEIGHTS[basket[other] - basket[first]]
             distance += 1
-            few = few[few + distance < end[few]]
+            few = few[distance <= later[few]]
         for alone in (True, False):
-            drawing = (later > most) & (single[event] == alone)
-            if not drawing.any():
+            many = np.flatnonzero((later > most) & (single[part] == alone))
+            if not len(many):
                 continue
-            many, turns = event[drawing], _turns(code[drawing], most)
+            first, turns = event[many], _turns(code[part][many], most)
             if alone:
-                drawn = _draw_single(many, end[many], turns)
+                drawn = _draw_single(first, event_end[many], turns)
             else:
-                drawn = _draw(many, basket, begin, baskets.last, turns)
+                drawn = _draw(first, basket, begin, baskets.last, turns)
             for other, weight in drawn:
-                yield many, other, weight // most
+                yield first, other, weight // most
 
 
 def _turns(code: np.ndarray, most: int) -> list[np.ndarray]:
     """Returns where to draw: ``most`` integers an event, evenly spaced modulo ``2 ** _HASH_BITS``,
     the first by the event's hash."""
-    first = (code >> np.uint64(64 - _HASH_BITS)).astype(np.int64)
+    first = (code >> np.uint64(64 - _HASH_BITS)).view(np.int64)
     return [
         (first + (number << _HASH_BITS) // most) & ((1 << _HASH_BITS) - 1) for number in range(most)
     ]
@@ -219,11 +225,11 @@ def _draw_single(
         event, end: int64 ``[D]``. Indices of kept events, and of the first ones beyond reach.
         turns: list of int64 ``[D]``.
     """
-    bounds = np.cumsum(WEIGHTS[1:])
-    total = bounds[end - event - 2]
+    total = _BOUNDS[end - event - 2]
     for turn in turns:
-        point = turn * total >> _HASH_BITS
-        yield event + 1 + np.searchsorted(bounds, point, side="right"), total
+        point = turn * total
+        point >>= _HASH_BITS
+        yield event + _DISTANCES[point], total
 
 
 def events_to_pair(rows: np.ndarray, baskets: Baskets) -> np.ndarray:

@@ -7,7 +7,7 @@ requests of a user that belong to one split, and the one history that they share
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
 from beam_jobs.cooccurrence.behaviors import training_behaviors
-from beam_jobs.cooccurrence.facts import facts_of_catalog
+from beam_jobs.cooccurrence.count import PairCounter
+from beam_jobs.cooccurrence.facts import RowFacts, facts_of_catalog
 from beam_jobs.histories.histories import Histories, Impressions, seen_before
 from beam_jobs.histories.impressions import behaviors_before, request_starts
 from beam_jobs.histories.splits import ByTime, Protocol, cuts
@@ -40,7 +41,7 @@ from tfdare.schema import PACKED
 from tfdare.sequences import SPLITS
 from tfdare.sequences.record import UserRecord, encode
 
-RECORDS, BEHAVIORS, FACTS = "records", "behaviors", "facts"
+RECORDS, CELLS, FACTS = "records", "cells", "facts"
 LONGEST_REQUEST = "longest_request"
 """Name of the tally for the largest number of candidates of a request of impressions."""
 
@@ -56,10 +57,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Learned:
-    """Catalog of items and vocabularies of the context, learned from the training period."""
+    """Catalog of items and vocabularies of the context, learned from the training period.
+
+    ``facts`` are those of the features that get vectors.
+    """
 
     catalog: Catalog
     context: Mapping[str, Vocabulary | Hashed] = field(default_factory=dict)
+    facts: RowFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -257,14 +262,15 @@ def make_records(
     return records, tally
 
 
-def load_learned(learned: Mapping[str, Any]) -> Learned:
+def load_learned(learned: Mapping[str, Any], vector_features: Sequence[str] = ()) -> Learned:
     """Reads the catalog and the vocabularies that LearnVocabularies wrote."""
     with open_file(learned["catalog"]) as file:
         catalog = Catalog.load(file)
     if learned["given"]:
         catalog.extended = _load_vocabularies(learned["given"])
     hashed = {name: Hashed(buckets) for name, buckets in learned["hashed"].items()}
-    return Learned(catalog, {**_load_vocabularies(learned["context"]), **hashed})
+    facts = facts_of_catalog(catalog, vector_features) if vector_features else None
+    return Learned(catalog, {**_load_vocabularies(learned["context"]), **hashed}, facts)
 
 
 def _load_vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
@@ -278,24 +284,25 @@ class _BuildBucket(beam.DoFn):
         protocol: Protocol,
         sampling: Sampling,
         encoding: str,
-        vector_features: tuple[str, ...],
+        counter: PairCounter | None,
     ):
         self._form, self._protocol, self._sampling = form, protocol, sampling
-        self._encoding, self._vector_features = encoding, vector_features
+        self._encoding, self._counter = encoding, counter
+        self._vector_features = tuple(counter.options.features) if counter else ()
         self._shared = Shared()
 
     def process(self, histories: Histories, paths: dict[str, Any]) -> Iterator[Any]:
+        names = self._vector_features
         # once per worker
-        learned = self._shared.acquire(lambda: load_learned(paths), tag=paths["catalog"])
+        learned = self._shared.acquire(lambda: load_learned(paths, names), tag=paths["catalog"])
         located = locate(histories, learned)
-        if self._vector_features:
-            behaviors = training_behaviors(
-                histories, located[1], self._protocol, self._vector_features
-            )
-            yield beam.pvalue.TaggedOutput(BEHAVIORS, behaviors)
-            if histories.bucket == 0:  # there is always one; the catalog is at hand here
-                facts = facts_of_catalog(learned.catalog, self._vector_features)
-                yield beam.pvalue.TaggedOutput(FACTS, facts)
+        if self._counter and learned.facts:
+            # counted here, not in a stage of its own, so that no behaviors are written and read
+            behaviors = training_behaviors(histories, located[1], self._protocol, names)
+            for cells in self._counter.count(behaviors, learned.facts):
+                yield beam.pvalue.TaggedOutput(CELLS, cells)
+            if histories.bucket == 0:  # there is always one
+                yield beam.pvalue.TaggedOutput(FACTS, learned.facts)
         for split, records, tally in build_requests(
             histories, learned, self._form, self._protocol, self._sampling, located
         ):
@@ -306,8 +313,8 @@ class _BuildBucket(beam.DoFn):
 
 
 class BuildRequests(beam.PTransform):
-    """Histories -> ``records`` by shard and split, ``tally``, ``behaviors`` of training,
-    ``facts`` of the rows.
+    """Histories -> ``records`` by shard and split, ``tally``, packed ``cells`` of pairs, ``facts``
+    of the rows.
 
     Args:
         learned: PCollection. Output of LearnVocabularies.
@@ -315,8 +322,8 @@ class BuildRequests(beam.PTransform):
         protocol: Protocol.
         sampling: Sampling.
         encoding: str. Encoding of the records. Defaults to "packed".
-        vector_features: tuple of str. Features that get vectors. Defaults to none: there are no
-            behaviors and no facts.
+        counter: PairCounter or None. Of the features that get vectors. Defaults to none: there are
+            no cells and no facts.
     """
 
     def __init__(
@@ -326,13 +333,13 @@ class BuildRequests(beam.PTransform):
         protocol: Protocol,
         sampling: Sampling,
         encoding: str = PACKED,
-        vector_features: tuple[str, ...] = (),
+        counter: PairCounter | None = None,
     ):
         super().__init__()
         self._learned = learned
-        self._build = _BuildBucket(form, protocol, sampling, encoding, vector_features)
+        self._build = _BuildBucket(form, protocol, sampling, encoding, counter)
 
     def expand(self, histories):
         return histories | "BuildBucket" >> beam.ParDo(
             self._build, beam.pvalue.AsSingleton(self._learned)
-        ).with_outputs(TALLY, BEHAVIORS, FACTS, main=RECORDS).with_output_types(Any)
+        ).with_outputs(TALLY, CELLS, FACTS, main=RECORDS).with_output_types(Any)

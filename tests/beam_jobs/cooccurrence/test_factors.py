@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.utils.extmath import randomized_svd
+import scipy.linalg
 
 from beam_jobs.cooccurrence import cells
 from beam_jobs.cooccurrence.cells import Layout, choose_contexts, keep_largest, make_block
-from beam_jobs.cooccurrence.factors import factorize, information_matrix
+from beam_jobs.cooccurrence.factors import factorize, information, map_lines
 from beam_jobs.cooccurrence.learn import fill_from_category, to_npz
 
 
@@ -45,17 +45,17 @@ def test_sums_and_information_equal_dense_ones(blocks, huge):
     assert sum(len(block.weights) for block in summed) == (matrix > 0).sum()
     share = matrix[:, contexts].sum(0) ** 0.75
     share /= share.sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        expected = np.log(matrix[:, contexts] / (matrix.sum(1)[:, None] * share))
-    information = information_matrix(summed[::-1], 40, 38)
-    np.testing.assert_allclose(
-        information.toarray(), np.where(expected > 0, expected, 0), rtol=1e-12
-    )
-    assert information.has_sorted_indices
+    expected = dense_information(matrix[:, contexts])
+    sums = np.sum([block.column_sums for block in summed], axis=0)
+    np.testing.assert_array_equal(sums, matrix[:, contexts].sum(0))
+    for block in summed:
+        actual = information(block, share)
+        np.testing.assert_allclose(actual.toarray(), expected[block.rows], rtol=1e-6, atol=1e-6)
+        assert actual.has_sorted_indices and actual.data.min() > 0
 
 
 def test_only_the_largest_cells_of_a_line_are_kept(monkeypatch):
-    weights = np.array([5, 1, 5, 9, 5, 2, 7, 7, 7])
+    weights = np.array([5, 1, 5, 9, 5, 2, 7, 7, 7], np.float32)
     keep = keep_largest(weights, np.array([6, 3]), 3)
     assert keep.tolist() == [True, False, True, True, False, False, True, True, True]
     assert keep_largest(weights, np.array([6, 3]), 2).tolist() == (
@@ -87,67 +87,85 @@ def test_contexts_are_the_frequent_ids(monkeypatch):
     assert choose_contexts(np.zeros(2, np.int64)).tolist() == []
 
 
-def information_of(matrix, contexts):
-    layout = Layout(len(matrix), len(contexts), 1)
-    packed = pack_dense(layout, contexts, matrix, np.random.default_rng(0), parts=1)
-    return information_matrix([make_block(layout, packed)], len(matrix), len(contexts))
+def vectors_of(matrix, contexts, columns, blocks=1):
+    """Computes vectors as the job does: of the contexts' lines, then of all others by block."""
+    layout = Layout(len(matrix), len(contexts), blocks)
+    (packed,) = pack_dense(layout, contexts, matrix, np.random.default_rng(0), parts=1)
+    summed = [make_block(layout, [part]) for part in layout.split(packed)]
+    own = [np.isin(block.rows, contexts) for block in summed]
+    factors, vectors = factorize(
+        [block.select(mask) for block, mask in zip(summed, own)][::-1], columns
+    )
+    result = np.zeros((len(matrix), columns), np.float32)
+    for part in (vectors, *(map_lines(b.select(~m), factors) for b, m in zip(summed, own))):
+        result[part.rows] = part.vectors
+    return result
 
 
-def test_vectors_equal_a_known_decomposition():
-    random = np.random.default_rng(0)
-    group = random.integers(0, 4, 120)  # four groups: a clear gap after four singular values
-    rate = np.where(group[:, None] == group, 40, 2)
-    matrix = random.poisson(rate).astype(np.int64)
+def grouped_counts(random, size, groups, within, between):
+    """Draws counts of ids in groups: a clear gap after as many singular values as groups."""
+    group = random.integers(0, groups, size)
+    matrix = random.poisson(np.where(group[:, None] == group, within, between)).astype(np.int64)
     matrix = matrix + matrix.T
     matrix[:2], matrix[:, :2] = 0, 0
+    return matrix, group
+
+
+def dense_information(counts):
+    """Computes the positive pointwise mutual information of all cells, float64."""
+    share = counts.sum(axis=0) ** 0.75
+    share /= share.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = np.log(counts / (counts.sum(axis=1)[:, None] * share))
+    return np.where(information > 0, information, 0)
+
+
+@pytest.mark.parametrize("blocks", [1, 7])
+def test_vectors_span_the_exact_subspace(blocks):
+    matrix, _ = grouped_counts(np.random.default_rng(0), 120, 4, 40, 2)
     contexts = np.arange(2, 120)
-    information = information_of(matrix, contexts)
-    vectors = factorize(information, contexts, 4)
-    left, values, _ = randomized_svd(information, 4, n_iter=20, random_state=0)
-    expected = left * np.sqrt(values)
+    vectors = vectors_of(matrix, contexts, 4, blocks)
+    left, values, _ = np.linalg.svd(dense_information(matrix[:, contexts]))
+    expected = left[:, :4] * np.sqrt(values[:4])
     expected[2:] /= np.linalg.norm(expected[2:], axis=1, keepdims=True)
-    # equal but for signs, and for how closely the decomposition is approximated
-    np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=0.02)
+    # scaled to length 1, so that the angles are those between rows and not between columns
+    np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=1e-3)
+    angles = scipy.linalg.subspace_angles(vectors.astype(np.float64), expected)
+    assert angles.max() < 1e-3
     assert not vectors[:2].any() and vectors.dtype == np.float32
-    assert factorize(information, contexts, 4).tobytes() == vectors.tobytes()
+    assert vectors_of(matrix, contexts, 4).tobytes() == vectors.tobytes()
 
 
 def test_a_matrix_of_low_rank_leaves_columns_zero():
     matrix = np.zeros((6, 6), np.int64)
     matrix[2, 3] = matrix[3, 2] = matrix[4, 5] = matrix[5, 4] = 7
-    vectors = factorize(information_of(matrix, np.arange(2, 6)), np.arange(2, 6), 16)
+    vectors = vectors_of(matrix, np.arange(2, 6), 16)
     assert vectors.shape == (6, 16) and (np.abs(vectors).max(axis=0) > 0).sum() <= 4
     np.testing.assert_allclose(np.linalg.norm(vectors[2:], axis=1), 1, rtol=1e-6)
-    nothing = information_of(np.zeros((6, 6), np.int64), np.arange(2, 6))
-    assert not factorize(nothing, np.arange(2, 6), 3).any()
-    nothing = information_of(np.zeros((2, 2), np.int64), np.arange(0))
-    assert factorize(nothing, np.arange(0), 3).shape == (2, 3)
+    assert not vectors_of(np.zeros((6, 6), np.int64), np.arange(2, 6), 3).any()
+    assert vectors_of(np.zeros((2, 2), np.int64), np.arange(0), 3).shape == (2, 3)
 
 
 def test_rows_that_are_no_contexts_get_vectors():
-    random = np.random.default_rng(2)
-    group = np.arange(60) % 3
-    matrix = random.poisson(np.where(group[:, None] == group, 30, 1)).astype(np.int64)
-    matrix = matrix + matrix.T
-    matrix[:2], matrix[:, :2] = 0, 0
-    contexts = np.arange(2, 40)
-    vectors = factorize(information_of(matrix, contexts), contexts, 3)
+    matrix, group = grouped_counts(np.random.default_rng(2), 60, 3, 30, 1)
+    vectors = vectors_of(matrix, np.arange(2, 40), 3)
     cosine = vectors[40:] @ vectors[2:40].T
     same = group[40:, None] == group[2:40]
     assert cosine[same].min() > cosine[~same].max()
+    assert vectors_of(matrix, np.arange(2, 40), 3, blocks=4).tobytes() == vectors.tobytes()
 
 
 def test_rows_without_a_vector_get_the_mean_of_their_category():
     vectors = np.zeros((8, 2), np.float32)
     vectors[2], vectors[3], vectors[4] = (1, 0), (0, 1), (0.6, 0.8)
     category = np.array([0, 0, 2, 2, 3, 2, 4, 0], np.int32)
-    filled, count = fill_from_category(vectors, category)
-    assert count == 1
-    np.testing.assert_allclose(filled[5], [0.5**0.5, 0.5**0.5], rtol=1e-6)
-    assert not filled[[0, 1, 6, 7]].any()
-    np.testing.assert_array_equal(filled[2:5], vectors[2:5])
-    same, count = fill_from_category(vectors, None)
-    assert count == 0 and same is vectors
+    before = vectors.copy()
+    assert fill_from_category(vectors, None) == 0
+    np.testing.assert_array_equal(vectors, before)
+    assert fill_from_category(vectors, category) == 1
+    np.testing.assert_allclose(vectors[5], [0.5**0.5, 0.5**0.5], rtol=1e-6)
+    assert not vectors[[0, 1, 6, 7]].any()
+    np.testing.assert_array_equal(vectors[2:5], before[2:5])
 
 
 def test_equal_vectors_give_equal_files(monkeypatch):

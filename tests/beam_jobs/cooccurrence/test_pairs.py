@@ -76,7 +76,7 @@ def count(behaviors, coarse_clock, gap, limits=EVERY):
     baskets = find_baskets(behaviors, coarse_clock, gap)
     keep = events_to_pair(rows, baskets)
     rows = rows[keep]
-    for earlier, later, weights in list_pairs(behaviors, baskets, keep, limits):
+    for earlier, later, weights in list_pairs(baskets, keep, limits):
         for row, other, weight in zip(
             rows[earlier].tolist(), rows[later].tolist(), weights.tolist()
         ):
@@ -166,6 +166,19 @@ def test_draws_do_not_depend_on_other_users():
         )
         parts += count(part, False, None, Limits(3, every=2))
     assert parts == whole
+
+
+def test_behaviors_are_split_between_users():
+    behaviors = make_behaviors(6, users=40)
+    behaviors.length[:2] = 0
+    behaviors.length[2] += len(behaviors.time) - behaviors.length.sum()
+    whole = count(behaviors, False, None)
+    for events in (1, 100, 10**6):
+        parts = list(behaviors.split(events))
+        assert sum((count(part, False, None) for part in parts), Counter()) == whole
+        most = behaviors.length.max()
+        assert all(len(part.time) == part.length.sum() < events + most for part in parts)
+    assert len(parts) == 1 and len(list(behaviors.split(100))) > 5
 
 
 def test_limits_follow_the_log():
