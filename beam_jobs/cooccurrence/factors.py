@@ -20,8 +20,8 @@ import scipy.sparse
 from beam_jobs.cooccurrence.cells import Block
 
 SMOOTHING = 0.75
-_OVERSAMPLES = 8
-_ITERATIONS = 2
+_OVERSAMPLES = 8  # eigh of more than 25 columns takes another, slower way
+_ITERATIONS = 4
 _SMALLEST = 1e-10  # squares of singular values below this share of the largest count as zero
 
 

@@ -33,10 +33,14 @@ class _SumBlock(beam.DoFn):
 
     def __init__(self, blocks: int):
         self._blocks = blocks
+        self._facts: RowFacts | None = None
 
     def process(self, element, facts: RowFacts) -> Iterator[Any]:
         (name, _), parts = element
-        contexts = choose_contexts(facts.counts[name])
+        if self._facts is not facts:  # once per worker
+            self._facts = facts
+            self._contexts = {key: choose_contexts(counts) for key, counts in facts.counts.items()}
+        contexts = self._contexts[name]
         block = make_block(Layout(len(facts.counts[name]), len(contexts), self._blocks), parts)
         own = np.isin(block.rows, contexts)
         yield name, block.select(own)

@@ -2,8 +2,8 @@
 
 10 million rows (``ROWS``), 4 million items by Zipf's law, users with 210 page views and more, in
 the published format. The whole job counts: reading, sorting, vocabularies, negatives, TFRecords.
-Co-occurrence vectors count, too; ``vectors_over_prepare`` is the job's time over that without
-them. In turns on a tenth of the log, without vectors: the job, the same result with Polars in one
+Co-occurrence vectors count, too; ``vectors_over_prepare`` is the job's processor time over that
+without them. In turns on a tenth of the log, without vectors: the job, the same result with Polars in one
 process (the rival, not a dependency: ``pip install polars``; its record digests must equal the
 job's), and the simplest Beam pipeline, a dictionary a row.
 """
@@ -52,7 +52,7 @@ def measure() -> dict[str, float]:
         prepared: dict[str, list[float]] = {}
         for turn in range(ROUNDS):
             for kind in ("job", "without_vectors"):
-                prepared.setdefault(kind, []).append(_run_process(kind, logs[ROWS])["seconds"])
+                prepared.setdefault(kind, []).append(_run_process(kind, logs[ROWS])["cpu"])
             text = ", ".join(f"{k} {statistics.median(v):.1f} s" for k, v in prepared.items())
             print(f"  vectors, round {turn + 1} of {ROUNDS}: {text}", file=sys.stderr)
         figures["vectors_over_prepare"] = statistics.median(prepared["job"]) / statistics.median(
@@ -104,7 +104,7 @@ def write_log(path: pathlib.Path, rows: int) -> pathlib.Path:
 
 
 def _run_process(kind: str, log: pathlib.Path) -> dict | None:
-    """Runs one way in a process of its own: seconds, peak GiB, digests; None without Polars."""
+    """Runs one way in a process of its own; returns what :func:`main` prints, None without Polars."""
     if (
         kind == "polars"
         and subprocess.run(
@@ -293,7 +293,7 @@ def naive(log: str, folder: str) -> None:
 
 
 def main(kind: str, log: str) -> None:
-    """Runs one way; prints its seconds, peak memory and digests."""
+    """Runs one way; prints its seconds, those of the processor, peak memory and digests."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         ways = {
@@ -305,8 +305,14 @@ def main(kind: str, log: str) -> None:
         }
         digests = ways[kind](log, folder)
         seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": seconds, "gib": peak, "digests": digests}))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    figures = {
+        "seconds": seconds,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "gib": usage.ru_maxrss / 2**20,
+        "digests": digests,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

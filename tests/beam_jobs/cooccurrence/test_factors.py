@@ -8,6 +8,7 @@ from beam_jobs.cooccurrence import cells
 from beam_jobs.cooccurrence.cells import Layout, choose_contexts, keep_largest, make_block
 from beam_jobs.cooccurrence.factors import factorize, information, map_lines
 from beam_jobs.cooccurrence.learn import fill_from_category, to_npz
+from tests.beam_jobs.cooccurrence.reference import dense_information
 
 
 def pack_dense(layout, contexts, matrix, random, parts=3):
@@ -109,15 +110,6 @@ def grouped_counts(random, size, groups, within, between):
     matrix = matrix + matrix.T
     matrix[:2], matrix[:, :2] = 0, 0
     return matrix, group
-
-
-def dense_information(counts):
-    """Computes the positive pointwise mutual information of all cells, float64."""
-    share = counts.sum(axis=0) ** 0.75
-    share /= share.sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        information = np.log(counts / (counts.sum(axis=1)[:, None] * share))
-    return np.where(information > 0, information, 0)
 
 
 @pytest.mark.parametrize("blocks", [1, 7])

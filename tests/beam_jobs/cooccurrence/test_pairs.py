@@ -1,7 +1,6 @@
 """Pairs of events against a plain loop: baskets, sessions, reach, and draws of a large log."""
 
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from beam_jobs.cooccurrence.behaviors import Behaviors
 from beam_jobs.cooccurrence.pairs import (
     FEW_PAIRS,
     MOST_PAIRS,
-    UNIT,
     Limits,
     _draw,
     _draw_single,
@@ -19,6 +17,7 @@ from beam_jobs.cooccurrence.pairs import (
     limit_pairs,
     list_pairs,
 )
+from tests.beam_jobs.cooccurrence.reference import count_plainly
 from tfdare.schema.id_hash import mix
 
 EVERY = Limits(10**9)
@@ -31,44 +30,6 @@ def make_behaviors(seed, users=30, times=25, ids=12, most=60):
     time = np.concatenate([np.sort(random.integers(0, times, size)) for size in length])
     rows = {"item": random.integers(1, ids, length.sum()).astype(np.int32)}
     return Behaviors(mix(np.arange(users)), length, time, rows)
-
-
-def count_plainly(behaviors, coarse_clock, gap):
-    """Counts the weight of every ordered pair of row ids, in plain Python."""
-    total, start = Counter(), 0
-    for length in behaviors.length.tolist():
-        events = list(
-            zip(
-                behaviors.time[start : start + length].tolist(),
-                behaviors.rows["item"][start : start + length].tolist(),
-            )
-        )
-        start += length
-        sessions = [events[:1]]
-        for before, event in pairwise(events):
-            if gap is not None and event[0] - before[0] > gap:
-                sessions.append([])
-            sessions[-1].append(event)
-        for session in sessions:
-            baskets = []
-            for before, event in zip([None, *session], session):
-                if coarse_clock or before is None or event[0] != before[0]:
-                    baskets.append([])
-                baskets[-1].append(event[1])
-            for first, basket in enumerate(baskets):
-                for second in range(first, len(baskets)):
-                    steps = second - first
-                    between = sum(map(len, baskets[first + 1 : second]))
-                    if steps > 3 and between >= 10:
-                        continue
-                    for row in {known for known in basket if known >= 2}:
-                        for other in {known for known in baskets[second] if known >= 2}:
-                            if steps:
-                                total[row, other] += UNIT // (steps + 1)
-                                total[other, row] += UNIT // (steps + 1)
-                            elif row != other:
-                                total[row, other] += UNIT
-    return total
 
 
 def count(behaviors, coarse_clock, gap, limits=EVERY):
