@@ -13,7 +13,6 @@ from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from beam_jobs.output.publish import staged
 from beam_jobs.reports.heat_maps import heat_maps
 from beam_jobs.shared.errors import InputError, exit_code
 from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
+from beam_jobs.shared.pipeline import run_pipeline
 from beam_jobs.shared.progress import Progress
-from beam_jobs.shared.storage import read_file, write_file
+from beam_jobs.shared.storage import write_file
 from tfdare.schema import FIRST_ID
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 from tfdare.sequences.mutual_information import InterestCounts, InterestTable, top_categories
@@ -38,7 +38,7 @@ tells about a click on a target of category t: their mutual information in nats.
 mutual_information.json (all counts), .csv (a line for every t, c, p that occurs) and .png (heat
 maps). Options of Beam are passed on (--runner, --direct_num_workers, ...).
 """
-_COUNTS = "counts.json"
+_COUNTS = "counts.pickle"
 _BATCH = 128  # records counted at once
 _BOUNDS = (  # option, least, most
     ("categories", 1, math.inf),
@@ -157,18 +157,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with staged(args.output, args.overwrite, [_COUNTS]) as folder:
         progress.say(f"counting {sequences.requests(args.split):,} requests")
         path = f"{folder}/{_COUNTS}"
-        options = PipelineOptions(beam_args)
-        with progress.stages(options.view_as(StandardOptions).runner):
-            pipeline = beam.Pipeline(options=options)
-            (
-                pipeline
-                | "Files" >> beam.Create(files)
-                | CountInterests(sequences.schema.names, name, categories, edges)
-                | "Write"
-                >> beam.Map(lambda counts: write_file(path, json.dumps(counts.to_dict()).encode()))
-            )
-            pipeline.run().wait_until_finish()
-        counts = InterestCounts.from_dict(json.loads(read_file(path)))
+        count = CountInterests(sequences.schema.names, name, categories, edges)
+        counts = run_pipeline(files, count, path, beam_args, progress)
         table = counts.table(args.smoothing, args.min_count)
         ids = raw[categories - FIRST_ID]
         content = {

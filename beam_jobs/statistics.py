@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_jobs.output.publish import staged
 from beam_jobs.reports.counts import Measures, measure
@@ -20,8 +18,9 @@ from beam_jobs.reports.describe import describe, drift, plain
 from beam_jobs.reports.html import charts, page, table
 from beam_jobs.shared.errors import exit_code
 from beam_jobs.shared.parser import JobParser, parse_job
+from beam_jobs.shared.pipeline import run_pipeline
 from beam_jobs.shared.progress import Progress, labeled
-from beam_jobs.shared.storage import read_file, write_file
+from beam_jobs.shared.storage import write_file
 from tfdare.schema import Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 from tfdare.sequences.record import context_dtypes, decode, read_records
@@ -107,18 +106,8 @@ def _measure(
         if sequences.requests(split)
         for file in sequences.files(split)
     ]
-    options = PipelineOptions(beam_args)
-    with progress.stages(options.view_as(StandardOptions).runner):
-        pipeline = beam.Pipeline(options=options)
-        (
-            pipeline
-            | "Files" >> beam.Create(files)
-            | MeasureSequences()
-            | "All" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Write" >> beam.Map(lambda pairs: write_file(path, pickle.dumps(pairs)))
-        )
-        pipeline.run().wait_until_finish()
-    return dict(pickle.loads(read_file(path)))  # written by the pipeline above
+    measure = MeasureSequences() | "All" >> beam.combiners.ToDict()
+    return run_pipeline(files, measure, path, beam_args, progress)
 
 
 def summarize(

@@ -12,7 +12,6 @@ from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_jobs.cooccurrence.behaviors import (
     Behaviors,
@@ -32,8 +31,9 @@ from beam_jobs.output.publish import staged
 from beam_jobs.reading.formats import make_format
 from beam_jobs.shared.errors import InputError, exit_code
 from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
+from beam_jobs.shared.pipeline import run_pipeline
 from beam_jobs.shared.progress import Progress, labeled
-from beam_jobs.shared.storage import read_file, write_file
+from beam_jobs.shared.storage import write_file
 from beam_jobs.vocabulary.catalog import Catalog
 from beam_jobs.vocabulary.learn import count_items, make_catalog, merge_counts
 from tfdare.schema import Schema
@@ -49,7 +49,7 @@ events before a user's first held-out event count: all of them if the folder was
 --keep_events, otherwise those before each user's last training request. Options of Beam are
 passed on (--runner, --direct_num_workers, ...).
 """
-_ENTRIES = "entries.json"
+_ENTRIES = "entries.pickle"
 _FACTS, _BEHAVIORS = "facts", "behaviors"
 _EVENTS = 1 << 20  # events of one element
 _BOUNDS = (("gap", 0, math.inf),)  # option, least, most
@@ -217,24 +217,11 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with staged(args.output, args.overwrite, [_ENTRIES]) as folder:
         progress.say(f"reading {'kept events' if kept else 'training records'}")
         path = f"{folder}/{_ENTRIES}"
-        beam_options = PipelineOptions(beam_args)
-        with progress.stages(beam_options.view_as(StandardOptions).runner):
-            pipeline = beam.Pipeline(options=beam_options)
-            (
-                pipeline
-                | "Sources" >> beam.Create(sources)
-                | (
-                    BehaviorsOfEvents(sequences, features)
-                    if kept
-                    else BehaviorsOfRecords(schema, features)
-                )
-                | CountPairs(counter)
-                | LearnVectors(counter, folder, "", sequences.path)
-                | "Write"
-                >> beam.Map(lambda entries: write_file(path, json.dumps(entries).encode()))
-            )
-            pipeline.run().wait_until_finish()
-        entries = json.loads(read_file(path))
+        read = (
+            BehaviorsOfEvents(sequences, features) if kept else BehaviorsOfRecords(schema, features)
+        )
+        learn = read | CountPairs(counter) | LearnVectors(counter, folder, "", sequences.path)
+        entries = run_pipeline(sources, learn, path, beam_args, progress)
         content = {
             "schema_digest": schema.digest,
             "source": "events" if kept else "train",

@@ -23,7 +23,7 @@ groceries' users the test AUC is .754 with own vectors for all, .788 from 5 even
 """
 _MOST_BLOCKS = 64
 _CELLS = 1 << 24  # cells of a bucket at which equal ones are first summed
-_EVENTS = 1 << 15  # events whose pairs are listed and packed at once: they fit into the cache
+_EVENTS = 1 << 16  # events whose pairs are listed and packed at once: they fit into the cache
 
 
 class PairCounter:

@@ -3,9 +3,9 @@
 10 million rows (``ROWS``), 4 million items by Zipf's law, users with 210 page views and more, in
 the published format. The whole job counts: reading, sorting, vocabularies, negatives, TFRecords.
 Co-occurrence vectors count, too; ``vectors_over_prepare`` is the job's processor time over that
-without them. In turns on a tenth of the log, without vectors: the job, the same result with Polars in one
-process (the rival, not a dependency: ``pip install polars``; its record digests must equal the
-job's), and the simplest Beam pipeline, a dictionary a row.
+without them. In turns on a tenth of the log, without vectors: the job, the same result with Polars
+in one process (the rival, not a dependency: ``pip install polars``; its record digests must equal
+the job's), and the simplest Beam pipeline, a dictionary a row.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def write_log(path: pathlib.Path, rows: int) -> pathlib.Path:
 
 
 def _run_process(kind: str, log: pathlib.Path) -> dict | None:
-    """Runs one way in a process of its own; returns what :func:`main` prints, None without Polars."""
+    """Runs one way in a process of its own; returns its figures, None without Polars."""
     if (
         kind == "polars"
         and subprocess.run(
