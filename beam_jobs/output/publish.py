@@ -18,7 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_jobs.histories.earlier_run import KEPT
 from beam_jobs.options import Options
 from beam_jobs.output import manifest
-from beam_jobs.output.write import TALLY_FILE
+from beam_jobs.output.write import REJECTED_FOLDER, TALLY_FILE
 from beam_jobs.reading.inputs import InputFile
 from beam_jobs.shared.errors import InputError
 from beam_jobs.shared.storage import UNFINISHED, is_local, read_file, write_file
@@ -58,7 +58,7 @@ class Staging:
                         f"--output {self.output!r} exists and is no folder of sequences; "
                         "--overwrite does not replace it"
                     )
-        elif not self._overwrite and _remote_files(self.output):
+        elif not self._overwrite and _files(self.output):
             raise InputError(f"--output {self.output!r} exists. Give --overwrite to replace it.")
         try:
             FileSystems.mkdirs(self.folder)
@@ -104,10 +104,10 @@ class Staging:
         marker, moving = f"{self.output}/{SUCCESS}", f"{self.folder}/{_MOVING}"
         if FileSystems.exists(marker):
             FileSystems.delete([marker])
-        new = [path for path in _remote_files(self.folder) if UNFINISHED not in path]
+        new = [path for path in _files(self.folder) if UNFINISHED not in path]
         if not FileSystems.exists(moving):
             # once this mark exists, a retried worker moves the remaining files and deletes none
-            if old := _remote_files(self.output):
+            if old := _files(self.output):
                 FileSystems.delete(old)
             _write_text(moving, self._run)
         new = [path for path in new if path != moving]
@@ -116,6 +116,25 @@ class Staging:
             FileSystems.rename(new[start : start + 100], moved[start : start + 100])
         _write_text(marker, self._run)
         FileSystems.delete([moving])
+
+    def keep_rejected(self) -> str | None:
+        """Moves the rejected rows beside the output, so that they outlive a run that failed.
+
+        Returns:
+            The folder, ``<output>.rejected``, whose earlier files are replaced; None where no row
+            was rejected.
+        """
+        kept = f"{self.output}.{REJECTED_FOLDER}"
+        rejected = f"{self.folder}/{REJECTED_FOLDER}"
+        new = [path for path in _files(rejected) if UNFINISHED not in path]
+        if not new:
+            return None
+        if old := _files(kept):
+            FileSystems.delete(old)
+        if is_local(kept):
+            os.makedirs(kept, exist_ok=True)
+        FileSystems.rename(new, [kept + path[len(rejected) :] for path in new])
+        return kept
 
     def is_published(self) -> bool:
         """Returns whether this run was published already, to a remote file system."""
@@ -126,7 +145,7 @@ class Staging:
         """Removes the staging folder, where it still exists."""
         if is_local(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
-        elif left := _remote_files(self.folder):
+        elif left := _files(self.folder):
             FileSystems.delete(left)
 
 
@@ -178,7 +197,12 @@ class Finish:
         """
         options, folder = self.options, self.staging.folder
         tally, learned = results["tally"], results["learned"]
-        manifest.check(tally, options, folder)
+        try:
+            manifest.check(tally, options, folder)
+        except InputError as error:
+            if kept := self.staging.keep_rejected():
+                raise InputError(f"{error.message}\n  All rejected rows: {kept}/*.jsonl") from error
+            raise
         schema = manifest.make_schema(options, learned, tally)
         seconds = time.time() - self.started
         content = manifest.make_manifest(
@@ -233,6 +257,9 @@ def _is_sequences(folder: str) -> bool:
     return any(os.path.exists(os.path.join(folder, name)) for name in (SUCCESS, "schema.json"))
 
 
-def _remote_files(folder: str) -> list[str]:
+def _files(folder: str) -> list[str]:
+    """Returns the paths of all files below a folder, which need not exist."""
+    if is_local(folder):
+        return [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
     (match,) = FileSystems.match([f"{folder}/**"])
     return [entry.path for entry in match.metadata_list]

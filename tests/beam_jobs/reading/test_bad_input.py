@@ -1,6 +1,7 @@
 """Bad inputs and options: refused with a message, and an earlier output stays whole."""
 
 import gzip
+import json
 import os
 
 import pyarrow as pa
@@ -253,7 +254,8 @@ def test_an_output_that_exists_is_kept(prepare, log, tmp_path):
     again = prepare(log, "--overwrite", "--seed", 2, *SMALL)
     assert again.code == 0
     assert again.manifest["options"]["seed"] == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.csv", "log.csv", "sequences"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["broken.csv", "log.csv", "sequences", "sequences.rejected"]
 
 
 def test_overwrite_replaces_nothing_but_sequences(prepare, log, tmp_path):
@@ -316,4 +318,8 @@ def test_too_many_rejected_rows(prepare, tmp_path):
         f"log.csv:{rows + 2}: ",
     )
     assert tree(before.output) == kept
+    beside = before.output.with_name(f"{before.output.name}.rejected")
+    assert f"All rejected rows: {beside}/*.jsonl" in refusal.err
+    lines = [json.loads(line) for file in beside.iterdir() for line in file.open()]
+    assert [row["line"] for row in lines] == [rows + 2, rows + 3, rows + 4]
     assert prepare(path, *options, "--overwrite", "--max_rejected_fraction", "0.5").code == 0
