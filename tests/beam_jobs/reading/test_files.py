@@ -135,6 +135,7 @@ def test_compression_is_found_by_content(tmp_path, form, packed):
         (gzip.compress(gzip.compress(b"user")), "gzip, compressed with gzip"),
         (lzma.compress(b"x" * 257 + b"ustar\x00"), "a tar archive, compressed with xz"),
     ],
+    ids=["zip", "orc", "utf16", "lz4", "binary", "gzip twice", "tar in xz"],
 )
 @pytest.mark.parametrize("form", FORMATS)
 def test_anything_else_is_refused_in_one_line(tmp_path, form, content, words):
