@@ -166,9 +166,14 @@ class Trials:
                 verbose=0,
                 **{**self._options, **trial.settings},
             )
-        finally:  # frees the memory of this training's graphs
-            tf.keras.backend.clear_session()
-            gc.collect()
+        finally:
+            free_memory()
+
+
+def free_memory() -> None:
+    """Frees the memory of a training's graphs."""
+    tf.keras.backend.clear_session()
+    gc.collect()
 
 
 def _digits(auc: float | None) -> str:

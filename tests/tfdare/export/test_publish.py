@@ -176,12 +176,12 @@ def test_search_then_score_is_the_default(by_raw_id):
         score[f"behavior_{name}"] = gathered  # of place -1 whatever comes first
     length = ids["history_length"][:, None, None]
     score["behavior_position"] = np.where(index >= 0, length - index, 0).astype(np.int32)
-    score["attention_score"] = searched["attention_score"]
+    score |= {name: searched[name] for name in ("attention_score", "mean_score")}
     whole = by_raw_id.run("serving_default", ids)
     np.testing.assert_allclose(
         by_raw_id.run("score", score)["probability"], whole["probability"], atol=1e-6
     )
-    for name in searched:
+    for name in ("behavior_index", "attention_score"):
         np.testing.assert_array_equal(searched[name], whole[name])
 
 

@@ -46,8 +46,9 @@ def test_model_is_built_without_data(schema):
     assert model.built
     tables = 30 * 3 + 7 * 2 + 30 * 4 + 7 * 3 + 9 * 5 + 9 * 2
     # Three times 9 columns come in, counts of two features, two facts of scores and affinities
-    # each, and the number of behaviors; batch normalization has two moving ones more.
-    head = 4 * 34 + (34 * 6 + 6 + 6) + (6 * 4 + 4 + 4) + (4 + 1)
+    # each, the number of behaviors, and mean scores of two features; batch normalization has two
+    # moving ones more.
+    head = 4 * 36 + (36 * 6 + 6 + 6) + (6 * 4 + 4 + 4) + (4 + 1)
     auxiliary = (27 * 5 + 5 + 5) + (5 + 1)
     assert model.count_params() == tables + head + auxiliary
 
