@@ -70,7 +70,7 @@ def _measure_after(folder, lines, times, trained_to, days):
         figures[f"renewal_gain@{days}_{name}"] = gain.estimate
         print(
             f"  after {days} days, {name} items ({rows.sum():,} candidates): "
-            f"AUC {bootstrap.auc('old')}, renewed {gain:+.4f}",
+            f"AUC {bootstrap.auc('old'):.4f}, renewed {gain:+.4f}",
             file=sys.stderr,
         )
     return figures
