@@ -268,7 +268,7 @@ def build(options: Options) -> dict[str, Any]:
         f"reading {len(files)} file{'s' * (len(files) > 1)}, "
         f"{sum(file.size for file in files) / 1e6:,.1f} MB, {buckets} buckets"
         + f", times in {clock.name} by their range (--time_unit)"
-        * clock.by_range
+        * bool(clock.by_range and clock.unit)
     )
     finish = Finish(options, tuple(files), buckets, before + len(chunks), staging, started)
     beam_options = PipelineOptions(list(options.beam))
