@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfdare.comparison.table import have_several_columns, references_of
 from tfdare.files import replacing
 
 _DARE, _OTHER, _FAINT = "#c1440e", "#33567a", "#9aa7b3"
@@ -72,12 +73,7 @@ def plot_logs(summary: dict[str, Any], path: str) -> None:
     rows, logs = summary["rows"], list(summary["logs"])
     across = min(len(logs), _PANELS_ACROSS)
     down = -(-len(logs) // across)
-    references = {
-        numbers["difference"]["to"]["model"]
-        for row in rows
-        for numbers in row["logs"].values()
-        if numbers and numbers["difference"]
-    }
+    references = references_of(n for row in rows for n in row["logs"].values() if n)
     figure, grid = pyplot.subplots(
         down,
         across,
@@ -92,7 +88,7 @@ def plot_logs(summary: dict[str, Any], path: str) -> None:
         axes.set_title(log, fontsize=10)
     for axes in grid.flat[len(logs) :]:
         axes.set_visible(False)
-    several = len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
+    several = have_several_columns(rows)
     names = [f"{row['title']}  {row['columns']}" if several else row["title"] for row in rows]
     grid[0, 0].set_yticks(range(len(rows)), names)
     grid[0, 0].invert_yaxis()
@@ -131,7 +127,7 @@ def _color(row) -> str:
 
 
 def _dots(axes, rows, many) -> None:
-    references = {row["difference"]["to"]["model"] for row in rows if row["difference"]}
+    references = references_of(rows)
     for y, row in enumerate(rows):
         auc, color = row["test"]["auc"], _color(row)
         ends = []

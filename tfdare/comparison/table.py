@@ -18,7 +18,7 @@ def markdown(comparison: dict[str, Any]) -> str:
         comparison: dict. What :func:`tfdare.comparison.runner.compare` returns.
     """
     rows = comparison["rows"]
-    columns = _several_columns(rows)
+    columns = have_several_columns(rows)
     parts = [
         "# Comparison",
         _accuracy(rows, columns),
@@ -38,8 +38,8 @@ def logs_markdown(summary: dict[str, Any]) -> str:
         summary: dict. What :func:`tfdare.comparison.logs.summarize_logs` returns.
     """
     rows, logs = summary["rows"], summary["logs"]
-    columns = _several_columns(rows)
-    references = sorted(_references(n for row in rows for n in row["logs"].values() if n))
+    columns = have_several_columns(rows)
+    references = sorted(references_of(n for row in rows for n in row["logs"].values() if n))
     what = f", difference to {references[0]} [95%]" if references else ""
     heads = ["model", *(["columns"] if columns else []), "mean rank"]
     heads += [f"{name}: test AUC{what}" for name in logs]
@@ -73,11 +73,13 @@ def _on_log(numbers) -> str:
     return _with_deviation(numbers["auc"]) + (f", {difference}" if difference else "")
 
 
-def _several_columns(rows) -> bool:
+def have_several_columns(rows) -> bool:
+    """Returns whether rows of a comparison differ in the columns of their tables."""
     return len({(row["attention_dim"], row["representation_dim"]) for row in rows}) > 1
 
 
-def _references(rows) -> set[str]:
+def references_of(rows) -> set[str]:
+    """Returns the models to which rows of a comparison, or their numbers on a log, differ."""
     return {row["difference"]["to"]["model"] for row in rows if row["difference"]}
 
 
@@ -89,7 +91,7 @@ def _intervals(comparison) -> str:
 
 def _accuracy(rows, columns) -> str:
     paper = any(row["paper"] for row in rows)
-    references = _references(rows)
+    references = references_of(rows)
     heads = ["model", *(["columns"] if columns else []), "test AUC"]
     heads += [f"difference to {model} [95%]" for model in sorted(references)]
     heads += ["AUC, item seen before", "AUC, new item", "GAUC", "log loss"]

@@ -139,12 +139,12 @@ class TwoStageModel(RequestModel):
         requests = self._tensors(requests, "history_length")
         length = tf.cast(requests["history_length"], tf.int32)
         if self._searches_by_product:
-            indices, score, mean = self._search_in_blocks(requests, length)
+            results = self._search_in_blocks(requests, length)
         else:
-            history, target = self._history(requests), self._ids(requests, "target")
-            indices, score, _ = self._search_by_scores(history, target, length)
-            mean = self._mean_score(history, target, length)
-        return self._score_inputs(requests, indices, score, mean)
+            *results, _ = self._search_by_scores(
+                self._history(requests), self._ids(requests, "target"), length
+            )
+        return self._score_inputs(requests, *results)
 
     def score(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Runs the second stage: computes probabilities from the behaviors found.
@@ -160,9 +160,15 @@ class TwoStageModel(RequestModel):
         Returns:
             float32 ``[U, C]``, probabilities.
         """
-        inputs = self._tensors(inputs, "behavior_position", "attention_score")
+        names = ["behavior_position", "attention_score"]
+        if self.needs_mean_score:
+            names.append("mean_score")
+        inputs = self._tensors(inputs, *names)
         target, ids, position, scores, real = self._unpack_score_inputs(inputs)
-        return tf.sigmoid(self._score_logits(inputs, target, ids, position, scores, real, training))
+        mean = inputs.get("mean_score")
+        return tf.sigmoid(
+            self._score_logits(inputs, target, ids, position, scores, real, mean, training)
+        )
 
     def represent(self, requests):
         inputs = self.search(requests)
@@ -187,12 +193,10 @@ class TwoStageModel(RequestModel):
 
     def _forward(self, requests, history, ids, length, training):
         if self.auxiliary_head is None:
-            indices, score, _ = self._search_by_scores(history, ids, length)
-            mean = self._mean_score(history, ids, length)
-            inputs = self._score_inputs(requests, indices, score, mean)
+            *results, _ = self._search_by_scores(history, ids, length)
+            inputs = self._score_inputs(requests, *results)
             return Outputs(self.score(inputs, training=training), None)
-        indices, kept, scores = self._search_by_scores(history, ids, length, in_parts=True)
-        mean = self._mean_score(history, ids, length)
+        indices, kept, mean, scores = self._search_by_scores(history, ids, length, in_parts=True)
         position, target = positions_of(history), self._target(requests)
         real, top_k = indices >= 0, self.search_layer.top_k
         behaviors = {
@@ -222,9 +226,8 @@ class TwoStageModel(RequestModel):
             )
             logits = self._logits(self.head, pooled, requests, facts, training)
         else:
-            inputs = requests if mean is None else {**requests, "mean_score": mean}
             logits = self._score_logits(
-                inputs, target, behaviors, behaviors["position"], kept, real, training
+                requests, target, behaviors, behaviors["position"], kept, real, mean, training
             )
         pooled = self.auxiliary_pooling.combine(target, sums[len(weights) :])
         real_targets = self._real_targets(requests)
@@ -282,7 +285,7 @@ class TwoStageModel(RequestModel):
         return *self.search_layer.find(query, key, blocks, length), mean
 
     def _search_by_scores(self, history, target, length, in_parts=False):
-        """Returns indices and scores of the behaviors found, and the scores of all behaviors."""
+        """Returns indices, scores and the mean score, and the scores of all behaviors."""
         scores = self._attend(history, target, length, in_parts)
         query, key, ids = None, None, {name: history[name] for name in self.schema.names}
         if self.search_layer.needs_embeddings:
@@ -291,7 +294,7 @@ class TwoStageModel(RequestModel):
         indices, score = self.search_layer(
             scores, length, query=query, key=key, target=target, history=ids
         )
-        return indices, score, scores
+        return indices, score, self._mean_score(history, target, length), scores
 
     def _score_inputs(self, requests, indices, score, mean):
         """Returns the inputs of :meth:`score` for the indices that search found."""
@@ -315,7 +318,7 @@ class TwoStageModel(RequestModel):
         scores = tf.cast(inputs["attention_score"], target.dtype)
         return target, self._behaviors(inputs, "behavior"), position, scores, position > 0
 
-    def _score_logits(self, tensors, target, ids, position, scores, real, training):
+    def _score_logits(self, tensors, target, ids, position, scores, real, mean, training):
         """Returns logits from the ids, positions and scores of the behaviors found."""
         top_k = self.search_layer.top_k
         behaviors = self.embedding.representation(ids, position)
@@ -323,10 +326,6 @@ class TwoStageModel(RequestModel):
         target_ids, affinity = self._ids(tensors, "target"), None
         if self._needs_affinity:
             affinity = tf.linalg.matvec(behaviors, scale_target(target))
-        mean = None
-        if self.needs_mean_score:
-            self._check(tensors, ["mean_score"])
-            mean = tensors["mean_score"]
         facts = self._evidence_facts(
             target_ids, ids, scores, real, top_k, affinity=affinity, mean_score=mean
         )
