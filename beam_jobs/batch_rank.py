@@ -15,6 +15,7 @@ from beam_jobs.shared.beam import quiet
 
 with quiet():  # Beam warns of Google libraries that a local run does not need
     import apache_beam as beam
+    from apache_beam.io.filesystems import FileSystems
     from apache_beam.ml.inference.base import ModelHandler, RunInference
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
@@ -29,7 +30,7 @@ from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file, write_file
 from beam_jobs.shared.tallies import TALLY, AddTallies, tagged
-from tfdare.schema import Schema
+from tfdare.schema import STRING, Schema
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 from tfdare.sequences.raw_ids import RawIds
 from tfdare.sequences.record import context_dtypes, decode, read_records
@@ -145,7 +146,7 @@ class SavedModelHandler(ModelHandler[RankRequest, Answer, Any]):
         return "tfdare"
 
 
-_NUMPY = {1: "float32", 3: "int32", 9: "int64"}
+_NUMPY = {1: "float32", 3: "int32", 7: "S1", 9: "int64"}
 """NumPy dtypes of the types that signatures take, by their number in ``types.proto``."""
 
 
@@ -284,7 +285,7 @@ def _build(pipeline, options, sequences: Sequences | None, folder: str) -> None:
             .with_output_types(Any)
         )
     ranked = read["requests"] | RankRequests(options.model, options.batch_size, options.behaviors)
-    _write(ranked[RANKED], options, f"{folder}/{RANKED}/part")
+    _write(ranked[RANKED], options, f"{folder}/{RANKED}/part", _has_text_items(options))
     failed = (read[FAILED], ranked[FAILED]) | "AllFailed" >> beam.Flatten()
     (
         failed
@@ -302,12 +303,23 @@ def _build(pipeline, options, sequences: Sequences | None, folder: str) -> None:
     )
 
 
-def _write(rows, options, path: str) -> None:
+def _has_text_items(options) -> bool:
+    """Returns whether the items of the model are text."""
+    path = f"{options.model.rstrip('/')}/assets.extra/schema.json"
+    if options.row_ids or not FileSystems.exists(path):
+        return False
+    return Schema.from_json(read_file(path).decode()).item.dtype == STRING
+
+
+def _write(rows, options, path: str, text_items: bool) -> None:
     if options.format == "jsonl":
         rows | "RowsAsText" >> beam.Map(json.dumps) | beam.io.WriteToText(path, ".jsonl")
         return
     names = [name for name in _COLUMNS.names if options.behaviors or name not in _BEHAVIORS]
     schema = pa.schema([_COLUMNS.field(name) for name in names])
+    if text_items:
+        index = schema.get_field_index("items")
+        schema = schema.set(index, pa.field("items", pa.list_(pa.string())))
     rows | beam.io.WriteToParquet(path, schema, file_name_suffix=".parquet")
 
 

@@ -23,7 +23,7 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
 from beam_jobs.cooccurrence.count import PairCounter
 from beam_jobs.cooccurrence.given import check_given
 from beam_jobs.cooccurrence.learn import LearnVectors
-from beam_jobs.histories.earlier_run import Earlier, open_earlier
+from beam_jobs.histories.earlier_run import EVENTS_FOLDER, TEXTS_FILE, Earlier, open_earlier
 from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.histories.sort import HISTORIES, SortHistories
 from beam_jobs.options import Options, parse
@@ -34,8 +34,10 @@ from beam_jobs.output.write import TALLY_FILE, WriteRejected, WriteSequences, Wr
 from beam_jobs.reading import inputs
 from beam_jobs.reading.bigquery import BIGQUERY, ReadTable, as_files
 from beam_jobs.reading.clocks import AUTO, UNITS, Clock, clock_of
-from beam_jobs.reading.events import EVENTS, LINES, REJECTED, ReadEvents
-from beam_jobs.reading.first_rows import check_first_rows, read_first_rows
+from beam_jobs.reading.events import EVENTS, LINES, REJECTED, TEXTS, ReadEvents
+from beam_jobs.reading.first_rows import check_first_rows, find_text_ids, read_first_rows
+from beam_jobs.reading.formats import with_text_ids
+from beam_jobs.reading.text_ids import WriteTexts
 from beam_jobs.requests.build import CELLS, FACTS, RECORDS, BuildRequests
 from beam_jobs.shared.errors import InputError, exit_code
 from beam_jobs.shared.progress import Progress
@@ -81,6 +83,7 @@ class BuildSequences(beam.PTransform):
         chunks, impressions = sources if isinstance(sources, tuple) else (sources, None)
         options, folder, buckets = self._options, self._folder, self._buckets
         form = options.form
+        text_ids = options.text_ids
         since = self._earlier if options.since else None
         before = since.chunks if since else 0
         if form.kind == BIGQUERY:
@@ -88,6 +91,27 @@ class BuildSequences(beam.PTransform):
             read = chunks.pipeline | ReadTable(table, form, buckets, before)
         else:
             read = chunks | ReadEvents(form, buckets, options.chunk_bytes, before)
+        every = [read]
+        if impressions is not None:
+            every.append(
+                impressions
+                | "ReadImpressions"
+                >> ReadEvents(
+                    options.impressions_form, buckets, options.chunk_bytes, tally_prefix=IMPRESSIONS
+                )
+            )
+        texts = None
+        if text_ids:
+            path = (
+                f"{folder}/{EVENTS_FOLDER}/{TEXTS_FILE}"
+                if options.keep_events
+                else (f"{folder}/{TEXTS_FILE}")
+            )
+            texts = (
+                [part[TEXTS] for part in every]
+                | "AllTexts" >> beam.Flatten()
+                | WriteTexts(path, since.texts_file if since else None)
+            )
         sort = read[EVENTS] | SortHistories(
             form,
             buckets,
@@ -96,21 +120,18 @@ class BuildSequences(beam.PTransform):
             options.duplicates == "drop",
             since,
             folder if options.keep_events else None,
+            texts,
         )
         histories = sort[HISTORIES]
-        rejected, lines = [read[REJECTED], sort[REJECTED]], [read[LINES]]
-        tallies = [read[TALLY], sort[TALLY]]
+        rejected = [*(part[REJECTED] for part in every), sort[REJECTED]]
+        tallies = [*(part[TALLY] for part in every), sort[TALLY]]
+        lines = [part[LINES] for part in every]
         if impressions is not None:
-            read = impressions | "ReadImpressions" >> ReadEvents(
-                options.impressions_form, buckets, options.chunk_bytes, tally_prefix=IMPRESSIONS
-            )
-            join = (histories, read[EVENTS]) | JoinImpressions(
+            join = (histories, every[1][EVENTS]) | JoinImpressions(
                 options.impressions_form, form, options.max_events
             )
             histories = join[JOINED]
-            rejected.append(read[REJECTED])
-            lines.append(read[LINES])
-            tallies += [read[TALLY], join[TALLY]]
+            tallies.append(join[TALLY])
         rejected_counts = (
             rejected
             | "AllRejected" >> beam.Flatten()
@@ -128,6 +149,8 @@ class BuildSequences(beam.PTransform):
             features=form.features,
             hashed=options.hash_buckets,
             merge_ram=options.merge_ram,
+            text_ids=text_ids,
+            texts=texts,
         )
         counter = None
         if options.vectors.features:
@@ -169,9 +192,11 @@ def open_base(options: Options) -> Earlier | None:
     """
     names = (*options.form.features, *options.context_form.context)
     if options.since:
-        moving = ("validation_from", "test_from")  # from day to day
+        # the dates move from day to day, text ids are taken over
+        moving = ("validation_from", "test_from", "text_ids")
         split = {name: value for name, value in options.split.items() if name not in moving}
         settings = {**options.optional_settings, **options.form.settings, **split}
+        settings.pop("text_ids")
         return open_earlier(options.since, "since", settings, names, events=True)
     if options.vocabulary_from:
         features = ("multi_hot", "context", "numeric", "hash_buckets")
@@ -180,6 +205,41 @@ def open_base(options: Options) -> Earlier | None:
             options.vocabulary_from, "vocabulary_from", settings, names, events=False
         )
     return None
+
+
+def set_text_ids(
+    options: Options,
+    chunks: Sequence[inputs.Chunk],
+    impressions: Sequence[inputs.Chunk] = (),
+    earlier: Earlier | None = None,
+) -> Options:
+    """Sets which ids are text: those of ``--text_ids``, of the earlier run, or by the first rows.
+
+    Raises:
+        InputError: ``--text_ids`` names others than the earlier run has.
+    """
+    form, shown, most = options.form, options.impressions_form, options.max_rejected_fraction
+    if earlier:
+        text_ids = earlier.text_ids
+        if options.text_ids and options.text_ids != text_ids:
+            raise InputError(
+                f"--text_ids is {' '.join(sorted(options.text_ids))}, but the ids that are text in "
+                f"{earlier.folder!r} are: {', '.join(sorted(text_ids)) or 'none'}"
+            )
+    else:
+        text_ids = options.text_ids
+        if form.kind != BIGQUERY:
+            text_ids |= find_text_ids(chunks, form, most)
+        if shown:
+            others = frozenset(shown.ids) - frozenset(form.ids)
+            text_ids |= find_text_ids(impressions, shown, most) & others
+    hashed = options.hash_buckets
+    return dataclasses.replace(
+        options,
+        form=with_text_ids(form, text_ids, hashed),
+        impressions_form=shown and with_text_ids(shown, text_ids, hashed),
+        vectors=dataclasses.replace(options.vectors, text_ids=text_ids),
+    )
 
 
 def set_clock(
@@ -254,6 +314,7 @@ def build(options: Options) -> dict[str, Any]:
         more = inputs.find_files(options.impressions, options.impressions_form, "impressions")
         impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
         files = [*files, *more]
+    options = set_text_ids(options, chunks, impressions, earlier)
     options = set_clock(options, chunks, impressions, earlier)
     buckets = options.buckets or (
         _TABLE_BUCKETS
@@ -269,6 +330,7 @@ def build(options: Options) -> dict[str, Any]:
         f"{sum(file.size for file in files) / 1e6:,.1f} MB, {buckets} buckets"
         + f", times in {clock.name} by their range (--time_unit)"
         * bool(clock.by_range and clock.unit)
+        + f", text ids: {', '.join(sorted(options.text_ids))}" * bool(options.text_ids)
     )
     finish = Finish(options, tuple(files), buckets, before + len(chunks), staging, started)
     beam_options = PipelineOptions(list(options.beam))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import math
 import sys
@@ -26,6 +28,7 @@ from beam_jobs.shared.storage import write_file
 from tfdare.schema import FIRST_ID
 from tfdare.sequences import SPLITS, Sequences, open_sequences
 from tfdare.sequences.mutual_information import InterestCounts, InterestTable, top_categories
+from tfdare.sequences.raw_ids import readable
 from tfdare.sequences.record import UserRecord, decode, read_records
 
 _EXAMPLE = (
@@ -160,7 +163,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         count = CountInterests(sequences.schema.names, name, categories, edges)
         counts = run_pipeline(files, count, path, beam_args, progress)
         table = counts.table(args.smoothing, args.min_count)
-        ids = raw[categories - FIRST_ID]
+        ids = readable(raw[categories - FIRST_ID])
         content = {
             "schema_digest": sequences.schema.digest,
             "split": args.split,
@@ -180,7 +183,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def to_csv(table: InterestTable, ids: np.ndarray) -> str:
     """Formats a table as CSV, a line for every cell that occurs, with raw ids from ``ids``."""
     buckets, size = table.edges.size - 1, table.categories.size
-    lines = ["target,behavior,first_position,last_position,observations,information,lift"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = "target,behavior,first_position,last_position,observations,information,lift"
+    writer.writerow(head.split(","))
     for cell, support, information, lift in zip(
         table.cells.tolist(),
         table.cell_support.tolist(),
@@ -190,10 +196,8 @@ def to_csv(table: InterestTable, ids: np.ndarray) -> str:
         pair, bucket = divmod(cell, buckets)
         target, behavior = divmod(pair, size)
         first, after = table.edges[bucket], table.edges[bucket + 1]
-        lines.append(
-            f"{ids[target]},{ids[behavior]},{first},{after - 1},{support},{information!r},{lift!r}"
-        )
-    return "\n".join(lines) + "\n"
+        writer.writerow([ids[target], ids[behavior], first, after - 1, support, information, lift])
+    return text.getvalue()
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from beam_jobs.reading.formats import (
     pairs,
     parse_delimiter,
     with_context,
+    with_text_ids,
 )
 from beam_jobs.reading.inputs import CHUNK_BYTES
 from beam_jobs.requests.negatives import CATALOG, CATEGORY, ORIGINS, SESSION, Sampling
@@ -138,6 +139,11 @@ class Options:
         return self.impressions_form or self.form
 
     @property
+    def text_ids(self) -> frozenset[str]:
+        """Features and categorical context whose ids are text."""
+        return self.form.text_ids | self.context_form.text_ids
+
+    @property
     def optional_settings(self) -> dict[str, Any]:
         """Options that decide what the sequences hold, None where they are at their default."""
         sampling = self.sampling
@@ -152,6 +158,7 @@ class Options:
             "time_gap": self.time_gap.unit if self.time_gap else None,
             "max_size": dict(self.max_size) or None,
             "hash_buckets": dict(self.hash_buckets) or None,
+            "text_ids": sorted(self.text_ids) or None,
             "negative_alpha": sampling.alpha if sampling.alpha != 1 else None,
             "max_events": self.max_events if self.max_events != MAX_EVENTS else None,
         }
@@ -212,8 +219,17 @@ def make_parser(prog: str) -> JobParser:
         default=[],
         metavar="FEATURE=VALUES",
         help="features (named in "
-        "--columns) of several integers per row, separated by | or as a list; the first VALUES "
+        "--columns) of several ids per row, separated by | or as a list; the first VALUES "
         "are kept",
+    )
+    add(
+        "--text_ids",
+        nargs="+",
+        default=[],
+        metavar="FEATURE",
+        help="features, and context, whose ids are text (SKU-0025/b, a UUID, an unsigned 64-bit "
+        "hash); those that are no integers in more than --max_rejected_fraction of the first rows "
+        "are text by themselves",
     )
     add(
         "--context",
@@ -222,7 +238,7 @@ def make_parser(prog: str) -> JobParser:
         metavar="NAME=SOURCE",
         help=f"categorical features of "
         f"the request: {HOUR} or {DAY} (0 Monday) of its time, UTC, or "
-        "an integer column of the target's row",
+        "a column of ids of the target's row",
     )
     add(
         "--numeric",
@@ -437,6 +453,12 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
     _check_together(args)
     form, impressions_form = _formats(args, protocol)
     features = (*form.features, *(impressions_form or form).context)
+    if unknown := sorted(set(args.text_ids) - set(features)):
+        raise InputError(
+            f"--text_ids: {', '.join(unknown)} not among the features {', '.join(features)}"
+        )
+    form = with_text_ids(form, args.text_ids)
+    impressions_form = impressions_form and with_text_ids(impressions_form, args.text_ids)
     for name in ("max_size", "hash_buckets"):
         setattr(args, name, _sizes(name, getattr(args, name), features))
     if both := sorted(args.max_size.keys() & args.hash_buckets.keys()):

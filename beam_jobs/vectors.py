@@ -36,7 +36,7 @@ from beam_jobs.shared.progress import Progress, labeled
 from beam_jobs.shared.storage import write_file
 from beam_jobs.vocabulary.catalog import Catalog
 from beam_jobs.vocabulary.learn import count_items, make_catalog, merge_counts
-from tfdare.schema import Schema
+from tfdare.schema import STRING, Schema
 from tfdare.sequences import Sequences, open_sequences
 from tfdare.sequences.record import UserRecord, decode, read_records
 from tfdare.sequences.vectors import VECTORS_FILE
@@ -201,7 +201,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if not vectors:
         raise InputError("--vectors none leaves nothing to write")
     coarse_clock = bool(schema.split.get("coarse_clock"))
-    options = VectorOptions(vectors, coarse_clock, args.gap, hash_buckets(schema))
+    text_ids = frozenset(part.name for part in schema.features if part.dtype == STRING)
+    options = VectorOptions(vectors, coarse_clock, args.gap, hash_buckets(schema), text_ids)
     for name, path in options.given.items():
         check_given(path, name)
     kept = sequences.manifest.get(KEPT)

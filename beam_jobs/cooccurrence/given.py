@@ -8,7 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_jobs.reading.typed import plain_column
+from beam_jobs.reading.values import as_bytes
 from beam_jobs.shared.errors import InputError
+from beam_jobs.shared.hashing import text_codes
 from beam_jobs.shared.storage import open_file
 from beam_jobs.shared.vocabulary_file import Vocabulary
 from beam_jobs.vocabulary.catalog import Hashed
@@ -28,16 +31,20 @@ def check_given(path: str, name: str) -> None:
         _id_column(path, name, file.schema_arrow)
 
 
-def read_given(path: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+def read_given(
+    path: str, name: str, text_ids: bool = False, hashed: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads ids and vectors.
 
     Args:
         path: str. A Parquet file with a column of ids, named like the feature or ``id``, and a
             column ``vector`` of lists of numbers.
         name: str. The feature.
+        text_ids: bool. Whether its ids are text.
+        hashed: bool. Whether they are hashed to rows.
 
     Returns:
-        int64 ``[N]`` raw ids and float32 ``[N, D]`` vectors.
+        int64 ``[N]`` raw ids (of text their codes) and float32 ``[N, D]`` vectors.
 
     Raises:
         InputError: an id is missing or comes twice, or a vector has another length than the first,
@@ -50,11 +57,19 @@ def read_given(path: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path!r} has no rows")
     ids = table[column].combine_chunks()
     _check_row(path, ids.is_null().to_numpy(zero_copy_only=False), f"{column} is empty", ids)
-    raw = ids.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return raw, _vectors(path, table[VECTOR].combine_chunks(), raw, column)
+    if text_ids:
+        raw = text_codes(as_bytes(plain_column(ids)), hashed)
+    elif pa.types.is_integer(ids.type):
+        raw = ids.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    else:
+        raise InputError(
+            f"Vectors {path!r}: column {column!r} must be of integers, as the ids of the log are. "
+            f"Received: {ids.type}"
+        )
+    return raw, _vectors(path, table[VECTOR].combine_chunks(), ids, raw, column)
 
 
-def _vectors(path: str, lists: pa.Array, raw: np.ndarray, column: str) -> np.ndarray:
+def _vectors(path: str, lists: pa.Array, ids: pa.Array, raw: np.ndarray, column: str) -> np.ndarray:
     _check_row(path, lists.is_null().to_numpy(zero_copy_only=False), "vector is empty", lists)
     if pa.types.is_fixed_size_list(lists.type):
         lists = lists.cast(pa.list_(lists.type.value_type))
@@ -70,7 +85,7 @@ def _vectors(path: str, lists: pa.Array, raw: np.ndarray, column: str) -> np.nda
     order = np.argsort(raw, kind="stable")
     repeated = np.zeros(len(raw), bool)
     repeated[order[1:][raw[order][1:] == raw[order][:-1]]] = True
-    _check_row(path, repeated, f"{column} comes twice", pa.array(raw))
+    _check_row(path, repeated, f"{column} comes twice", ids)
     return numbers.astype(np.float32)
 
 
@@ -113,10 +128,10 @@ def _id_column(path: str, name: str, schema: pa.Schema) -> str:
             f"Vectors {path!r} must have columns {name!r} or {_ID!r}, and {VECTOR!r}. "
             f"Received: {', '.join(schema.names)}"
         )
-    if not pa.types.is_integer(schema.field(column).type):
+    kind = plain_column(pa.nulls(0, schema.field(column).type)).type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind)):
         raise InputError(
-            f"Vectors {path!r}: column {column!r} must be of integers. "
-            f"Received: {schema.field(column).type}"
+            f"Vectors {path!r}: column {column!r} must be of integers or text. Received: {kind}"
         )
     kind = schema.field(VECTOR).type
     lists = (

@@ -108,13 +108,14 @@ class _WriteGiven(_WriteVectors):
     def process(self, element, facts: RowFacts) -> Iterator[tuple[str, dict[str, Any]]]:
         name, path = element
         buckets = self._options.hashed.get(name)
+        text_ids = name in self._options.text_ids
         ids: Hashed | Vocabulary
         if buckets is None:
             file = f"{self._vocabularies}/{VOCABULARY_FOLDER}/{name}.tsv"
-            ids = Vocabulary.load(read_file(file))
+            ids = Vocabulary.load(read_file(file), text_ids)
         else:
             ids = Hashed(buckets)
-        vectors, known = vectors_of_rows(*read_given(path, name), ids)
+        vectors, known = vectors_of_rows(*read_given(path, name, text_ids, bool(buckets)), ids)
         yield (
             name,
             self._write(name, scale_to_length_1(vectors), facts, GIVEN, {"ids": known}),

@@ -26,12 +26,14 @@ class VectorOptions:
         coarse_clock: bool. Whether the order of the log decides among events of the same time.
         gap: int or None. A longer pause starts a new session.
         hashed: mapping of hashed feature to its number of buckets.
+        text_ids: frozenset. Features whose ids are text.
     """
 
     features: Mapping[str, int | str]
     coarse_clock: bool = False
     gap: int | None = None
     hashed: Mapping[str, int] = field(default_factory=dict)
+    text_ids: frozenset[str] = frozenset()
 
     def __post_init__(self):
         if self.gap is not None and not self.counted:

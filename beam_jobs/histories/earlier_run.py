@@ -19,10 +19,10 @@ from beam_jobs.histories.histories import Histories
 from beam_jobs.reading.rows import Events
 from beam_jobs.shared.errors import InputError
 from beam_jobs.shared.storage import open_file, read_file, to_arrow, to_numpy, write_file
-from beam_jobs.shared.vocabulary_file import Vocabulary
+from beam_jobs.shared.vocabulary_file import Vocabulary, texts_of
 from tfdare.sequences import SUCCESS
 
-EVENTS_FOLDER = "events"
+EVENTS_FOLDER, TEXTS_FILE = "events", "texts.arrow"
 KEPT = "events_kept"
 """Key of the manifest for the number of buckets, of chunks, and of kept events."""
 
@@ -51,7 +51,24 @@ class Earlier:
 
     def vocabulary(self, name: str) -> Vocabulary:
         """Reads the vocabulary of a feature, or of a categorical context feature."""
-        return Vocabulary.load(read_file(f"{self.folder}/vocabulary/{name}.tsv"))
+        return Vocabulary.load(self._vocabulary_file(name), name in self.text_ids)
+
+    @property
+    def text_ids(self) -> frozenset[str]:
+        """Features, and context features, whose ids are text."""
+        return frozenset(self.manifest["options"].get("text_ids") or ())
+
+    def texts(self, name: str) -> pa.Array:
+        """Reads the text ids in the vocabulary of a feature."""
+        return texts_of(self._vocabulary_file(name))
+
+    @property
+    def texts_file(self) -> str:
+        """The file with the texts of all text ids of the kept events."""
+        return f"{self.folder}/{EVENTS_FOLDER}/{TEXTS_FILE}"
+
+    def _vocabulary_file(self, name: str) -> bytes:
+        return read_file(f"{self.folder}/vocabulary/{name}.tsv")
 
     def events(self, bucket: int) -> Events:
         """Reads all events of a bucket; the line of an event is its order in the log."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -15,6 +15,7 @@ from beam_jobs.histories.newest_events import Gathered, NewestEvents, keep_newes
 from beam_jobs.reading.events import REJECTED, RejectedRows, unpack_order
 from beam_jobs.reading.formats import Format
 from beam_jobs.reading.rows import Events, Rejected
+from beam_jobs.reading.text_ids import read_texts
 from beam_jobs.shared.tallies import TALLY, tagged
 from beam_jobs.shared.vocabulary_file import MISSING
 
@@ -34,13 +35,13 @@ class _SortBucket(beam.DoFn):
         keep: str | None,
     ):
         self._names = (*form.features, "time", *form.values[len(form.features) :])
-        self._multi_hot = form.multi_hot
+        self._multi_hot, self._text_ids = form.multi_hot, form.text_ids - form.hashed_text
         self._buckets = buckets
         self._min_events, self._max_events = min_events, max_events
         self._drop = drop_duplicates
         self._earlier, self._keep = earlier, keep
 
-    def process(self, element) -> Iterator[Any]:
+    def process(self, element, texts: str | None = None) -> Iterator[Any]:
         bucket, gathered = element
         tally = {}
         if self._earlier is not None:
@@ -51,7 +52,7 @@ class _SortBucket(beam.DoFn):
         if self._drop:
             repeated = find_duplicates(histories)
             if len(repeated):
-                yield from self._reject(histories, repeated)
+                yield from self._reject(histories, repeated, texts)
                 tally[f"rows_rejected/{DUPLICATE}"] = len(repeated)
                 keep = np.ones(len(histories.columns["order"]), bool)
                 keep[repeated] = False
@@ -82,12 +83,18 @@ class _SortBucket(beam.DoFn):
         )
         return Gathered(parts, cut=gathered.cut + cut), rows
 
-    def _reject(self, histories: Histories, repeated: np.ndarray) -> Iterator[Any]:
+    def _reject(
+        self, histories: Histories, repeated: np.ndarray, texts: str | None
+    ) -> Iterator[Any]:
         # Events of the earlier run come first in the log, so this run read the repeated rows.
         chunk, line = unpack_order(histories.columns["order"][repeated])
         chunk = chunk - (self._earlier.chunks if self._earlier is not None else 0)
         user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
-        values = [_as_text(histories.columns[name][repeated]) for name in self._names]
+        decode = read_texts(texts).decode if texts else None
+        values = [
+            _as_text(histories.columns[name][repeated], decode if name in self._text_ids else None)
+            for name in self._names
+        ]
         rows = np.array(
             [
                 Rejected(number, DUPLICATE, ",".join((histories.users[owner], *row)))
@@ -100,8 +107,14 @@ class _SortBucket(beam.DoFn):
             yield beam.pvalue.TaggedOutput(REJECTED, rejected)
 
 
-def _as_text(column: np.ndarray) -> list[str]:
+def _as_text(
+    column: np.ndarray, decode: Callable[[np.ndarray], list[Any]] | None = None
+) -> list[str]:
     """Formats values as in a row of text."""
+    if decode and column.ndim > 1:
+        return ["|".join(filter(None, row)) for row in decode(column)]
+    if decode:
+        return decode(column)
     if column.ndim > 1:
         return ["|".join(str(part) for part in row if part != MISSING) for row in column.tolist()]
     empty = (column == MISSING) | np.isnan(column)
@@ -113,6 +126,7 @@ class SortHistories(beam.PTransform):
 
     Every bucket gives exactly one element, even one without users. The events of an
     ``earlier`` run come before those of this run; all of them are saved in the folder ``keep``.
+    ``texts`` is a PCollection of the path that :class:`WriteTexts` wrote, None without text ids.
     """
 
     def __init__(
@@ -124,8 +138,10 @@ class SortHistories(beam.PTransform):
         drop_duplicates: bool,
         earlier: Earlier | None = None,
         keep: str | None = None,
+        texts: beam.PCollection | None = None,
     ):
         super().__init__()
+        self._texts = [] if texts is None else [beam.pvalue.AsSingleton(texts)]
         self._buckets, self._newest = buckets, NewestEvents(max_events, repeats=not drop_duplicates)
         self._sort = _SortBucket(
             form, buckets, min_events, max_events, drop_duplicates, earlier, keep
@@ -147,7 +163,7 @@ class SortHistories(beam.PTransform):
             | beam.Flatten()
             | "GatherByBucket" >> beam.CombinePerKey(self._newest)
             | "SortBucket"
-            >> beam.ParDo(self._sort)
+            >> beam.ParDo(self._sort, *self._texts)
             .with_outputs(REJECTED, TALLY, main=HISTORIES)
             .with_output_types(Any)
         )

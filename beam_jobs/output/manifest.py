@@ -24,7 +24,14 @@ from beam_jobs.shared.progress import labeled
 from beam_jobs.shared.storage import open_file
 from beam_jobs.shared.tallies import DAMAGED
 from beam_jobs.vocabulary.learn import VOCABULARY_FOLDER
-from tfdare.schema import CategoricalContext, Feature, NumericContext, Schema
+from tfdare.schema import (
+    INT64,
+    STRING,
+    CategoricalContext,
+    Feature,
+    NumericContext,
+    Schema,
+)
 from tfdare.sequences import SPLITS
 
 _REASON = "rows_rejected/"
@@ -178,9 +185,12 @@ def make_schema(options: Options, learned: Mapping[str, Any], tally: Mapping[str
 
     def vocabulary(name: str) -> dict[str, Any]:
         part = learned["vocabularies"][name]
+        dtype = STRING if name in learned["text_ids"] else INT64
         if "hash_buckets" in part:
-            return {"vocabulary_size": part["size"], "hash_buckets": part["hash_buckets"]}
+            buckets = part["hash_buckets"]
+            return {"vocabulary_size": part["size"], "hash_buckets": buckets, "dtype": dtype}
         return {
+            "dtype": dtype,
             "vocabulary_size": part["size"],
             "vocabulary": f"{VOCABULARY_FOLDER}/{name}.tsv",
             "digest": part["sha256"],
@@ -317,7 +327,8 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
         lines.append(("number", text))
     lines += describe(manifest.get("vectors", {}))
     for name, count in counts.get("values_cut", {}).items():
-        lines.append(("cut", f"{count:,} values of {name} beyond those kept per row"))
+        if count:
+            lines.append(("cut", f"{count:,} values of {name} beyond those kept per row"))
     speed = rows["read"] / max(manifest["seconds"], 0.1)
     lines.append(("time", f"{manifest['seconds']:,} s, {speed:,.0f} rows a second"))
     lines.append(("sequences", output))

@@ -15,7 +15,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs.histories.earlier_run import KEPT
+from beam_jobs.histories.earlier_run import KEPT, TEXTS_FILE
 from beam_jobs.options import Options
 from beam_jobs.output import manifest
 from beam_jobs.output.write import REJECTED_FOLDER, TALLY_FILE
@@ -217,7 +217,7 @@ class Finish:
         write_file(f"{folder}/schema.json", schema.to_json().encode())
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_file(f"{folder}/manifest.json", text.encode("utf-8", "backslashreplace"))
-        self.staging.publish([TALLY_FILE, CATALOG_FILE])
+        self.staging.publish([TALLY_FILE, CATALOG_FILE, TEXTS_FILE])
         return content
 
 

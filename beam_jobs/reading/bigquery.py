@@ -14,7 +14,16 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.reading.events import EVENTS, LINES, REJECTED, RejectedRows, by_bucket, pack_order
+from beam_jobs.reading.events import (
+    EVENTS,
+    LINES,
+    REJECTED,
+    TEXTS,
+    RejectedRows,
+    by_bucket,
+    distinct_texts,
+    pack_order,
+)
 from beam_jobs.reading.formats import Format
 from beam_jobs.reading.inputs import Chunk, InputFile
 from beam_jobs.reading.records import as_text, record_names
@@ -70,6 +79,7 @@ class _ReadRows(beam.DoFn):
             yield beam.pvalue.TaggedOutput(REJECTED, RejectedRows(0, rows))
         yield from by_bucket(events, pack_order(self._before, events.line), self._buckets)
         yield tagged(tally)
+        yield from distinct_texts(events.texts)
 
 
 class RowsToEvents(beam.PTransform):
@@ -85,7 +95,7 @@ class RowsToEvents(beam.PTransform):
             | "Batch" >> beam.BatchElements(min_batch_size=1000, max_batch_size=_ROWS)
             | "ReadRows"
             >> beam.ParDo(self._read)
-            .with_outputs(REJECTED, LINES, TALLY, main=EVENTS)
+            .with_outputs(REJECTED, LINES, TEXTS, TALLY, main=EVENTS)
             .with_output_types(Any)
         )
 

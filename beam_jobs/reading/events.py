@@ -17,7 +17,7 @@ from beam_jobs.shared.errors import InputError
 from beam_jobs.shared.hashing import hash_strings
 from beam_jobs.shared.tallies import DAMAGED, TALLY, tagged
 
-EVENTS, REJECTED, LINES = "events", "rejected", "lines"
+EVENTS, REJECTED, LINES, TEXTS = "events", "rejected", "lines", "texts"
 _LINE_BITS = 32
 
 
@@ -57,10 +57,11 @@ class _ReadChunk(beam.DoFn):
             yield tagged({f"{DAMAGED}{error.message}": 1})
 
     def _read(self, chunk: Chunk) -> Iterator[Any]:
-        lines = 0
+        lines, texts = 0, []
         for block in blocks(chunk, self._form, self._chunk_bytes):
             lines += block.lines
             events, odd, tally = to_events(block.columns, block.line, block.text_of, self._form)
+            texts += events.texts
             rejected = [row for row in block.rejected if row.row.strip()] + odd
             tally["rows_read"] += len(rejected) - len(odd)
             for row in rejected:
@@ -74,6 +75,14 @@ class _ReadChunk(beam.DoFn):
             yield from by_bucket(events, order, self._buckets)
             yield tagged({f"{self._tally_prefix}{name}": count for name, count in tally.items()})
         yield beam.pvalue.TaggedOutput(LINES, (chunk.number, lines))
+        yield from distinct_texts(texts)
+
+
+def distinct_texts(texts: list[pa.Array]) -> Iterator[Any]:
+    """Yields the distinct texts of text ids, where there are any, as the output TEXTS."""
+    if texts:
+        distinct = pa.chunked_array(texts, pa.binary()).unique()
+        yield beam.pvalue.TaggedOutput(TEXTS, distinct)
 
 
 def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple[int, Events]]:
@@ -93,7 +102,8 @@ def by_bucket(events: Events, order: np.ndarray, buckets: int) -> Iterator[tuple
 
 
 class ReadEvents(beam.PTransform):
-    """Chunks -> ``events`` (bucket, Events), ``rejected``, number of ``lines`` by chunk, ``tally``.
+    """Chunks -> ``events`` (bucket, Events), ``rejected``, number of ``lines`` by chunk, ``tally``,
+    and the distinct ``texts`` of text ids.
 
     The line of an event is its order in the whole log (:func:`pack_order`), after the ``before``
     chunks that earlier runs read. Names of the tally start with ``tally_prefix``.
@@ -111,6 +121,6 @@ class ReadEvents(beam.PTransform):
             | "SpreadChunks" >> beam.Reshuffle()
             | "ReadChunk"
             >> beam.ParDo(self._read)
-            .with_outputs(REJECTED, LINES, TALLY, main=EVENTS)
+            .with_outputs(REJECTED, LINES, TEXTS, TALLY, main=EVENTS)
             .with_output_types(Any)
         )

@@ -1,10 +1,11 @@
-"""The first rows of a log, read before a pipeline starts: can they be read, what is the clock?"""
+"""The first rows of a log, read before a pipeline starts: can they be read, what is the clock,
+which ids are text?"""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from beam_jobs.reading.formats import Format
 from beam_jobs.reading.inputs import Chunk, blocks
 from beam_jobs.reading.rows import Rejected, to_events
+from beam_jobs.reading.text import Block
+from beam_jobs.reading.values import are_text, as_lists, id_that_may_be_text
 from beam_jobs.shared.errors import InputError
 
 EXAMPLES = 3
@@ -42,16 +45,40 @@ def read_first_rows(chunks: Sequence[Chunk], form: Format) -> FirstRows:
     Raises:
         InputError: the file is damaged.
     """
+    for path, block in _first_blocks(chunks, form):
+        events, odd, tally = to_events(block.columns, block.line, block.text_of, form)
+        split = [row for row in block.rejected if row.row.strip()]
+        if read := tally["rows_read"] + len(split):
+            rejected = sorted([*split, *odd], key=lambda row: row.line)
+            return FirstRows(path, read, events.columns["time"], rejected)
+    return FirstRows()
+
+
+def find_text_ids(chunks: Sequence[Chunk], form: Format, most: float) -> frozenset[str]:
+    """Finds the columns of ids that more than the share ``most`` of the first rows have as text.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    for _, block in _first_blocks(chunks, form):
+        if len(block.line):
+            columns = {
+                name: as_lists(block.columns[name]).flatten()
+                if name in form.multi_hot
+                else block.columns[name]
+                for name in form.ids
+            }
+            return frozenset(name for name in columns if are_text(columns[name], most))
+    return frozenset()
+
+
+def _first_blocks(chunks: Sequence[Chunk], form: Format) -> Iterator[tuple[str, Block]]:
+    """Yields the path and the first blocks of every chunk, of about a MiB each."""
     for chunk in chunks:
         if chunk.kind == "text" and chunk.stop:
             chunk = dataclasses.replace(chunk, stop=min(chunk.stop, chunk.start + _BYTES))
         for block in blocks(chunk, form, _BYTES):
-            events, odd, tally = to_events(block.columns, block.line, block.text_of, form)
-            split = [row for row in block.rejected if row.row.strip()]
-            if read := tally["rows_read"] + len(split):
-                rejected = sorted([*split, *odd], key=lambda row: row.line)
-                return FirstRows(chunk.path, read, events.columns["time"], rejected)
-    return FirstRows()
+            yield chunk.path, block
 
 
 def check_first_rows(first: FirstRows, title: str) -> None:
@@ -74,8 +101,9 @@ def check_first_rows(first: FirstRows, title: str) -> None:
 
 
 def most_common(reasons: Mapping[str, int]) -> list[str]:
-    """Returns the commonest reasons with their counts, for messages."""
-    return [
-        f"{count:,} {reason}"
-        for reason, count in collections.Counter(reasons).most_common(EXAMPLES)
-    ]
+    """Returns the commonest reasons with their counts, and what may help, for messages."""
+    common = collections.Counter(reasons).most_common(EXAMPLES)
+    lines = [f"{count:,} {reason}" for reason, count in common]
+    for name in filter(None, (id_that_may_be_text(reason) for reason, _ in common)):
+        lines.append(f"--text_ids {name} reads them as text")
+    return lines

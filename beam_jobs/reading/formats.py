@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any
@@ -59,6 +59,8 @@ class Format:
         numeric: mapping of numeric context feature to its column.
         delimiter: str or None. Between the values of a row of text; None: found by the header.
         clock: Clock. Of the times.
+        text_ids: frozenset. Features and categorical context whose ids are text.
+        hashed_text: frozenset. Those of them that have no vocabulary: their ids are hashed to rows.
     """
 
     kind: str
@@ -72,6 +74,13 @@ class Format:
     numeric: Mapping[str, str] = field(default_factory=dict)
     delimiter: str | None = None
     clock: Clock = field(default_factory=Clock)
+    text_ids: frozenset[str] = frozenset()
+    hashed_text: frozenset[str] = frozenset()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the columns that hold ids: the features, then categorical context."""
+        return tuple(name for name in self.values if name not in self.numeric)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -243,6 +252,18 @@ def with_context(
         context=sources,
         numeric=numbers,
     )
+
+
+def with_text_ids(form: Format, names: Iterable[str], hashed: Iterable[str] = ()) -> Format:
+    """Sets which features and context of a format have text ids, of those that it has.
+
+    Args:
+        form: Format.
+        names: iterable of str. Features and categorical context.
+        hashed: iterable of str. Those that are hashed to rows.
+    """
+    text_ids = frozenset(names) & frozenset(form.ids)
+    return dataclasses.replace(form, text_ids=text_ids, hashed_text=text_ids & frozenset(hashed))
 
 
 def parse_delimiter(text: str) -> str:

@@ -7,26 +7,27 @@ rule, so that the result for a row does not depend on its neighbors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.reading.formats import Format
+from beam_jobs.reading.text_ids import text_ids
 from beam_jobs.reading.values import (
     as_bytes,
     floats,
-    integer_lists,
+    id_lists,
     integers,
     labels,
     lengths_of,
+    not_utf8,
     times,
-    user_texts,
+    whole_texts,
 )
 from beam_jobs.shared.hashing import hash_strings
 
-NOT_UTF8 = "user is not UTF-8 text; iconv -f LATIN1 -t UTF-8 converts Latin-1"
 VALUES_CUT = "values_cut/"
 """Prefix of the tallies that count values of multi-hot features beyond those kept."""
 
@@ -47,12 +48,15 @@ class Events:
     Attributes:
         user: pyarrow Array of strings ``[E]``.
         columns: mapping of name to int64 (``[E]`` or, with several values, ``[E, V]``) or float64.
+            Text ids are codes (:mod:`beam_jobs.reading.text_ids`).
         line: int64 ``[E]``. Line within the chunk; order in the log once grouped by bucket.
+        texts: list of pyarrow Arrays of bytes. The texts of text ids; empty once grouped by bucket.
     """
 
     user: pa.Array
     columns: dict[str, np.ndarray]
     line: np.ndarray
+    texts: list[pa.Array] = field(default_factory=list)
 
     def __getstate__(self):
         columns = {name: pack(column) for name, column in self.columns.items()}
@@ -60,6 +64,7 @@ class Events:
 
     def __setstate__(self, state):
         self.user, columns, line = state
+        self.texts = []
         self.columns = {name: unpack(column) for name, column in columns.items()}
         self.line = unpack(line)
 
@@ -109,17 +114,31 @@ def to_events(
         other, odd = _filter_behaviors(columns["behavior"], form)
     values: dict[str, np.ndarray] = {}
     too_many: dict[str, np.ndarray] = {}
+    texts: list[pa.Array] = []
+
+    def cast_ids(column, name, optional=False, wanted=None):
+        if name not in form.text_ids:
+            return integers(column, name, optional, wanted)
+        codes, reasons, distinct = text_ids(
+            column, name, optional, wanted, name in form.hashed_text
+        )
+        texts.append(distinct)
+        return codes, reasons
+
     for name in (*form.features, "time", *form.values[len(form.features) :]):
         if name in form.multi_hot:
-            values[name], reasons, too_many[name] = integer_lists(
-                columns[name], name, form.multi_hot[name]
+            values[name], reasons, too_many[name] = id_lists(
+                columns[name],
+                name,
+                form.multi_hot[name],
+                cast_ids,
             )
         elif name in form.numeric:
             values[name], reasons = floats(columns[name], name)
         elif name == "time":
             values[name], reasons = times(columns[name], name, form.clock, ~other)
         else:
-            values[name], reasons = integers(columns[name], name, name in form.optional, ~other)
+            values[name], reasons = cast_ids(columns[name], name, name in form.optional, ~other)
         for row, reason in reasons.items():
             if not other[row]:
                 odd.setdefault(row, reason)
@@ -151,7 +170,7 @@ def to_events(
         line = line[keep]
     tally = {"rows_read": size - blank, "rows_filtered": int(other.sum())}
     tally |= {f"{VALUES_CUT}{name}": int(column.sum()) for name, column in too_many.items()}
-    return Events(user, values, line), rejected, tally
+    return Events(user, values, line, texts), rejected, tally
 
 
 def _filter_behaviors(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[int, str]]:
@@ -174,16 +193,11 @@ def _filter_behaviors(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[
 
 def _decode_users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     """Returns users as strings, and the reasons of bad rows."""
-    text, odd = user_texts(column)
+    text, odd = whole_texts(as_bytes(column), "user")
     odd |= dict.fromkeys(np.flatnonzero(lengths_of(text) == 0).tolist(), "user is empty")
-    try:
-        return text.cast(pa.string()), odd
-    except pa.ArrowInvalid:
-        safe = []
-        for row, value in enumerate(text.to_pylist()):
-            try:
-                safe.append(value.decode())
-            except UnicodeDecodeError:
-                odd[row] = NOT_UTF8
-                safe.append("")
-        return pa.array(safe, pa.string()), odd
+    if strange := not_utf8(text, "user"):
+        odd |= strange
+        mask = np.zeros(len(text), bool)
+        mask[list(strange)] = True
+        text = pc.if_else(pa.array(mask), pa.scalar(b"", pa.binary()), text)
+    return text.cast(pa.string()), odd

@@ -8,6 +8,7 @@ came in: a value of a typed column is what its text would be.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +21,7 @@ from beam_jobs.shared.hashing import string_buffers
 from beam_jobs.shared.vocabulary_file import MISSING
 
 LARGEST = 2**63 - 1
+NOT_UTF8 = "is not UTF-8 text; iconv -f LATIN1 -t UTF-8 converts Latin-1"
 EXACT = 2**53
 """Floating-point numbers are every whole number below it, and not every one above."""
 INEXACT = "was a floating-point number, which is not exact from 2**53 up: write integers"
@@ -36,7 +38,7 @@ _POINT = 46
 
 
 def integers(
-    column: pa.Array, name: str, optional: bool, wanted: np.ndarray
+    column: pa.Array, name: str, optional: bool = False, wanted: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Casts a column to non-negative int64 values; returns these, and reasons of bad rows.
 
@@ -44,13 +46,14 @@ def integers(
         column: pyarrow Array. Text or typed.
         name: str. Name of the column in reasons.
         optional: bool. Whether a row may be empty; its value is then ``MISSING``.
-        wanted: bool ``[E]``. Rows to check; the others may get any value, and get no reason.
+        wanted: bool ``[E]`` or None. Rows to check; the others may get any value, and get no
+            reason. None: all.
     """
     numbers, doubtful = _cast_integers(column)
     reasons = {}
-    for row in doubtful[wanted[doubtful]].tolist():
+    for row in (doubtful if wanted is None else doubtful[wanted[doubtful]]).tolist():
         number, reason = _judge(column[row].as_py(), name)
-        if optional and reason == _empty_reason(name):
+        if optional and reason == empty_reason(name):
             number, reason = MISSING, None
         numbers[row] = number
         if reason:
@@ -85,7 +88,7 @@ def times(
             doubtful = doubtful[~fits]
     reasons: dict[int, str] = {}
     for row in doubtful[wanted[doubtful]].tolist():
-        reason: str | None = f"{name} is negative" if column[row].is_valid else _empty_reason(name)
+        reason: str | None = f"{name} is negative" if column[row].is_valid else empty_reason(name)
         if not typed:
             numbers[row], reason = _judge(column[row].as_py(), name, round_down=True)
             if reason == _no_integer(name):
@@ -118,32 +121,39 @@ def labels(column: pa.Array, wanted: np.ndarray) -> tuple[np.ndarray, dict[int, 
     for row in doubtful[wanted[doubtful]].tolist():
         numbers[row], reason = _judge(column[row].as_py(), "label")
         if reason:
-            reasons[row] = reason if reason == _empty_reason("label") else NO_LABEL
+            reasons[row] = reason if reason == empty_reason("label") else NO_LABEL
     for row in np.flatnonzero((numbers > 1) & wanted).tolist():
         reasons.setdefault(row, NO_LABEL)
     return numbers, reasons
 
 
-def integer_lists(
-    column: pa.Array, name: str, most: int
+def id_lists(
+    column: pa.Array,
+    name: str,
+    most: int,
+    cast: Callable[[pa.Array, str], tuple[np.ndarray, dict[int, str]]] = integers,
 ) -> tuple[np.ndarray, dict[int, str], np.ndarray]:
     """Casts values separated by ``|``, or lists; keeps the first ``most`` of every row.
+
+    Args:
+        column: pyarrow Array. Text or lists.
+        name: str. Name of the column in reasons.
+        most: int. Values of a row that are kept.
+        cast: callable. Casts single values to non-negative int64 ones, as :func:`integers`.
 
     Returns:
         int64 ``[E, most]``, ``MISSING`` after the last value; the reasons of bad rows; and int64
         ``[E]``, the number of values that were not kept.
     """
-    if not pa.types.is_list(column.type):
-        column = pc.split_pattern(as_bytes(column), b"|")
-    column = column.fill_null([]) if column.null_count else column
+    column = as_lists(column)
     count = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
     flat = column.flatten()
     row = np.repeat(np.arange(len(column)), count)
     position = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-    numbers, odd = integers(flat, name, False, np.ones(len(flat), bool))
+    numbers, odd = cast(flat, name)
     reasons: dict[int, str] = {}
     for index, reason in odd.items():
-        if reason != _empty_reason(name):
+        if reason != empty_reason(name):
             reasons.setdefault(int(row[index]), reason)
         elif count[row[index]] > 1:
             reasons.setdefault(int(row[index]), f"{name} has an empty value among others")
@@ -154,6 +164,25 @@ def integer_lists(
     kept = position < most
     values[row[kept], position[kept]] = numbers[kept]
     return values, reasons, np.maximum(count - most, 0)
+
+
+def as_lists(column: pa.Array) -> pa.Array:
+    """Splits text at ``|``; leaves lists as they are, null as an empty one."""
+    if not pa.types.is_list(column.type):
+        column = pc.split_pattern(as_bytes(column), b"|")
+    return column.fill_null([]) if column.null_count else column
+
+
+def are_text(column: pa.Array, most: float) -> bool:
+    """Returns whether more than the share ``most`` of the values that are not empty are ids, but
+    no integers below 2**63."""
+    _, doubtful = _cast_integers(column)
+    texts, empty = 0, 0
+    for row in doubtful.tolist():
+        _, reason = _judge(column[row].as_py(), "")
+        texts += reason in (_no_integer(""), _too_large(""))
+        empty += reason == empty_reason("")
+    return texts > most * (len(column) - empty)
 
 
 def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -184,13 +213,12 @@ def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
     return numbers, reasons
 
 
-def user_texts(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    """Casts a column of users to text; returns it, binary, and reasons of bad rows.
+def whole_texts(text: pa.Array, name: str) -> tuple[pa.Array, dict[int, str]]:
+    """Rewrites whole numbers in texts, 12.0 to 12; returns the texts and reasons of bad rows.
 
-    A whole number is the same user whether it was written 12 or 12.0.
+    An id is the same whether it was written 12 or 12.0.
     """
     reasons: dict[int, str] = {}
-    text = as_bytes(column)
     offsets, data = string_buffers(text)
     data = data[offsets[0] : offsets[-1]]
     if not ((data == _POINT) | (data == ord("+"))).any():
@@ -200,8 +228,23 @@ def user_texts(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
         whole, r"^-?[0-9]{16,}\.0+$|^-?[0-9](\.[0-9]+)?e\+[0-9]{2,}$"
     )
     for row in np.flatnonzero(inexact.to_numpy(zero_copy_only=False)).tolist():
-        reasons[row] = f"user {INEXACT}"
+        reasons[row] = f"{name} {INEXACT}"
     return whole, reasons
+
+
+def not_utf8(text: pa.Array, name: str) -> dict[int, str]:
+    """Returns the reason of every row of bytes that is not UTF-8."""
+    try:
+        text.cast(pa.string())
+        return {}
+    except pa.ArrowInvalid:
+        odd = {}
+        for row, value in enumerate(text.to_pylist()):
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                odd[row] = f"{name} {NOT_UTF8}"
+        return odd
 
 
 def _cast_integers(column: pa.Array, round_down: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +286,7 @@ def _judge(value: Any, name: str, round_down: bool = False) -> tuple[int, str | 
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if value is None or value != value or _is_empty(value):
-        return 0, _empty_reason(name)
+        return 0, empty_reason(name)
     text = str(value)
     digits = text[1:] if text.startswith("-") else text
     number: int | None = None
@@ -262,7 +305,7 @@ def _judge(value: Any, name: str, round_down: bool = False) -> tuple[int, str | 
     if number is None:
         return 0, _no_integer(name)
     if abs(number) > LARGEST:
-        return 0, f"{name} is larger than {LARGEST}"
+        return 0, _too_large(name)
     if number < 0:
         return 0, f"{name} is negative"
     return number, None
@@ -274,8 +317,19 @@ def _is_empty(value: Any) -> bool:
     return isinstance(value, str) and value.lower() in EMPTY
 
 
-def _empty_reason(name: str) -> str:
+def empty_reason(name: str) -> str:
+    """Returns the reason of a row whose value of column ``name`` is missing."""
     return f"{name} is empty"
+
+
+def id_that_may_be_text(reason: str) -> str | None:
+    """Returns the feature of a reason that does not hold for text ids, else None."""
+    name = reason.split(" ", 1)[0]
+    return name if reason in (_no_integer(name), _too_large(name)) else None
+
+
+def _too_large(name: str) -> str:
+    return f"{name} is larger than {LARGEST}"
 
 
 def _no_integer(name: str) -> str:

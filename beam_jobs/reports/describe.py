@@ -11,6 +11,7 @@ from beam_jobs.reports.counts import Measures
 from beam_jobs.shared.progress import labeled
 from tfdare.schema import FIRST_ID, OOV_ID
 from tfdare.sequences import Sequences
+from tfdare.sequences.raw_ids import readable
 
 _QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _TOP, _CURVE = 20, 60
@@ -140,7 +141,10 @@ def _frequencies(counts: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
         "out_of_vocabulary": _share(counts),
         "ids": len(ids),
         "ids_seen": seen,
-        "top": [[int(ids[i]), int(known[i])] for i in order[: min(_TOP, seen)]],
+        "top": [
+            [raw, int(known[i])]
+            for i, raw in zip(order, readable(ids[order[: min(_TOP, seen)]]).tolist())
+        ],
         "curve": [[int(rank), int(known[order[rank - 1]])] for rank in ranks if rank <= seen],
     }
 

@@ -266,15 +266,18 @@ def load_learned(learned: Mapping[str, Any], vector_features: Sequence[str] = ()
     """Reads the catalog and the vocabularies that LearnVocabularies wrote."""
     with open_file(learned["catalog"]) as file:
         catalog = Catalog.load(file)
+
+    def load(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
+        return {
+            name: Vocabulary.load(read_file(path), name in learned["text_ids"])
+            for name, path in paths.items()
+        }
+
     if learned["given"]:
-        catalog.extended = _load_vocabularies(learned["given"])
+        catalog.extended = load(learned["given"])
     hashed = {name: Hashed(buckets) for name, buckets in learned["hashed"].items()}
     facts = facts_of_catalog(catalog, vector_features) if vector_features else None
-    return Learned(catalog, {**_load_vocabularies(learned["context"]), **hashed}, facts)
-
-
-def _load_vocabularies(paths: Mapping[str, str]) -> dict[str, Vocabulary]:
-    return {name: Vocabulary.load(read_file(path)) for name, path in paths.items()}
+    return Learned(catalog, {**load(learned["context"]), **hashed}, facts)
 
 
 class _BuildBucket(beam.DoFn):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfdare.schema import Schema
-from tfdare.sequences.raw_ids import RawIds
+from tfdare.sequences.raw_ids import RawIds, readable
 from tfdare.sequences.record import UserRecord
 from tfdare.sequences.requests import HISTORY, LENGTH, TARGET, requests_of_record
 
@@ -23,7 +23,7 @@ class RankRequest:
         user: str.
         number: int. Index among the user's requests.
         time: int or None.
-        items: list of int. Candidates, as raw ids, or row ids if the model takes these.
+        items: list of int or str. Candidates, as raw ids, or row ids if the model takes these.
         labels: list of int or None. 1 clicked, 0 not; None if not known.
         inputs: mapping of the signature's input to array or list, without the batch axis.
     """
@@ -31,13 +31,13 @@ class RankRequest:
     user: str
     number: int
     time: int | None
-    items: list[int]
+    items: list[int] | list[str]
     labels: list[int] | None
     inputs: Mapping[str, Any]
 
     def text(self) -> str:
         """Returns the request as a line of JSON."""
-        inputs = {name: np.asarray(value).tolist() for name, value in self.inputs.items()}
+        inputs = {name: readable(np.asarray(value)).tolist() for name, value in self.inputs.items()}
         return json.dumps({"user": self.user, "request": self.number, **inputs})
 
 
@@ -57,7 +57,7 @@ def from_record(
             request.user,
             request.number,
             request.time,
-            request.target[schema.item.name].tolist(),
+            readable(request.target[schema.item.name]).tolist(),
             request.label.astype(int).tolist(),
             request.inputs(),
         )
@@ -132,9 +132,18 @@ def _array(name: str, value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np
         raise ValueError(f"{name} is ragged. Received: {value!r:.100}") from error
     if not array.size and shape[:1] == (-1,):
         return np.zeros((0, *shape[1:]), dtype)
+    kinds = {"S": "US", "i": "iu"}.get(dtype.kind, "iuf")
     fits = len(array.shape) == len(shape) and all(
         expected in (-1, size) for expected, size in zip(shape, array.shape)
     )
-    if not fits or array.dtype.kind not in ("iu" if dtype.kind == "i" else "iuf"):
-        raise ValueError(f"{name} must be {dtype} {list(shape)}. Received: {value!r:.100}")
-    return array.astype(dtype)
+    if not fits or array.dtype.kind not in kinds or (kinds == "US" and not _all_text(value)):
+        kind = "text" if dtype.kind == "S" else dtype
+        raise ValueError(f"{name} must be {kind} {list(shape)}. Received: {value!r:.100}")
+    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array.astype(dtype)
+
+
+def _all_text(value: Any) -> bool:
+    """Returns whether a value holds nothing but text: NumPy would convert a number among texts."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_all_text, value))
+    return isinstance(value, (str, bytes)) or getattr(value, "dtype", np.dtype(int)).kind in "SU"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from tfdare.schema.id_hash import mix
+from tfdare.schema.id_hash import fingerprint, mix
 
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
@@ -27,6 +27,19 @@ def hash_strings(values: pa.Array) -> np.ndarray:
                 rows = rows[keep]
             code[rows] = (code[rows] ^ data[start[rows] + position]) * _FNV_PRIME
     return mix(code)
+
+
+def text_codes(texts: pa.Array, hashed: bool = False) -> np.ndarray:
+    """Returns the codes of text ids, by which a run knows them: non-negative int64.
+
+    Args:
+        texts: pyarrow Array of bytes.
+        hashed: bool. Whether ids of the feature are hashed to rows: the code is then
+            :func:`tfdare.schema.id_hash.fingerprint`, which an exported graph can compute.
+    """
+    if hashed:
+        return fingerprint(np.array(texts.to_pylist(), object))
+    return (hash_strings(texts) >> np.uint64(1)).astype(np.int64)
 
 
 def string_buffers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.shared.hashing import text_codes
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
 
 MISSING = -1
@@ -94,13 +98,36 @@ class Vocabulary:
         )
 
     @classmethod
-    def load(cls, text: bytes) -> Vocabulary:
-        """Reads the content of a vocabulary file, as :meth:`text` writes it."""
-        pairs = [line.split(b"\t") for line in text.splitlines()]
+    def load(cls, content: bytes, text_ids: bool = False) -> Vocabulary:
+        """Reads the content of a vocabulary file, as :meth:`content` writes it.
+
+        Args:
+            content: bytes.
+            text_ids: bool. Whether its ids are text, which codes then stand for.
+        """
+        if text_ids:
+            texts, numbers = _columns(content)
+            return cls(text_codes(texts), np.array(numbers, np.int64))
+        pairs = [line.split(b"\t") for line in content.splitlines()]
         ids, counts = np.array(pairs, np.int64).reshape(-1, 2).T
         return cls(ids, counts)
 
-    def text(self) -> bytes:
-        """Returns the content of the vocabulary file."""
-        pairs = zip(self.ids.tolist(), self.counts.tolist())
+    def content(self, decode: Callable[[np.ndarray], list[str]] | None = None) -> bytes:
+        """Returns the content of the vocabulary file.
+
+        Args:
+            decode: callable or None. Returns the texts of codes, where ids are text.
+        """
+        ids = decode(self.ids) if decode else self.ids.tolist()
+        pairs = zip(ids, self.counts.tolist())
         return "".join(f"{raw}\t{count}\n" for raw, count in pairs).encode()
+
+
+def texts_of(content: bytes) -> pa.Array:
+    """Returns the text ids of a vocabulary file, as bytes."""
+    return _columns(content)[0]
+
+
+def _columns(content: bytes) -> tuple[pa.Array, list[bytes]]:
+    pairs = [line.split(b"\t") for line in content.splitlines()]
+    return pa.array([text for text, _ in pairs], pa.binary()), [count for _, count in pairs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from beam_jobs.histories.earlier_run import Earlier
 from beam_jobs.histories.histories import Histories
 from beam_jobs.histories.splits import ByTime, Protocol, training_events
 from beam_jobs.reading.formats import Format
+from beam_jobs.reading.text_ids import Texts, read_texts
 from beam_jobs.shared.storage import write_file
 from beam_jobs.shared.vocabulary_file import MISSING, Vocabulary
 from beam_jobs.vocabulary.catalog import Catalog
@@ -173,13 +174,16 @@ class _WriteCatalog(beam.DoFn):
         earlier: Earlier | None,
         frozen: bool,
         hashed: Mapping[str, int],
+        text_ids: frozenset[str],
     ):
         self._features, self._folder, self._hashed = features, folder, hashed
+        self._text_ids = text_ids
         self._min_count, self._max_size = min_count, max_size
         self._earlier, self._frozen = earlier, frozen
 
-    def process(self, element) -> Iterator[dict[str, Any]]:
+    def process(self, element, texts: str | None = None) -> Iterator[dict[str, Any]]:
         _, parts = element
+        decode = self._texts(texts).decode if texts else None
         counts = merge_counts(parts)
         catalog = make_catalog(
             counts, self._features, self._min_count, self._max_size, self._hashed
@@ -188,7 +192,7 @@ class _WriteCatalog(beam.DoFn):
         if self._earlier is not None:
             catalog.extended = self._extend(self._earlier, every)
         learned = {
-            name: self._write_vocabulary(name, vocabulary)
+            name: self._write_vocabulary(name, vocabulary, decode)
             if isinstance(vocabulary, Vocabulary)
             else self._describe_hashed(name, every[name])
             for name, vocabulary in catalog.vocabularies.items()
@@ -203,7 +207,7 @@ class _WriteCatalog(beam.DoFn):
                 vocabularies = self._extend(self._earlier, every)
             for name, vocabulary in vocabularies.items():
                 if name not in self._hashed:
-                    learned[name] = self._write_vocabulary(name, vocabulary)
+                    learned[name] = self._write_vocabulary(name, vocabulary, decode)
                     context[name] = self._path(name)
             for name, vocabulary in every.items():
                 if name in self._hashed:
@@ -223,6 +227,7 @@ class _WriteCatalog(beam.DoFn):
             "context": context,
             "hashed": {name: self._hashed[name] for name in learned if name in self._hashed},
             "numeric": numeric,
+            "text_ids": sorted(self._text_ids),
             "items": len(catalog),
             "events": int(catalog.counts.sum()),
         }
@@ -241,12 +246,25 @@ class _WriteCatalog(beam.DoFn):
     def _path(self, name: str) -> str:
         return f"{self._folder}/{VOCABULARY_FOLDER}/{name}.tsv"
 
-    def _write_vocabulary(self, name: str, vocabulary: Vocabulary) -> dict[str, Any]:
-        text = vocabulary.text()
-        write_file(self._path(name), text)
+    def _texts(self, path: str) -> Texts:
+        """Reads the texts of this run, and adds those of the earlier run's vocabularies."""
+        parts = [read_texts(path).texts]
+        if self._earlier is not None:
+            names = self._text_ids - self._hashed.keys()
+            parts += [self._earlier.texts(name) for name in sorted(names)]
+        return Texts.of(parts)
+
+    def _write_vocabulary(
+        self,
+        name: str,
+        vocabulary: Vocabulary,
+        decode: Callable[[np.ndarray], list[str]] | None,
+    ) -> dict[str, Any]:
+        content = vocabulary.content(decode if name in self._text_ids else None)
+        write_file(self._path(name), content)
         return {
             "size": len(vocabulary) + FIRST_ID,
-            "sha256": hashlib.sha256(text).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
             "events": int(vocabulary.counts.sum()),
         }
 
@@ -284,6 +302,9 @@ class LearnVocabularies(beam.PTransform):
         features: tuple of str. Features of the log. Defaults to those of ``form``.
         hashed: mapping of feature to its number of hash buckets. These have no vocabulary.
         merge_ram: str or None. Memory that the worker which merges needs, a hint to the runner.
+        text_ids: frozenset. Features, and context features, whose ids are text.
+        texts: PCollection of the path that :class:`beam_jobs.reading.text_ids.WriteTexts` wrote;
+            None without text ids.
     """
 
     def __init__(
@@ -299,18 +320,24 @@ class LearnVocabularies(beam.PTransform):
         features: tuple[str, ...] | None = None,
         hashed: Mapping[str, int] | None = None,
         merge_ram: str | None = None,
+        text_ids: frozenset[str] = frozenset(),
+        texts: beam.PCollection | None = None,
     ):
         super().__init__()
         self._merge_ram = merge_ram
+        self._texts = [] if texts is None else [beam.pvalue.AsSingleton(texts)]
         features = features or form.features
         self._count = _CountItems(protocol, form, features, min(buckets, _PARTS))
         self._write = _WriteCatalog(
-            features, min_count, max_size or {}, folder, earlier, frozen, hashed or {}
+            features, min_count, max_size or {}, folder, earlier, frozen, hashed or {}, text_ids
         )
 
     def expand(self, histories):
         merge = beam.Map(lambda pair: (0, merge_counts(pair[1])))
-        merge, write = merge.with_output_types(tuple[int, Any]), beam.ParDo(self._write)
+        merge, write = (
+            merge.with_output_types(tuple[int, Any]),
+            beam.ParDo(self._write, *self._texts),
+        )
         if self._merge_ram:  # these steps hold all ids of the log
             merge = merge.with_resource_hints(min_ram=self._merge_ram)
             write = write.with_resource_hints(min_ram=self._merge_ram)

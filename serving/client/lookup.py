@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfdare.schema import PADDING_ID, NumericContext, Schema, SchemaError
+from tfdare.schema import PADDING_ID, STRING, NumericContext, Schema, SchemaError
 from tfdare.sequences import SPLITS, Sequences
-from tfdare.sequences.raw_ids import UNKNOWN_ID, RawIds
+from tfdare.sequences.raw_ids import RawIds
 from tfdare.sequences.record import UserRecord
 from tfdare.sequences.requests import UserRequest, requests_of_record
 
@@ -72,24 +72,26 @@ def _with_empty_request(record: UserRecord, schema: Schema) -> UserRecord:
 
 
 def candidates(
-    sequences: Sequences, split: str, items: Sequence[int], ids: RawIds
+    sequences: Sequences, split: str, items: Sequence[int | bytes], ids: RawIds
 ) -> dict[str, np.ndarray]:
     """Finds the other features of raw item ids, in the first record that contains each item.
 
-    Features of an item that is in no record are -1. `split` is read first.
+    Features of an item that is in no record are -1, or an empty text. `split` is read first.
 
     Returns:
-        Mapping of feature to int64 ``[C]``, or ``[C, L]`` of a feature of several values.
+        Mapping of feature to int64 or bytes ``[C]``, or ``[C, L]`` of a feature of several values.
     """
     names, shape = sequences.schema.names, (len(items),)
     item = names[0]
     columns = {
         feature.name: np.full(
-            shape if feature.max_values == 1 else (*shape, feature.max_values), UNKNOWN_ID, np.int64
+            shape if feature.max_values == 1 else (*shape, feature.max_values),
+            ids.unknown(feature.name),
+            object,
         )
         for feature in sequences.schema.features
     }
-    columns[item] = np.asarray(items, np.int64)
+    columns[item] = np.asarray(items, object)
     missing = {row: raw for raw in items if (row := ids.row(item, raw)) is not None}
     for side in _sides(sequences, split) if len(names) > 1 else ():
         if not missing:
@@ -103,7 +105,10 @@ def candidates(
                 columns[feature.name][columns[item] == raw] = ids.raw(
                     feature.name, side[feature.name][values]
                 )[0]
-    return columns
+    return {
+        feature.name: columns[feature.name].astype(bytes if feature.dtype == STRING else np.int64)
+        for feature in sequences.schema.features
+    }
 
 
 def _sides(sequences: Sequences, first: str) -> Iterator[Mapping[str, np.ndarray]]:

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 
 from tfdare.commands.parser import Parser, positive_int
-from tfdare.sequences.raw_ids import UNKNOWN_ID, UNSEEN_VALUE
+from tfdare.sequences.raw_ids import UNKNOWN_ID, UNSEEN_TEXT, UNSEEN_VALUE
 from tfdare.sequences.requests import LENGTH, NO_VALUE, request_mapping
 from tfdare.text import text_table
 
@@ -34,7 +34,7 @@ def _parser() -> Parser:
     parser.add_argument("--sequences", required=True, help="folder that `tfdare prepare` wrote")
     parser.add_argument("--user", help="raw user id; the split's first user if left out")
     parser.add_argument(
-        "--candidates", type=int, nargs="+", help="raw item ids, instead of the request's own"
+        "--candidates", nargs="+", help="raw item ids, instead of the request's own"
     )
     parser.add_argument("--split_name", default="test", help="train, validation or test")
     parser.add_argument("--top", type=positive_int, default=5, help="rows of each table")
@@ -86,7 +86,9 @@ def _rank(options) -> dict[str, Any]:
     user_request = newest_request(sequences, options.split_name, options.user, ids)
     target, known_label = user_request.target, not options.candidates
     if options.candidates:
-        target = candidates(sequences, options.split_name, options.candidates, ids)
+        item = sequences.schema.item.name
+        items = [ids.parse(item, text) for text in options.candidates]
+        target = candidates(sequences, options.split_name, items, ids)
     names = sequences.schema.names
     if not len(target[names[0]]):
         raise ValueError(f"User {user_request.user!r} has no request there. Give --candidates.")
@@ -143,8 +145,12 @@ def _as_json(value):
     """Converts an id, several ids or a number (None where it is not known) for JSON."""
     if isinstance(value, float):
         return value if np.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode() or None
     if np.ndim(value) == 0:
         return int(value)
+    if value.dtype.kind == "S":
+        return [None if id_ == UNSEEN_TEXT else id_.decode() for id_ in value.tolist() if id_]
     return [UNKNOWN_ID if id_ == UNSEEN_VALUE else int(id_) for id_ in value if id_ != NO_VALUE]
 
 
@@ -220,7 +226,7 @@ def _cell(value) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
+        return " ".join(map(_cell, value)) or "none"
     if value is None:
         return "unknown"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -22,6 +22,7 @@ from tfdare.sequences.mutual_information import (
     InterestTable,
     category_index,
 )
+from tfdare.sequences.raw_ids import readable
 
 
 def category_of(schema: Schema) -> str:
@@ -128,7 +129,8 @@ def attention_accuracy(
     """
     name, edges = category_of(sequences.schema), table.edges
     rows = _frequent_targets(sequences, split, name, limit, batch_size)[:target_categories]
-    raw = np.concatenate([np.zeros(FIRST_ID, np.int64), sequences.vocabulary(name)])
+    raw = readable(sequences.vocabulary(name))
+    raw = np.concatenate([np.zeros(FIRST_ID, raw.dtype), raw])
     behaviors = {row: _most_informative(table, row) for row in rows}
     sums = {
         (model, row): np.zeros((2, behaviors[row].size, edges.size - 1))

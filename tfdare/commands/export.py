@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 
 from tfdare.commands.parser import Parser, run
-from tfdare.compat import tf
 from tfdare.data import read_requests
 from tfdare.errors import UsageError
 from tfdare.export import ExportError, export_servables
@@ -82,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(str(error)) from error
         for name, path in paths.items():
             half = name.removeprefix(options.name).lstrip("_")
-            names = half or ", ".join(signature_inputs(model, tf.int64))
+            names = half or ", ".join(signature_inputs(model, True))
             print(
                 f"{path}: {names} ran through the session loader and agree with the Keras model "
                 f"to {TOLERANCE:g}"

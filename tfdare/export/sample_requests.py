@@ -7,12 +7,12 @@ import numpy as np
 from tfdare.compat import tf
 from tfdare.export.signatures import id_inputs, signature_inputs
 from tfdare.models import RequestModel
-from tfdare.schema import FIRST_ID, MAX_GAP, OOV_ID, PADDING_ID
+from tfdare.schema import FIRST_ID, MAX_GAP, OOV_ID, PADDING_ID, STRING
 from tfdare.sequences import Sequences
-from tfdare.sequences.requests import NO_VALUE
+from tfdare.sequences.requests import NO_TEXT, NO_VALUE
 
-UNKNOWN_RAW_ID = 1 << 62
-"""This and higher ids are assumed to be in no vocabulary."""
+UNKNOWN_RAW_ID, UNKNOWN_TEXT = 1 << 62, b"\t"
+"""This and higher ids, and this text, are assumed to be in no vocabulary."""
 
 
 def example_requests(
@@ -33,7 +33,7 @@ def example_requests(
     """
     rng = np.random.default_rng(seed)
     schema, known_ids = model.schema, raw_ids_of(model, vocabularies)
-    specs = signature_inputs(model, tf.int64 if known_ids else tf.int32)
+    specs = signature_inputs(model, bool(known_ids))
     search_layer = getattr(model, "search_layer", None)
     slots = search_layer.slots if search_layer is not None else 2
     parts = id_inputs(schema)
@@ -44,13 +44,15 @@ def example_requests(
         if vocabularies is None:
             values = (row + OOV_ID).astype(np.int32)
         else:
-            raw_ids = known_ids[part.name]
-            drawn = raw_ids[row] if raw_ids.size else row.astype(np.int64)
-            values = np.where(rng.random(shape) < 0.05, UNKNOWN_RAW_ID + row, drawn)
+            raw_ids, text = known_ids[part.name], part.dtype == STRING
+            drawn = raw_ids[row] if raw_ids.size else row.astype(bytes if text else np.int64)
+            unknown = np.array(UNKNOWN_TEXT) if text else UNKNOWN_RAW_ID + row
+            values = np.where(rng.random(shape) < 0.05, unknown, drawn)
         if part.max_values > 1:
             counts = rng.integers(0, part.max_values + 1, (*shape[:-1], 1))
             counts.flat[:1], counts.flat[-1:] = 0, part.max_values
-            padding = PADDING_ID if vocabularies is None else NO_VALUE
+            padding = NO_TEXT if part.dtype == STRING else NO_VALUE
+            padding = PADDING_ID if vocabularies is None else padding
             values = np.where(np.arange(part.max_values) < counts, values, padding)
         return values
 
@@ -110,9 +112,11 @@ def raw_ids_of(model, vocabularies) -> dict[str, np.ndarray]:
     """
     if vocabularies is None:
         return {}
-    return {
-        part.name: np.arange(part.hash_buckets, dtype=np.int64) * 12_345_677
-        if part.hash_buckets
-        else vocabularies.vocabulary(part.name)
-        for part in model.schema.categorical
-    }
+
+    def ids(part):
+        if not part.hash_buckets:
+            return vocabularies.vocabulary(part.name)
+        numbers = np.arange(part.hash_buckets, dtype=np.int64) * 12_345_677
+        return numbers.astype(bytes) if part.dtype == STRING else numbers
+
+    return {part.name: ids(part) for part in model.schema.categorical}

@@ -10,9 +10,9 @@ from tfdare.layers.embedding import TIME_GAP
 from tfdare.layers.top_k import select
 from tfdare.models import RequestModel, TwoStageModel
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
-from tfdare.schema.id_hash import GOLDEN, MULTIPLIERS, SHIFTS
+from tfdare.schema.id_hash import FINGERPRINTS, GOLDEN, MULTIPLIERS, SHIFTS
 from tfdare.sequences import Sequences
-from tfdare.sequences.requests import NO_VALUE
+from tfdare.sequences.requests import NO_TEXT, NO_VALUE
 
 SEARCH, SCORE, DEFAULT = "search", "score", "serving_default"
 """Names of the signatures."""
@@ -47,7 +47,7 @@ class ServingModule(tf.Module):
         weights = [] if only else [raw(weight) for weight in model.weights]
         self.model_variables = [weight for weight in weights if id(weight) not in instead]
         raw_ids = vocabularies is not None
-        specs = signature_inputs(model, tf.int64 if raw_ids else tf.int32)
+        specs = signature_inputs(model, raw_ids)
         if only:
             specs = {only: specs[only]}
         parts = id_inputs(model.schema)
@@ -55,7 +55,7 @@ class ServingModule(tf.Module):
         self.lookups = {}
         if vocabularies is not None:
             self.lookups = {
-                part.name: _lookup(vocabularies.vocabulary_path(part.name))
+                part.name: _lookup(vocabularies.vocabulary_path(part.name), part.dtype)
                 for part in model.schema.categorical
                 if part.name in names and not part.hash_buckets
             }
@@ -107,17 +107,18 @@ def id_inputs(schema: Schema) -> dict[str, Feature | CategoricalContext]:
     }
 
 
-def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.TensorSpec]]:
+def signature_inputs(model: RequestModel, raw_ids: bool) -> dict[str, dict[str, tf.TensorSpec]]:
     """Returns names, types and shapes of each signature's inputs.
 
-    U requests, N behaviors, C candidates, K slots of search. Ids have a last axis of `max_values`
-    where that is more than 1, padded with -1 (raw ids) or 0 (row ids). Raw ids that the vocabulary
-    lacks share one row, out of vocabulary; so does -1 of a feature of a single value. Context is
+    U requests, N behaviors, C candidates, K slots of search. Raw ids are int64, or string where
+    they are text; row ids are int32. Ids have a last axis of `max_values` where that is more than
+    1, padded with -1, an empty text, or 0 (row ids). Raw ids that the vocabulary lacks share one
+    row, out of vocabulary; so do -1 and an empty text of a feature of a single value. Context is
     not an input of ``search``, which does not use it.
 
     Args:
         model: RequestModel.
-        id_dtype: tf.DType. ``tf.int64`` for raw ids, ``tf.int32`` for row ids.
+        raw_ids: bool. Whether the signatures take raw ids.
 
     Returns:
         Mapping of signature to mapping of input to TensorSpec.
@@ -129,7 +130,8 @@ def signature_inputs(model: RequestModel, id_dtype) -> dict[str, dict[str, tf.Te
 
     def ids(kind, part, shape):
         values = [part.max_values] if part.max_values > 1 else []
-        return spec(f"{kind}_{part.name}", shape + values, id_dtype)
+        dtype = tf.as_dtype(part.dtype) if raw_ids else tf.int32
+        return spec(f"{kind}_{part.name}", shape + values, dtype)
 
     def features(kind, shape):
         specs = {}
@@ -217,7 +219,7 @@ def _functions(model, lookups, raw_ids):
 def _to_rows(ids, lookup, part):
     if lookup is not None:
         rows = tf.cast(lookup.lookup(ids), tf.int32)
-        return tf.where(ids == NO_VALUE, PADDING_ID, rows) if part.max_values > 1 else rows
+        return _padded(rows, ids, part)
     # tf.gather would fail on any other row id; as unsigned numbers, negative ones are too large.
     known = tf.bitcast(ids, tf.uint32) < tf.constant(part.vocabulary_size, tf.uint32)
     return select(known, ids, tf.fill(tf.shape(ids), OOV_ID))
@@ -235,18 +237,34 @@ def _hashed(ids, part):
     def signed(number):
         return tf.constant(number - (1 << 64) if number >= 1 << 63 else number, tf.int64)
 
+    texts = ids
+    if ids.dtype == tf.string:  # tfdare.schema.id_hash.fingerprint
+        ids = tf.strings.to_hash_bucket_fast(texts, FINGERPRINTS)
+        ids = tf.where(texts == NO_TEXT, tf.constant(NO_VALUE, tf.int64), ids)
     x = ids + signed(GOLDEN)
     for shift, multiplier in zip(SHIFTS, MULTIPLIERS):
         x = tf.bitwise.bitwise_xor(x, shifted(x, shift)) * signed(multiplier)
     x = tf.bitwise.bitwise_xor(x, shifted(x, SHIFTS[2]))
     rows = tf.math.floormod(shifted(x, 1), tf.constant(part.hash_buckets, tf.int64)) + FIRST_ID
     rows = tf.cast(tf.where(ids < 0, tf.constant(OOV_ID, tf.int64), rows), tf.int32)
-    return tf.where(ids == NO_VALUE, PADDING_ID, rows) if part.max_values > 1 else rows
+    return _padded(rows, texts, part)
 
 
-def _lookup(path):
-    index = tf.lookup.TextFileIndex
+def _padded(rows, ids, part):
+    """Gives padding its row, among the values of a feature that may have several."""
+    if part.max_values == 1:
+        return rows
+    return tf.where(ids == (NO_TEXT if ids.dtype == tf.string else NO_VALUE), PADDING_ID, rows)
+
+
+def _lookup(path, dtype):
     initializer = tf.lookup.TextFileInitializer(
-        path, tf.int64, 0, tf.int64, index.LINE_NUMBER, delimiter="\t", value_index_offset=FIRST_ID
+        path,
+        tf.as_dtype(dtype),
+        0,
+        tf.int64,
+        tf.lookup.TextFileIndex.LINE_NUMBER,
+        delimiter="\t",
+        value_index_offset=FIRST_ID,
     )
     return tf.lookup.StaticHashTable(initializer, default_value=OOV_ID)

@@ -143,7 +143,7 @@ def verify(run: str, servable: str, requests_path: str, answers_path: str) -> li
     requests, answers = _load_nested(requests_path), _load_nested(answers_path)
     session = SavedModelSession(servable)
     kinds = {i.dtype for n, i in session.signatures[DEFAULT].inputs.items() if "target_" in n}
-    if tf.int64.as_datatype_enum not in kinds:
+    if tf.int32.as_datatype_enum in kinds:
         raise UsageError(f"{servable!r} takes row ids; verify sends the raw ids of the log")
     for number, request in requests.items():
         own = session_answers(session, request)

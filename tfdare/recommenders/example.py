@@ -21,6 +21,7 @@ from tfdare.recommenders.retrieval import Retrieval
 from tfdare.recommenders.retrieve_then_rank import RetrieveThenRank
 from tfdare.schema import FIRST_ID, OOV_ID, SchemaError
 from tfdare.sequences import SPLITS, Sequences, open_sequences
+from tfdare.sequences.raw_ids import readable
 from tfdare.training import starting_vectors
 
 RECALL, HITS = 100, 10
@@ -116,7 +117,7 @@ def show_user(sequences: Sequences, recommender: RetrieveThenRank) -> Iterator[s
     schema = sequences.schema
     request, _, _ = next(iter(read_requests(sequences, "test", 1, with_history_facts=True)))
     names = [feature.name for feature in schema.features if feature.max_values == 1]
-    raw_ids = {name: sequences.vocabulary(name) for name in names}
+    raw_ids = {name: readable(sequences.vocabulary(name)) for name in names}
     features = recommender.catalog.features
 
     def describe(rows):

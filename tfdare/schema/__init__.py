@@ -5,9 +5,11 @@ Does not import TensorFlow.
 
 from tfdare.schema.features import (
     FIRST_ID,
+    INT64,
     MAX_GAP,
     OOV_ID,
     PADDING_ID,
+    STRING,
     CategoricalContext,
     Feature,
     NumericContext,
@@ -20,11 +22,13 @@ from tfdare.schema.schema import ENCODINGS, LISTS, PACKED, Schema
 __all__ = [
     "ENCODINGS",
     "FIRST_ID",
+    "INT64",
     "LISTS",
     "MAX_GAP",
     "OOV_ID",
     "PACKED",
     "PADDING_ID",
+    "STRING",
     "CategoricalContext",
     "Feature",
     "NumericContext",

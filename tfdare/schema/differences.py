@@ -59,11 +59,13 @@ def _feature_difference(before: Any, after: Any) -> str | None:
     changed = {name for name in old if old[name] != new[name]}
     if not changed:
         return None
-    if "vocabulary_size" in changed:
+    if "dtype" in changed:
+        changed = {"dtype"}
+    elif "vocabulary_size" in changed:
         old_size, new_size = before.vocabulary_size, after.vocabulary_size
         verb = "grew" if new_size > old_size else "shrank"
         return f"the vocabulary of {before.name!r} {verb} from {old_size:,} to {new_size:,} rows"
-    if "digest" in changed:
+    elif "digest" in changed:
         return (
             f"the vocabulary of {before.name!r} has as many rows "
             f"({before.vocabulary_size:,}) but other ids"

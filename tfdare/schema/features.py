@@ -18,6 +18,9 @@ FIRST_ID = 2
 MAX_GAP = 2**31 - 1
 """Longest time gap that a request carries, in the log's unit of time; longer ones are clipped."""
 
+INT64, STRING = "int64", "string"
+"""What raw ids of a feature are: integers, or text."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _RESERVED = {"length", "time", "time_gap", "index", "position", "score"}
 
@@ -43,9 +46,10 @@ class Feature:
         hash_buckets: int. Rows that raw ids share by their hash
             (:func:`tfdare.schema.id_hash.hash_rows`), instead of a vocabulary; the table has
             2 more. Defaults to 0: no hash.
+        dtype: str. Of raw ids: ``"int64"`` or ``"string"``. Defaults to ``"int64"``.
 
     Raises:
-        SchemaError: the name, a size or a dimension is not usable.
+        SchemaError: the name, a size, a dimension or the dtype is not usable.
     """
 
     name: str
@@ -56,10 +60,12 @@ class Feature:
     digest: str | None = None
     max_values: int = 1
     hash_buckets: int = 0
+    dtype: str = INT64
 
     def __post_init__(self):
         check_name("feature", self.name)
         owner = f"feature {self.name!r}"
+        _check_dtype(self, owner)
         set_int(self, owner, "vocabulary_size", FIRST_ID)
         _check_hash(self, owner)
         set_int(self, owner, "attention_dim", 1)
@@ -180,9 +186,10 @@ class CategoricalContext:
         max_values: int. Values that a request carries at most; with more than 1 the tensor is
             ``[U, max_values]``, padded with 0 at the end of the last axis. Defaults to 1.
         hash_buckets: int. As for :class:`Feature`.
+        dtype: str. As for :class:`Feature`.
 
     Raises:
-        SchemaError: the name, a size or the dimension is not usable.
+        SchemaError: the name, a size, the dimension or the dtype is not usable.
     """
 
     name: str
@@ -192,10 +199,12 @@ class CategoricalContext:
     digest: str | None = None
     max_values: int = 1
     hash_buckets: int = 0
+    dtype: str = INT64
 
     def __post_init__(self):
         check_name("context feature", self.name)
         owner = f"context feature {self.name!r}"
+        _check_dtype(self, owner)
         set_int(self, owner, "vocabulary_size", FIRST_ID)
         _check_hash(self, owner)
         set_int(self, owner, "dim", 1)
@@ -235,6 +244,13 @@ class NumericContext:
                 f"`deviation` of context feature {self.name!r} must be positive. "
                 f"Received: deviation={self.deviation!r}"
             )
+
+
+def _check_dtype(part: Feature | CategoricalContext, owner: str) -> None:
+    if part.dtype not in (INT64, STRING):
+        raise SchemaError(
+            f"`dtype` of {owner} must be {INT64!r} or {STRING!r}. Received: dtype={part.dtype!r}"
+        )
 
 
 def _check_hash(part: Feature | CategoricalContext, owner: str) -> None:

@@ -12,6 +12,8 @@ from tfdare.schema.features import FIRST_ID, OOV_ID
 GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
+FINGERPRINTS = 2**63 - 1
+"""Integers that text ids are hashed to before they are hashed to rows."""
 
 
 def mix(values) -> np.ndarray:
@@ -50,6 +52,27 @@ def hash_rows(ids: np.ndarray, buckets: int) -> np.ndarray:
     return np.where(ids < 0, OOV_ID, rows.astype(np.int64) + FIRST_ID).astype(np.int32)
 
 
+def fingerprint(texts) -> np.ndarray:
+    """Converts text ids to the integers that :func:`hash_rows` takes, by FarmHash.
+
+    The function is TensorFlow's own ``tf.strings.to_hash_bucket_fast``, so that an exported graph
+    computes the same; the first call imports TensorFlow.
+
+    Args:
+        texts: array of bytes, any shape. Empty ones are no ids: -1.
+
+    Returns:
+        int64 of the same shape.
+    """
+    from tfdare.compat import tf
+
+    texts = np.asarray(texts)
+    if not texts.size:
+        return np.zeros(texts.shape, np.int64)
+    codes = tf.strings.to_hash_bucket_fast(tf.constant(texts, tf.string), FINGERPRINTS).numpy()
+    return np.where(texts == b"", -1, codes)
+
+
 def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
     """Returns for each row one of the many ids, int64, that :func:`hash_rows` sends there.
 
@@ -69,6 +92,32 @@ def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
         ids[missing] = unmix(mixed << np.uint64(1)).astype(np.int64)
         turn += 1
     return ids
+
+
+def texts_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
+    """Returns for each row a text that :func:`fingerprint` and :func:`hash_rows` send there.
+
+    Texts cannot be computed from their hash: numbers are tried until every row has one, some
+    ``buckets * log(rows)`` of them.
+
+    Args:
+        rows: int, any shape. 2 and above.
+        buckets: int. Rows that ids share.
+
+    Returns:
+        bytes of the same shape.
+    """
+    wanted, code = np.unique(np.asarray(rows), return_inverse=True)
+    numbers = np.full(wanted.shape, -1, np.int64)
+    start, block = 0, max(1 << 12, min(buckets, 1 << 20))
+    while (numbers < 0).any():
+        tried = np.arange(start, start + block)
+        hashed = hash_rows(fingerprint(tried.astype(bytes)), buckets)
+        index = np.minimum(np.searchsorted(wanted, hashed), len(wanted) - 1)
+        hit = wanted[index] == hashed
+        numbers[index[hit]] = tried[hit]
+        start += block
+    return numbers.astype(bytes)[code].reshape(np.shape(rows))
 
 
 def expected_collisions(ids: int, buckets: int) -> float:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfdare.schema.features import (
+    INT64,
     CategoricalContext,
     Feature,
     NumericContext,
@@ -221,10 +222,12 @@ class Schema:
 
 
 def _fields(part: Feature | CategoricalContext | NumericContext) -> dict[str, Any]:
-    """Returns the fields as a dict; ``hash_buckets`` only where ids are hashed."""
+    """Returns the fields as a dict; ``hash_buckets`` and ``dtype`` only where not the default."""
     data = dataclasses.asdict(part)
     if not data.get("hash_buckets"):
         data.pop("hash_buckets", None)
+    if data.get("dtype") == INT64:
+        data.pop("dtype")
     return data
 
 

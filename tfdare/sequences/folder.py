@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdare.schema import Schema, SchemaError
+from tfdare.schema import INT64, Schema, SchemaError
 from tfdare.schema.differences import differences
 from tfdare.sequences.record import GZIP_SUFFIX, UserRecord, context_dtypes, decode, read_records
 from tfdare.sequences.vectors import read_vectors
@@ -116,11 +116,12 @@ class Sequences:
         """Reads the raw ids of (context) feature ``name``.
 
         Returns:
-            int64; element ``i`` has row ``i + 2``.
+            int64, or bytes (UTF-8) where ids are text; element ``i`` has row ``i + 2``.
         """
-        path = self.vocabulary_path(name)
-        with open(path, encoding="utf-8") as file:
-            return np.array([int(line.split("\t", 1)[0]) for line in file], np.int64)
+        with open(self.vocabulary_path(name), "rb") as file:
+            ids = [line.split(b"\t", 1)[0] for line in file]
+        (dtype,) = (part.dtype for part in self.schema.categorical if part.name == name)
+        return np.array(ids, np.int64) if dtype == INT64 else np.array(ids, bytes)
 
     def frequencies(self, name: str) -> np.ndarray:
         """Reads how often each id of (context) feature ``name`` occurred in the training period.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfdare.schema import FIRST_ID, PADDING_ID, SchemaError
-from tfdare.schema.id_hash import hash_rows, ids_of_rows
+from tfdare.schema import FIRST_ID, PADDING_ID, STRING, SchemaError
+from tfdare.schema.id_hash import fingerprint, hash_rows, ids_of_rows, texts_of_rows
 from tfdare.sequences.folder import Sequences
 
-UNKNOWN_ID = -1
+UNKNOWN_ID, UNKNOWN_TEXT = -1, b""
 """Raw id of a row that stands for no single id; a model treats it as out of vocabulary."""
-UNSEEN_VALUE = -(2**63)
-"""The same for features with several values, where -1 means no value."""
+UNSEEN_VALUE, UNSEEN_TEXT = -(2**63), b"\t"
+"""The same for features with several values, where -1 or an empty text means no value."""
+
+
+def readable(ids: np.ndarray) -> np.ndarray:
+    """Decodes text ids to str, for people and JSON; leaves integers as they are."""
+    return np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids
 
 
 class RawIds:
@@ -36,6 +41,7 @@ class RawIds:
                 f"{sequences.path!r} hashes {', '.join(self.hashed)}: it does not hold raw ids"
             )
         self._values = {part.name: part.max_values for part in parts}
+        self._text = {part.name for part in parts if part.dtype == STRING}
         self._raw = {
             name: sequences.vocabulary(name) for name in self._values if name not in self.hashed
         }
@@ -48,28 +54,51 @@ class RawIds:
             rows: int, any shape; flat for a feature of L values, as in records.
 
         Returns:
-            int64 of the same shape, or ``[..., L]`` of a feature of L values. -1 for padding and
-            out of vocabulary; among several values -1 is padding alone.
+            int64, or bytes where ids are text, of the same shape, or ``[..., L]`` of a feature of
+            L values. -1 or an empty text for padding and out of vocabulary; among several values
+            this is padding alone.
         """
         rows, values = np.asarray(rows, np.int64), self._values[name]
         buckets = self.hashed.get(name)
         size = len(self._raw[name]) if buckets is None else buckets
         known = (rows >= FIRST_ID) & (rows < FIRST_ID + size)
-        ids: np.ndarray = np.full(rows.shape, UNKNOWN_ID, np.int64)
-        ids[known] = (
-            self._raw[name][rows[known] - FIRST_ID]
-            if buckets is None
-            else ids_of_rows(rows[known], buckets)
-        )
+        if buckets is None:
+            raw = self._raw[name][rows[known] - FIRST_ID]
+        elif name in self._text:
+            raw = texts_of_rows(rows[known], buckets)
+        else:
+            raw = ids_of_rows(rows[known], buckets)
+        ids: np.ndarray = np.full(rows.shape, self.unknown(name), raw.dtype)
+        ids[known] = raw
         if values > 1:
-            ids[~known & (rows != PADDING_ID)] = UNSEEN_VALUE
+            if (unseen := ~known & (rows != PADDING_ID)).any():
+                value = UNSEEN_TEXT if name in self._text else UNSEEN_VALUE
+                ids = np.where(unseen, np.array(value), ids)
             ids = ids.reshape(-1, values)
         return ids
 
-    def row(self, name: str, raw: int) -> int | None:
+    def unknown(self, name: str) -> int | bytes:
+        """Returns the raw id that stands for no single id of feature ``name``."""
+        return UNKNOWN_TEXT if name in self._text else UNKNOWN_ID
+
+    def parse(self, name: str, text: str) -> int | bytes:
+        """Reads a raw id of feature ``name`` that was given as text.
+
+        Raises:
+            ValueError: the ids of the feature are integers, and it is none.
+        """
+        if name in self._text:
+            return text.encode()
+        try:
+            return int(text)
+        except ValueError as error:
+            raise ValueError(f"Ids of {name!r} are integers. Received: {text!r}") from error
+
+    def row(self, name: str, raw: int | bytes) -> int | None:
         """Returns the row of one raw id of feature ``name``, or None if it is not known."""
         if name in self.hashed:
-            row = int(hash_rows(np.array(raw), self.hashed[name]))
+            code = fingerprint(np.array(raw)) if name in self._text else np.array(raw)
+            row = int(hash_rows(code, self.hashed[name]))
             return row if row >= FIRST_ID else None
         (indices,) = np.nonzero(self._raw[name] == raw)
         return int(indices[0]) + FIRST_ID if len(indices) else None

@@ -5,7 +5,8 @@ and ``target_<feature>`` int64 ``[U, C]``; ``[U, N, L]`` and ``[U, C, L]`` for a
 values, padded with -1 at the end. Where the model takes them it also holds ``history_time_gap``
 int32 ``[U, N]``, the time from each behavior to the request, and ``context_<name>``: int64 ``[U]``
 or ``[U, L]`` for ids, float32 ``[U]`` for a number, NaN where it is not known. Ids are the raw ids
-of the log, or int32 row ids for a model that was exported over those.
+of the log, or int32 row ids for a model that was exported over those. Text ids are bytes (UTF-8)
+in place of int64, padded with empty ones.
 
 This module builds such mappings from a user's lists or from a record, checks, stacks and splits
 them, and adds the results of search to them. It does not import TensorFlow.
@@ -13,7 +14,7 @@ them, and adds the results of search to them. It does not import TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -25,8 +26,10 @@ from tfdare.sequences.record import UserRecord
 
 HISTORY, TARGET, BEHAVIOR, CONTEXT = "history_", "target_", "behavior_", "context_"
 LENGTH, TIME_GAP = "history_length", "history_time_gap"
-NO_VALUE = -1
-"""Raw id that pads the values of a feature that may have several."""
+NO_VALUE, NO_TEXT = -1, b""
+"""Raw id, or text id, that pads the values of a feature that may have several."""
+
+_LARGEST = 2**63 - 1
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 _Lists: TypeAlias = Mapping[str, Sequence | np.ndarray]
@@ -40,9 +43,9 @@ class UserRequest:
         user: str. The raw user id.
         number: int. Index among the requests of the user's record.
         time: int or None. Time of the request, in the log's unit, where it is known.
-        history: mapping of feature to int ``[N]``, oldest first; ``[N, L]`` with several values,
-            -1 (row ids: 0) where there is none.
-        target: mapping of feature to int ``[C]``, or ``[C, L]``.
+        history: mapping of feature to int or bytes ``[N]``, oldest first; ``[N, L]`` with several
+            values, -1 or empty (row ids: 0) where there is none.
+        target: mapping of feature to int or bytes ``[C]``, or ``[C, L]``.
         label: uint8 ``[C]``. 1 clicked, 0 not.
         time_gap: int64 ``[N]`` or None. Time from each behavior to the request, where the schema
             has it.
@@ -144,21 +147,24 @@ def one_request(
     time_gap: Sequence[int] | np.ndarray | None = None,
     context: Mapping[str, Any] | None = None,
     values: Mapping[str, int] | None = None,
+    text_ids: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Builds a request mapping with U = 1 from one user's lists.
 
     Args:
-        history: mapping of feature to raw ids, oldest first; may be empty lists.
+        history: mapping of feature to raw ids, int or str, oldest first; may be empty lists.
         target: mapping of feature to raw ids of the candidates.
         time_gap: sequence of int or None. Time from each behavior to now, in the log's unit.
         context: mapping of feature to a raw id, a list of them (for a feature in `values`), or a
             float; an integer is read as an id.
         values: mapping of feature to int. L, the schema's `max_values`, for every feature (also of
             the context) that has several values; each behavior then has a list of up to L raw ids.
+        text_ids: collection of str. Features, and context, whose ids are text; needed only where
+            nothing else says so: an integer is to be sent as text, or there is no id at all.
 
     Raises:
-        ValueError: features differ, lists of one side differ in length, or a behavior has more
-            values than L.
+        ValueError: features differ, lists of one side differ in length, a behavior has more
+            values than L, or an id is neither an integer nor text.
 
     Example:
         >>> request = one_request({"item": [7, 8]}, {"item": [9]}, context={"age": 31.0})
@@ -182,11 +188,14 @@ def one_request(
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Lists of `{name}` must be equally long. Received: {lengths}")
 
+    text = {name for name in history if any(map(_has_text, (history[name], target[name])))}
+    text |= {name for name, value in context.items() if _has_text(value)} | set(text_ids)
+
     def array(feature, ids):
         if feature in values:
-            rows = [_fill_values(feature, row, values[feature]) for row in ids]
-            return np.asarray(rows, np.int64).reshape(1, len(rows), values[feature])
-        return np.asarray([ids], np.int64)
+            rows = [_fill_values(feature, row, values[feature], feature in text) for row in ids]
+            return _as_array(rows, feature in text).reshape(1, len(rows), values[feature])
+        return _as_array([ids], feature in text)
 
     inputs = {HISTORY + name: array(name, ids) for name, ids in history.items()}
     inputs |= {TARGET + name: array(name, ids) for name, ids in target.items()}
@@ -194,9 +203,9 @@ def one_request(
     if time_gap is not None:
         inputs[TIME_GAP] = np.asarray([time_gap])
     for name, value in context.items():
-        inputs[CONTEXT + name] = np.asarray(
-            [_fill_values(name, value, values[name])] if name in values else [value]
-        )
+        several = name in values
+        value = _fill_values(name, value, values[name], name in text) if several else value
+        inputs[CONTEXT + name] = _as_array([value], name in text)
     return checked(inputs)
 
 
@@ -262,6 +271,8 @@ def checked(requests: Arrays) -> dict[str, np.ndarray]:
             f"feature; {TIME_GAP} and context_<name> are optional. Received: {sorted(requests)}"
         )
     inputs = {name: _cast(name, np.asarray(value)) for name, value in requests.items()}
+    for name in sorted(features):
+        _match_sides(inputs, name)
     users = inputs[LENGTH].shape
     if len(users) != 1:
         raise ValueError(f"`{LENGTH}` must have shape [U]. Received: {users}")
@@ -289,7 +300,7 @@ def checked(requests: Arrays) -> dict[str, np.ndarray]:
             )
     for name in sorted(optional - {TIME_GAP}):
         shape = inputs[name].shape
-        if shape[:1] != users or len(shape) > 1 + (inputs[name].dtype == np.int64):
+        if shape[:1] != users or len(shape) > 1 + (inputs[name].dtype.kind in "iS"):
             raise ValueError(
                 f"`{name}` must have shape [{users[0]}], or [{users[0]}, L] of ids. "
                 f"Received: {shape}"
@@ -401,21 +412,90 @@ def _cast(name: str, array: np.ndarray) -> np.ndarray:
         return np.clip(array, 0, MAX_GAP).astype(np.int32)
     if name.startswith(CONTEXT) and array.dtype.kind == "f":
         return array.astype(np.float32, copy=False)
+    ids = name not in (LENGTH, TIME_GAP)
+    if ids and (array.dtype.kind == "S" or (array.size and array.dtype.kind in "UO")):
+        return _text_ids(name, array)
     if array.size and array.dtype.kind not in "iu":
-        numbers = "integers or floats" if name.startswith(CONTEXT) else "integers"
-        raise ValueError(f"`{name}` must hold {numbers}. Received: dtype={array.dtype}")
-    return array.astype(np.int32 if name in (LENGTH, TIME_GAP) else np.int64, copy=False)
+        kinds = "integers, text or floats" if name.startswith(CONTEXT) else "integers or text"
+        raise ValueError(
+            f"`{name}` must hold {kinds if ids else 'integers'}. "
+            f"Received: dtype={array.dtype}, {array.ravel()[:3].tolist()}"
+        )
+    if array.dtype == np.uint64 and array.size and array.max() > _LARGEST:
+        raise ValueError(
+            f"`{name}` holds {array.max()}, beyond signed 64-bit integers: such ids are text, "
+            f"{str(array.max())!r}"
+        )
+    return array.astype(np.int64 if ids else np.int32, copy=False)
 
 
-def _fill_values(feature, ids, size: int) -> list[int]:
+def _match_sides(inputs: dict[str, np.ndarray], feature: str) -> None:
+    """Gives a side without ids the dtype of the other.
+
+    Raises:
+        ValueError: one side has text, the other integers.
+    """
+    names = HISTORY + feature, TARGET + feature
+    text = [name for name in names if inputs[name].dtype.kind == "S"]
+    if len(text) == 1:
+        (other,) = set(names) - set(text)
+        if inputs[other].size:
+            raise ValueError(
+                f"Ids of a feature are text or integers. Received: `{text[0]}` of text, "
+                f"`{other}` of {inputs[other].dtype}"
+            )
+        inputs[other] = np.zeros(inputs[other].shape, "S1")
+
+
+def _text_ids(name: str, array: np.ndarray) -> np.ndarray:
+    """Encodes texts as bytes."""
+    if array.dtype.kind == "S":
+        return array
+    if array.dtype.kind == "U":
+        return np.char.encode(array, "utf-8")
+    values = []
+    for value in array.ravel().tolist():
+        if not isinstance(value, (str, bytes)):
+            raise ValueError(
+                f"`{name}` must hold integers, or text. Received: {value!r} ({type(value).__name__}"
+                f") among {array.ravel()[:3].tolist()}"
+            )
+        values.append(value.encode() if isinstance(value, str) else value)
+    return np.array(values, bytes).reshape(array.shape)
+
+
+def _has_text(ids: Any) -> bool:
+    """Returns whether a value is text, or a list (of lists) that holds some."""
+    if isinstance(ids, np.ndarray):
+        return ids.dtype.kind in "SU" or (ids.dtype.kind == "O" and _has_text(ids.tolist()))
+    return isinstance(ids, (str, bytes)) or (isinstance(ids, Sequence) and any(map(_has_text, ids)))
+
+
+def _as_array(ids: Any, text: bool) -> np.ndarray:
+    """Converts lists of ids; integers among text ids are written out."""
+    if not text:
+        return np.asarray(ids)
+    array = np.asarray(ids, object)
+    flat = [
+        str(id_) if isinstance(id_, (int, np.integer)) and id_ is not True else id_
+        for id_ in array.ravel().tolist()
+    ]
+    converted = np.empty(len(flat), object)
+    converted[:] = flat
+    return converted.reshape(array.shape) if flat else np.zeros(array.shape, "S1")
+
+
+def _fill_values(feature, ids, size: int, text: bool) -> list[Any]:
     if np.ndim(ids) != 1 or len(ids) > size:
         raise ValueError(
             f"Feature {feature!r} must have lists of up to {size} ids. Received: {ids}"
         )
-    return [*ids, *([NO_VALUE] * (size - len(ids)))]
+    return [*ids, *([NO_TEXT if text else NO_VALUE] * (size - len(ids)))]
 
 
 def _padding(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "S":
+        return np.array(NO_TEXT)
     several = array.ndim == 3 and array.dtype == np.int64  # raw ids, among which 0 is an id
     return np.array(NO_VALUE if several else PADDING_ID, array.dtype)
 

@@ -8,6 +8,7 @@ from scipy.linalg import orthogonal_procrustes
 from tfdare.compat import raw
 from tfdare.schema import FIRST_ID, SchemaError
 from tfdare.sequences import Sequences
+from tfdare.sequences.raw_ids import readable
 from tfdare.training.run_folder import Run
 
 
@@ -111,7 +112,7 @@ def count_new_ids(run: Run, sequences: Sequences) -> dict[str, int]:
         if hashed[0][name]:
             new_ids[name] = 0
             continue
-        old, new = trained_on.vocabulary(name), sequences.vocabulary(name)
+        old, new = (readable(opened.vocabulary(name)) for opened in (trained_on, sequences))
         same = old[: len(new)] == new[: len(old)]
         if len(new) < len(old) or not same.all():
             row = int(np.argmin(same)) if not same.all() else len(new)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from beam_jobs.reading.formats import make_format
 from beam_jobs.reading.inputs import blocks, find_files, plan
-from beam_jobs.reading.rows import NOT_UTF8, Events, to_events
-from beam_jobs.reading.values import EMPTY, INEXACT, LARGEST
+from beam_jobs.reading.rows import Events, to_events
+from beam_jobs.reading.values import EMPTY, INEXACT, LARGEST, NOT_UTF8
 
 FORM = make_format("csv", None, None)
 HEADER = b"user,item,category,time\n"
@@ -94,7 +94,7 @@ def judge(data):
             if not fields[0]:
                 raise ValueError("user is empty")
             if not fields[0].isascii() and any("\udc80" <= c <= "\udcff" for c in fields[0]):
-                raise ValueError(NOT_UTF8)
+                raise ValueError(f"user {NOT_UTF8}")
             pairs = zip(("item", "category", "time"), fields[1:])
             numbers = [number(text, name) for name, text in pairs]
             user = re.sub(r"^([0-9]{1,15})\.0+$", r"\1", fields[0])

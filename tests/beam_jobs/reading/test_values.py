@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.reading.formats import DAY, HOUR, make_format, with_context
-from beam_jobs.reading.values import floats, integer_lists
+from beam_jobs.reading.values import floats, id_lists
 from beam_jobs.shared.vocabulary_file import Vocabulary
 from beam_jobs.vocabulary.catalog import Catalog
 from beam_jobs.vocabulary.context import (
@@ -56,13 +56,13 @@ def test_mean_and_deviation():
 )
 def test_several_values(text, values, more):
     # between two neighbors, so that a slip by a row shows
-    numbers, reasons, left = integer_lists(pa.array(["1", text, "2|2|2"]), "tags", 2)
+    numbers, reasons, left = id_lists(pa.array(["1", text, "2|2|2"]), "tags", 2)
     assert numbers.tolist() == [[1, -1], values + [-1] * (2 - len(values)), [2, 2]]
     assert left.tolist() == [0, more, 1] and reasons == {}
     ids = [int(part) for part in text.split("|") if part]
     lists = pa.array([[1], ids or None, [2, 2, 2]], pa.list_(pa.int64()))
     for column in (lists, pa.concat_arrays([pa.array([[9, 9]]), lists]).slice(1)):
-        again, reasons, left = integer_lists(column, "tags", 2)
+        again, reasons, left = id_lists(column, "tags", 2)
         assert again.tolist() == numbers.tolist() and left.tolist() == [0, more, 1] and not reasons
 
 
@@ -78,14 +78,14 @@ def test_several_values(text, values, more):
     ],
 )
 def test_invalid_lists_of_values_are_rejected(text, reason):
-    numbers, reasons, _ = integer_lists(pa.array([b"4|5", text.encode(), b"6"]), "tags", 2)
+    numbers, reasons, _ = id_lists(pa.array([b"4|5", text.encode(), b"6"]), "tags", 2)
     assert reasons == {1: f"tags {reason}"}
     assert numbers[[0, 2]].tolist() == [[4, 5], [6, -1]]
 
 
 def test_an_empty_value_in_a_list():
     column = pa.array([[1, None], [None], [2]])
-    _, reasons, _ = integer_lists(column, "tags", 2)
+    _, reasons, _ = id_lists(column, "tags", 2)
     assert reasons == {0: "tags has an empty value among others"}
 
 

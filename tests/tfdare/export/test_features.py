@@ -170,7 +170,7 @@ def test_row_ids_take_0_for_no_value_and_wrong_rows_for_unknown(model, tmp_path)
     for key, row in (("history_tags", 9), ("context_interests", -1), ("context_hour", 6)):
         wrong[key][0, ...] = row
         rows[key][0, ...] = OOV_ID
-    specs = signature_inputs(model, tf.int32)["serving_default"]
+    specs = signature_inputs(model, False)["serving_default"]
     inputs = {key: tf.constant(wrong[key]) for key in specs}
     answers = module.signatures_by_name["serving_default"](**inputs)
     np.testing.assert_allclose(answers["probability"], model(rows), atol=1e-6)

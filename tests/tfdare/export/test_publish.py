@@ -231,7 +231,7 @@ def test_rows_answer_as_the_model_does_and_wrong_rows_are_out_of_vocabulary(by_r
         assert_answers(answers, by_row.model, known)
     score = {
         name: np.zeros(tuple(d or 2 for d in spec.shape), spec.dtype.as_numpy_dtype)
-        for name, spec in signature_inputs(by_row.model, tf.int32)["score"].items()
+        for name, spec in signature_inputs(by_row.model, False)["score"].items()
     }
     wanted = by_row.run("score", {**score, "behavior_item": score["behavior_item"] + 1})
     got = by_row.run("score", {**score, "behavior_item": score["behavior_item"] + 10**6})
@@ -241,7 +241,7 @@ def test_rows_answer_as_the_model_does_and_wrong_rows_are_out_of_vocabulary(by_r
 def test_a_position_out_of_range_is_finite(by_row):
     score = {
         name: np.ones(tuple(d or 2 for d in spec.shape), spec.dtype.as_numpy_dtype)
-        for name, spec in signature_inputs(by_row.model, tf.int32)["score"].items()
+        for name, spec in signature_inputs(by_row.model, False)["score"].items()
     }
     answers = [
         by_row.run("score", {**score, "behavior_position": score["behavior_position"] * p})

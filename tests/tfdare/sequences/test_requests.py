@@ -140,7 +140,7 @@ GOOD = ({"item": [1], "tags": [[1]]}, {"item": [2], "tags": [[3]]})
         ({"values": {"item": 2, "tags": 2}}, "'item' must have lists of up to 2 ids. Received: 1"),
         ({"time_gap": [1, 2]}, r"equally long. Received: .*'time_gap': 2"),
         ({"time_gap": [1.5]}, "`history_time_gap` must hold integers. Received: dtype=float64"),
-        ({"context": {"hour": "noon"}}, "`context_hour` must hold integers or floats"),
+        ({"context": {"hour": None}}, "`context_hour` must hold integers, or text. Received: None"),
         ({"context": {"hour": [1.0, 2.0]}}, r"`context_hour` must have shape \[1\]"),
     ],
 )
