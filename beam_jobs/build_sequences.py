@@ -26,7 +26,7 @@ from beam_jobs.cooccurrence.learn import LearnVectors
 from beam_jobs.histories.earlier_run import EVENTS_FOLDER, TEXTS_FILE, Earlier, open_earlier
 from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.histories.sort import HISTORIES, SortHistories
-from beam_jobs.options import Options, parse
+from beam_jobs.options import REJECTED_FRACTION, Options, parse
 from beam_jobs.output import manifest
 from beam_jobs.output.manifest import TIME_UNIT
 from beam_jobs.output.publish import REJECTED_COUNTS, RESULTS, Finish, Publish, Staging
@@ -218,7 +218,8 @@ def set_text_ids(
     Raises:
         InputError: ``--text_ids`` names others than the earlier run has.
     """
-    form, shown, most = options.form, options.impressions_form, options.max_rejected_fraction
+    form, shown = options.form, options.impressions_form
+    most = max(options.max_rejected_fraction, REJECTED_FRACTION)
     if earlier:
         text_ids = earlier.text_ids
         if options.text_ids and options.text_ids != text_ids:

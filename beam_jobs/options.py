@@ -34,6 +34,7 @@ from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
 from tfdare.schema import ENCODINGS, FIRST_ID, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000
+REJECTED_FRACTION = 0.1
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
 Turns an event log into a folder of sequences: every user's events sorted by time, and the
@@ -228,8 +229,8 @@ def make_parser(prog: str) -> JobParser:
         default=[],
         metavar="FEATURE",
         help="features, and context, whose ids are text (SKU-0025/b, a UUID, an unsigned 64-bit "
-        "hash); those that are no integers in more than --max_rejected_fraction of the first rows "
-        "are text by themselves",
+        "hash); those that are no integers in more than a tenth of the first rows, and in more "
+        "than --max_rejected_fraction of them, are text by themselves",
     )
     add(
         "--context",
@@ -371,7 +372,7 @@ def make_parser(prog: str) -> JobParser:
     add(
         "--max_rejected_fraction",
         type=float,
-        default=0.1,
+        default=REJECTED_FRACTION,
         help="share of rejected rows, repeated ones left out, beyond which the run fails and "
         "leaves an earlier output in place; default 0.1; 1: never",
     )

@@ -99,7 +99,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, content: bytes, text_ids: bool = False) -> Vocabulary:
-        """Reads the content of a vocabulary file, as :meth:`content` writes it.
+        """Reads the content of a vocabulary file, as :meth:`text` writes it.
 
         Args:
             content: bytes.
@@ -112,7 +112,7 @@ class Vocabulary:
         ids, counts = np.array(pairs, np.int64).reshape(-1, 2).T
         return cls(ids, counts)
 
-    def content(self, decode: Callable[[np.ndarray], list[str]] | None = None) -> bytes:
+    def text(self, decode: Callable[[np.ndarray], list[str]] | None = None) -> bytes:
         """Returns the content of the vocabulary file.
 
         Args:

@@ -260,7 +260,7 @@ class _WriteCatalog(beam.DoFn):
         vocabulary: Vocabulary,
         decode: Callable[[np.ndarray], list[str]] | None,
     ) -> dict[str, Any]:
-        content = vocabulary.content(decode if name in self._text_ids else None)
+        content = vocabulary.text(decode if name in self._text_ids else None)
         write_file(self._path(name), content)
         return {
             "size": len(vocabulary) + FIRST_ID,

@@ -137,14 +137,14 @@ def test_bounds_by_default(prepare, tmp_path):
         "10,000 item is not an integer",
     )
     # what cannot be read is said before anything else is done
-    path.write_text("user,item,category,time\n" + "u,x,1,5\n" * 9 + "u,7,1,\n")
+    path.write_text("user,item,category,time\n" + "u,-7,1,5\n" * 9 + "u,7,1,\n")
     outcome = prepare(path, *SMALL, *bounds)
     refused(
         outcome,
         "No row is left of the first 10 read: all were rejected.",
-        "9 item is not an integer",
+        "9 item is negative",
         "1 time is empty",
-        f"{path}:2: item is not an integer: u,x,1,5",
+        f"{path}:2: item is negative: u,-7,1,5",
     )
     assert "reading events" not in outcome.err
     # repeated rows are left out as asked: they are no fault
