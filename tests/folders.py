@@ -9,6 +9,8 @@ import numpy as np
 import tfdare
 from tfdare.schema import (
     FIRST_ID,
+    INT64,
+    STRING,
     CategoricalContext,
     Feature,
     NumericContext,
@@ -132,6 +134,7 @@ def write_folder(
     time_gap=None,
     hashed=(),
     vectors=True,
+    text_ids=(),
 ):
     """Writes a folder as the Beam job leaves it, and opens it.
 
@@ -144,17 +147,19 @@ def write_folder(
         time_gap: TimeGap or None. Of the schema.
         hashed: names of features that have no vocabulary.
         vectors: bool. Whether the features of one value have vectors.
+        text_ids: names of features and context whose ids are text.
     """
     path = os.fspath(path)
     os.makedirs(os.path.join(path, "vocabulary"), exist_ok=True)
 
     def vocabulary(name, size):
+        dtype = STRING if name in text_ids else INT64
         if name in hashed:
-            return {"hash_buckets": size - FIRST_ID}
-        file = f"vocabulary/{name}.tsv"
-        rows = [f"{1000 + 7 * row}\t{size - row}\n" for row in range(size - FIRST_ID)]
+            return {"hash_buckets": size - FIRST_ID, "dtype": dtype}
+        file, start = f"vocabulary/{name}.tsv", "№ " if dtype == STRING else ""
+        rows = [f"{start}{1000 + 7 * row}\t{size - row}\n" for row in range(size - FIRST_ID)]
         _write_text(os.path.join(path, file), "".join(rows))
-        return {"vocabulary": file, "digest": file_digest(os.path.join(path, file))}
+        return {"vocabulary": file, "dtype": dtype, "digest": file_digest(os.path.join(path, file))}
 
     features = [Feature(name, size, **vocabulary(name, size)) for name, size in sizes.items()]
     for name, (size, most) in (multi_hot or {}).items():

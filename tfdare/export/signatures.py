@@ -10,7 +10,7 @@ from tfdare.layers.embedding import TIME_GAP
 from tfdare.layers.top_k import select
 from tfdare.models import RequestModel, TwoStageModel
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
-from tfdare.schema.id_hash import FINGERPRINTS, GOLDEN, MULTIPLIERS, SHIFTS
+from tfdare.schema.id_hash import FINGERPRINTS, GOLDEN, MULTIPLIERS, NO_TEXTS, SHIFTS
 from tfdare.sequences import Sequences
 from tfdare.sequences.requests import NO_TEXT, NO_VALUE
 
@@ -240,7 +240,8 @@ def _hashed(ids, part):
     texts = ids
     if ids.dtype == tf.string:  # tfdare.schema.id_hash.fingerprint
         ids = tf.strings.to_hash_bucket_fast(texts, FINGERPRINTS)
-        ids = tf.where(texts == NO_TEXT, tf.constant(NO_VALUE, tf.int64), ids)
+        nothing = (texts == NO_TEXTS[0]) | (texts == NO_TEXTS[1])
+        ids = tf.where(nothing, tf.constant(-1, tf.int64), ids)
     x = ids + signed(GOLDEN)
     for shift, multiplier in zip(SHIFTS, MULTIPLIERS):
         x = tf.bitwise.bitwise_xor(x, shifted(x, shift)) * signed(multiplier)

@@ -12,6 +12,8 @@ from tfdare.schema.features import FIRST_ID, OOV_ID
 GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
+NO_TEXTS = (b"", b"\t")
+"""What stands for no text id: where there is none, and where it is not known."""
 FINGERPRINTS = 2**63 - 1
 """Integers that text ids are hashed to before they are hashed to rows."""
 
@@ -59,7 +61,7 @@ def fingerprint(texts) -> np.ndarray:
     computes the same; the first call imports TensorFlow.
 
     Args:
-        texts: array of bytes, any shape. Empty ones are no ids: -1.
+        texts: array of bytes, any shape. Those of ``NO_TEXTS`` are no ids: -1.
 
     Returns:
         int64 of the same shape.
@@ -70,7 +72,7 @@ def fingerprint(texts) -> np.ndarray:
     if not texts.size:
         return np.zeros(texts.shape, np.int64)
     codes = tf.strings.to_hash_bucket_fast(tf.constant(texts, tf.string), FINGERPRINTS).numpy()
-    return np.where(texts == b"", -1, codes)
+    return np.where(np.isin(texts, NO_TEXTS), -1, codes)
 
 
 def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:

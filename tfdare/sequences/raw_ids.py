@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tfdare.schema import FIRST_ID, PADDING_ID, STRING, SchemaError
-from tfdare.schema.id_hash import fingerprint, hash_rows, ids_of_rows, texts_of_rows
+from tfdare.schema.id_hash import NO_TEXTS, fingerprint, hash_rows, ids_of_rows, texts_of_rows
 from tfdare.sequences.folder import Sequences
 
-UNKNOWN_ID, UNKNOWN_TEXT = -1, b""
+UNKNOWN_ID, UNKNOWN_TEXT = -1, NO_TEXTS[0]
 """Raw id of a row that stands for no single id; a model treats it as out of vocabulary."""
-UNSEEN_VALUE, UNSEEN_TEXT = -(2**63), b"\t"
+UNSEEN_VALUE, UNSEEN_TEXT = -(2**63), NO_TEXTS[1]
 """The same for features with several values, where -1 or an empty text means no value."""
 
 

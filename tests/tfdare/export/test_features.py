@@ -19,6 +19,7 @@ from tfdare.losses import CandidateCrossentropy
 from tfdare.models import build_model
 from tfdare.schema import OOV_ID, PADDING_ID, SchemaError
 from tfdare.sequences import Sequences
+from tfdare.sequences.raw_ids import RawIds
 from tfdare.sequences.requests import NO_VALUE as NO_VALUE_OF_THE_CLIENT
 from tfdare.session import SavedModelSession
 
@@ -161,6 +162,37 @@ def test_missing_values_are_padding_and_unknown_values_are_not(exported):
     ids["context_hour"][:] = NO_VALUE
     answer = exported.run("serving_default", ids)["probability"]
     np.testing.assert_allclose(answer, model(rows), atol=1e-6)
+
+
+def test_text_ids_answer_as_the_model_does(tmp_path):
+    names = ("item", "category", "tags", "hour")
+    folder = write_folder(
+        tmp_path / "sequences",
+        make_splits(**PARTS),
+        time_gap=TIME_GAP,
+        hashed=("category", "interests"),
+        text_ids=(*names, "interests"),
+        **PARTS,
+    )
+    model = randomize(learned_dare(folder.schema.with_dims(3, 4), top_k=TOP_K))
+    session = SavedModelSession(export_model(model, str(tmp_path), folder))
+    dtypes = {name: info.dtype for name, info in session.signatures["search"].inputs.items()}
+    assert dtypes["history_item"] == dtypes["target_tags"] == tf.string.as_datatype_enum
+    rows = requests(model.schema, users=3, behaviors=12, candidates=4, seed=1)
+    ids, texts = RawIds(folder), dict(rows)
+    for key, part in id_inputs(model.schema).items():
+        if key in rows:
+            shape = rows[key].shape
+            texts[key] = ids.raw(part.name, rows[key].reshape(-1)).reshape(shape)
+            assert texts[key].dtype.kind == "S"
+    answers = session.run("serving_default", texts)
+    np.testing.assert_allclose(answers["probability"], model(rows), atol=1e-6)
+    np.testing.assert_array_equal(answers["behavior_index"], model.search(rows)["behavior_index"])
+    strange = {**texts, "target_item": np.full_like(texts["target_item"], b"not there")}
+    unknown = {**rows, "target_item": np.full_like(rows["target_item"], OOV_ID)}
+    answers = session.run("serving_default", strange)
+    np.testing.assert_allclose(answers["probability"], model(unknown), atol=1e-6)
+    session.close()
 
 
 def test_row_ids_take_0_for_no_value_and_wrong_rows_for_unknown(model, tmp_path):
