@@ -17,9 +17,10 @@ demo: install
 	$(BIN)/tfdare demo --output $(OUTPUT) --epochs $(EPOCHS) \
 		$(if $(LOG),--log $(LOG) --format $(FORMAT)) $(if $(PREPARE),-- $(PREPARE))
 
+# A worker that crashes ends the run: pytest-xdist would wait for its tests forever.
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
-	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m keras tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 tests
+	TF_USE_LEGACY_KERAS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 -m keras tests
 
 lint: install
 	$(BIN)/ruff check --quiet .

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 
 import apache_beam as beam
 import fastavro
@@ -11,10 +12,14 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from beam_jobs.reading.bigquery import RowsToEvents
 from beam_jobs.reading.events import EVENTS, TEXTS
-from beam_jobs.reading.formats import make_format, with_text_ids
+from beam_jobs.reading.formats import make_format, with_context, with_text_ids
+from beam_jobs.reading.inputs import blocks, find_files, plan
+from beam_jobs.reading.rows import to_events
 from beam_jobs.reading.text_ids import Texts
 from beam_jobs.shared.hashing import text_codes
 from tests.beam_jobs.conftest import SMALL
@@ -118,6 +123,35 @@ def test_every_format_gives_the_sequences_of_the_rows(prepare, tmp_path):
     kept = [row["row"] for row in outcome.rejected]
     assert len(kept) == 3
     assert all(rows[i]["item"] in kept[i] and str(rows[i]["hash"]) in kept[i] for i in range(3))
+
+
+IDS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00\t\n\r"), min_size=1
+).filter(lambda text: text != r"\N" and not re.fullmatch(r"[0-9]+\.0*|-?[0-9.]+e\+[0-9]+", text))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(IDS, st.lists(IDS.filter(lambda tag: "|" not in tag), max_size=2))))
+@example([("nan", ["null"]), ("a,b", ['"']), ("007", ["7"]), (" x ", ["é"])])
+def test_any_text_is_read_as_it_was_written(tmp_path, values):
+    rows = [
+        {"user": "u", "item": item, "hash": 1, "tags": tags, "city": "", "time": n}
+        for n, (item, tags) in enumerate(values)
+    ]
+    for kind in FORMATS:
+        form = with_context(make_format(kind, "category=,tags=tags", None), ["tags=2"])
+        form = with_text_ids(form, ["item", "tags"])
+        if not rows and kind in ("csv", "jsonl"):
+            continue  # no columns
+        path, got = write(tmp_path, kind, rows), []
+        for chunk in plan(find_files([str(path)], form), form, 1 << 20):
+            for block in blocks(chunk, form, 1 << 20):
+                events, odd, _ = to_events(block.columns, block.line, block.text_of, form)
+                assert not odd and not block.rejected, (kind, odd, block.rejected)
+                decode = Texts.of(events.texts).decode
+                tags = [[tag for tag in row if tag] for row in decode(events.columns["tags"])]
+                got += zip(decode(events.columns["item"]), tags)
+        assert got == values, kind
 
 
 def test_integers_stay_integers_unless_told(prepare, log):
