@@ -18,8 +18,10 @@ FIRST_ID = 2
 MAX_GAP = 2**31 - 1
 """Longest time gap that a request carries, in the log's unit of time; longer ones are clipped."""
 
-INT64, STRING = "int64", "string"
-"""What raw ids of a feature are: integers, or text."""
+INT64 = "int64"
+"""`dtype` of a feature whose raw ids are integers."""
+STRING = "string"
+"""`dtype` of a feature whose raw ids are text."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _RESERVED = {"length", "time", "time_gap", "index", "position", "score"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfdare.quiet import quiet
 from tfdare.schema.features import FIRST_ID, OOV_ID
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -66,7 +67,8 @@ def fingerprint(texts) -> np.ndarray:
     Returns:
         int64 of the same shape.
     """
-    from tfdare.compat import tf
+    with quiet():  # only here, so that those who hash no text need not load it
+        import tensorflow as tf
 
     texts = np.asarray(texts)
     if not texts.size:
