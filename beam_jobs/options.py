@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from beam_jobs.cooccurrence.options import VectorOptions, add_vector_options, parse_vectors
 from beam_jobs.histories import splits
@@ -35,6 +35,8 @@ from tfdare.schema import ENCODINGS, FIRST_ID, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000
 REJECTED_FRACTION = 0.1
+_Add: TypeAlias = Callable[..., Any]
+"""``add_argument`` of a group of options."""
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
 Turns an event log into a folder of sequences: every user's events sorted by time, and the
@@ -186,7 +188,12 @@ def make_parser(prog: str) -> JobParser:
     parser = JobParser(prog, _EXAMPLE.format(prog=prog), _HELP)
     parser.usage = "%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]"
     parser.epilog = _EPILOG
-    add = parser.add_argument
+    for group, add_options in _GROUPS:
+        add_options(parser.add_argument_group(group).add_argument)
+    return parser
+
+
+def _add_log(add: _Add) -> None:
     add(
         "--input",
         nargs="+",
@@ -214,6 +221,31 @@ def make_parser(prog: str) -> JobParser:
         help="behavior types to keep, separated by commas; default taobao pv, tmall 0 (click), "
         "other formats all",
     )
+    add(
+        "--time_unit",
+        default=AUTO,
+        choices=(AUTO, *UNITS),
+        help="unit of times that are integers; dates and ISO 8601 times are converted to it (UTC "
+        "unless they have a zone); auto (default): by the range of the first times, seconds where "
+        "that says nothing",
+    )
+    add(
+        "--duplicates",
+        default="drop",
+        choices=("drop", "keep"),
+        help="drop (default) or keep rows equal to an earlier one "
+        "in all columns read; keep where the clock is coarse",
+    )
+    add(
+        "--max_rejected_fraction",
+        type=float,
+        default=REJECTED_FRACTION,
+        help="share of rejected rows, repeated ones left out, beyond which the run fails and "
+        "leaves an earlier output in place; default 0.1; 1: never",
+    )
+
+
+def _add_features(add: _Add) -> None:
     add(
         "--multi_hot",
         nargs="+",
@@ -249,20 +281,15 @@ def make_parser(prog: str) -> JobParser:
         help="numeric features of the request, from a column of the target's row; empty is unknown",
     )
     add(
-        "--time_unit",
-        default=AUTO,
-        choices=(AUTO, *UNITS),
-        help="unit of times that are integers; dates and ISO 8601 times are converted to it (UTC "
-        "unless they have a zone); auto (default): by the range of the first times, seconds where "
-        "that says nothing",
-    )
-    add(
         "--time_gap",
         type=int,
         metavar="UNIT",
         help="requests hold the time since each behavior; "
         "gaps shorter than UNIT, by the clock of the log, are not distinguished",
     )
+
+
+def _add_requests(add: _Add) -> None:
     add(
         "--split",
         default="leave_last",
@@ -286,6 +313,16 @@ def make_parser(prog: str) -> JobParser:
         "so that bots do not exhaust memory; the others are counted; default 100,000",
     )
     add("--window", type=int, default=200, help="behaviors of a request at most; default 200")
+    add(
+        "--coarse_clock",
+        action="store_true",
+        help="the order of the log decides which of several "
+        "events at the same time came first; without it a request sees only behaviors with a "
+        "strictly earlier time. Always on for tmall",
+    )
+
+
+def _add_negatives(add: _Add) -> None:
     add("--negatives", type=int, default=2, help="negatives for each request; default 2")
     add(
         "--negative_alpha",
@@ -308,13 +345,17 @@ def make_parser(prog: str) -> JobParser:
         default=1800,
         help="a pause longer than this ends a session, by the clock of the log; default 1800",
     )
+    add("--seed", type=int, default=1, help="seed of the negatives; default 1")
     add(
-        "--coarse_clock",
-        action="store_true",
-        help="the order of the log decides which of several "
-        "events at the same time came first; without it a request sees only behaviors with a "
-        "strictly earlier time. Always on for tmall",
+        "--max_short_fraction",
+        type=float,
+        default=0.1,
+        help="share of requests with fewer than --negatives negatives beyond which the run fails; "
+        "default 0.1; 1: never",
     )
+
+
+def _add_impressions(add: _Add) -> None:
     add(
         "--impressions",
         nargs="+",
@@ -337,7 +378,9 @@ def make_parser(prog: str) -> JobParser:
         default=100,
         help="with --impressions: a request with more candidates is split; default 100",
     )
-    add("--seed", type=int, default=1, help="seed of the negatives; default 1")
+
+
+def _add_vocabularies(add: _Add) -> None:
     add(
         "--min_count",
         type=int,
@@ -363,31 +406,14 @@ def make_parser(prog: str) -> JobParser:
         "holds the expected and the actual share",
     )
     add(
-        "--duplicates",
-        default="drop",
-        choices=("drop", "keep"),
-        help="drop (default) or keep rows equal to an earlier one "
-        "in all columns read; keep where the clock is coarse",
+        "--vocabulary_from",
+        metavar="FOLDER",
+        help="earlier output whose vocabularies are used "
+        "unchanged; other ids are out of vocabulary",
     )
-    add(
-        "--max_rejected_fraction",
-        type=float,
-        default=REJECTED_FRACTION,
-        help="share of rejected rows, repeated ones left out, beyond which the run fails and "
-        "leaves an earlier output in place; default 0.1; 1: never",
-    )
-    add(
-        "--max_short_fraction",
-        type=float,
-        default=0.1,
-        help="share of requests with fewer than --negatives negatives beyond which the run fails; "
-        "default 0.1; 1: never",
-    )
-    add(
-        "--buckets",
-        type=int,
-        help="groups of users, and shards of each split; default by the size of the log",
-    )
+
+
+def _add_earlier(add: _Add) -> None:
     add(
         "--keep_events",
         action="store_true",
@@ -399,13 +425,9 @@ def make_parser(prog: str) -> JobParser:
         help="earlier output, made with --keep_events, to which --input "
         "is added: ids keep their rows, new ids are appended; implies --keep_events",
     )
-    add(
-        "--vocabulary_from",
-        metavar="FOLDER",
-        help="earlier output whose vocabularies are used "
-        "unchanged; other ids are out of vocabulary",
-    )
-    add_vector_options(add)
+
+
+def _add_files(add: _Add) -> None:
     add(
         "--compression",
         default="none",
@@ -426,6 +448,11 @@ def make_parser(prog: str) -> JobParser:
         "default one file per bucket and split",
     )
     add(
+        "--buckets",
+        type=int,
+        help="groups of users, and shards of each split; default by the size of the log",
+    )
+    add(
         "--merge_ram",
         metavar="SIZE",
         help="memory that the worker which merges the vocabularies "
@@ -437,7 +464,19 @@ def make_parser(prog: str) -> JobParser:
         default=CHUNK_BYTES,
         help="bytes of text that a worker reads at once; default 64 MiB",
     )
-    return parser
+
+
+_GROUPS: tuple[tuple[str, Callable[[_Add], None]], ...] = (
+    ("log", _add_log),
+    ("features", _add_features),
+    ("split and requests", _add_requests),
+    ("negatives", _add_negatives),
+    ("impressions", _add_impressions),
+    ("vocabularies", _add_vocabularies),
+    ("adding to an earlier output", _add_earlier),
+    ("vectors", add_vector_options),
+    ("files and workers", _add_files),
+)
 
 
 def parse(argv: Sequence[str] | None, prog: str) -> Options:
