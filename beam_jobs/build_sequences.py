@@ -26,7 +26,7 @@ from beam_jobs.cooccurrence.learn import LearnVectors
 from beam_jobs.histories.earlier_run import EVENTS_FOLDER, TEXTS_FILE, Earlier, open_earlier
 from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.histories.sort import HISTORIES, SortHistories
-from beam_jobs.options import REJECTED_FRACTION, Options, parse
+from beam_jobs.options import DATES, REJECTED_FRACTION, Options, parse
 from beam_jobs.output import manifest
 from beam_jobs.output.manifest import TIME_UNIT
 from beam_jobs.output.publish import REJECTED_COUNTS, RESULTS, Finish, Publish, Staging
@@ -193,7 +193,7 @@ def open_base(options: Options) -> Earlier | None:
     names = (*options.form.features, *options.context_form.context)
     if options.since:
         # the dates move from day to day, text ids are taken over
-        moving = ("validation_from", "test_from", "text_ids")
+        moving = (*DATES, "text_ids")
         split = {name: value for name, value in options.split.items() if name not in moving}
         settings = {**options.optional_settings, **options.form.settings, **split}
         settings.pop("text_ids")
@@ -316,7 +316,7 @@ def build(options: Options) -> dict[str, Any]:
         impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
         files = [*files, *more]
     options = set_text_ids(options, chunks, impressions, earlier)
-    options = set_clock(options, chunks, impressions, earlier)
+    options = set_clock(options, chunks, impressions, earlier).with_dates()
     buckets = options.buckets or (
         _TABLE_BUCKETS
         if options.form.kind == BIGQUERY

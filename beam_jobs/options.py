@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from beam_jobs.cooccurrence.options import VectorOptions, add_vector_options, parse_vectors
 from beam_jobs.histories import splits
-from beam_jobs.reading.clocks import AUTO, UNITS, Clock
+from beam_jobs.reading.clocks import AUTO, UNITS, Clock, ticks_of, time_or_date
 from beam_jobs.reading.formats import (
     DAY,
     FILES,
@@ -70,9 +70,12 @@ _PROTOCOL_HELP = {
     "min_test": "test events of a user at least",
     "max_test": "test events of a user at most",
     "train_start": "position of a user's first training target",
-    "validation_from": "time at which validation starts, by the clock of the log; for by_time",
-    "test_from": "time at which test starts, by the clock of the log; for by_time",
+    "validation_from": "time at which validation starts: a date or time (2024-03-08, ISO 8601, UTC "
+    "without a zone), or a number by the clock of the log; for by_time",
+    "test_from": "time at which test starts, the same way; for by_time",
 }
+DATES = ("validation_from", "test_from")
+"""Options that take a date."""
 _LARGEST = 2**31 - 1
 _BOUNDS = (  # option, least, most
     ("train_targets", 0, math.inf),
@@ -81,8 +84,6 @@ _BOUNDS = (  # option, least, most
     ("test_fraction", 0, 1),
     ("min_test", 1, math.inf),
     ("max_test", 1, math.inf),
-    ("validation_from", 1, math.inf),
-    ("test_from", 1, math.inf),
     ("min_events", 2, _LARGEST),
     ("max_events", 2, _LARGEST),
     ("window", 1, _LARGEST),
@@ -134,7 +135,26 @@ class Options:
     vectors: VectorOptions = field(default_factory=lambda: VectorOptions({}))
     impressions: tuple[str, ...] = ()
     impressions_form: Format | None = None
+    dates: Mapping[str, str] = field(default_factory=dict)
     beam: tuple[str, ...] = ()
+
+    def with_dates(self) -> Options:
+        """Converts the dates of the split to times by the clock of the log, once that is known.
+
+        Raises:
+            InputError: times of the log have no known unit, or validation starts after test.
+        """
+        clock = self.form.clock
+        if self.dates and clock.by_range and clock.unit is None:
+            name, date = next(iter(self.dates.items()))
+            raise InputError(
+                f"--{name} is a date, but the first times of the log are no times since 1970 in "
+                f"any unit. Received: {date}. Give a number by the clock of the log, or --time_unit"
+            )
+        times: dict[str, Any] = {name: ticks_of(date, clock) for name, date in self.dates.items()}
+        protocol = dataclasses.replace(self.protocol, **times)
+        _check_times(protocol, self.dates)
+        return dataclasses.replace(self, protocol=protocol)
 
     @property
     def context_form(self) -> Format:
@@ -299,7 +319,8 @@ def _add_requests(add: _Add) -> None:
     for name, defaults in _protocol_defaults().items():
         text = ", ".join(f"{protocol} {value}" for protocol, value in defaults.items() if value)
         text = f"{_PROTOCOL_HELP[name]}; default {text}" if text else _PROTOCOL_HELP[name]
-        add(f"--{name}", type=type(next(iter(defaults.values()))), help=text)
+        kind = _date if name in DATES else type(next(iter(defaults.values())))
+        add(f"--{name}", type=kind, metavar="TIME" if name in DATES else None, help=text)
     add(
         "--min_events",
         type=int,
@@ -540,6 +561,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
             "impressions": tuple(args.impressions),
             "impressions_form": impressions_form,
             "keep_events": args.keep_events or bool(args.since),
+            "dates": _dates(args),
             "beam": tuple(beam),
         }
     )
@@ -562,7 +584,7 @@ def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Forma
     """Returns the formats of the log and of the impressions, None where there are none."""
     delimiter = args.delimiter and parse_delimiter(args.delimiter)
     form, impressions = make_format(args.format, args.columns, args.behavior), None
-    clock = Clock(None if args.time_unit == AUTO else args.time_unit)
+    clock = _clock(args)
     form = dataclasses.replace(form, delimiter=delimiter, clock=clock)
     if args.impressions:
         if not isinstance(protocol, splits.ByTime):
@@ -617,15 +639,10 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
         if args.split not in defaults:
             owners = ", ".join(defaults)
             raise InputError(f"--{option} belongs to --split {owners}, not {args.split}")
-        values[option] = value
+        values[option] = ticks_of(value, _clock(args)) if option in DATES else value
     protocol = splits.PROTOCOLS[args.split](**values)
-    if isinstance(protocol, splits.ByTime) and not (
-        0 < protocol.validation_from < protocol.test_from
-    ):
-        raise InputError(
-            "--split by_time needs --validation_from and a later --test_from, by the clock of the "
-            f"log. Received: {protocol.validation_from} and {protocol.test_from}"
-        )
+    if len(_dates(args)) != 1:  # a date and a number are compared once the clock is known
+        _check_times(protocol, _dates(args))
     if isinstance(protocol, splits.LastFraction):
         if protocol.test_fraction == 1:
             raise InputError("--test_fraction must be below 1. Received: 1.0")
@@ -635,3 +652,34 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
                 f"Received: {protocol.max_test}"
             )
     return protocol
+
+
+def _check_times(protocol: splits.Protocol, dates: Mapping[str, str]) -> None:
+    if isinstance(protocol, splits.ByTime) and not (
+        0 < protocol.validation_from < protocol.test_from
+    ):
+        received = " and ".join(str(dates.get(name, getattr(protocol, name))) for name in DATES)
+        raise InputError(
+            "--split by_time needs --validation_from and a later --test_from, as dates or by the "
+            f"clock of the log. Received: {received}"
+        )
+
+
+def _dates(args: argparse.Namespace) -> dict[str, str]:
+    """Returns the times of the split that were given as dates."""
+    values = {name: getattr(args, name) for name in DATES}
+    return {name: value for name, value in values.items() if isinstance(value, str)}
+
+
+def _date(text: str) -> int | str:
+    try:
+        return time_or_date(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "must be a date or time such as 2024-03-08 or 2024-03-08T12:00Z, or a number by the "
+            f"clock of the log. Received: {text!r}"
+        ) from None
+
+
+def _clock(args: argparse.Namespace) -> Clock:
+    return Clock(None if args.time_unit == AUTO else args.time_unit)
