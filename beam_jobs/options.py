@@ -6,10 +6,14 @@ import argparse
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs.config_file import CONFIG_FILE, as_arguments, config_text, read_config
 from beam_jobs.cooccurrence.options import VectorOptions, add_vector_options, parse_vectors
 from beam_jobs.histories import splits
 from beam_jobs.reading.clocks import AUTO, UNITS, Clock, ticks_of, time_or_date
@@ -35,6 +39,9 @@ from tfdare.schema import ENCODINGS, FIRST_ID, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000
 REJECTED_FRACTION = 0.1
+_NOT_IN_CONFIG = ("config", "output", "overwrite")
+_OF_ONE_RUN = ("input", "impressions", "since", "vocabulary_from", "buckets", "keep_events")
+"""Options that a run with ``--since`` does not take from the earlier one."""
 _Add: TypeAlias = Callable[..., Any]
 """``add_argument`` of a group of options."""
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
@@ -104,7 +111,10 @@ _BOUNDS = (  # option, least, most
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options of a run; Beam's options are in ``beam``."""
+    """Checked options of a run.
+
+    Beam's options are in ``beam``, the text of the file that repeats the run in ``config``.
+    """
 
     input: tuple[str, ...]
     output: str
@@ -136,6 +146,7 @@ class Options:
     impressions: tuple[str, ...] = ()
     impressions_form: Format | None = None
     dates: Mapping[str, str] = field(default_factory=dict)
+    config: str = ""
     beam: tuple[str, ...] = ()
 
     def with_dates(self) -> Options:
@@ -206,8 +217,14 @@ class Options:
 def make_parser(prog: str) -> JobParser:
     """Builds the parser of the job's own options."""
     parser = JobParser(prog, _EXAMPLE.format(prog=prog), _HELP)
-    parser.usage = "%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]"
+    parser.usage = "%(prog)s --input LOG [LOG ...] [--format FORMAT] --output FOLDER [options]"
     parser.epilog = _EPILOG
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"options from a YAML file such as the {CONFIG_FILE} that every run writes into its "
+        "output; the command line wins over it",
+    )
     for group, add_options in _GROUPS:
         add_options(parser.add_argument_group(group).add_argument)
     return parser
@@ -507,9 +524,11 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         InputError: an option is unknown or does not fit.
         SystemExit: ``--help`` was given, or argparse refused an option.
     """
-    args, beam = parse_job(make_parser(prog), argv)
+    parser = make_parser(prog)
+    args, beam = parse_job(parser, _with_files(sys.argv[1:] if argv is None else argv, parser))
     check_bounds(args, _BOUNDS)
     protocol = _protocol(args)
+    config = config_text(args, parser, _NOT_IN_CONFIG)
     args.min_events = args.min_events or protocol.min_events
     _check_together(args)
     form, impressions_form = _formats(args, protocol)
@@ -562,9 +581,55 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
             "impressions_form": impressions_form,
             "keep_events": args.keep_events or bool(args.since),
             "dates": _dates(args),
+            "config": config,
             "beam": tuple(beam),
         }
     )
+
+
+def _with_files(argv: Sequence[str], parser: JobParser) -> list[str]:
+    """Puts options of files before those of a command line, which win: first those of the earlier
+    output that ``--since`` names, then those of ``--config``.
+
+    Raises:
+        InputError: a file cannot be read, or its options do not fit.
+    """
+    front = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("config", "since", "split"):
+        front.add_argument(f"--{name}")
+    front.add_argument("--impressions", nargs="+")
+    config: list[str] = []
+    if path := front.parse_known_args(argv)[0].config:
+        config = as_arguments(read_config(path), path, parser, ("config",))
+    args, _ = front.parse_known_args([*config, *argv])
+    return [*_of_earlier(args, parser), *config, *argv]
+
+
+def _of_earlier(args: argparse.Namespace, parser: JobParser) -> list[str]:
+    """Returns the options of the run that ``--since`` goes on from, as arguments.
+
+    There are none if its version wrote no file of them, or there is no such run.
+
+    Raises:
+        InputError: it had impressions, which must be given anew.
+    """
+    path = f"{args.since}/{CONFIG_FILE}"
+    try:
+        if not args.since or not FileSystems.exists(path):
+            return []
+    except (OSError, ValueError):  # no such file system
+        return []
+    values = read_config(path)
+    if "impressions" in values and not args.impressions:
+        raise InputError(
+            f"--since {args.since!r} was made with --impressions. Give those to add, too: "
+            "--impressions LOG"
+        )
+    left_out = set(_OF_ONE_RUN)
+    if args.split not in (None, values.get("split")):  # the message shall name the split alone
+        left_out.update(_protocol_defaults())
+    values = {name: value for name, value in values.items() if name not in left_out}
+    return as_arguments(values, path, parser, ("config",))
 
 
 def _check_together(args: argparse.Namespace) -> None:
