@@ -109,6 +109,7 @@ setup(
         # tfdare imports neither beam_jobs nor serving: the command finds them here.
         "tfdare.commands": [
             "simulate=tfdare.commands.simulate:main",
+            "inspect=tfdare.commands.inspect:main",
             "train=tfdare.commands.train:main",
             "evaluate=tfdare.commands.evaluate:main",
             "compare=tfdare.commands.compare:main",
