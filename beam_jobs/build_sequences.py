@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from beam_jobs.shared.beam import quiet
@@ -20,6 +21,7 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
         StandardOptions,
     )
 
+from beam_jobs import dry_run
 from beam_jobs.cooccurrence.count import PairCounter
 from beam_jobs.cooccurrence.given import check_given
 from beam_jobs.cooccurrence.learn import LearnVectors
@@ -286,6 +288,46 @@ def set_clock(
     return dataclasses.replace(options, form=form, impressions_form=shown)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about to read.
+
+    Attributes:
+        options: Options. With the clock of the log.
+        files: list of InputFile. Of the log, then of the impressions.
+        chunks, impressions: list of Chunk.
+        earlier: Earlier or None. The earlier folder that the run builds on.
+    """
+
+    options: Options
+    files: list[inputs.InputFile]
+    chunks: list[inputs.Chunk]
+    impressions: list[inputs.Chunk]
+    earlier: Earlier | None
+
+
+def make_plan(options: Options) -> Plan:
+    """Finds what a run reads, and reads the first rows.
+
+    Raises:
+        InputError: the run cannot build on the earlier folder, or a file cannot be read.
+    """
+    earlier = open_base(options)
+    if options.form.kind == BIGQUERY:
+        files, chunks = as_files(options.input)
+    else:
+        files = inputs.find_files(options.input, options.form)
+        chunks = inputs.plan(files, options.form, options.chunk_bytes)
+    impressions: list[inputs.Chunk] = []
+    if options.impressions_form:
+        more = inputs.find_files(options.impressions, options.impressions_form, "impressions")
+        impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
+        files = [*files, *more]
+    options = set_text_ids(options, chunks, impressions, earlier)
+    options = set_clock(options, chunks, impressions, earlier).with_dates()
+    return Plan(options, files, chunks, impressions, earlier)
+
+
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job and returns its manifest.
 
@@ -304,19 +346,9 @@ def build(options: Options) -> dict[str, Any]:
     for name, path in options.vectors.given.items():
         check_given(path, name)
     staging = Staging(options.output, options.overwrite)
-    earlier = open_base(options)
-    if options.form.kind == BIGQUERY:
-        files, chunks = as_files(options.input)
-    else:
-        files = inputs.find_files(options.input, options.form)
-        chunks = inputs.plan(files, options.form, options.chunk_bytes)
-    impressions: list[inputs.Chunk] = []
-    if options.impressions_form:
-        more = inputs.find_files(options.impressions, options.impressions_form, "impressions")
-        impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
-        files = [*files, *more]
-    options = set_text_ids(options, chunks, impressions, earlier)
-    options = set_clock(options, chunks, impressions, earlier).with_dates()
+    plan = make_plan(options)
+    options, files, chunks = plan.options, plan.files, plan.chunks
+    impressions, earlier = plan.impressions, plan.earlier
     buckets = options.buckets or (
         _TABLE_BUCKETS
         if options.form.kind == BIGQUERY
@@ -361,11 +393,36 @@ def build(options: Options) -> dict[str, Any]:
     return content
 
 
+def show(argv: Sequence[str], prog: str) -> None:
+    """Prints what a run would understand of the start of its input, and the command for it.
+
+    Raises:
+        InputError: the input or an option cannot be used.
+    """
+    rows, argv = dry_run.take_rows(argv)
+    sources, added = dry_run.propose(argv, prog)
+    dry_run.check_columns(sources)
+    options = parse([*argv, *added], prog)
+    # all rows may be rejected: what is wrong with them is shown
+    read = dataclasses.replace(dry_run.with_behavior(options, sources[0]), max_rejected_fraction=1)
+    plan = make_plan(read)
+    clock = plan.options.form.clock
+    forms = [options.form, *([options.impressions_form] if options.impressions_form else [])]
+    for source, form, chunks in zip(sources, forms, (plan.chunks, plan.impressions)):
+        print(dry_run.describe(source, dataclasses.replace(form, clock=clock), chunks, rows))
+        print()
+    print(dry_run.command_line(prog, argv, added))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 with a message on stderr."""
 
     def action():
-        options = parse(argv, _prog())
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        if "--dry_run" in arguments and not {"-h", "--help"} & set(arguments):
+            show(arguments, _prog())
+            return
+        options = parse(arguments, _prog())
         if content := build(options):
             print(manifest.summary(content, options.output))
 

@@ -32,6 +32,7 @@ from beam_jobs.reading.formats import (
     with_text_ids,
 )
 from beam_jobs.reading.inputs import CHUNK_BYTES
+from beam_jobs.reading.proposals import format_of
 from beam_jobs.requests.negatives import CATALOG, CATEGORY, ORIGINS, SESSION, Sampling
 from beam_jobs.shared.errors import InputError
 from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
@@ -39,7 +40,10 @@ from tfdare.schema import ENCODINGS, FIRST_ID, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000
 REJECTED_FRACTION = 0.1
-_NOT_IN_CONFIG = ("config", "output", "overwrite")
+DRY_RUN_ROWS = 10_000
+BEAMS_DRY_RUN = "--dry_run="
+"""With a value, ``--dry_run`` is Beam's: Dataflow builds the graph and submits no job."""
+_NOT_IN_FILES = ("config", "dry_run", "rows")
 _OF_ONE_RUN = ("input", "impressions", "since", "vocabulary_from", "buckets", "keep_events")
 """Options that a run with ``--since`` does not take from the earlier one."""
 _Add: TypeAlias = Callable[..., Any]
@@ -225,6 +229,18 @@ def make_parser(prog: str) -> JobParser:
         help=f"options from a YAML file such as the {CONFIG_FILE} that every run writes into its "
         "output; the command line wins over it",
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read the start of the input, show what a run would understand of it, and propose "
+        "--format and --columns where they are not given; write nothing",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help=f"with --dry_run: rows to read; default {DRY_RUN_ROWS:,}",
+    )
     for group, add_options in _GROUPS:
         add_options(parser.add_argument_group(group).add_argument)
     return parser
@@ -240,7 +256,7 @@ def _add_log(add: _Add) -> None:
         "be compressed with gzip, zstd, xz or bz2; with bigquery a table (project:dataset.table) "
         "or a query",
     )
-    add("--format", required=True, choices=FORMATS, help="format of the log")
+    add("--format", choices=FORMATS, help="format of the log; default: told by the first file")
     add(
         "--columns",
         help=f"for {', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
@@ -525,10 +541,16 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         SystemExit: ``--help`` was given, or argparse refused an option.
     """
     parser = make_parser(prog)
-    args, beam = parse_job(parser, _with_files(sys.argv[1:] if argv is None else argv, parser))
+    argv = sys.argv[1:] if argv is None else argv
+    for_beam = [part for part in argv if part.startswith(BEAMS_DRY_RUN)]
+    others = [part for part in argv if not part.startswith(BEAMS_DRY_RUN)]
+    args, beam = parse_job(parser, with_files(others, parser))
+    if args.rows is not None or args.dry_run:
+        raise InputError("--rows needs --dry_run, which is for the command line alone")
+    args.format = args.format or format_of(args.input)
     check_bounds(args, _BOUNDS)
     protocol = _protocol(args)
-    config = config_text(args, parser, _NOT_IN_CONFIG)
+    config = config_text(args, parser, (*_NOT_IN_FILES, "output", "overwrite"))
     args.min_events = args.min_events or protocol.min_events
     _check_together(args)
     form, impressions_form = _formats(args, protocol)
@@ -582,12 +604,12 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
             "keep_events": args.keep_events or bool(args.since),
             "dates": _dates(args),
             "config": config,
-            "beam": tuple(beam),
+            "beam": (*beam, *for_beam),
         }
     )
 
 
-def _with_files(argv: Sequence[str], parser: JobParser) -> list[str]:
+def with_files(argv: Sequence[str], parser: JobParser) -> list[str]:
     """Puts options of files before those of a command line, which win: first those of the earlier
     output that ``--since`` names, then those of ``--config``.
 
@@ -600,7 +622,7 @@ def _with_files(argv: Sequence[str], parser: JobParser) -> list[str]:
     front.add_argument("--impressions", nargs="+")
     config: list[str] = []
     if path := front.parse_known_args(argv)[0].config:
-        config = as_arguments(read_config(path), path, parser, ("config",))
+        config = as_arguments(read_config(path), path, parser, _NOT_IN_FILES)
     args, _ = front.parse_known_args([*config, *argv])
     return [*_of_earlier(args, parser), *config, *argv]
 
@@ -629,7 +651,7 @@ def _of_earlier(args: argparse.Namespace, parser: JobParser) -> list[str]:
     if args.split not in (None, values.get("split")):  # the message shall name the split alone
         left_out.update(_protocol_defaults())
     values = {name: value for name, value in values.items() if name not in left_out}
-    return as_arguments(values, path, parser, ("config",))
+    return as_arguments(values, path, parser, _NOT_IN_FILES)
 
 
 def _check_together(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ ORDER = {
     ],
     "beam_jobs": [
         "shared config_file reading histories vocabulary cooccurrence requests options output",
-        "reports batch_rank mutual_information statistics vectors build_sequences dataflow",
+        "reports dry_run batch_rank mutual_information statistics vectors build_sequences dataflow",
     ],
     "serving": ["client server tools"],
 }

@@ -302,6 +302,9 @@ def test_help_starts_with_a_line_to_paste(capsys):
         "--help",
         "--output",
         "--overwrite",
+        "--config",
+        "--dry_run",
+        "--rows",
     ]
     assert "\nvocabularies:\n  --min_count" in text and "default: None" not in text
 
