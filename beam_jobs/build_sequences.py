@@ -306,8 +306,12 @@ class Plan:
     earlier: Earlier | None
 
 
-def make_plan(options: Options) -> Plan:
+def make_plan(options: Options, check: bool = True) -> Plan:
     """Finds what a run reads, and reads the first rows.
+
+    Args:
+        options: Options.
+        check: bool. Whether some of the first rows must be usable. Defaults to True.
 
     Raises:
         InputError: the run cannot build on the earlier folder, or a file cannot be read.
@@ -324,6 +328,8 @@ def make_plan(options: Options) -> Plan:
         impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
         files = [*files, *more]
     options = set_text_ids(options, chunks, impressions, earlier)
+    if not check:
+        options = dataclasses.replace(options, max_rejected_fraction=1)
     options = set_clock(options, chunks, impressions, earlier).with_dates()
     return Plan(options, files, chunks, impressions, earlier)
 
@@ -403,14 +409,13 @@ def show(argv: Sequence[str], prog: str) -> None:
     sources, added = dry_run.propose(argv, prog)
     dry_run.check_columns(sources)
     options = parse([*argv, *added], prog)
-    # all rows may be rejected: what is wrong with them is shown
-    read = dataclasses.replace(dry_run.with_behavior(options, sources[0]), max_rejected_fraction=1)
-    plan = make_plan(read)
-    clock = plan.options.form.clock
-    forms = [options.form, *([options.impressions_form] if options.impressions_form else [])]
-    for source, form, chunks in zip(sources, forms, (plan.chunks, plan.impressions)):
-        print(dry_run.describe(source, dataclasses.replace(form, clock=clock), chunks, rows))
-        print()
+    plan = make_plan(dry_run.with_behavior(options, sources[0]), check=False)
+    log = dataclasses.replace(plan.options.form, columns=options.form.columns)
+    parts = [(log, plan.chunks)]
+    if plan.options.impressions_form:
+        parts.append((plan.options.impressions_form, plan.impressions))
+    for source, (form, chunks) in zip(sources, parts):
+        print(dry_run.describe(source, form, chunks, rows), end="\n\n")
     print(dry_run.command_line(prog, argv, added))
 
 

@@ -73,7 +73,7 @@ class FirstRows:
         read, filtered: int. Rows read, and those of other behaviors.
         rejected: list of (path, Rejected). The line is that of the file.
         behaviors: Counter. Rows by event type.
-        users, items: set. Of the rows that can be used.
+        users, items: set. Of the rows that can be used; items are codes where their ids are text.
         times: list of int64 ``[E]``.
     """
 
@@ -82,7 +82,7 @@ class FirstRows:
     rejected: list[tuple[str, Rejected]] = field(default_factory=list)
     behaviors: collections.Counter[str] = field(default_factory=collections.Counter)
     users: set[str] = field(default_factory=set)
-    items: set[int | str] = field(default_factory=set)
+    items: set[int] = field(default_factory=set)
     times: list[np.ndarray] = field(default_factory=list)
 
 
@@ -328,6 +328,8 @@ def _describe_rows(first: FirstRows, form: Format) -> Iterator[str]:
         yield labeled("  rejected", line)
     for path, row in first.rejected[:EXAMPLES]:
         yield labeled("  such as", f"{path}:{row.line}: {row.reason}: {row.row[:120]}")
+    if form.text_ids:
+        yield labeled("text ids", ", ".join(sorted(form.text_ids)))
     if first.behaviors:
         types = ", ".join(f"{name} {count:,}" for name, count in first.behaviors.most_common(10))
         kept = f"kept: {', '.join(form.behaviors)}" if form.behaviors else "all are kept"

@@ -91,11 +91,20 @@ def test_event_types_rejected_rows_and_delimiter(dry_run, tmp_path):
 
 
 def test_rows_go_on_in_the_next_file(dry_run, tmp_path):
+    rows = [(1, n, 2, n) for n in range(15)] + [(1, "x", 2, 3)]
     for name in ("a", "b"):
-        (tmp_path / name).write_text(csv_text([(1, n, 2, n) for n in range(5)] + [(1, "x", 2, 3)]))
-    text, _ = dry_run("--input", "a", "b", "--rows", "8")
-    assert "8 read, 1 rejected" in text and "a:7: item" in text
+        (tmp_path / name).write_text(csv_text(rows))
+    text, _ = dry_run("--input", "a", "b", "--rows", "20")
+    assert "20 read, 1 rejected" in text and "a:17: item" in text
     assert "times       no known unit by their range" in text
+
+
+def test_text_ids(dry_run, tmp_path):
+    rows = [(f"u{n}", f"SKU-{n % 7}", n % 3, n) for n in range(40)]
+    (tmp_path / "log").write_text(csv_text([*rows, (1, "", 2, 3)]))
+    text, _ = dry_run("--input", "log")
+    assert "41 read, 1 rejected; 40 users, 7 items" in text
+    assert "text ids    item\n" in text
 
 
 def test_published_formats_and_partitions(dry_run, tmp_path):

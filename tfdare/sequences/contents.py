@@ -104,7 +104,7 @@ def _describe(part: _Part) -> dict[str, Any]:
     return {
         "name": part.name,
         "ids": None if part.hash_buckets else part.vocabulary_size - FIRST_ID,
-        "dtype": getattr(part, "dtype", "int64"),
+        "dtype": part.dtype,
         "max_values": part.max_values,
         "hash_buckets": part.hash_buckets or None,
     }

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from beam_jobs.build_sequences import main as prepare
+from tests.beam_jobs.conftest import SMALL, csv_text
 from tests.folders import (
     CONTEXT,
     MULTI_HOT,
@@ -131,6 +133,33 @@ def test_times_have_the_unit_of_the_folder(tmp_path, splits, capsys):
     assert main(["--sequences", folder.path, "--user", record.user]) == 0
     time = np.datetime64(int(record.history_time[-1]), "ms")
     assert f"{time}Z" in capsys.readouterr().out
+
+
+def test_a_log_with_text_ids_comes_back(tmp_path, capsys):
+    rows = [(f"u{n % 3}", f"SKU-{n % 7}/é", n % 7 % 5, 1_709_856_000 + 60 * n) for n in range(60)]
+    (tmp_path / "log.csv").write_text(csv_text(rows))
+    arguments = ["--input", str(tmp_path / "log.csv"), "--output", str(tmp_path / "sequences")]
+    assert prepare([*arguments, *SMALL, "--vectors", "none", "--max_short_fraction", "1"]) == 0
+    folder = ["--sequences", str(tmp_path / "sequences")]
+    capsys.readouterr()
+    assert main([*folder, "--user", "u1", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    own = [row for row in rows if row[0] == "u1"]
+    assert len(content["behaviors"]) >= len(own) - 3
+    for behavior, (_, item, category, time) in zip(content["behaviors"], own):
+        assert (behavior["item"], behavior["category"], behavior["time"]) == (item, category, time)
+    for request in content["requests"]:
+        item = own[request["history"]][1]
+        assert [c["item"] for c in request["candidates"] if c["clicked"]] == [item]
+    assert main([*folder, "--user", "u1"]) == 0
+    newest = own[len(content["behaviors"]) - 1]
+    time = np.datetime64(newest[3], "s")
+    assert ["1", f"{time}Z", newest[1], str(newest[2])] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+    assert main(folder) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["item", "behavior", "7", "string", "1"] in lines
 
 
 def test_what_is_not_there_is_said(inspect):
