@@ -41,7 +41,7 @@ from beam_jobs.reading.first_rows import check_first_rows, find_text_ids, read_f
 from beam_jobs.reading.formats import with_text_ids
 from beam_jobs.reading.text_ids import WriteTexts
 from beam_jobs.requests.build import CELLS, FACTS, RECORDS, BuildRequests
-from beam_jobs.shared.errors import InputError, exit_code
+from beam_jobs.shared.errors import InputError, exit_code, printable
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file
 from beam_jobs.shared.tallies import TALLY
@@ -415,7 +415,8 @@ def show(argv: Sequence[str], prog: str) -> None:
     if plan.options.impressions_form:
         parts.append((plan.options.impressions_form, plan.impressions))
     for source, (form, chunks) in zip(sources, parts):
-        print(dry_run.describe(source, form, chunks, rows), end="\n\n")
+        text = dry_run.describe(source, form, chunks, rows, options.max_rejected_fraction)
+        print(printable(text), end="\n\n")
     print(dry_run.command_line(prog, argv, added))
 
 

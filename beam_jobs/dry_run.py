@@ -28,6 +28,7 @@ from beam_jobs.reading.proposals import (
     propose_columns,
 )
 from beam_jobs.reading.rows import Rejected, to_events
+from beam_jobs.reading.text import Block
 from beam_jobs.reading.typed import cell_text
 from beam_jobs.reading.values import as_bytes
 from beam_jobs.shared.errors import InputError
@@ -49,7 +50,7 @@ class Source:
         files: list of InputFile.
         kind: str. One of ``formats.FORMATS``.
         layout: Layout. Of the first file.
-        columns: mapping of role to column, told by names; None where columns are given or fixed.
+        columns: mapping of role to column, by their names; None where columns are given or fixed.
     """
 
     option: str
@@ -66,7 +67,7 @@ class Source:
 
 
 @dataclass
-class FirstRows:
+class RowSummary:
     """What the first rows hold.
 
     Attributes:
@@ -122,6 +123,7 @@ def propose(argv: Sequence[str], prog: str) -> tuple[list[Source], list[str]]:
     if args.impressions:
         default = kind if kind in FILES else "csv"
         kind = args.impressions_format or format_of(args.impressions, "impressions")
+        kind = kind if kind in FILES else "csv"
         if not args.impressions_format and kind != default:
             added += ["--impressions_format", kind]
         columns = args.impressions_columns
@@ -160,7 +162,9 @@ def with_behavior(options: Options, log: Source) -> Options:
     return dataclasses.replace(options, form=form)
 
 
-def describe(source: Source, form: Format, chunks: Sequence[Chunk], rows: int) -> str:
+def describe(
+    source: Source, form: Format, chunks: Sequence[Chunk], rows: int, most_rejected: float
+) -> str:
     """Describes what a run would understand of the log or the impressions.
 
     Args:
@@ -168,6 +172,7 @@ def describe(source: Source, form: Format, chunks: Sequence[Chunk], rows: int) -
         form: Format. As the run has it, with its clock.
         chunks: sequence of Chunk. They may have a column ``behavior`` that ``form`` lacks.
         rows: int. Rows to read at most.
+        most_rejected: float. Share of rejected rows beyond which a run fails.
 
     Raises:
         InputError: a file is damaged.
@@ -180,8 +185,8 @@ def describe(source: Source, form: Format, chunks: Sequence[Chunk], rows: int) -
     if (source.columns or {}).get("behavior") and "behavior" not in taken:
         taken["behavior"] = (source.columns or {})["behavior"]
     parts = [_describe_files(source), _describe_columns(source, taken)]
-    first = read_rows(chunks, form, rows)
-    return "\n\n".join([*parts, "\n".join(_describe_rows(first, form))])
+    summary = read_rows(chunks, form, rows)
+    return "\n\n".join([*parts, "\n".join(_describe_rows(summary, form, most_rejected))])
 
 
 def command_line(prog: str, argv: Sequence[str], added: Sequence[str]) -> str:
@@ -189,7 +194,7 @@ def command_line(prog: str, argv: Sequence[str], added: Sequence[str]) -> str:
     return f"Run it:\n  {shlex.join([*prog.split(), *argv, *added])}"
 
 
-def read_rows(chunks: Sequence[Chunk], form: Format, rows: int) -> FirstRows:
+def read_rows(chunks: Sequence[Chunk], form: Format, rows: int) -> RowSummary:
     """Reads the first rows of chunks.
 
     Args:
@@ -200,36 +205,45 @@ def read_rows(chunks: Sequence[Chunk], form: Format, rows: int) -> FirstRows:
     Raises:
         InputError: a file is damaged.
     """
-    first = FirstRows()
+    summary = RowSummary()
     before: collections.Counter[str] = collections.Counter()  # lines of each file
     for chunk in itertools.chain.from_iterable(map(_split, chunks)):
         lines = 0
         for block in blocks(chunk, form, _BLOCK_BYTES):
-            left = rows - first.read
+            left = rows - summary.read
             if left <= 0:
-                return first
-            split = [row for row in block.rejected if row.row.strip()]
-            order = np.sort(np.append(block.line, [row.line for row in split]))
-            last = order[left - 1] if len(order) > left else np.inf
-            split = [row for row in split if row.line <= last]
-            count = int(np.searchsorted(block.line, last, "right"))
-            columns = {name: column[:count] for name, column in block.columns.items()}
-            events, odd, tally = to_events(columns, block.line[:count], block.text_of, form)
-            first.read += tally["rows_read"] + len(split)
-            first.filtered += tally["rows_filtered"]
-            for row in sorted([*split, *odd], key=lambda row: row.line):
+                return summary
+            block = _first_rows(block, left)
+            events, odd, tally = to_events(block.columns, block.line, block.text_of, form)
+            summary.read += tally["rows_read"] + len(block.rejected)
+            summary.filtered += tally["rows_filtered"]
+            for row in sorted([*block.rejected, *odd], key=lambda row: row.line):
                 line = before[chunk.path] + row.line
-                first.rejected.append((chunk.path, dataclasses.replace(row, line=line)))
-            first.users.update(events.user.unique().to_pylist())
-            first.items.update(np.unique(events.columns[form.features[0]]).tolist())
-            first.times.append(events.columns["time"])
-            if "behavior" in columns:
-                for entry in as_bytes(columns["behavior"]).value_counts().to_pylist():
+                summary.rejected.append((chunk.path, dataclasses.replace(row, line=line)))
+            summary.users.update(events.user.unique().to_pylist())
+            summary.items.update(np.unique(events.columns[form.features[0]]).tolist())
+            summary.times.append(events.columns["time"])
+            if "behavior" in block.columns:
+                for entry in as_bytes(block.columns["behavior"]).value_counts().to_pylist():
                     name = entry["values"].decode("utf-8", "replace")
-                    first.behaviors[name] += entry["counts"]
+                    summary.behaviors[name] += entry["counts"]
             lines += block.lines
         before[chunk.path] += lines
-    return first
+    return summary
+
+
+def _first_rows(block: Block, rows: int) -> Block:
+    """Returns the first rows of a block, without blank lines."""
+    rejected = [row for row in block.rejected if row.row.strip()]
+    line = np.sort(np.append(block.line, [row.line for row in rejected]))
+    last = line[rows - 1] if len(line) > rows else np.inf
+    count = int(np.searchsorted(block.line, last, "right"))
+    return dataclasses.replace(
+        block,
+        columns={name: column[:count] for name, column in block.columns.items()},
+        line=block.line[:count],
+        rejected=[row for row in rejected if row.line <= last],
+    )
 
 
 def _parse_incomplete(argv: Sequence[str], prog: str) -> argparse.Namespace:
@@ -314,27 +328,34 @@ def _first_values(source: Source) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {name: [] for name in names}
     for block in itertools.islice(blocks(chunk, form, _BLOCK_BYTES), 1):
         for name, column in block.columns.items():
-            values[name] = [cell_text(value)[:_VALUE_LENGTH] for value in column[:EXAMPLES]]
+            values[name] = [
+                " ".join(cell_text(value).split())[:_VALUE_LENGTH] for value in column[:EXAMPLES]
+            ]
     folder = partitions(file.path).items()
     return values | {name: [value or ""] for name, value in folder if name not in names}
 
 
-def _describe_rows(first: FirstRows, form: Format) -> Iterator[str]:
-    counts = f"{first.read:,} read, {len(first.rejected):,} rejected"
-    if first.filtered:
-        counts += f", {first.filtered:,} of other event types"
-    yield labeled("first rows", f"{counts}; {len(first.users):,} users, {len(first.items):,} items")
-    for line in most_common(collections.Counter(row.reason for _, row in first.rejected)):
+def _describe_rows(summary: RowSummary, form: Format, most_rejected: float) -> Iterator[str]:
+    counts = f"{summary.read:,} read, {len(summary.rejected):,} rejected"
+    if summary.filtered:
+        counts += f", {summary.filtered:,} of other event types"
+    yield labeled(
+        "first rows", f"{counts}; {len(summary.users):,} users, {len(summary.items):,} items"
+    )
+    if len(summary.rejected) > most_rejected * summary.read:
+        text = f"more than --max_rejected_fraction {most_rejected:g}: a run of such rows would fail"
+        yield labeled("  rejected", text)
+    for line in most_common(collections.Counter(row.reason for _, row in summary.rejected)):
         yield labeled("  rejected", line)
-    for path, row in first.rejected[:EXAMPLES]:
+    for path, row in summary.rejected[:EXAMPLES]:
         yield labeled("  such as", f"{path}:{row.line}: {row.reason}: {row.row[:120]}")
     if form.text_ids:
         yield labeled("text ids", ", ".join(sorted(form.text_ids)))
-    if first.behaviors:
-        types = ", ".join(f"{name} {count:,}" for name, count in first.behaviors.most_common(10))
+    if summary.behaviors:
+        types = ", ".join(f"{name} {count:,}" for name, count in summary.behaviors.most_common(10))
         kept = f"kept: {', '.join(form.behaviors)}" if form.behaviors else "all are kept"
         yield labeled("event types", f"{types}; {kept} (--behavior)")
-    times = np.concatenate([np.zeros(0, np.int64), *first.times])
+    times = np.concatenate([np.zeros(0, np.int64), *summary.times])
     if len(times):
         least, most = (time_text(int(time), form.clock.unit) for time in (times.min(), times.max()))
         how = " by their range (--time_unit)" if form.clock.by_range else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from beam_jobs.reading.contents import TEXT, TYPED, head_of
+from beam_jobs.reading.contents import TEXT, TYPED, UTF8_MARK, head_of
 from beam_jobs.reading.formats import header_names, make_format
 from beam_jobs.reading.inputs import find_paths
 from beam_jobs.reading.layout import DELIMITERS
@@ -57,7 +57,7 @@ def format_of(patterns: Sequence[str], option: str = "input") -> str:
                 f"{path} cannot be read: it is {kind}. --{option} takes text (csv, JSON lines), "
                 "Parquet or Avro"
             )
-        if line := head.strip().partition(b"\n")[0].strip():
+        if line := head.removeprefix(UTF8_MARK).strip().partition(b"\n")[0].strip():
             return _text_format(line)
     raise InputError(f"--{option} {' '.join(patterns)}: every file is empty (0 bytes)")
 

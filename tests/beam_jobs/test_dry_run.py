@@ -80,7 +80,7 @@ def test_event_types_rejected_rows_and_delimiter(dry_run, tmp_path):
     text, command = dry_run("--input", "log", "--rows", 20)
     assert command[5] == "user=member_id,item=Article ID,time=ts,behavior=eventType,category="
     assert "csv, values parted by semicolons" in text
-    assert "20 read, 2 rejected" in text
+    assert "20 read, 2 rejected" in text and "more than --max" not in text
     assert "1 item is not an integer" in text
     assert "log:6: item is not an integer: 5;buy;x;1700000000" in text
     assert "log:9: 2 columns instead of 4: 1;2" in text
@@ -97,6 +97,15 @@ def test_rows_go_on_in_the_next_file(dry_run, tmp_path):
     text, _ = dry_run("--input", "a", "b", "--rows", "20")
     assert "20 read, 1 rejected" in text and "a:17: item" in text
     assert "times       no known unit by their range" in text
+
+
+def test_rows_that_cannot_be_used(dry_run, tmp_path):
+    (tmp_path / "log").write_bytes(b"\xef\xbb\xbf" + b'{"uid": 1, "iid": 2, "ts": "soon"}\n' * 5)
+    text, command = dry_run("--input", "log")
+    assert command[2:6] == ["--format", "jsonl", "--columns", "user=uid,item=iid,time=ts,category="]
+    assert "5 read, 5 rejected; 0 users, 0 items" in text
+    assert "more than --max_rejected_fraction 0.1: a run of such rows would fail" in text
+    assert "5 time is neither a whole number nor an ISO 8601 time" in text
 
 
 def test_text_ids(dry_run, tmp_path):
