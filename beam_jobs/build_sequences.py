@@ -405,7 +405,7 @@ def show(argv: Sequence[str], prog: str) -> None:
     Raises:
         InputError: the input or an option cannot be used.
     """
-    rows, argv = dry_run.take_rows(argv)
+    rows, argv = dry_run.take_rows(argv, prog)
     sources, added = dry_run.propose(argv, prog)
     dry_run.check_columns(sources)
     options = parse([*argv, *added], prog)

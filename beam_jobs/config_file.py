@@ -65,6 +65,8 @@ def as_arguments(
                 f"{path}: {name} must be text, a number, or a list of these, as on the command "
                 f"line. Received: {value!r:.200}"
             )
+        for part in parts:
+            _check_value(options[name], part, path)
         if options[name].nargs == "+":
             arguments += [f"--{name}", *parts]
             continue
@@ -77,6 +79,20 @@ def as_arguments(
         elif _FLAGS[parts[0].lower()]:
             arguments.append(f"--{name}")
     return arguments
+
+
+def _check_value(option: argparse.Action, text: str, path: str) -> None:
+    """Checks a value as the command line would, and names the file."""
+    try:
+        value = option.type(text) if callable(option.type) else text
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{path}: {option.dest} {error}") from error
+    except ValueError as error:
+        kind = "a whole number" if option.type is int else "a number"
+        raise InputError(f"{path}: {option.dest} must be {kind}. Received: {text!r}") from error
+    if option.choices is not None and value not in option.choices:
+        choices = ", ".join(map(str, option.choices))
+        raise InputError(f"{path}: {option.dest} must be one of {choices}. Received: {text!r}")
 
 
 def config_text(

@@ -61,9 +61,16 @@ class Source:
 
     @property
     def missing(self) -> list[str]:
-        """What is needed and no name tells."""
-        needed = NEEDED if self.option == "input" else (*NEEDED, "label")
-        return [role for role in needed if self.columns is not None and role not in self.columns]
+        """What is needed and no column's name tells."""
+        return self._unknown(NEEDED if self.option == "input" else (*NEEDED, "label"))
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is not needed and no column's name tells."""
+        return self._unknown(("category", "behavior") if self.option == "input" else ("request",))
+
+    def _unknown(self, roles: Sequence[str]) -> list[str]:
+        return [role for role in roles if self.columns is not None and role not in self.columns]
 
 
 @dataclass
@@ -87,13 +94,14 @@ class RowSummary:
     times: list[np.ndarray] = field(default_factory=list)
 
 
-def take_rows(argv: Sequence[str]) -> tuple[int, list[str]]:
+def take_rows(argv: Sequence[str], prog: str) -> tuple[int, list[str]]:
     """Takes ``--dry_run`` and ``--rows`` from a command line; returns the rows, and the rest.
 
     Raises:
         InputError: ``--rows`` is below 1.
     """
-    front = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    usage = "%(prog)s --dry_run [--rows N] --input LOG [LOG ...] [options]"
+    front = argparse.ArgumentParser(prog, usage, add_help=False, allow_abbrev=False)
     front.add_argument("--dry_run", action="store_true")
     front.add_argument("--rows", type=int, default=DRY_RUN_ROWS)
     args, rest = front.parse_known_args(argv)
@@ -185,6 +193,8 @@ def describe(
     if (source.columns or {}).get("behavior") and "behavior" not in taken:
         taken["behavior"] = (source.columns or {})["behavior"]
     parts = [_describe_files(source), _describe_columns(source, taken)]
+    if source.left_out:
+        parts.append(f"  No column's name tells {' and '.join(source.left_out)}: left out")
     summary = read_rows(chunks, form, rows)
     return "\n\n".join([*parts, "\n".join(_describe_rows(summary, form, most_rejected))])
 

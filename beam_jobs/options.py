@@ -616,7 +616,7 @@ def with_files(argv: Sequence[str], parser: JobParser) -> list[str]:
     Raises:
         InputError: a file cannot be read, or its options do not fit.
     """
-    front = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    front = argparse.ArgumentParser(parser.prog, parser.usage, add_help=False, allow_abbrev=False)
     for name in ("config", "since", "split"):
         front.add_argument(f"--{name}")
     front.add_argument("--impressions", nargs="+")

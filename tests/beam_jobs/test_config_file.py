@@ -55,7 +55,9 @@ def test_a_file_of_ones_own(log, tmp_path):
         ("columns: {item: iid}\n", "columns must be text, a number, or a list"),
         ("- window\n", "must hold lines such as `window: 100`. Received: ['window']"),
         ("window: [\n", "cannot be read as YAML"),
-        ("window: many\n", "argument --window: invalid int value: 'many'"),
+        ("window: many\n", "window must be a whole number. Received: 'many'"),
+        ("split: random\n", "split must be one of leave_last, last_fraction, by_time. Received"),
+        ("test_from: soon\n", "test_from must be a date or time such as 2024-03-08 or"),
     ],
 )
 def test_files_that_do_not_fit(prepare, log, tmp_path, text, words):

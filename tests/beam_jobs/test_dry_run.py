@@ -80,6 +80,7 @@ def test_event_types_rejected_rows_and_delimiter(dry_run, tmp_path):
     text, command = dry_run("--input", "log", "--rows", 20)
     assert command[5] == "user=member_id,item=Article ID,time=ts,behavior=eventType,category="
     assert "csv, values parted by semicolons" in text
+    assert "No column's name tells category: left out" in text
     assert "20 read, 2 rejected" in text and "more than --max" not in text
     assert "1 item is not an integer" in text
     assert "log:6: item is not an integer: 5;buy;x;1700000000" in text
