@@ -55,6 +55,10 @@ requests cut from them for train, validation and test. Open it with tfdare.seque
 with tfdare.data. Options of Beam are passed on (--runner, --direct_num_workers, --project, ...).
 """
 _EPILOG = """\
+A first look, which proposes the options for a log:
+  %(prog)s --dry_run --input events.csv
+The next day's log, with the options of the day before:
+  %(prog)s --since yesterday --input today.csv --output today
 A log with other column names, and a clock of whole hours:
   %(prog)s --input checkins.csv.gz --format csv --columns item=venue,time=timestamp \\
       --split last_fraction --duplicates keep --output sequences
