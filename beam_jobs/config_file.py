@@ -1,6 +1,7 @@
 """Options of a job in a YAML file, named as on the command line, and the one that repeats a run.
 
-An option of several values is a list, one without a value is true or false.
+An option of several values is a list, one of name=value pairs may be a mapping, one without a value
+is true or false.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CONFIG_FILE = "prepare.yaml"
 _FLAGS = {"true": True, "false": False}
 
 
-def read_config(path: str) -> dict[str, str | list[str]]:
+def read_config(path: str) -> dict[str, Any]:
     """Reads a file of options; numbers and dates are text, as on the command line.
 
     Raises:
@@ -43,7 +44,7 @@ def as_arguments(
     """Writes options of a file as arguments of a command line.
 
     Args:
-        values: mapping of option to text or a list of texts.
+        values: mapping of option to text, a list of texts, or a mapping of texts.
         path: str. The file, for messages.
         parser: ArgumentParser. Of the command.
         but: sequence of str. Options of the command that a file cannot have.
@@ -59,6 +60,9 @@ def as_arguments(
         )
     arguments: list[str] = []
     for name, value in values.items():
+        if isinstance(value, dict) and all(isinstance(part, str) for part in value.values()):
+            pairs = [f"{key}={part}" for key, part in value.items()]
+            value = pairs if options[name].nargs == "+" else ",".join(pairs)
         parts = value if isinstance(value, list) else [value]
         if not parts or not all(isinstance(part, str) for part in parts):
             raise InputError(

@@ -1,5 +1,7 @@
 """Options from files: ``--config``, the file that repeats a run, and options after ``--since``."""
 
+import json
+
 import pytest
 
 from beam_jobs.build_sequences import main
@@ -41,7 +43,12 @@ def test_a_file_of_ones_own(log, tmp_path):
     )
     assert run("--config", path) == 2
     path.write_text(path.read_text().replace("no_thanks", "False"))
+    pairs = "columns: {brand: category, category: }\ncontext: {hour: hour_of_day}\n"
+    path.write_text(path.read_text() + pairs)
     assert run("--config", path) == 0
+    options = json.loads((tmp_path / "out" / "manifest.json").read_text())["options"]
+    assert options["columns"]["brand"] == ["category"] and "category" not in options["columns"]
+    assert options["context"] == {"hour": "hour_of_day"}
     assert not (tmp_path / "out" / "events").exists()
 
 
@@ -52,7 +59,7 @@ def test_a_file_of_ones_own(log, tmp_path):
         ("config: x.yaml\n", "no options of this command: config"),
         ("window: [5, 6]\n", "window takes one value. Received: 5, 6"),
         ("coarse_clock: 1\n", "coarse_clock must be true or false. Received: 1"),
-        ("columns: {item: iid}\n", "columns must be text, a number, or a list"),
+        ("columns: {item: [a, b]}\n", "columns must be text, a number, or a list"),
         ("- window\n", "must hold lines such as `window: 100`. Received: ['window']"),
         ("window: [\n", "cannot be read as YAML"),
         ("window: many\n", "window must be a whole number. Received: 'many'"),
