@@ -48,6 +48,7 @@ class Source:
     Attributes:
         option: str. ``input`` or ``impressions``.
         files: list of InputFile.
+        first: InputFile. The first that is not blank.
         kind: str. One of ``formats.FORMATS``.
         layout: Layout. Of the first file.
         columns: mapping of role to column, by their names; None where columns are given or fixed.
@@ -55,6 +56,7 @@ class Source:
 
     option: str
     files: list[InputFile]
+    first: InputFile
     kind: str
     layout: Layout
     columns: Mapping[str, str] | None
@@ -185,7 +187,7 @@ def describe(
     Raises:
         InputError: a file is damaged.
     """
-    names = [*(source.layout.names or ()), *partitions(source.files[0].path)]
+    names = [*(source.layout.names or ()), *partitions(source.first.path)]
     taken: dict[str, str] = {}
     for name, accepted in form.columns.items():
         column = next((column for column in accepted if column in names), accepted[0])
@@ -280,13 +282,14 @@ def _find_source(
     else:
         form = make_format(kind, None, None)
     files = find_files(patterns, form, option)
-    layout = read_layout(files[0], form)
-    if layout.names is None:
-        raise InputError(f"No rows in {files[0].path}: it is blank")
+    layouts = ((file, read_layout(file, form)) for file in files)
+    first, layout = next((pair for pair in layouts if pair[1].names is not None), (None, None))
+    if first is None or layout is None:
+        raise InputError(f"No rows in {', '.join(patterns)}: every file is blank")
     columns = None
     if kind in FILES and given is None:
-        columns = propose_columns([*layout.names, *partitions(files[0].path)], roles)
-    return Source(option, files, kind, layout, columns)
+        columns = propose_columns([*(layout.names or ()), *partitions(first.path)], roles)
+    return Source(option, files, first, kind, layout, columns)
 
 
 def _describe_files(source: Source) -> str:
@@ -320,7 +323,7 @@ def _describe_columns(source: Source, taken: Mapping[str, str]) -> str:
 
 def _first_values(source: Source) -> dict[str, list[str]]:
     """Returns the first values of every column, as text."""
-    names, file = source.layout.names or (), source.files[0]
+    names, file = source.layout.names or (), source.first
     by_name = source.kind in ("parquet", "avro", "jsonl")
     chunk = Chunk(
         0,

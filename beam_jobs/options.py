@@ -643,7 +643,7 @@ def _of_earlier(args: argparse.Namespace, parser: JobParser) -> list[str]:
     try:
         if not args.since or not FileSystems.exists(path):
             return []
-    except (OSError, ValueError):  # no such file system
+    except Exception:  # each file system raises its own kind; opening the folder says why
         return []
     values = read_config(path)
     if "impressions" in values and not args.impressions:

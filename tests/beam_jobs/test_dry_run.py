@@ -131,6 +131,33 @@ def test_published_formats_and_partitions(dry_run, tmp_path):
     text, command = dry_run("--input", "day", "--output", "there")
     assert command[-2:] == ["--columns", "time=date,category="]
     assert ["date", "time", "2024-03-08"] in [line.split() for line in text.splitlines()]
+    (tmp_path / "day" / "a").write_text("\n\n")
+    (tmp_path / "day" / "_SUCCESS").write_text("")
+    text, command = dry_run("--input", "day", "--columns", "time=date,category=")
+    assert "1 read" in text and "--columns" not in command[4:]
+    (tmp_path / "blank").write_text("\n")
+    assert "every file is" in dry_run("--input", "blank", code=2)
+
+
+def test_nested_and_typed_columns(dry_run, tmp_path):
+    rows = [
+        {
+            "event": {"user": "a", "sku": n},
+            "at": None,
+            "tags": [1, 2],
+            "when": (19_789 + n) * 86_400 * 10**6,
+        }
+        for n in range(1, 4)
+    ]
+    table = pa.Table.from_pylist(rows)
+    when = table["when"].cast(pa.timestamp("us"))
+    table = table.drop(["when"]).append_column("createdAt", when)
+    pq.write_table(table, tmp_path / "log")
+    text, command = dry_run("--input", "log")
+    assert command[4:6] == ["--columns", "user=event.user,item=event.sku,time=createdAt,category="]
+    assert ["event.sku", "item", "1,", "2,", "3"] in [line.split() for line in text.splitlines()]
+    assert "2024-03-08T00:00:00Z to 2024-03-10T00:00:00Z" in text
+    assert "3 read, 0 rejected; 1 users, 3 items" in text
 
 
 def test_impressions(dry_run, log, tmp_path):
