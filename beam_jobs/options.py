@@ -481,7 +481,8 @@ def _add_earlier(add: _Add) -> None:
         "--since",
         metavar="FOLDER",
         help="earlier output, made with --keep_events, to which --input "
-        "is added: ids keep their rows, new ids are appended; implies --keep_events",
+        "is added: its options are taken over, ids keep their rows, new ids are appended; implies "
+        "--keep_events",
     )
 
 
