@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfdare/__init__.py").read_
 
 # What every part needs: enough to sort events on a Beam worker, without TensorFlow.
 CORE = ["numpy>=1.26", "protobuf>=5.28", "google-crc32c>=1.5"]
-BEAM = ["apache-beam>=2.60", "pyarrow>=14", "fastavro>=1.9", "scipy>=1.11"]
+BEAM = ["apache-beam>=2.60", "pyarrow>=14", "fastavro>=1.9", "scipy>=1.11", "pyyaml>=6"]
 MODEL = [
     "tensorflow>=2.18,<2.22",
     "tensorboard>=2.18,<2.22",
@@ -55,7 +55,6 @@ TEST = [
     "nbformat>=5.10",
     "ipykernel>=6.29",
     "cryptography>=42",
-    "pyyaml>=6",
     "ruff>=0.9",
     "mypy>=1.13",
     # the reference: mkdocs.yml
@@ -110,6 +109,7 @@ setup(
         # tfdare imports neither beam_jobs nor serving: the command finds them here.
         "tfdare.commands": [
             "simulate=tfdare.commands.simulate:main",
+            "inspect=tfdare.commands.inspect:main",
             "train=tfdare.commands.train:main",
             "evaluate=tfdare.commands.evaluate:main",
             "compare=tfdare.commands.compare:main",

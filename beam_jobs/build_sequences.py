@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from beam_jobs.shared.beam import quiet
@@ -20,13 +21,14 @@ with quiet():  # Beam warns of Google libraries that a local run does not need
         StandardOptions,
     )
 
+from beam_jobs import dry_run
 from beam_jobs.cooccurrence.count import PairCounter
 from beam_jobs.cooccurrence.given import check_given
 from beam_jobs.cooccurrence.learn import LearnVectors
 from beam_jobs.histories.earlier_run import EVENTS_FOLDER, TEXTS_FILE, Earlier, open_earlier
 from beam_jobs.histories.impressions import IMPRESSIONS, JOINED, JoinImpressions
 from beam_jobs.histories.sort import HISTORIES, SortHistories
-from beam_jobs.options import REJECTED_FRACTION, Options, parse
+from beam_jobs.options import DATES, REJECTED_FRACTION, Options, parse
 from beam_jobs.output import manifest
 from beam_jobs.output.manifest import TIME_UNIT
 from beam_jobs.output.publish import REJECTED_COUNTS, RESULTS, Finish, Publish, Staging
@@ -39,7 +41,7 @@ from beam_jobs.reading.first_rows import check_first_rows, find_text_ids, read_f
 from beam_jobs.reading.formats import with_text_ids
 from beam_jobs.reading.text_ids import WriteTexts
 from beam_jobs.requests.build import CELLS, FACTS, RECORDS, BuildRequests
-from beam_jobs.shared.errors import InputError, exit_code
+from beam_jobs.shared.errors import InputError, exit_code, printable
 from beam_jobs.shared.progress import Progress
 from beam_jobs.shared.storage import read_file
 from beam_jobs.shared.tallies import TALLY
@@ -193,7 +195,7 @@ def open_base(options: Options) -> Earlier | None:
     names = (*options.form.features, *options.context_form.context)
     if options.since:
         # the dates move from day to day, text ids are taken over
-        moving = ("validation_from", "test_from", "text_ids")
+        moving = (*DATES, "text_ids")
         split = {name: value for name, value in options.split.items() if name not in moving}
         settings = {**options.optional_settings, **options.form.settings, **split}
         settings.pop("text_ids")
@@ -286,6 +288,52 @@ def set_clock(
     return dataclasses.replace(options, form=form, impressions_form=shown)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about to read.
+
+    Attributes:
+        options: Options. With the clock of the log.
+        files: list of InputFile. Of the log, then of the impressions.
+        chunks, impressions: list of Chunk.
+        earlier: Earlier or None. The earlier folder that the run builds on.
+    """
+
+    options: Options
+    files: list[inputs.InputFile]
+    chunks: list[inputs.Chunk]
+    impressions: list[inputs.Chunk]
+    earlier: Earlier | None
+
+
+def make_plan(options: Options, check: bool = True) -> Plan:
+    """Finds what a run reads, and reads the first rows.
+
+    Args:
+        options: Options.
+        check: bool. Whether some of the first rows must be usable. Defaults to True.
+
+    Raises:
+        InputError: the run cannot build on the earlier folder, or a file cannot be read.
+    """
+    earlier = open_base(options)
+    if options.form.kind == BIGQUERY:
+        files, chunks = as_files(options.input)
+    else:
+        files = inputs.find_files(options.input, options.form)
+        chunks = inputs.plan(files, options.form, options.chunk_bytes)
+    impressions: list[inputs.Chunk] = []
+    if options.impressions_form:
+        more = inputs.find_files(options.impressions, options.impressions_form, "impressions")
+        impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
+        files = [*files, *more]
+    options = set_text_ids(options, chunks, impressions, earlier)
+    if not check:
+        options = dataclasses.replace(options, max_rejected_fraction=1)
+    options = set_clock(options, chunks, impressions, earlier).with_dates()
+    return Plan(options, files, chunks, impressions, earlier)
+
+
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job and returns its manifest.
 
@@ -304,19 +352,9 @@ def build(options: Options) -> dict[str, Any]:
     for name, path in options.vectors.given.items():
         check_given(path, name)
     staging = Staging(options.output, options.overwrite)
-    earlier = open_base(options)
-    if options.form.kind == BIGQUERY:
-        files, chunks = as_files(options.input)
-    else:
-        files = inputs.find_files(options.input, options.form)
-        chunks = inputs.plan(files, options.form, options.chunk_bytes)
-    impressions: list[inputs.Chunk] = []
-    if options.impressions_form:
-        more = inputs.find_files(options.impressions, options.impressions_form, "impressions")
-        impressions = inputs.plan(more, options.impressions_form, options.chunk_bytes, chunks)
-        files = [*files, *more]
-    options = set_text_ids(options, chunks, impressions, earlier)
-    options = set_clock(options, chunks, impressions, earlier)
+    plan = make_plan(options)
+    options, files, chunks = plan.options, plan.files, plan.chunks
+    impressions, earlier = plan.impressions, plan.earlier
     buckets = options.buckets or (
         _TABLE_BUCKETS
         if options.form.kind == BIGQUERY
@@ -361,11 +399,36 @@ def build(options: Options) -> dict[str, Any]:
     return content
 
 
+def show(argv: Sequence[str], prog: str) -> None:
+    """Prints what a run would understand of the start of its input, and the command for it.
+
+    Raises:
+        InputError: the input or an option cannot be used.
+    """
+    rows, argv = dry_run.take_rows(argv, prog)
+    sources, added = dry_run.propose(argv, prog)
+    dry_run.check_columns(sources)
+    options = parse([*argv, *added], prog)
+    plan = make_plan(dry_run.with_behavior(options, sources[0]), check=False)
+    log = dataclasses.replace(plan.options.form, columns=options.form.columns)
+    parts = [(log, plan.chunks)]
+    if plan.options.impressions_form:
+        parts.append((plan.options.impressions_form, plan.impressions))
+    for source, (form, chunks) in zip(sources, parts):
+        text = dry_run.describe(source, form, chunks, rows, options.max_rejected_fraction)
+        print(printable(text), end="\n\n")
+    print(dry_run.command_line(prog, argv, added))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 with a message on stderr."""
 
     def action():
-        options = parse(argv, _prog())
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        if "--dry_run" in arguments and not {"-h", "--help"} & set(arguments):
+            show(arguments, _prog())
+            return
+        options = parse(arguments, _prog())
         if content := build(options):
             print(manifest.summary(content, options.output))
 

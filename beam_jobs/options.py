@@ -6,13 +6,17 @@ import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
+from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs.config_file import CONFIG_FILE, as_arguments, config_text, read_config
 from beam_jobs.cooccurrence.options import VectorOptions, add_vector_options, parse_vectors
 from beam_jobs.histories import splits
-from beam_jobs.reading.clocks import AUTO, UNITS, Clock
+from beam_jobs.reading.clocks import AUTO, UNITS, Clock, ticks_of, time_or_date
 from beam_jobs.reading.formats import (
     DAY,
     FILES,
@@ -28,6 +32,7 @@ from beam_jobs.reading.formats import (
     with_text_ids,
 )
 from beam_jobs.reading.inputs import CHUNK_BYTES
+from beam_jobs.reading.proposals import format_of
 from beam_jobs.requests.negatives import CATALOG, CATEGORY, ORIGINS, SESSION, Sampling
 from beam_jobs.shared.errors import InputError
 from beam_jobs.shared.parser import JobParser, check_bounds, parse_job
@@ -35,6 +40,14 @@ from tfdare.schema import ENCODINGS, FIRST_ID, PACKED, SchemaError, TimeGap
 
 MAX_EVENTS = 100_000
 REJECTED_FRACTION = 0.1
+DRY_RUN_ROWS = 10_000
+BEAMS_DRY_RUN = "--dry_run="
+"""With a value, ``--dry_run`` is Beam's: Dataflow builds the graph and submits no job."""
+_NOT_IN_FILES = ("config", "dry_run", "rows")
+_OF_ONE_RUN = ("input", "impressions", "since", "vocabulary_from", "buckets", "keep_events")
+"""Options that a run with ``--since`` does not take from the earlier one."""
+_Add: TypeAlias = Callable[..., Any]
+"""``add_argument`` of a group of options."""
 _EXAMPLE = "{prog} --input UserBehavior.csv --format taobao --output sequences"
 _HELP = """\
 Turns an event log into a folder of sequences: every user's events sorted by time, and the
@@ -42,6 +55,10 @@ requests cut from them for train, validation and test. Open it with tfdare.seque
 with tfdare.data. Options of Beam are passed on (--runner, --direct_num_workers, --project, ...).
 """
 _EPILOG = """\
+A first look, which proposes the options for a log:
+  %(prog)s --dry_run --input events.csv
+The next day's log, with the options of the day before:
+  %(prog)s --since yesterday --input today.csv --output today
 A log with other column names, and a clock of whole hours:
   %(prog)s --input checkins.csv.gz --format csv --columns item=venue,time=timestamp \\
       --split last_fraction --duplicates keep --output sequences
@@ -68,9 +85,12 @@ _PROTOCOL_HELP = {
     "min_test": "test events of a user at least",
     "max_test": "test events of a user at most",
     "train_start": "position of a user's first training target",
-    "validation_from": "time at which validation starts, by the clock of the log; for by_time",
-    "test_from": "time at which test starts, by the clock of the log; for by_time",
+    "validation_from": "time at which validation starts: a date or time (2024-03-08, ISO 8601, UTC "
+    "without a zone), or a number by the clock of the log; for by_time",
+    "test_from": "time at which test starts, the same way; for by_time",
 }
+DATES = ("validation_from", "test_from")
+"""Options that take a date."""
 _LARGEST = 2**31 - 1
 _BOUNDS = (  # option, least, most
     ("train_targets", 0, math.inf),
@@ -79,8 +99,6 @@ _BOUNDS = (  # option, least, most
     ("test_fraction", 0, 1),
     ("min_test", 1, math.inf),
     ("max_test", 1, math.inf),
-    ("validation_from", 1, math.inf),
-    ("test_from", 1, math.inf),
     ("min_events", 2, _LARGEST),
     ("max_events", 2, _LARGEST),
     ("window", 1, _LARGEST),
@@ -101,7 +119,10 @@ _BOUNDS = (  # option, least, most
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options of a run; Beam's options are in ``beam``."""
+    """Checked options of a run.
+
+    Beam's options are in ``beam``, the text of the file that repeats the run in ``config``.
+    """
 
     input: tuple[str, ...]
     output: str
@@ -132,7 +153,27 @@ class Options:
     vectors: VectorOptions = field(default_factory=lambda: VectorOptions({}))
     impressions: tuple[str, ...] = ()
     impressions_form: Format | None = None
+    dates: Mapping[str, str] = field(default_factory=dict)
+    config: str = ""
     beam: tuple[str, ...] = ()
+
+    def with_dates(self) -> Options:
+        """Converts the dates of the split to times by the clock of the log, once that is known.
+
+        Raises:
+            InputError: times of the log have no known unit, or validation starts after test.
+        """
+        clock = self.form.clock
+        if self.dates and clock.by_range and clock.unit is None:
+            name, date = next(iter(self.dates.items()))
+            raise InputError(
+                f"--{name} is a date, but the first times of the log are no times since 1970 in "
+                f"any unit. Received: {date}. Give a number by the clock of the log, or --time_unit"
+            )
+        times: dict[str, Any] = {name: ticks_of(date, clock) for name, date in self.dates.items()}
+        protocol = dataclasses.replace(self.protocol, **times)
+        _check_times(protocol, self.dates)
+        return dataclasses.replace(self, protocol=protocol)
 
     @property
     def context_form(self) -> Format:
@@ -184,9 +225,32 @@ class Options:
 def make_parser(prog: str) -> JobParser:
     """Builds the parser of the job's own options."""
     parser = JobParser(prog, _EXAMPLE.format(prog=prog), _HELP)
-    parser.usage = "%(prog)s --input LOG [LOG ...] --format FORMAT --output FOLDER [options]"
+    parser.usage = "%(prog)s --input LOG [LOG ...] [--format FORMAT] --output FOLDER [options]"
     parser.epilog = _EPILOG
-    add = parser.add_argument
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"options from a YAML file such as the {CONFIG_FILE} that every run writes into its "
+        "output; the command line wins over it",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read the start of the input, show what a run would understand of it, and propose "
+        "--format and --columns where they are not given; write nothing",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help=f"with --dry_run: rows to read; default {DRY_RUN_ROWS:,}",
+    )
+    for group, add_options in _GROUPS:
+        add_options(parser.add_argument_group(group).add_argument)
+    return parser
+
+
+def _add_log(add: _Add) -> None:
     add(
         "--input",
         nargs="+",
@@ -196,7 +260,7 @@ def make_parser(prog: str) -> JobParser:
         "be compressed with gzip, zstd, xz or bz2; with bigquery a table (project:dataset.table) "
         "or a query",
     )
-    add("--format", required=True, choices=FORMATS, help="format of the log")
+    add("--format", choices=FORMATS, help="format of the log; default: told by the first file")
     add(
         "--columns",
         help=f"for {', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
@@ -214,6 +278,31 @@ def make_parser(prog: str) -> JobParser:
         help="behavior types to keep, separated by commas; default taobao pv, tmall 0 (click), "
         "other formats all",
     )
+    add(
+        "--time_unit",
+        default=AUTO,
+        choices=(AUTO, *UNITS),
+        help="unit of times that are integers; dates and ISO 8601 times are converted to it (UTC "
+        "unless they have a zone); auto (default): by the range of the first times, seconds where "
+        "that says nothing",
+    )
+    add(
+        "--duplicates",
+        default="drop",
+        choices=("drop", "keep"),
+        help="drop (default) or keep rows equal to an earlier one "
+        "in all columns read; keep where the clock is coarse",
+    )
+    add(
+        "--max_rejected_fraction",
+        type=float,
+        default=REJECTED_FRACTION,
+        help="share of rejected rows, repeated ones left out, beyond which the run fails and "
+        "leaves an earlier output in place; default 0.1; 1: never",
+    )
+
+
+def _add_features(add: _Add) -> None:
     add(
         "--multi_hot",
         nargs="+",
@@ -249,20 +338,15 @@ def make_parser(prog: str) -> JobParser:
         help="numeric features of the request, from a column of the target's row; empty is unknown",
     )
     add(
-        "--time_unit",
-        default=AUTO,
-        choices=(AUTO, *UNITS),
-        help="unit of times that are integers; dates and ISO 8601 times are converted to it (UTC "
-        "unless they have a zone); auto (default): by the range of the first times, seconds where "
-        "that says nothing",
-    )
-    add(
         "--time_gap",
         type=int,
         metavar="UNIT",
         help="requests hold the time since each behavior; "
         "gaps shorter than UNIT, by the clock of the log, are not distinguished",
     )
+
+
+def _add_requests(add: _Add) -> None:
     add(
         "--split",
         default="leave_last",
@@ -272,7 +356,8 @@ def make_parser(prog: str) -> JobParser:
     for name, defaults in _protocol_defaults().items():
         text = ", ".join(f"{protocol} {value}" for protocol, value in defaults.items() if value)
         text = f"{_PROTOCOL_HELP[name]}; default {text}" if text else _PROTOCOL_HELP[name]
-        add(f"--{name}", type=type(next(iter(defaults.values()))), help=text)
+        kind = _date if name in DATES else type(next(iter(defaults.values())))
+        add(f"--{name}", type=kind, metavar="TIME" if name in DATES else None, help=text)
     add(
         "--min_events",
         type=int,
@@ -286,6 +371,16 @@ def make_parser(prog: str) -> JobParser:
         "so that bots do not exhaust memory; the others are counted; default 100,000",
     )
     add("--window", type=int, default=200, help="behaviors of a request at most; default 200")
+    add(
+        "--coarse_clock",
+        action="store_true",
+        help="the order of the log decides which of several "
+        "events at the same time came first; without it a request sees only behaviors with a "
+        "strictly earlier time. Always on for tmall",
+    )
+
+
+def _add_negatives(add: _Add) -> None:
     add("--negatives", type=int, default=2, help="negatives for each request; default 2")
     add(
         "--negative_alpha",
@@ -308,13 +403,17 @@ def make_parser(prog: str) -> JobParser:
         default=1800,
         help="a pause longer than this ends a session, by the clock of the log; default 1800",
     )
+    add("--seed", type=int, default=1, help="seed of the negatives; default 1")
     add(
-        "--coarse_clock",
-        action="store_true",
-        help="the order of the log decides which of several "
-        "events at the same time came first; without it a request sees only behaviors with a "
-        "strictly earlier time. Always on for tmall",
+        "--max_short_fraction",
+        type=float,
+        default=0.1,
+        help="share of requests with fewer than --negatives negatives beyond which the run fails; "
+        "default 0.1; 1: never",
     )
+
+
+def _add_impressions(add: _Add) -> None:
     add(
         "--impressions",
         nargs="+",
@@ -337,7 +436,9 @@ def make_parser(prog: str) -> JobParser:
         default=100,
         help="with --impressions: a request with more candidates is split; default 100",
     )
-    add("--seed", type=int, default=1, help="seed of the negatives; default 1")
+
+
+def _add_vocabularies(add: _Add) -> None:
     add(
         "--min_count",
         type=int,
@@ -363,31 +464,14 @@ def make_parser(prog: str) -> JobParser:
         "holds the expected and the actual share",
     )
     add(
-        "--duplicates",
-        default="drop",
-        choices=("drop", "keep"),
-        help="drop (default) or keep rows equal to an earlier one "
-        "in all columns read; keep where the clock is coarse",
+        "--vocabulary_from",
+        metavar="FOLDER",
+        help="earlier output whose vocabularies are used "
+        "unchanged; other ids are out of vocabulary",
     )
-    add(
-        "--max_rejected_fraction",
-        type=float,
-        default=REJECTED_FRACTION,
-        help="share of rejected rows, repeated ones left out, beyond which the run fails and "
-        "leaves an earlier output in place; default 0.1; 1: never",
-    )
-    add(
-        "--max_short_fraction",
-        type=float,
-        default=0.1,
-        help="share of requests with fewer than --negatives negatives beyond which the run fails; "
-        "default 0.1; 1: never",
-    )
-    add(
-        "--buckets",
-        type=int,
-        help="groups of users, and shards of each split; default by the size of the log",
-    )
+
+
+def _add_earlier(add: _Add) -> None:
     add(
         "--keep_events",
         action="store_true",
@@ -397,15 +481,12 @@ def make_parser(prog: str) -> JobParser:
         "--since",
         metavar="FOLDER",
         help="earlier output, made with --keep_events, to which --input "
-        "is added: ids keep their rows, new ids are appended; implies --keep_events",
+        "is added: its options are taken over, ids keep their rows, new ids are appended; implies "
+        "--keep_events",
     )
-    add(
-        "--vocabulary_from",
-        metavar="FOLDER",
-        help="earlier output whose vocabularies are used "
-        "unchanged; other ids are out of vocabulary",
-    )
-    add_vector_options(add)
+
+
+def _add_files(add: _Add) -> None:
     add(
         "--compression",
         default="none",
@@ -426,6 +507,11 @@ def make_parser(prog: str) -> JobParser:
         "default one file per bucket and split",
     )
     add(
+        "--buckets",
+        type=int,
+        help="groups of users, and shards of each split; default by the size of the log",
+    )
+    add(
         "--merge_ram",
         metavar="SIZE",
         help="memory that the worker which merges the vocabularies "
@@ -437,7 +523,19 @@ def make_parser(prog: str) -> JobParser:
         default=CHUNK_BYTES,
         help="bytes of text that a worker reads at once; default 64 MiB",
     )
-    return parser
+
+
+_GROUPS: tuple[tuple[str, Callable[[_Add], None]], ...] = (
+    ("log", _add_log),
+    ("features", _add_features),
+    ("split and requests", _add_requests),
+    ("negatives", _add_negatives),
+    ("impressions", _add_impressions),
+    ("vocabularies", _add_vocabularies),
+    ("adding to an earlier output", _add_earlier),
+    ("vectors", add_vector_options),
+    ("files and workers", _add_files),
+)
 
 
 def parse(argv: Sequence[str] | None, prog: str) -> Options:
@@ -447,9 +545,17 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
         InputError: an option is unknown or does not fit.
         SystemExit: ``--help`` was given, or argparse refused an option.
     """
-    args, beam = parse_job(make_parser(prog), argv)
+    parser = make_parser(prog)
+    argv = sys.argv[1:] if argv is None else argv
+    for_beam = [part for part in argv if part.startswith(BEAMS_DRY_RUN)]
+    others = [part for part in argv if not part.startswith(BEAMS_DRY_RUN)]
+    args, beam = parse_job(parser, with_files(others, parser))
+    if args.rows is not None or args.dry_run:
+        raise InputError("--rows needs --dry_run, which is for the command line alone")
+    args.format = args.format or format_of(args.input)
     check_bounds(args, _BOUNDS)
     protocol = _protocol(args)
+    config = config_text(args, parser, (*_NOT_IN_FILES, "output", "overwrite"))
     args.min_events = args.min_events or protocol.min_events
     _check_together(args)
     form, impressions_form = _formats(args, protocol)
@@ -501,9 +607,56 @@ def parse(argv: Sequence[str] | None, prog: str) -> Options:
             "impressions": tuple(args.impressions),
             "impressions_form": impressions_form,
             "keep_events": args.keep_events or bool(args.since),
-            "beam": tuple(beam),
+            "dates": _dates(args),
+            "config": config,
+            "beam": (*beam, *for_beam),
         }
     )
+
+
+def with_files(argv: Sequence[str], parser: JobParser) -> list[str]:
+    """Puts options of files before those of a command line, which win: first those of the earlier
+    output that ``--since`` names, then those of ``--config``.
+
+    Raises:
+        InputError: a file cannot be read, or its options do not fit.
+    """
+    front = argparse.ArgumentParser(parser.prog, parser.usage, add_help=False, allow_abbrev=False)
+    for name in ("config", "since", "split"):
+        front.add_argument(f"--{name}")
+    front.add_argument("--impressions", nargs="+")
+    config: list[str] = []
+    if path := front.parse_known_args(argv)[0].config:
+        config = as_arguments(read_config(path), path, parser, _NOT_IN_FILES)
+    args, _ = front.parse_known_args([*config, *argv])
+    return [*_of_earlier(args, parser), *config, *argv]
+
+
+def _of_earlier(args: argparse.Namespace, parser: JobParser) -> list[str]:
+    """Returns the options of the run that ``--since`` goes on from, as arguments.
+
+    There are none if its version wrote no file of them, or there is no such run.
+
+    Raises:
+        InputError: it had impressions, which must be given anew.
+    """
+    path = f"{args.since}/{CONFIG_FILE}"
+    try:
+        if not args.since or not FileSystems.exists(path):
+            return []
+    except Exception:  # each file system raises its own kind; opening the folder says why
+        return []
+    values = read_config(path)
+    if "impressions" in values and not args.impressions:
+        raise InputError(
+            f"--since {args.since!r} was made with --impressions. Give those to add, too: "
+            "--impressions LOG"
+        )
+    left_out = set(_OF_ONE_RUN)
+    if args.split not in (None, values.get("split")):  # the message shall name the split alone
+        left_out.update(_protocol_defaults())
+    values = {name: value for name, value in values.items() if name not in left_out}
+    return as_arguments(values, path, parser, _NOT_IN_FILES)
 
 
 def _check_together(args: argparse.Namespace) -> None:
@@ -523,7 +676,7 @@ def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Forma
     """Returns the formats of the log and of the impressions, None where there are none."""
     delimiter = args.delimiter and parse_delimiter(args.delimiter)
     form, impressions = make_format(args.format, args.columns, args.behavior), None
-    clock = Clock(None if args.time_unit == AUTO else args.time_unit)
+    clock = _clock(args)
     form = dataclasses.replace(form, delimiter=delimiter, clock=clock)
     if args.impressions:
         if not isinstance(protocol, splits.ByTime):
@@ -578,15 +731,10 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
         if args.split not in defaults:
             owners = ", ".join(defaults)
             raise InputError(f"--{option} belongs to --split {owners}, not {args.split}")
-        values[option] = value
+        values[option] = ticks_of(value, _clock(args)) if option in DATES else value
     protocol = splits.PROTOCOLS[args.split](**values)
-    if isinstance(protocol, splits.ByTime) and not (
-        0 < protocol.validation_from < protocol.test_from
-    ):
-        raise InputError(
-            "--split by_time needs --validation_from and a later --test_from, by the clock of the "
-            f"log. Received: {protocol.validation_from} and {protocol.test_from}"
-        )
+    if len(_dates(args)) != 1:  # a date and a number are compared once the clock is known
+        _check_times(protocol, _dates(args))
     if isinstance(protocol, splits.LastFraction):
         if protocol.test_fraction == 1:
             raise InputError("--test_fraction must be below 1. Received: 1.0")
@@ -596,3 +744,34 @@ def _protocol(args: argparse.Namespace) -> splits.Protocol:
                 f"Received: {protocol.max_test}"
             )
     return protocol
+
+
+def _check_times(protocol: splits.Protocol, dates: Mapping[str, str]) -> None:
+    if isinstance(protocol, splits.ByTime) and not (
+        0 < protocol.validation_from < protocol.test_from
+    ):
+        received = " and ".join(str(dates.get(name, getattr(protocol, name))) for name in DATES)
+        raise InputError(
+            "--split by_time needs --validation_from and a later --test_from, as dates or by the "
+            f"clock of the log. Received: {received}"
+        )
+
+
+def _dates(args: argparse.Namespace) -> dict[str, str]:
+    """Returns the times of the split that were given as dates."""
+    values = {name: getattr(args, name) for name in DATES}
+    return {name: value for name, value in values.items() if isinstance(value, str)}
+
+
+def _date(text: str) -> int | str:
+    try:
+        return time_or_date(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "must be a date or time such as 2024-03-08 or 2024-03-08T12:00Z, or a number by the "
+            f"clock of the log. Received: {text!r}"
+        ) from None
+
+
+def _clock(args: argparse.Namespace) -> Clock:
+    return Clock(None if args.time_unit == AUTO else args.time_unit)

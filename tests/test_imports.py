@@ -20,8 +20,8 @@ ORDER = {
         "evaluation training export comparison analysis recommenders commands cli",
     ],
     "beam_jobs": [
-        "shared reading histories vocabulary cooccurrence requests options output reports",
-        "batch_rank mutual_information statistics vectors build_sequences dataflow",
+        "shared config_file reading histories vocabulary cooccurrence requests options output",
+        "reports dry_run batch_rank mutual_information statistics vectors build_sequences dataflow",
     ],
     "serving": ["client server tools"],
 }

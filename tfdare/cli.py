@@ -17,6 +17,7 @@ from tfdare.text import text_table
 _SUMMARY = {
     "simulate": "write an event log with known, planted interests",
     "prepare": "event log -> sequences (a Beam pipeline)",
+    "inspect": "what a folder of sequences holds; a user's behaviors and requests",
     "train": "sequences -> trained model and its metrics",
     "evaluate": "metrics of a trained model on one split",
     "compare": "several models side by side, trained and tuned the same way",

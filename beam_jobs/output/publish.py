@@ -15,6 +15,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs.config_file import CONFIG_FILE
 from beam_jobs.histories.earlier_run import KEPT, TEXTS_FILE
 from beam_jobs.options import Options
 from beam_jobs.output import manifest
@@ -214,6 +215,7 @@ class Finish:
                 "chunks": self.chunks,
                 "events": content["counts"]["rows"]["kept"],
             }
+        write_file(f"{folder}/{CONFIG_FILE}", options.config.encode())
         write_file(f"{folder}/schema.json", schema.to_json().encode())
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_file(f"{folder}/manifest.json", text.encode("utf-8", "backslashreplace"))

@@ -70,6 +70,26 @@ def clock_of(times: np.ndarray) -> Clock:
     return Clock(units[-1] if units else None, by_range=True)
 
 
+def time_or_date(text: str) -> int | str:
+    """Reads an integer; ISO 8601 text is returned as it is, for :func:`ticks_of`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.isascii() and text.removeprefix("-").isdigit():
+        return int(text)
+    if not from_text(pa.array([text.encode()]), 1)[1].all():
+        raise ValueError(text)
+    return text
+
+
+def ticks_of(time: int | str, clock: Clock) -> int:
+    """Converts ISO 8601 text to a time of a clock; an integer is one already."""
+    if isinstance(time, int):
+        return time
+    return int(from_text(pa.array([time.encode()]), clock.ticks)[0][0])
+
+
 def from_typed(column: pa.Array, ticks: int) -> np.ndarray:
     """Converts dates and timestamps to times of ``ticks`` a second, int64 ``[E]``; nulls to 0."""
     kind = column.type

@@ -89,6 +89,29 @@ def kind_of(raw: Any, path: str, format_kind: str, option: str) -> str:
     )
 
 
+def head_of(raw: Any, path: str, size: int = 1 << 16) -> tuple[str, bytes]:
+    """Tells what a file holds once it is decompressed, and reads its first bytes.
+
+    Args:
+        raw: binary file, at its start.
+        path: str. Of the file, for messages.
+        size: int. Bytes to read.
+
+    Returns:
+        One of ``TYPED``, ``TEXT``, or the name of something else; and the bytes.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    head = raw.read(size)
+    if (kind := _content(head)) in COMPRESSED:
+        raw.seek(0)
+        with reading(path, kind), decompressed(raw, kind) as file:
+            head = file.read(size)
+        kind = _content(head)
+    return kind, head
+
+
 def _content(head: bytes) -> str:
     """Names what begins with these bytes."""
     for offset, magic, what in _MAGIC:

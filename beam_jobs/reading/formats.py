@@ -113,7 +113,8 @@ class Format:
         if missing := self.missing(header):
             option = "impressions_columns" if "label" in self.columns else "columns"
             hint = (
-                f"Name yours with --{option}, for example --{option} user=uid,item=iid,time=ts."
+                f"Name yours with --{option}, for example --{option} user=uid,item=iid,time=ts; "
+                "--dry_run proposes them."
                 if self.kind in OWN_NAMES
                 else f"Is this --format {self.kind}?"
             )

@@ -172,7 +172,7 @@ def plan(
     """
     chunks: list[Chunk] = []
     files_before = max((chunk.file + 1 for chunk in after), default=0)
-    layouts = [_layout(file, form) for file in files]
+    layouts = [read_layout(file, form) for file in files]
     multiline = any(layout.multiline for layout in layouts)
     every = dict.fromkeys(name for layout in layouts for name in layout.names or ())
     for index, (file, layout) in enumerate(zip(files, layouts)):
@@ -205,8 +205,12 @@ def plan(
     return chunks
 
 
-def _layout(file: InputFile, form: Format) -> Layout:
-    """Finds the columns of a file, and how text is laid out."""
+def read_layout(file: InputFile, form: Format) -> Layout:
+    """Finds the columns of a file, and how text is laid out.
+
+    Raises:
+        InputError: the file is damaged, or no text that the format reads.
+    """
     with reading(file.path, file.kind), _open_text(file.path, file.kind) as content:
         if file.kind == "parquet":
             return Layout(tuple(column_names(pq.ParquetFile(content).schema_arrow)))

@@ -12,10 +12,9 @@ from tfdare.sequences import SPLITS, Sequences
 from tfdare.sequences.raw_ids import RawIds
 from tfdare.sequences.record import UserRecord
 from tfdare.sequences.requests import UserRequest, requests_of_record
+from tfdare.sequences.users import UnknownUser, find_user
 
-
-class UnknownUser(LookupError):
-    """The split holds no such user."""
+__all__ = ["UnknownUser", "candidates", "newest_request", "newest_requests"]
 
 
 def newest_request(
@@ -29,19 +28,10 @@ def newest_request(
     Raises:
         UnknownUser: there is no such user; the message names ``examples`` users that exist.
     """
-    others: list[str] = []
-    for record in sequences.records(split):
-        if user is None or record.user == user:
-            if not len(record.position):
-                record = _with_empty_request(record, sequences.schema)
-            return _newest(record, sequences.schema, ids)
-        if len(others) <= examples:
-            others.append(record.user)
-    some = ", ".join(others[:examples]) + (", ..." if len(others) > examples else "")
-    raise UnknownUser(
-        f"No user {user!r} in split {split!r} of {sequences.path!r}. "
-        + (f"Users there: {some}" if others else "The split holds no user.")
-    )
+    record = find_user(sequences, split, user, examples)
+    if not len(record.position):
+        record = _with_empty_request(record, sequences.schema)
+    return _newest(record, sequences.schema, ids)
 
 
 def newest_requests(sequences: Sequences, split: str, ids: RawIds) -> Iterator[UserRequest]:

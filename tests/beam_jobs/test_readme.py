@@ -35,7 +35,7 @@ def test_options_exist():
     known = set(make_parser("prog")._option_string_actions)
     named = set(re.findall(r"(?<![\w-])(--[a-z_]+)", TEXT))
     others = {"--sequences", "--users", "--help", "--service_port", "--build", "--model"}
-    others.add("--warm_start")  # of tfdare train
+    others |= {"--warm_start", "--user", "--request", "--json"}  # of tfdare train and inspect
     gcloud = {
         "--image",
         "--sdk-language",

@@ -11,6 +11,13 @@ from tfdare.errors import UsageError
 from tfdare.schema import SchemaError
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Formatter that appends an option's default to its help, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser of ``tfdare <name>``; `example` is a command, printed above the help."""
 
@@ -18,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"tfdare {name}",
             description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         self.example = example
 

@@ -3,6 +3,7 @@
 Layout::
 
     schema.json  manifest.json  _SUCCESS
+    prepare.yaml                                   the options that repeat the run
     vocabulary/<feature>.tsv                       raw_id <TAB> count, most frequent first (an
                                                    earlier run's ids before new ones), also of
                                                    categorical context features

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -296,6 +297,16 @@ def test_help_starts_with_a_line_to_paste(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("python -m beam_jobs.build_sequences --input ")
+    ungrouped = re.search(r"^options:\n((?:  .*\n)+)", text, re.MULTILINE)[1]
+    assert re.findall(r"^  (?:-h, )?(--\w+)", ungrouped, re.MULTILINE) == [
+        "--help",
+        "--output",
+        "--overwrite",
+        "--config",
+        "--dry_run",
+        "--rows",
+    ]
+    assert "\nvocabularies:\n  --min_count" in text and "default: None" not in text
 
 
 def test_too_many_rejected_rows(prepare, tmp_path):

@@ -241,3 +241,36 @@ def test_a_part_in_another_unit_is_rejected(prepare, tmp_path):
         "--max_rejected_fraction is 0.1",
         f"{tmp_path}/part-1:2: ",
     )
+
+
+def test_dates_of_a_split_follow_the_clock_of_the_log(prepare, tmp_path):
+    plain = ["--split", "by_time", "--vectors", "none", "--min_events", "2"]
+    dates = ["--validation_from", "2024-03-02", "--test_from", "2024-03-02T12:00:00+02:00"]
+    requests = set()
+    for unit in ("s", "ms", "ns"):
+        (tmp_path / f"{unit}.csv").write_text(in_unit(unit))
+        outcome = prepare(tmp_path / f"{unit}.csv", *plain, *dates, output=unit)
+        assert outcome.code == 0, outcome.err
+        split, ticks = outcome.sequences.schema.split, UNITS[unit]
+        assert split["validation_from"] == 1_709_337_600 * ticks
+        assert split["test_from"] == (1_709_337_600 + 36_000) * ticks
+        requests.add(tuple(outcome.sequences.requests(name) for name in ("train", "test")))
+    assert len(requests) == 1 and 0 not in requests.pop()
+    # a number beside a date is compared once the clock is known
+    mixed = ["--validation_from", "1709337600000", "--test_from", "2024-03-02T10:00Z"]
+    outcome = prepare(tmp_path / "ms.csv", *plain, *mixed, output="mixed")
+    assert outcome.sequences.schema.split["test_from"] == (1_709_337_600 + 36_000) * 1000
+    mixed[1] = "1709400000000"
+    refused(
+        prepare(tmp_path / "ms.csv", *plain, *mixed, output="late"),
+        "a later --test_from, as dates or by the clock of the log. "
+        "Received: 1709400000000 and 2024-03-02T10:00Z",
+    )
+
+
+def test_dates_of_a_split_need_a_clock(prepare, log, tmp_path):
+    by_time = ["--split", "by_time", "--validation_from", "2024-03-08", "--test_from"]
+    refused(prepare(log, *by_time, "2024-03-09"), "--validation_from is a date, but", "--time_unit")
+    refused(prepare(log, *by_time, "2024-03-01"), "Received: 2024-03-08 and 2024-03-01")
+    refused(prepare(log, *by_time, "8 March"), "must be a date or time such as", "'8 March'")
+    refused(prepare(log, *by_time, "2024-02-30"), "'2024-02-30'")
