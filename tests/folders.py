@@ -121,6 +121,17 @@ def make_splits(seed=0, users=12, **options):
     }
 
 
+def with_weights(splits, seed=0):
+    """Gives every candidate of the records a random sample weight, some of them 0."""
+    random = np.random.default_rng(seed)
+
+    def weighted(record):
+        weight = random.choice(np.array([0, 0.5, 1, 4], np.float32), record.label.size)
+        return dataclasses.replace(record, weight=weight)
+
+    return {split: [weighted(record) for record in records] for split, records in splits.items()}
+
+
 def write_folder(
     path,
     splits,
@@ -178,6 +189,7 @@ def write_folder(
         split={"protocol": "last_fraction", "negatives": candidates - 1, "behaviors": None},
         time_gap=time_gap,
         context=tuple(context),
+        sample_weights=any(r.weight is not None for part in splits.values() for r in part),
     )
     _write_text(os.path.join(path, "schema.json"), schema.to_json())
     counts = {}
@@ -261,7 +273,8 @@ def plain_requests(
                 request[f"context_{part.name}"] = None if value != value else value
             labels = record.label.tolist()[start : start + size]
             request["label"] = [float(label) for label in labels + padding]
-            request["weight"] = [1.0] * size + [0.0] * len(padding)
+            weights = [1.0] * record.label.size if record.weight is None else record.weight.tolist()
+            request["weight"] = weights[start : start + size] + [0.0] * len(padding)
             requests.append(request)
             start += size
     return requests

@@ -12,7 +12,9 @@ class CandidateCrossentropy(tf.keras.losses.Loss):
     """Binary cross-entropy of every candidate, with a weight for every candidate.
 
     Keras's own ``BinaryCrossentropy`` averages over the last axis before weights apply, so that in
-    ``[U, C]`` predictions a padded candidate would count. Here it does not.
+    ``[U, C]`` predictions a padded candidate would count. Here each candidate's cross-entropy is
+    multiplied by its own weight, 0 where it is padding. As everywhere in Keras, the sum is divided
+    by the number of elements, U * C, not by the sum of weights.
 
     Call arguments:
         y_true: float ``[U, C]``. 1 clicked, 0 not.

@@ -57,7 +57,8 @@ def read_requests(
         ``[U, N]``, request time minus behavior time in the log's unit, clipped to 0 .. 2^31 - 1,
         0 where there is no behavior; for its context ``context_<name>``, int32 ``[U]`` (or
         ``[U, max_values]``) or float32 ``[U]``, NaN where unknown. Label and weight are float32
-        ``[U, C]``, the weight 0 on padded candidates. Iteration raises ``InvalidArgumentError``
+        ``[U, C]``, the weight 0 on padded candidates, elsewhere the candidate's own
+        (`Schema.sample_weights`) or 1. Iteration raises ``InvalidArgumentError``
         at a record whose arrays have inconsistent lengths.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tfdare.compat import tf
 from tfdare.schema import MAX_GAP, OOV_ID, Schema
-from tfdare.sequences.record import ARRAY_DTYPES, REQUEST_TIME, context_dtypes
+from tfdare.sequences.record import ARRAY_DTYPES, REQUEST_TIME, WEIGHT, context_dtypes
 
 _DTYPES = {"<i8": tf.int64, "<i4": tf.int32, "u1": tf.uint8, "<f4": tf.float32}
 
@@ -106,6 +106,8 @@ class Cutter:
         schema = self._schema
         flat = {side: self._side(parsed, side) for side in ("history", "target")}
         flat["label"] = _zero_padded(_joined(parsed["label"], tf.uint8))
+        if schema.sample_weights:
+            flat["weight"] = _zero_padded(_joined(parsed["weight"], tf.float32))
         length = tf.strings.length(parsed[f"history_{schema.item.name}"]) // 4
         start = tf.cumsum(length, exclusive=True)
         position = _joined(parsed["position"], tf.int32)
@@ -160,7 +162,7 @@ class Cutter:
         length, target_length = request["history_length"], request["target_length"]
         requests = {"history_length": length, "target_length": target_length}
         behavior, real = _windows(request["end"] - length, length, self._window, flat["history"])
-        target, _ = _windows(
+        target, candidate = _windows(
             request["target_start"], target_length, schema.max_candidates, flat["target"]
         )
         for side, index in (("history", behavior), ("target", target)):
@@ -183,7 +185,9 @@ class Cutter:
                     requests[f"target_{name}"],
                 )
         label = tf.cast(tf.gather(flat["label"], target), tf.float32)
-        weight = tf.sequence_mask(target_length, schema.max_candidates, tf.float32)
+        weight = tf.cast(candidate, tf.float32)
+        if schema.sample_weights:
+            weight = tf.gather(flat["weight"], target)  # padding points to the zero at the end
         return requests, label, weight
 
     def _side(self, parsed, side):
@@ -209,6 +213,8 @@ class Cutter:
         kinds |= {name: kind for name, kind in ARRAY_DTYPES.items() if name != "history_time"}
         if schema.time_gap is not None:
             kinds |= {"history_time": ARRAY_DTYPES["history_time"], "request_time": REQUEST_TIME}
+        if schema.sample_weights:
+            kinds["weight"] = WEIGHT
         kinds |= {f"context_{name}": kind for name, kind in self._context.items()}
         kinds = {name: _DTYPES[kind] for name, kind in kinds.items()}
         return {**kinds, "user": None} if self._facts else kinds
@@ -228,6 +234,8 @@ class Cutter:
             expected[f"target_{name}"] = candidates * 4 * width
         if self._schema.time_gap is not None:
             expected["request_time"] = positions * _DTYPES[REQUEST_TIME].size
+        if self._schema.sample_weights:
+            expected["weight"] = candidates * _DTYPES[WEIGHT].size
         for name, width in self._context_width.items():
             expected[f"context_{name}"] = positions * 4 * width
         checks = [

@@ -90,7 +90,7 @@ def _numbers(predictions: Predictions, regression: LogisticRegression | None) ->
     numbers["ece"] = expected_calibration_error(label, probability)
     numbers["targets"] = int(label.size)
     numbers["clicks"] = int(label.sum())
-    numbers["requests"] = int(request.max()) + 1
+    numbers["requests"] = int(np.unique(request).size)
     numbers["requests_seen"] = int(np.unique(request[seen]).size)
     numbers["users"] = int(user.max()) + 1
     numbers["baselines"] = {

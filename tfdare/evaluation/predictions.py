@@ -15,7 +15,7 @@ from tfdare.sequences import Sequences
 
 @dataclass(frozen=True)
 class Predictions:
-    """Columns with one entry per candidate; padding is left out.
+    """Columns with one entry per candidate; padding and candidates of weight 0 are left out.
 
     Attributes:
         label: float32 ``[n]``.

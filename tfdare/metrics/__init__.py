@@ -6,10 +6,11 @@ from tfdare.metrics.calibration import (
     expected_calibration_error,
     normalized_entropy,
 )
-from tfdare.metrics.ranking import RequestGAUC, auc, auc_by_group, gauc, logloss
+from tfdare.metrics.ranking import CandidateAUC, RequestGAUC, auc, auc_by_group, gauc, logloss
 from tfdare.metrics.search import SearchNDCG, SearchRecall, search_ndcg, search_recall
 
 __all__ = [
+    "CandidateAUC",
     "Interval",
     "RequestGAUC",
     "SearchNDCG",

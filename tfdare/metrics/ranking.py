@@ -85,6 +85,29 @@ def logloss(label: np.ndarray, probability: np.ndarray) -> float:
 
 
 @register
+class CandidateAUC(tf.keras.metrics.AUC):
+    """AUC over all candidates, each of which counts once, whatever its sample weight.
+
+    Streaming; goes into ``weighted_metrics``, so that candidates of weight 0, such as padded ones,
+    are left out.
+
+    Args:
+        **kwargs: those of ``tf.keras.metrics.AUC``.
+
+    Example:
+        >>> metric, weight = CandidateAUC(), [[4.0, 2.0, 0.0]]
+        >>> _ = metric.update_state([[1.0, 0.0, 0.0]], [[0.5, 0.2, 0.9]], sample_weight=weight)
+        >>> round(float(metric.result()), 2)
+        1.0
+    """
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if sample_weight is not None:
+            sample_weight = tf.cast(tf.convert_to_tensor(sample_weight) > 0, tf.float32)
+        return super().update_state(y_true, y_pred, sample_weight=sample_weight)
+
+
+@register
 class RequestGAUC(tf.keras.metrics.Metric):
     """GAUC with a request as the group: does the click rank above the request's other candidates?
 

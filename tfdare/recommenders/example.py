@@ -89,7 +89,7 @@ def compare(
     item, left = sequences.schema.item.name, requests
     for batch, label, weight in read_requests(sequences, "test", EVALUATION_BATCH):
         target = batch[f"target_{item}"].numpy()
-        clicked = label.numpy() * weight.numpy() > 0.5
+        clicked = (label.numpy() > 0.5) & (weight.numpy() > 0)
         retrieved = {
             "popularity": np.repeat(popular, len(target), axis=0),
             "own_history": newest_items(

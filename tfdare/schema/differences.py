@@ -31,7 +31,7 @@ def differences(trained: Schema, current: Schema) -> list[str]:
             phrases.append(phrase)
     if not (missing or added) and list(before) != list(after):
         phrases.append(f"features come in another order ({list(before)}, now {list(after)})")
-    for name in ("window", "max_candidates", "encoding", "position", "time_gap"):
+    for name in ("window", "max_candidates", "encoding", "position", "time_gap", "sample_weights"):
         old, new = _without_dims(getattr(trained, name)), _without_dims(getattr(current, name))
         if old != new:
             phrases.append(f"`{name}` is {new}, was {old}")

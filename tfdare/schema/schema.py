@@ -51,6 +51,8 @@ class Schema:
             None if requests carry no ``history_time_gap``.
         context: tuple of CategoricalContext and NumericContext. What requests carry in addition
             to history and candidates, one tensor ``context_<name>`` each.
+        sample_weights: bool. Whether records hold a weight for every candidate. Defaults to False:
+            all weigh 1.
 
     Raises:
         SchemaError: features repeat or are missing, or a size is not usable.
@@ -71,6 +73,7 @@ class Schema:
     encoding: str = "packed"
     time_gap: TimeGap | None = None
     context: tuple[CategoricalContext | NumericContext, ...] = ()
+    sample_weights: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "features", tuple(self.features))
@@ -105,6 +108,10 @@ class Schema:
         set_int(self, "schema", "max_candidates", 1)
         if self.encoding not in ENCODINGS:
             raise SchemaError(f"`encoding` must be one of {ENCODINGS}. Received: {self.encoding!r}")
+        if not isinstance(self.sample_weights, bool):
+            raise SchemaError(
+                f"`sample_weights` must be true or false. Received: {self.sample_weights!r}"
+            )
 
     @property
     def item(self) -> Feature:
@@ -158,12 +165,15 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain lists, dicts and numbers, ready for JSON."""
         kinds = {part_class: kind for kind, part_class in _CONTEXT_KINDS.items()}
-        return {
+        data = {
             "version": SCHEMA_VERSION,
             **dataclasses.asdict(self),
             "features": [_fields(feature) for feature in self.features],
             "context": [{"kind": kinds[type(part)], **_fields(part)} for part in self.context],
         }
+        if not self.sample_weights:
+            del data["sample_weights"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:

@@ -40,6 +40,8 @@ class UserRecord:
         target: mapping of feature name to int32 ``[T]`` (or ``[T * V]``) row ids, T the sum of
             ``target_length``.
         label: uint8 ``[T]``. 1 clicked, 0 not.
+        weight: float32 ``[T]`` or None. Sample weight of each candidate; None: all weigh 1
+            (`Schema.sample_weights`).
         request_time: int64 ``[R]`` or None. Time of each request, in the unit of
             ``history_time``; None where it is not known.
         context: mapping of context feature name to int32 ``[R]`` (or ``[R * V]``) row ids, or to
@@ -55,12 +57,13 @@ class UserRecord:
     label: np.ndarray
     request_time: np.ndarray | None = None
     context: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weight: np.ndarray | None = None
 
 
 # name in the Example -> dtype of its packed bytes; history_<f> and target_<f> are "<i4".
 ARRAY_DTYPES = {"history_time": "<i8", "position": "<i4", "target_length": "<i4", "label": "u1"}
-REQUEST_TIME = "<i8"
-"""Dtype of ``request_time``, which is optional in a record."""
+REQUEST_TIME, WEIGHT = "<i8", "<f4"
+"""Dtypes of ``request_time`` and ``weight``, which are optional in a record."""
 GZIP_SUFFIX = ".gz"
 """Ending of the names of files that are compressed by gzip."""
 
@@ -147,6 +150,8 @@ def encode(record: UserRecord, encoding: str = PACKED) -> bytes:
         put(name, dtype, getattr(record, name))
     if record.request_time is not None:
         put("request_time", REQUEST_TIME, record.request_time)
+    if record.weight is not None:
+        put("weight", WEIGHT, record.weight)
     for name, values in record.context.items():
         values = np.asarray(values)
         put(f"context_{name}", "<f4" if values.dtype.kind == "f" else "<i4", values)
@@ -187,6 +192,7 @@ def decode(
         **{name: get(name, dtype) for name, dtype in ARRAY_DTYPES.items()},
         request_time=get("request_time", REQUEST_TIME) if "request_time" in feature else None,
         context={name: get(f"context_{name}", kind) for name, kind in (context or {}).items()},
+        weight=get("weight", WEIGHT) if "weight" in feature else None,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tfdare.compat import tf
 from tfdare.layers import Head
 from tfdare.losses import CandidateCrossentropy
-from tfdare.metrics import RequestGAUC
+from tfdare.metrics import CandidateAUC, RequestGAUC
 from tfdare.models import build_model, recipe_of
 from tfdare.optimizers import RowwiseAdagrad, SparseAdagrad, SparseAdam
 from tfdare.schema import SchemaError
@@ -30,6 +30,8 @@ def compile_model(
 ) -> None:
     """Compiles with this package's defaults: SparseAdam, candidate cross-entropy, AUC and GAUC.
 
+    Sample weights weigh the loss; AUC and GAUC count each candidate of a weight above 0 once.
+
     Args:
         model: RequestModel.
         learning_rate: float or schedule.
@@ -46,7 +48,7 @@ def compile_model(
             global_clipnorm=clip_norm,
         ),
         loss=CandidateCrossentropy(),
-        weighted_metrics=[tf.keras.metrics.AUC(name="auc", num_thresholds=1000), RequestGAUC()],
+        weighted_metrics=[CandidateAUC(name="auc", num_thresholds=1000), RequestGAUC()],
         jit_compile=False,
     )
 

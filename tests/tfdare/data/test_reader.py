@@ -17,6 +17,7 @@ from tests.folders import (
     make_record,
     make_splits,
     plain_requests,
+    with_weights,
     write_folder,
 )
 from tfdare.compat import tf
@@ -104,6 +105,32 @@ def test_agrees_with_a_plain_reading_of_tags_context_and_time(
     )
     assert len(expected) > 20
     assert requests == (expected if facts else without_facts(expected))
+
+
+@pytest.mark.parametrize("shuffle", [0, 1000])
+def test_weights_come_with_their_candidates(tmp_path, splits, shuffle):
+    weighted = with_weights(splits)
+    opened = write_folder(tmp_path / "s", weighted, shards=2)
+    assert opened.schema.sample_weights
+
+    def columns(requests):
+        return sorted((*r["target_item"], *r["label"], *r["weight"]) for r in requests)
+
+    requests = as_dicts(read_requests(opened, "train", 4, shuffle=shuffle))
+    assert columns(requests) == columns(plain_requests(weighted["train"]))
+    assert {0.0, 0.5, 1.0, 4.0} == {weight for r in requests for weight in r["weight"]}
+    (_, _, weight) = read_requests(opened, "train", 4).element_spec
+    assert tuple(weight.shape) == (None, CANDIDATES)
+
+
+def test_weights_that_do_not_fit_are_an_error(tmp_path, splits):
+    opened = write_folder(tmp_path / "s", with_weights(splits))
+    *fine, last = with_weights(splits)["train"][:4]
+    cutter = Cutter(opened.schema, WINDOW, facts=False)
+    for weight, words in ((last.weight[1:], "'weight' is not as long"), (None, "weight")):
+        records = [*fine, dataclasses.replace(last, weight=weight)]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+            cutter.parse(tf.constant([encode(record) for record in records]))
 
 
 def test_the_rich_records_cover_the_edge_cases(rich_splits):

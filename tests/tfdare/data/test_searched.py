@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, write_folder
+from tests.folders import CONTEXT, MULTI_HOT, TIME_GAP, make_splits, with_weights, write_folder
 from tests.harness import randomize
 from tfdare.compat import raw, tf
 from tfdare.data import read_requests, read_searched, searched, write_searched
@@ -20,8 +20,8 @@ BATCH = 5
 
 @pytest.fixture(scope="module")
 def sequences(tmp_path_factory):
-    """Writes a folder with features of every kind."""
-    splits = make_splits(seed=3, users=24, multi_hot=MULTI_HOT, context=CONTEXT)
+    """Writes a folder with features of every kind and sample weights."""
+    splits = with_weights(make_splits(seed=3, users=24, multi_hot=MULTI_HOT, context=CONTEXT))
     return write_folder(
         tmp_path_factory.mktemp("searched") / "sequences",
         splits,

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from tfdare.compat import deserialize, serialize, tf
 from tfdare.losses import CandidateCrossentropy
-from tfdare.metrics import RequestGAUC, auc, gauc, logloss
+from tfdare.metrics import CandidateAUC, RequestGAUC, auc, gauc, logloss
 
 TARGETS = st.lists(
     # few distinct scores and groups: ties, and groups of one class, are common
@@ -122,6 +122,18 @@ def test_request_gauc_is_gauc_by_request(batches):
     every = [request for requests in batches for request in requests]
     expected = plain_gauc([(*t, number) for number, request in enumerate(every) for t in request])
     assert float(metric.result()) == pytest.approx(expected or 0.0, abs=1e-6)
+
+
+@pytest.mark.keras
+def test_candidate_auc_counts_each_candidate_of_any_weight_once():
+    label, score = [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], [[0.9, 0.5, 0.3], [0.1, 0.2, 0.0]]
+    weight = [[4.0, 0.25, 1.0], [1.0, 3.0, 0.0]]
+    metric = CandidateAUC(name="mine", num_thresholds=1000)
+    metric.update_state(label, score, sample_weight=weight)
+    # of the clicks .9, .3 and .2 against .5 and .1
+    assert float(metric.result()) == pytest.approx(4 / 6, abs=1e-5)
+    again = deserialize(serialize(metric))
+    assert isinstance(again, CandidateAUC) and again.get_config() == metric.get_config()
 
 
 def test_request_gauc_without_weights():

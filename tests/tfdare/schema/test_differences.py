@@ -34,6 +34,7 @@ def test_differences():
             {"time_gap": TimeGap()},
             "`time_gap` is {'unit': 1, 'per_octave': 2, 'octaves': 24}, was None",
         ),
+        ({"sample_weights": True}, "`sample_weights` is True, was False"),
     ]
     for change, phrase in cases:
         assert differences(before, dataclasses.replace(before, **change)) == [phrase]

@@ -94,6 +94,7 @@ def schemas(draw):
         "packed",
         time_gap,
         tuple(context),
+        draw(st.booleans()),
     )
 
 
@@ -136,6 +137,12 @@ def test_json_tells_the_kinds_of_context():
     assert Schema.from_json(FULL.to_json()) == FULL
 
 
+def test_sample_weights_are_written_only_where_there_are_some():
+    assert "sample_weights" not in json.loads(SCHEMA.to_json())  # digests stay
+    weighted = dataclasses.replace(SCHEMA, sample_weights=True)
+    assert json.loads(weighted.to_json())["sample_weights"] is True
+
+
 def test_digest_ignores_dimensions():
     assert SCHEMA.with_dims(4, 8).digest == SCHEMA.digest
     position = dataclasses.replace(SCHEMA.position, attention_dim=0)
@@ -163,6 +170,7 @@ def _item(**change):
         {"position": Position(exact=255)},
         {"position": Position(per_octave=7)},
         {"split": {"protocol": "last_fraction", "test_fraction": 0.2}},
+        {"sample_weights": True},
     ],
     ids=lambda change: ",".join(change),
 )

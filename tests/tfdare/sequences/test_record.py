@@ -48,6 +48,7 @@ def records(draw):
             "hour": ids(len(sizes)),
             "price": ids(len(sizes), st.floats(width=32), np.float32),
         },
+        weight=draw(st.sampled_from((None, ids(total, st.floats(0, 100, width=32), np.float32)))),
     )
 
 
@@ -56,8 +57,9 @@ def arrays_of(record):
     arrays.update({f"target_{name}": values for name, values in record.target.items()})
     arrays.update({f"context_{name}": values for name, values in record.context.items()})
     arrays.update({name: getattr(record, name) for name in ARRAY_DTYPES})
-    if record.request_time is not None:
-        arrays["request_time"] = record.request_time
+    for name in ("request_time", "weight"):
+        if getattr(record, name) is not None:
+            arrays[name] = getattr(record, name)
     return arrays
 
 
@@ -117,6 +119,7 @@ def test_equal_records_give_equal_bytes(record):
         label=record.label,
         request_time=record.request_time.tolist(),
         context=dict(reversed(record.context.items())),
+        weight=None if record.weight is None else record.weight.astype(np.float64),
     )
     assert encode(turned) == encode(record)
 
