@@ -193,6 +193,7 @@ class Options:
             "multi_hot": dict(self.form.multi_hot) or None,
             "context": dict(self.context_form.context) or None,
             "numeric": dict(self.context_form.numeric) or None,
+            "weights": dict(self.form.weights) or None,
             "coarse_clock": sampling.coarse_clock or None,
             "impressions": True if self.impressions_form else None,
             "negatives_from": sampling.origin if sampling.origin != CATALOG else None,
@@ -264,8 +265,9 @@ def _add_log(add: _Add) -> None:
     add(
         "--columns",
         help=f"for {', '.join(OWN_NAMES)}: name=column pairs for user, item, time, "
-        "behavior and any other feature (brand=brand_id); default user=user,item=item,"
-        "category=category,time=time or timestamp; category= leaves the category out",
+        "behavior, weight (sample weight) and any other feature (brand=brand_id); default "
+        "user=user,item=item,category=category,time=time or timestamp; category= leaves the "
+        "category out",
     )
     add(
         "--delimiter",
@@ -277,6 +279,14 @@ def _add_log(add: _Add) -> None:
         "--behavior",
         help="behavior types to keep, separated by commas; default taobao pv, tmall 0 (click), "
         "other formats all",
+    )
+    add(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="TYPE=WEIGHT",
+        help="sample weights of requests by the event type of their target: buy=4 cart=2; others "
+        "weigh 1; multiplied with the column weight=... of --columns where there is one",
     )
     add(
         "--time_unit",
@@ -427,7 +437,8 @@ def _add_impressions(add: _Add) -> None:
     add(
         "--impressions_columns",
         help="name=column pairs for user, item, time, label, request (an "
-        "id that separates requests of the same time) and other features of the items; default "
+        "id that separates requests of the same time), weight (sample weight of a candidate) and "
+        "other features of the items; default "
         "user=user,item=item,time=time or timestamp,label=label",
     )
     add(
@@ -675,12 +686,17 @@ def _check_together(args: argparse.Namespace) -> None:
 def _formats(args: argparse.Namespace, protocol: splits.Protocol) -> tuple[Format, Format | None]:
     """Returns the formats of the log and of the impressions, None where there are none."""
     delimiter = args.delimiter and parse_delimiter(args.delimiter)
-    form, impressions = make_format(args.format, args.columns, args.behavior), None
+    form, impressions = make_format(args.format, args.columns, args.behavior, args.weights), None
     clock = _clock(args)
     form = dataclasses.replace(form, delimiter=delimiter, clock=clock)
     if args.impressions:
         if not isinstance(protocol, splits.ByTime):
             raise InputError(f"--impressions needs --split by_time. Received: --split {args.split}")
+        if form.weighted:
+            raise InputError(
+                "--weights and weight=... of --columns weigh events as targets. With --impressions "
+                "name a column of these instead: --impressions_columns weight=..."
+            )
         form = with_context(form, args.multi_hot)
         default = args.format if args.format in FILES else "csv"
         impressions = make_impressions_format(

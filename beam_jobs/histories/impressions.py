@@ -96,7 +96,8 @@ def behaviors_before(
 
 class _Join(beam.DoFn):
     def __init__(self, form: Format, log: Format):
-        self._context = [name for name in (*form.context, *form.numeric) if name in form.columns]
+        extra = (*form.context, *form.numeric, "weight")
+        self._extra = [name for name in extra if name in form.columns]
         self._features, self._multi_hot = log.features, dict(log.multi_hot)
 
     def process(self, element) -> Iterator[Any]:
@@ -105,7 +106,7 @@ class _Join(beam.DoFn):
         gathered = list(groups["impressions"])
         parts = [part for events in gathered for part in events.parts]
         impressions, strangers = join(histories, parts, self._features, self._multi_hot)
-        for name in self._context:  # missing in a bucket without impressions
+        for name in self._extra:  # missing in a bucket without impressions
             impressions.columns.setdefault(name, np.full(len(impressions.user), MISSING))
         yield tagged(
             {

@@ -35,6 +35,7 @@ class _SortBucket(beam.DoFn):
         keep: str | None,
     ):
         self._names = (*form.features, "time", *form.values[len(form.features) :])
+        self._weight = ("weight",) if form.weighted else ()
         self._multi_hot, self._text_ids = form.multi_hot, form.text_ids - form.hashed_text
         self._buckets = buckets
         self._min_events, self._max_events = min_events, max_events
@@ -47,7 +48,9 @@ class _SortBucket(beam.DoFn):
         if self._earlier is not None:
             earlier = self._earlier.events(bucket)
             gathered, tally["rows_carried"] = self._add_earlier(earlier, gathered)
-        histories = sort_events(bucket, gathered.parts, self._names, self._multi_hot)
+        histories = sort_events(
+            bucket, gathered.parts, (*self._names, *self._weight), self._multi_hot
+        )
         tally["rows_cut"] = gathered.cut
         if self._drop:
             repeated = find_duplicates(histories)

@@ -17,8 +17,8 @@ from beam_jobs.options import Options
 from beam_jobs.output.write import REJECTED_FOLDER
 from beam_jobs.reading.first_rows import EXAMPLES, most_common
 from beam_jobs.reading.inputs import InputFile
-from beam_jobs.reading.rows import VALUES_CUT
-from beam_jobs.requests.build import LONGEST_REQUEST
+from beam_jobs.reading.rows import ROWS_OF_TYPE, VALUES_CUT
+from beam_jobs.requests.build import LONGEST_REQUEST, WEIGHT_MILLIONTHS
 from beam_jobs.shared.errors import InputError
 from beam_jobs.shared.progress import labeled
 from beam_jobs.shared.storage import open_file
@@ -71,7 +71,9 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
             "longest_history": tally.get("longest_history", 0),
         },
         "splits": {
-            split: {part: tally.get(f"{split}/{part}", 0) for part in parts} for split in SPLITS
+            split: {part: tally.get(f"{split}/{part}", 0) for part in parts}
+            | _weight_of(tally, split)
+            for split in SPLITS
         },
         **({"impressions": _impressions(tally)} if f"{IMPRESSIONS}rows_read" in tally else {}),
     }
@@ -80,6 +82,12 @@ def counts_of(tally: Mapping[str, int]) -> dict[str, Any]:
 def _reasons(tally: Mapping[str, int], start: str) -> dict[str, int]:
     reasons = [(name[len(start) :], n) for name, n in tally.items() if name.startswith(start)]
     return dict(sorted(reasons, key=lambda pair: (-pair[1], pair[0])))
+
+
+def _weight_of(tally: Mapping[str, int], split: str) -> dict[str, float]:
+    """Returns the sum of the sample weights of a split, nothing where there are none."""
+    millionths = tally.get(f"{split}/{WEIGHT_MILLIONTHS}")
+    return {} if millionths is None else {"weight": millionths / 1e6}
 
 
 def _impressions(tally: Mapping[str, int]) -> dict[str, Any]:
@@ -147,6 +155,7 @@ def check(tally: Mapping[str, int], options: Options, folder: str) -> None:
         )
         raise _with_reasons(text, reasons, folder)
     _check_negatives(counts["splits"], options)
+    _check_weights(tally, counts["splits"], options)
     sums = {
         "rows": rows["read"] + rows.get("carried", 0)
         == sum(rows[part] for part in ("filtered", "rejected", "cut", "kept")),
@@ -174,6 +183,23 @@ def _check_negatives(splits: Mapping[str, Mapping[str, int]], options: Options) 
             "of the training period. Lower --negatives, or give a larger --max_short_fraction; it "
             f"is {options.max_short_fraction}"
         )
+
+
+def _check_weights(
+    tally: Mapping[str, int], splits: Mapping[str, Mapping[str, float]], options: Options
+) -> None:
+    for name in options.form.weights:
+        if not options.since and not tally.get(f"{ROWS_OF_TYPE}{name}"):
+            raise InputError(
+                f"--weights: no row is of the type {name!r}. Types are values of the column "
+                f"{' or '.join(options.form.columns['behavior'])}"
+            )
+    for split, part in splits.items():
+        if part["candidates"] and part.get("weight") == 0:
+            raise InputError(
+                f"All {part['candidates']:,} candidates of the {split} split have a weight of 0: "
+                "nothing is left to learn from or to measure"
+            )
 
 
 def make_schema(options: Options, learned: Mapping[str, Any], tally: Mapping[str, int]) -> Schema:
@@ -214,6 +240,7 @@ def make_schema(options: Options, learned: Mapping[str, Any], tally: Mapping[str
         time_gap=options.time_gap,
         encoding=options.encoding,
         context=(*categorical, *numeric),
+        sample_weights=context.weighted,
     )
 
 
@@ -311,6 +338,8 @@ def summary(manifest: Mapping[str, Any], output: str) -> str:
             f"{part['requests']:,} requests of {part['users']:,} users, "
             f"{part['candidates']:,} candidates"
         )
+        if "weight" in part:
+            text += f", mean weight {part['weight'] / max(part['candidates'], 1):.4g}"
         lines.append((split, text + (f", {short:,} requests short of negatives" if short else "")))
     text = ", ".join(f"{name} {part['size']:,}" for name, part in sizes.items())
     lines.append(("vocabulary", f"{text} (padding and unknown included)"))

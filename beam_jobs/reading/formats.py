@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 from beam_jobs.reading.clocks import Clock
+from beam_jobs.reading.values import LARGEST_FLOAT
 from beam_jobs.shared.errors import InputError
 from tfdare.schema import FIRST_ID, CategoricalContext, Feature, NumericContext, SchemaError
 
@@ -37,7 +39,7 @@ _OWN = {
     "category": ("category",),
     "time": ("time", "timestamp"),
 }
-_ROLES = ("user", "time", "behavior", "label", "request")
+_ROLES = ("user", "time", "behavior", "label", "request", "weight")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Format:
         kind: str. One of ``FORMATS``.
         columns: mapping of name to the accepted names of its column, best first. Names are
             ``user``, ``time``, ``behavior`` (may be missing), every feature, in the order of the
-            schema, and every context feature that has a column. Of impressions also ``label`` and
-            ``request`` (may be missing).
+            schema, and every context feature that has a column; ``weight`` (may be missing). Of
+            impressions also ``label`` and ``request`` (may be missing).
         header: bool. Whether a text file starts with a line of names.
         optional: frozenset. Features that a row may leave empty.
         behaviors: tuple or None. Behaviors to keep; None keeps every row.
@@ -61,6 +63,7 @@ class Format:
         clock: Clock. Of the times.
         text_ids: frozenset. Features and categorical context whose ids are text.
         hashed_text: frozenset. Those of them that have no vocabulary: their ids are hashed to rows.
+        weights: mapping of event type, a value of ``behavior``, to its weight; others weigh 1.
     """
 
     kind: str
@@ -76,6 +79,7 @@ class Format:
     clock: Clock = field(default_factory=Clock)
     text_ids: frozenset[str] = frozenset()
     hashed_text: frozenset[str] = frozenset()
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -97,6 +101,11 @@ class Format:
     def keeps_behavior(self) -> bool:
         """Whether rows of several behavior types are kept."""
         return "behavior" in self.columns and (self.behaviors is None or len(self.behaviors) > 1)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether events, or impressions, have weights."""
+        return "weight" in self.columns or bool(self.weights)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -136,7 +145,9 @@ class Format:
         return [" or ".join(accepted) for accepted in every if not set(accepted) & set(header)]
 
 
-def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
+def make_format(
+    kind: str, columns: str | None, behavior: str | None, weights: Sequence[str] = ()
+) -> Format:
     """Makes the format, one of ``FORMATS``, from its command-line options.
 
     Raises:
@@ -146,12 +157,12 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
     if behaviors and not all(behaviors):
         raise InputError(f"--behavior must be names with commas between. Received: {behavior!r}")
     if kind in OWN_NAMES:
-        mapping = _mapping(columns)
-        if behaviors is None:
+        mapping, of_types = _mapping(columns), _weights_of_types(weights, behaviors)
+        if behaviors is None and not of_types:
             mapping.pop("behavior", None)
         elif "behavior" not in mapping:
             mapping["behavior"] = ("behavior",)
-        return Format(kind, mapping, header=kind == "csv", behaviors=behaviors)
+        return Format(kind, mapping, header=kind == "csv", behaviors=behaviors, weights=of_types)
     if columns:
         raise InputError(
             f"--columns is for {', '.join(OWN_NAMES)}; --format {kind} has fixed columns"
@@ -168,14 +179,39 @@ def make_format(kind: str, columns: str | None, behavior: str | None) -> Format:
             f"--behavior of --format {kind} must be among {', '.join(known)}. "
             f"Received: {', '.join(unknown)}"
         )
+    behaviors = behaviors or (default,)
     return Format(
         kind,
         mapping,
         header=kind == "tmall",
         optional=frozenset(("seller", "brand")) if kind == "tmall" else frozenset(),
-        behaviors=behaviors or (default,),
+        behaviors=behaviors,
         known_behaviors=known,
+        weights=_weights_of_types(weights, behaviors, known),
     )
+
+
+def _weights_of_types(
+    parts: Sequence[str], behaviors: Sequence[str] | None, known: Sequence[str] = ()
+) -> dict[str, float]:
+    """Parses ``--weights``: the weights of event types by name."""
+    weights = {}
+    for name, text in pairs("weights", parts).items():
+        if behaviors is not None and name not in behaviors:
+            more = f", {name} with --behavior {','.join((*behaviors, name))}" * (name in known)
+            raise InputError(
+                f"--weights: {name!r} is no event type that is kept. Kept: "
+                f"{', '.join(behaviors)}{more}"
+            )
+        try:
+            weights[name] = float(text)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 <= weights[name] <= LARGEST_FLOAT:
+            raise InputError(
+                f"--weights must be type=weight, a finite number from 0. Received: {name}={text}"
+            )
+    return weights
 
 
 def make_impressions_format(kind: str, columns: str | None, log: Format) -> Format:
@@ -190,8 +226,8 @@ def make_impressions_format(kind: str, columns: str | None, log: Format) -> Form
     strange = [name for name in mapping if name not in (*_ROLES, *log.features)]
     if strange or "behavior" in mapping or item not in mapping:
         raise InputError(
-            f"--impressions_columns names user, {item}, time, label, request, and other features "
-            f"of the log ({', '.join(log.features[1:])}). Received: {columns!r}"
+            f"--impressions_columns names user, {item}, time, label, request, weight, and other "
+            f"features of the log ({', '.join(log.features[1:])}). Received: {columns!r}"
         )
     multi_hot = {name: size for name, size in log.multi_hot.items() if name in mapping}
     others = frozenset(mapping) - {item, *_ROLES}

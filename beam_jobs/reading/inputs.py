@@ -380,7 +380,7 @@ def _check_type(kind: pa.DataType, column: str, name: str, path: str, form: Form
     if name == "time":
         needed = "integers, dates, timestamps or text are needed"
         tests += [pa.types.is_timestamp, pa.types.is_date]
-    if name in form.numeric:
+    if name in form.numeric or name == "weight":
         needed = "numbers or text are needed"
     if name in ("label", "user", "behavior", "request"):
         tests.append(pa.types.is_boolean)

@@ -160,7 +160,7 @@ def _parse_typed(data: bytes, fields, form: Format, lines: int) -> dict[str, pa.
         kind = {str: pa.string(), bool: pa.bool_()}.get(type(_value(first, field)), pa.int64())
         if name in form.multi_hot:
             kind = pa.list_(pa.string() if name in form.text_ids else pa.int64())
-        elif name in form.numeric:
+        elif name in form.numeric or name == "weight":
             kind = pa.float64()
         if "." in field:
             root, _, rest = field.partition(".")

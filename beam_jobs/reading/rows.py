@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from beam_jobs.reading.formats import Format
 from beam_jobs.reading.text_ids import text_ids
 from beam_jobs.reading.values import (
+    LARGEST_FLOAT,
     as_bytes,
     floats,
     id_lists,
@@ -23,6 +24,7 @@ from beam_jobs.reading.values import (
     labels,
     lengths_of,
     not_utf8,
+    sample_weights,
     times,
     whole_texts,
 )
@@ -30,6 +32,8 @@ from beam_jobs.shared.hashing import hash_strings
 
 VALUES_CUT = "values_cut/"
 """Prefix of the tallies that count values of multi-hot features beyond those kept."""
+ROWS_OF_TYPE = "rows_of_type/"
+"""Prefix of the tallies that count rows of the event types that have a weight."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,12 @@ def to_events(
         values["label"], reasons = labels(columns["label"], ~other)
         for row, reason in reasons.items():
             odd.setdefault(row, reason)
+    weighed: dict[str, int] = {}
+    if form.weighted:
+        values["weight"], reasons, weighed = _weigh(columns, form, size)
+        for row, reason in reasons.items():
+            if not other[row]:
+                odd.setdefault(row, reason)
     if "request" in form.columns:
         values["request"] = hash_strings(as_bytes(columns["request"])).view(np.int64)
     user, bad_users = _decode_users(columns["user"])
@@ -168,7 +178,7 @@ def to_events(
         values = {name: column[keep] for name, column in values.items()}
         too_many = {name: column[keep] for name, column in too_many.items()}
         line = line[keep]
-    tally = {"rows_read": size - blank, "rows_filtered": int(other.sum())}
+    tally = {"rows_read": size - blank, "rows_filtered": int(other.sum()), **weighed}
     tally |= {f"{VALUES_CUT}{name}": int(column.sum()) for name, column in too_many.items()}
     return Events(user, values, line, texts), rejected, tally
 
@@ -189,6 +199,27 @@ def _filter_behaviors(column: pa.Array, form: Format) -> tuple[np.ndarray, dict[
     other = ~kept
     other[list(odd)] = False
     return other, odd
+
+
+def _weigh(
+    columns: Mapping[str, pa.Array], form: Format, size: int
+) -> tuple[np.ndarray, dict[int, str], dict[str, int]]:
+    """Returns each row's weight, that of its column times that of its event type, float64
+    ``[size]``; the reasons of bad rows; and the tally of rows by type that has a weight."""
+    weight, reasons = np.ones(size), dict[int, str]()
+    if "weight" in form.columns:
+        weight, reasons = sample_weights(columns["weight"])
+    if not form.weights:
+        return weight, reasons, {}
+    names = pa.array([name.encode() for name in form.weights], pa.binary())
+    kind = pc.index_in(as_bytes(columns["behavior"]), value_set=names)
+    kind = kind.fill_null(len(names)).to_numpy()
+    counts = np.bincount(kind, minlength=len(names))
+    tally = {f"{ROWS_OF_TYPE}{name}": int(n) for name, n in zip(form.weights, counts)}
+    weight = weight * np.array([*form.weights.values(), 1.0])[kind]
+    for row in np.flatnonzero(weight > LARGEST_FLOAT).tolist():
+        reasons.setdefault(row, f"weight is larger than {LARGEST_FLOAT:.3g}")
+    return weight, reasons, tally
 
 
 def _decode_users(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:

@@ -30,7 +30,7 @@ EMPTY = frozenset(("", "nan", "null", "none", "na", "<na>", r"\n"))
 """What tools write, in any case, where a number is missing."""
 _TRUE = pa.array([b"true", b"True", b"TRUE", b"t", b"T"])
 _FALSE = pa.array([b"false", b"False", b"FALSE", b"f", b"F"])
-_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _NUMBER = r"^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _INFINITE = r"(?i)^-?inf(inity)?$"
 _FLOAT = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
@@ -207,10 +207,19 @@ def floats(column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
         for row in strange.tolist():
             if not _is_empty(text[row].as_py()):
                 reasons[row] = f"{name} is not a number"
-    large = np.abs(numbers) > _LARGEST_FLOAT  # False for NaN
+    large = np.abs(numbers) > LARGEST_FLOAT  # False for NaN
     for row in np.flatnonzero(large).tolist():
-        reasons[row] = f"{name} is larger than {_LARGEST_FLOAT:.3g}"
+        reasons[row] = f"{name} is larger than {LARGEST_FLOAT:.3g}"
     return numbers, reasons
+
+
+def sample_weights(column: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
+    """Casts a column to weights, float64 ``[E]``, 1 where a row is empty; returns these, and the
+    reasons of bad rows."""
+    numbers, reasons = floats(column, "weight")
+    for row in np.flatnonzero(numbers < 0).tolist():
+        reasons.setdefault(row, "weight is negative")
+    return np.where(np.isnan(numbers), 1.0, numbers), reasons
 
 
 def whole_texts(text: pa.Array, name: str) -> tuple[pa.Array, dict[int, str]]:

@@ -7,6 +7,7 @@ requests of a user that belong to one split, and the one history that they share
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ from tfdare.sequences.record import UserRecord, encode
 RECORDS, CELLS, FACTS = "records", "cells", "facts"
 LONGEST_REQUEST = "longest_request"
 """Name of the tally for the largest number of candidates of a request of impressions."""
+WEIGHT_MILLIONTHS = "weight_millionths"
+"""Name of the tally for the sum of sample weights, in millionths, rounded up by bucket."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Requests:
         target: mapping of feature to int32 ``[T]``, or ``[T, V]``. Row ids of all candidates.
         label: uint8 ``[T]``.
         context: mapping of context feature to ``[R]``.
+        weight: float ``[T]`` or None. Sample weights; None: all weigh 1.
     """
 
     user: np.ndarray
@@ -88,6 +92,7 @@ class Requests:
     target: Mapping[str, np.ndarray]
     label: np.ndarray
     context: Mapping[str, np.ndarray]
+    weight: np.ndarray | None = None
 
 
 def build_requests(
@@ -174,7 +179,9 @@ def _requests_of_events(
         context = context_of(form, learned.context, columns, event)
         size = exists.sum(axis=1, dtype=np.int32)
         time = columns["time"][event]
-        yield split, Requests(user, seen[event], time, size, target, label[exists], context), counts
+        weight = np.repeat(columns["weight"][event], size) if form.weighted else None
+        requests = Requests(user, seen[event], time, size, target, label[exists], context, weight)
+        yield split, requests, counts
 
 
 def _requests_of_impressions(
@@ -213,6 +220,7 @@ def _requests_of_impressions(
             {name: values[candidates].astype(np.int32) for name, values in rows.items()},
             columns["label"][candidates].astype(np.uint8),
             context_of(form, learned.context, columns, first[keep]),
+            columns["weight"][candidates] if form.weighted else None,
         )
         yield split, requests, counts
 
@@ -232,6 +240,7 @@ def make_records(
     ends = np.concatenate([[0], np.cumsum(requests.size)])
     start, time = histories.start.tolist(), histories.columns["time"]
     seen = requests.seen.astype(np.int32)
+    weight = None if requests.weight is None else requests.weight.astype(np.float32)
     records = []
     for user, a, b in zip(users.tolist(), first.tolist(), last.tolist()):
         begin, low, high = start[user], ends[a], ends[b]
@@ -249,6 +258,7 @@ def make_records(
                 label=requests.label[low:high],
                 request_time=requests.time[a:b],
                 context={name: values[a:b] for name, values in requests.context.items()},
+                weight=None if weight is None else weight[low:high],
             )
         )
     positives = int(requests.label.sum())
@@ -259,6 +269,8 @@ def make_records(
         "positives": positives,
         "negatives": len(requests.label) - positives,
     }
+    if weight is not None:
+        tally[WEIGHT_MILLIONTHS] = math.ceil(weight.sum(dtype=np.float64) * 1e6)
     return records, tally
 
 

@@ -33,6 +33,8 @@ def tagged(counts: Mapping[str, int]) -> beam.pvalue.TaggedOutput:
     """Makes a tally an output of a DoFn, and adds it to Beam's counters of the same names."""
     counts = {name: int(value) for name, value in counts.items()}
     for name, value in counts.items():
+        if abs(value) >= 2**63:
+            continue  # no number for Beam's counters
         if name.startswith(LONGEST):
             Metrics.distribution("tfdare", name).update(value)
         elif name.startswith(DAMAGED):

@@ -29,6 +29,7 @@ CHOICES = {
     "rows": ((), ("--duplicates", "keep", "--max_events", "20", "--chunk_bytes", "500")),
     "behavior": ((), ("--behavior", "pv,buy")),
     "window": ((), ("--window", "3", "--max_candidates", "2")),
+    "weight": (None, "price"),
 }
 
 
@@ -109,13 +110,16 @@ def logs(tmp_path_factory):
 @pytest.mark.parametrize("row", ROWS, ids=map(str, range(len(ROWS))))
 def test_pairs_of_options(prepare, logs, row):
     form, tags = row["format"], "tags=tags" if row["tags"] else "item=item"
-    options = [*row["split"], "--min_events", "4", "--columns", tags]
-    if "--impressions" in options:
+    weight = f",weight={row['weight']}" if row["weight"] else ""
+    shown = "--impressions" in row["split"]
+    columns = tags + ("" if shown else weight)
+    options = [*row["split"], "--min_events", "4", "--columns", columns]
+    if shown:
         index = options.index("--impressions") + 1
         options[index:index] = [
             logs / f"shown.{form}",
             "--impressions_columns",
-            f"{tags},category=category",
+            f"{tags},category=category{weight}",
         ]
     options += ["--negatives_from", row["negatives_from"]]
     for values in list(row.values())[3:]:
@@ -134,6 +138,7 @@ def test_pairs_of_options(prepare, logs, row):
         name: part["users"] for name, part in splits.items()
     }
     for record in itertools.chain(*read.values()):
+        assert (record.weight is not None) == bool(row["weight"])
         assert (
             set(record.history)
             == set(record.target)
