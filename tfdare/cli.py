@@ -6,6 +6,7 @@ imports neither ``beam_jobs`` nor ``serving``, and each command imports only wha
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection
 from importlib import metadata
@@ -46,7 +47,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     with quiet():
         command = commands[argv[0]].load()
-    return command(argv[1:])
+    try:
+        code = command(argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
 
 
 def _help(commands: Collection[str]) -> str:

@@ -77,6 +77,18 @@ def test_unknown_command(capsys):
     assert captured.out == ""
 
 
+def test_a_reader_that_stops_reading_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m tfdare.cli serve --help | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="bash",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "" and done.stdout.splitlines()[-1] == "0"
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"tfdare {tfdare.__version__}\n"
