@@ -34,7 +34,17 @@ _SUMMARY = {
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command that `argv` names; returns its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: list[str]) -> int:
     commands = {entry.name: entry for entry in metadata.entry_points(group="tfdare.commands")}
     if not argv or argv[0] in ("-h", "--help"):
         print(_help(commands))
@@ -47,13 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     with quiet():
         command = commands[argv[0]].load()
-    try:
-        code = command(argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
+    return command(argv[1:])
 
 
 def _help(commands: Collection[str]) -> str:

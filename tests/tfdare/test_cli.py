@@ -79,14 +79,14 @@ def test_unknown_command(capsys):
 
 def test_a_reader_that_stops_reading_is_no_error():
     done = subprocess.run(
-        f"{sys.executable} -m tfdare.cli serve --help | head -1; echo ${{PIPESTATUS[0]}}",
+        f"{sys.executable} -m tfdare.cli --version | true; echo ${{PIPESTATUS[0]}}",
         shell=True,
         executable="bash",
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.stderr == "" and done.stdout.splitlines()[-1] == "0"
+    assert (done.stderr, done.stdout) == ("", "0\n")
 
 
 def test_version(capsys):
