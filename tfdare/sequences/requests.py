@@ -421,30 +421,18 @@ def _cast(name: str, array: np.ndarray) -> np.ndarray:
             f"`{name}` must hold {kinds if ids else 'integers'}. "
             f"Received: dtype={array.dtype}, {array.ravel()[:3].tolist()}"
         )
-    if array.dtype == np.uint64 and array.size and array.max() > _LARGEST:
-        raise ValueError(
-            f"`{name}` holds {array.max()}, beyond signed 64-bit integers: such ids are text, "
-            f"{str(array.max())!r}"
-        )
+    if ids and array.dtype == np.uint64 and array.max(initial=0) > _LARGEST:
+        return array.astype(bytes)  # beyond signed 64-bit integers, ids are text
     return array.astype(np.int64 if ids else np.int32, copy=False)
 
 
 def _match_sides(inputs: dict[str, np.ndarray], feature: str) -> None:
-    """Gives a side without ids the dtype of the other.
-
-    Raises:
-        ValueError: one side has text, the other integers.
-    """
+    """Writes the ids of one side out as text where those of the other are text."""
     names = HISTORY + feature, TARGET + feature
     text = [name for name in names if inputs[name].dtype.kind == "S"]
     if len(text) == 1:
         (other,) = set(names) - set(text)
-        if inputs[other].size:
-            raise ValueError(
-                f"Ids of a feature are text or integers. Received: `{text[0]}` of text, "
-                f"`{other}` of {inputs[other].dtype}"
-            )
-        inputs[other] = np.zeros(inputs[other].shape, "S1")
+        inputs[other] = inputs[other].astype(bytes)
 
 
 def _text_ids(name: str, array: np.ndarray) -> np.ndarray:
@@ -472,17 +460,20 @@ def _has_text(ids: Any) -> bool:
 
 
 def _as_array(ids: Any, text: bool) -> np.ndarray:
-    """Converts lists of ids; integers among text ids are written out."""
-    if not text:
-        return np.asarray(ids)
-    array = np.asarray(ids, object)
-    flat = [
-        str(id_) if isinstance(id_, (int, np.integer)) and id_ is not True else id_
-        for id_ in array.ravel().tolist()
-    ]
-    converted = np.empty(len(flat), object)
-    converted[:] = flat
-    return converted.reshape(array.shape) if flat else np.zeros(array.shape, "S1")
+    """Converts lists of ids; integers among text ids are written out, as are all beyond int64."""
+    array = np.asarray(ids)
+    if not text and array.dtype.kind not in "fO":
+        return array
+    objects = np.asarray(ids, object)
+    values = objects.ravel().tolist()
+    whole = [isinstance(id_, (int, np.integer)) and id_ is not True for id_ in values]
+    if not text and not (whole and all(whole)):  # NumPy makes floats of integers beyond int64
+        return array
+    if not values:
+        return np.zeros(array.shape, "S1")
+    objects = objects.copy()
+    objects.flat = [str(id_) if is_whole else id_ for id_, is_whole in zip(values, whole)]
+    return objects
 
 
 def _fill_values(feature, ids, size: int, text: bool) -> list[Any]:

@@ -240,3 +240,57 @@ def test_stack_padded_pads_candidates_and_row_ids():
     assert (stacked["target_tags"][0, 1:] == NO_VALUE).all()
     assert stacked["history_length"].tolist() == [0, 2]
     assert stack_padded([request(0, 1)])["history_item"].shape == (1, 1)
+
+
+BIG = 2**63 + 1
+
+
+@pytest.mark.parametrize(
+    "history, target, more, wanted",
+    [
+        (["SKU-1", "é"], ["b"], {}, ([b"SKU-1", "é".encode()], [b"b"])),
+        ([], ["b"], {}, ([b""], [b"b"])),
+        ([7], ["b"], {}, ([b"7"], [b"b"])),
+        ([BIG, 7], [7], {}, ([str(BIG).encode(), b"7"], [b"7"])),
+        ([np.uint64(BIG)], [7], {}, ([str(BIG).encode()], [b"7"])),
+        ([7, 8], [9], {"text_ids": ["item"]}, ([b"7", b"8"], [b"9"])),
+        ([], [], {"text_ids": ["item"]}, ([b""], [])),
+        (np.array(["x", "y"]), np.array([b"z"]), {}, ([b"x", b"y"], [b"z"])),
+    ],
+)
+def test_text_ids_become_bytes(history, target, more, wanted):
+    request = one_request({"item": history}, {"item": target}, **more)
+    for name, ids in zip(("history_item", "target_item"), wanted):
+        assert request[name].dtype.kind == "S" and request[name][0].tolist() == ids
+    assert request["history_length"] == [len(history)]
+
+
+def test_several_text_ids_are_padded_with_empty_ones():
+    request = one_request(
+        {"item": [1, 2], "tags": [["a", "b"], []]},
+        {"item": [3], "tags": [["c"]]},
+        context={"city": "Łódź", "groups": ["x"]},
+        values={"tags": 3, "groups": 2},
+    )
+    assert request["history_tags"].tolist() == [[[b"a", b"b", b""], [b"", b"", b""]]]
+    assert request["context_city"].tolist() == ["Łódź".encode()]
+    assert request["context_groups"].tolist() == [[b"x", b""]]
+    other = one_request(
+        {"item": [1], "tags": [[]]},
+        {"item": [3], "tags": [["long tag"]]},
+        context={"city": "x", "groups": []},
+        values={"tags": 3, "groups": 2},
+        text_ids=["groups"],
+    )
+    both = stack([request, other])
+    assert both["history_tags"].shape == (2, 2, 3) and both["target_tags"][1, 0, 0] == b"long tag"
+    assert both["history_item"].tolist() == [[1, 2], [1, 0]]
+    kept = score_inputs(both, np.array([[[1, -1]], [[-1, 0]]]), np.zeros((2, 1, 2)))
+    assert kept["behavior_tags"][0].tolist() == [[[b"", b"", b""], [b"", b"", b""]]]
+
+
+@pytest.mark.parametrize("bad", [2.7, None, True, float("nan")])
+@pytest.mark.parametrize("others", [[], ["a"]])
+def test_what_is_no_id_is_refused(bad, others):
+    with pytest.raises(ValueError, match="`history_item` must hold integers,? or text. Received"):
+        one_request({"item": [*others, bad]}, {"item": [3]})
