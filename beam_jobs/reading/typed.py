@@ -30,8 +30,10 @@ def nested_column(table: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
 
 def plain_column(column: pa.Array) -> pa.Array:
     """Converts a column to one of the plain types: without extension, dictionary, views or large
-    offsets."""
+    offsets; a UUID to its text."""
     kind = column.type
+    if isinstance(kind, getattr(pa, "UuidType", ())):  # from pyarrow 18 on
+        return pa.array([value and str(value) for value in column.to_pylist()], pa.string())
     if isinstance(kind, pa.BaseExtensionType):
         return plain_column(column.storage)
     if pa.types.is_dictionary(kind):

@@ -30,6 +30,7 @@ CHOICES = {
     "behavior": ((), ("--behavior", "pv,buy")),
     "window": ((), ("--window", "3", "--max_candidates", "2")),
     "weight": (None, "price"),
+    "text_ids": ((), ("--text_ids", "item")),
 }
 
 

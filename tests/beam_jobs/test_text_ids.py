@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import uuid
 
 import apache_beam as beam
 import fastavro
@@ -306,6 +307,38 @@ def test_given_vectors_of_text_ids(prepare, tmp_path):
         np.testing.assert_array_equal(
             sequences.vectors("item")[ids.index(name.encode()) + 2], vector
         )
+
+
+def test_uuids_are_their_text_in_every_format(prepare, tmp_path):
+    ids = [uuid.UUID(int=number * 2**120 + 7) for number in range(9)]
+    rows = [
+        {"user": f"u{n % 3}", "item": ids[n * n % 9], "category": 1, "time": n} for n in range(60)
+    ]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    binary = pa.array([id_.bytes for id_ in columns["item"]], pa.uuid())
+    pq.write_table(pa.table({**columns, "item": binary}), tmp_path / "log.parquet")
+    kinds = {"user": "string", "category": "long", "time": "long"}
+    kinds["item"] = {"type": "string", "logicalType": "uuid"}
+    fields = [{"name": name, "type": kinds[name]} for name in columns]
+    with open(tmp_path / "log.avro", "wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "e", "fields": fields}, rows)
+    lines = [",".join(map(str, row.values())) for row in rows]
+    (tmp_path / "log.csv").write_text("\n".join([",".join(columns), *lines]))
+    outcomes = [
+        prepare(
+            tmp_path / f"log.{form}",
+            *SMALL,
+            "--max_rejected_fraction",
+            "0.1",
+            form=form,
+            output=form,
+        )
+        for form in ("csv", "parquet", "avro")
+    ]
+    for outcome in outcomes:
+        assert outcome.code == 0, outcome.err
+        same_bytes(outcomes[0], outcome)
+    assert set(readable(outcomes[0].sequences.vocabulary("item"))) <= set(map(str, ids))
 
 
 def test_rows_of_a_table():
