@@ -11,6 +11,7 @@ from serving.server.errors import RequestError, StartError, invalid
 from serving.server.text_protos import read_text_proto
 
 PLATFORM = "tensorflow"
+_LARGEST_VERSION = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class ModelConfig:
 def find_versions(base_path: str) -> dict[int, str]:
     """Finds every folder in ``base_path`` named by an integer: version to folder, rising.
 
+    Numbers beyond int64 are passed over, as by TensorFlow Serving (``safe_strto64``).
+
     Raises:
         StartError: ``base_path`` is not a folder.
     """
@@ -80,7 +83,8 @@ def find_versions(base_path: str) -> dict[int, str]:
     versions: dict[int, str] = {}
     for name in names:
         path = os.path.join(base_path, name)
-        if name.isascii() and name.isdigit() and os.path.isdir(path):
+        number = name.isascii() and name.isdigit() and int(name) <= _LARGEST_VERSION
+        if number and os.path.isdir(path):
             versions.setdefault(int(name), path)
     return dict(sorted(versions.items()))
 

@@ -29,6 +29,8 @@ from tfdare.export.warmup import write_warmup
 from tfdare.models import RequestModel
 from tfdare.sequences import Sequences
 
+LARGEST_VERSION = 2**63 - 1
+"""Servers read versions as int64."""
 REPORT = "attention.json"
 """In ``assets.extra``: the type of the attention tables, their bytes, and the recall of search."""
 
@@ -115,8 +117,11 @@ def export_servables(
             int(v) for servable in signatures for v in _versions(os.path.join(base, servable))
         ]
         version = 1 + max(existing, default=0)
-    if version < 0:
-        raise UsageError(f"`version` must not be negative. Received: {version}")
+    if not 0 <= version <= LARGEST_VERSION:
+        raise UsageError(
+            f"`version` must be from 0 to {LARGEST_VERSION}, as servers load no other. "
+            f"Received: {version}"
+        )
     targets = {servable: os.path.join(base, servable, str(version)) for servable in signatures}
     for target in targets.values():
         if os.path.exists(target):
@@ -199,7 +204,8 @@ def _without_info_messages():
 def _versions(servable):
     if not os.path.isdir(servable):
         return []
-    return [child for child in os.listdir(servable) if child.isdigit()]
+    numbers = [child for child in os.listdir(servable) if child.isdigit()]
+    return [number for number in numbers if int(number) < LARGEST_VERSION]
 
 
 def _sync(folder):

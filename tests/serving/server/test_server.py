@@ -247,7 +247,7 @@ def test_config_files_that_cannot_be_used(text, message, tmp_path, capsys):
 
 
 def test_versions_are_integers_in_rising_order(tmp_path):
-    for name in ("2", "10", "007", "-3", "1.5", "tmp-4", "٣"):
+    for name in ("2", "10", "007", "-3", "1.5", "tmp-4", "٣", "20231127141500123456"):
         (tmp_path / name).mkdir()
     assert list(find_versions(str(tmp_path))) == [2, 7, 10]
 

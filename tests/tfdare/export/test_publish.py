@@ -341,6 +341,9 @@ def test_an_existing_version_is_never_overwritten(by_row):
     }
     with pytest.raises(UsageError, match="exists; versions are never overwritten"):
         export_model(by_row.model, by_row.base, None, name="small", version=1)
+    for number in (-1, 20231127141500123456):
+        with pytest.raises(UsageError, match=f"`version` must be from 0 to .*Received: {number}"):
+            export_model(by_row.model, by_row.base, None, name="small", version=number)
     after = {path: os.stat(path).st_mtime_ns for path in before}
     assert after == before
     assert os.listdir(os.path.join(by_row.base, "small")) == ["1"]
