@@ -23,7 +23,7 @@ from beam_jobs.shared.storage import open_file, write_file
 from beam_jobs.shared.vocabulary_file import MISSING
 
 _NULL = rb"\N"
-_CONTROLS = r"[\x00\t\n\r]"
+_CONTROLS = r"[\x00-\x1f\x7f]"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def text_ids(
     odd = dict.fromkeys(np.flatnonzero(empty).tolist(), empty_reason(name))
     controls = pc.match_substring_regex(distinct, _CONTROLS).to_numpy(zero_copy_only=False)
     odd |= dict.fromkeys(
-        np.flatnonzero(controls).tolist(), f"{name} has a tab, a line end or a NUL"
+        np.flatnonzero(controls).tolist(), f"{name} has a control character, such as a tab"
     )
     odd |= not_utf8(distinct, name)
     known = np.ones(len(distinct), bool)

@@ -126,9 +126,9 @@ def test_every_format_gives_the_sequences_of_the_rows(prepare, tmp_path):
     assert all(rows[i]["item"] in kept[i] and str(rows[i]["hash"]) in kept[i] for i in range(3))
 
 
-IDS = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\x00\t\n\r"), min_size=1
-).filter(lambda text: text != r"\N" and not re.fullmatch(r"[0-9]+\.0*|-?[0-9.]+e\+[0-9]+", text))
+IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(
+    lambda text: text != r"\N" and not re.fullmatch(r"[0-9]+\.0*|-?[0-9.]+e\+[0-9]+", text)
+)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -173,8 +173,8 @@ def test_bad_rows_say_why(prepare, tmp_path):
     bad = {
         "u1,,c,1": "item is empty",
         r"u1,\N,c,1": "item is empty",
-        '"u1","a\tb",c,1': "item has a tab, a line end or a NUL",
-        '"u1","a\nb",c,1': "item has a tab, a line end or a NUL",
+        '"u1","a\tb",c,1': "item has a control character, such as a tab",
+        '"u1","a\nb",c,1': "item has a control character, such as a tab",
         "u1,1.2345678901234568e+18,c,1": "item was a floating-point number",
         "u1,caf\udce9,c,1": "item is not UTF-8 text; iconv",
     }
