@@ -349,11 +349,11 @@ def build(options: Options) -> dict[str, Any]:
     """Runs the job with parsed options; see :func:`run`."""
     started = time.time()
     progress = Progress()
-    for name, path in options.vectors.given.items():
-        check_given(path, name)
     staging = Staging(options.output, options.overwrite)
     plan = make_plan(options)
     options, files, chunks = plan.options, plan.files, plan.chunks
+    for name, path in options.vectors.given.items():
+        check_given(path, name, name in options.text_ids)
     impressions, earlier = plan.impressions, plan.earlier
     buckets = options.buckets or (
         _TABLE_BUCKETS

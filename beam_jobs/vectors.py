@@ -204,7 +204,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     text_ids = frozenset(part.name for part in schema.features if part.dtype == STRING)
     options = VectorOptions(vectors, coarse_clock, args.gap, hash_buckets(schema), text_ids)
     for name, path in options.given.items():
-        check_given(path, name)
+        check_given(path, name, name in text_ids)
     kept = sequences.manifest.get(KEPT)
     if not kept and not sequences.requests("train"):
         raise InputError(

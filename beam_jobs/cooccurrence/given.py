@@ -21,14 +21,19 @@ VECTOR = "vector"
 _ID = "id"
 
 
-def check_given(path: str, name: str) -> None:
+def check_given(path: str, name: str, text_ids: bool = False) -> None:
     """Checks that a file can be read and has the columns needed.
+
+    Args:
+        path: str. A Parquet file, as for :func:`read_given`.
+        name: str. The feature.
+        text_ids: bool. Whether its ids are text.
 
     Raises:
         InputError: it cannot, or it lacks one of them.
     """
     with _parquet(path) as file:
-        _id_column(path, name, file.schema_arrow)
+        _id_column(path, name, file.schema_arrow, text_ids)
 
 
 def read_given(
@@ -51,7 +56,7 @@ def read_given(
             a number that is not finite, or no length; the message names the row, from 1.
     """
     with _parquet(path) as file:
-        column = _id_column(path, name, file.schema_arrow)
+        column = _id_column(path, name, file.schema_arrow, text_ids)
         table = file.read(columns=[column, VECTOR])
     if not table.num_rows:
         raise InputError(f"{path!r} has no rows")
@@ -59,13 +64,8 @@ def read_given(
     _check_row(path, ids.is_null().to_numpy(zero_copy_only=False), f"{column} is empty", ids)
     if text_ids:
         raw = text_codes(as_bytes(plain_column(ids)), hashed)
-    elif pa.types.is_integer(ids.type):
-        raw = ids.cast(pa.int64()).to_numpy(zero_copy_only=False)
     else:
-        raise InputError(
-            f"Vectors {path!r}: column {column!r} must be of integers, as the ids of the log are. "
-            f"Received: {ids.type}"
-        )
+        raw = ids.cast(pa.int64()).to_numpy(zero_copy_only=False)
     return raw, _vectors(path, table[VECTOR].combine_chunks(), ids, raw, column)
 
 
@@ -121,7 +121,7 @@ def _parquet(path: str):
         raise InputError(f"Vectors {path!r} cannot be read as Parquet: {error}") from error
 
 
-def _id_column(path: str, name: str, schema: pa.Schema) -> str:
+def _id_column(path: str, name: str, schema: pa.Schema, text_ids: bool) -> str:
     column = name if name in schema.names else _ID
     if column not in schema.names or VECTOR not in schema.names:
         raise InputError(
@@ -129,9 +129,11 @@ def _id_column(path: str, name: str, schema: pa.Schema) -> str:
             f"Received: {', '.join(schema.names)}"
         )
     kind = plain_column(pa.nulls(0, schema.field(column).type)).type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind)):
+    text = pa.types.is_string(kind) or pa.types.is_binary(kind)
+    if not (pa.types.is_integer(kind) or (text_ids and text)):
+        wanted = "text or integers" if text_ids else "integers"
         raise InputError(
-            f"Vectors {path!r}: column {column!r} must be of integers or text. Received: {kind}"
+            f"Vectors {path!r}: column {column!r} must be of {wanted}. Received: {kind}"
         )
     kind = schema.field(VECTOR).type
     lists = (

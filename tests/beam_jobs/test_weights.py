@@ -226,8 +226,10 @@ def test_later_runs_keep_weights(prepare, tmp_path):
     assert whole.code == 0, whole.err
     assert later.manifest["digests"]["records"] == whole.manifest["digests"]["records"]
     assert later.sequences.schema.sample_weights
-    other = prepare(paths[1], *options, *since, output="bad", buckets=None)
-    assert other.code == 2 and "weights {'buy': 4.0}, now None" in other.err
+    taken = prepare(paths[1], *since, output="taken", buckets=None)
+    assert taken.manifest["digests"]["records"] == later.manifest["digests"]["records"]
+    other = prepare(paths[1], *since, "--weights", "buy=3", output="bad", buckets=None)
+    assert other.code == 2 and "weights {'buy': 4.0}, now {'buy': 3.0}" in other.err
 
 
 @pytest.mark.parametrize(

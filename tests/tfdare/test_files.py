@@ -10,9 +10,9 @@ from tests.harness import run_doctests
 from tfdare.files import as_json, replacing, write_json, write_text
 
 
-@pytest.mark.parametrize("module", ["files", "text"])
-def test_examples(module):
-    assert run_doctests(f"tfdare.{module}") == 1
+@pytest.mark.parametrize("module, examples", [("files", 1), ("text", 2)])
+def test_examples(module, examples):
+    assert run_doctests(f"tfdare.{module}") == examples
 
 
 def test_json_is_replaced_whole(tmp_path):

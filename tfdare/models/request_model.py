@@ -77,6 +77,7 @@ class RequestModel(tf.keras.Model):
             )
         self.head = deserialize(head) or Head(name="head")
         self._in_train_step = False
+        self._class_weight: Mapping[int, float] | None = None
 
     def build(self, input_shape=None):
         """Creates every weight: the schema gives all shapes, no data is needed."""
@@ -137,6 +138,43 @@ class RequestModel(tf.keras.Model):
             return outputs
         return outputs.probability
 
+    def fit(self, *args, class_weight=None, **kwargs):
+        """Trains as Keras's ``fit``; `class_weight` weighs candidates by their own label.
+
+        Keras would give a whole request the weight of one class, by where its largest label is.
+
+        Args:
+            *args, **kwargs: as in Keras. `sample_weight` is ``[U]``, a weight of every request, or
+                ``[U, C]``.
+            class_weight: mapping of label, 0 and 1, to the weight of its candidates in the
+                training loss; a label that is missing weighs 1. By name only. Defaults to None.
+
+        Raises:
+            ValueError: `class_weight` names other labels.
+        """
+        if class_weight is None:
+            return super().fit(*args, **kwargs)
+        if strange := sorted(set(class_weight) - {0, 1}, key=str):
+            raise ValueError(f"`class_weight` must weigh the labels 0 and 1. Received: {strange}")
+        self._class_weight, self.train_function = dict(class_weight), None
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            self._class_weight, self.train_function = None, None
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+        """Trains on one batch, as in Keras, without `class_weight`.
+
+        Raises:
+            ValueError: `class_weight` is given: Keras would apply it to whole requests.
+        """
+        if class_weight is not None:
+            raise ValueError(
+                "`class_weight` of train_on_batch is not supported: pass `sample_weight` of shape "
+                f"[U, C], or use fit. Received: {class_weight}"
+            )
+        return super().train_on_batch(x, y, sample_weight, **kwargs)
+
     def train_step(self, data):
         """Trains on one batch; Keras hands what the model returns to :meth:`compute_loss`."""
         self._in_train_step = True
@@ -152,7 +190,7 @@ class RequestModel(tf.keras.Model):
             x: ignored.
             y: ``[U, C]``. Labels.
             y_pred: probabilities ``[U, C]``, or `Outputs` of :meth:`forward`.
-            sample_weight: ``[U, C]`` or None.
+            sample_weight: ``[U, C]``, or ``[U]`` of whole requests, or None.
 
         Raises:
             tf.errors.InvalidArgumentError: a label is NaN or infinite.
@@ -161,6 +199,11 @@ class RequestModel(tf.keras.Model):
             y = tf.debugging.check_numerics(
                 tf.cast(y, tf.float32), "Labels must be finite, 0 or 1. Received: `label` with"
             )
+        sample_weight = _by_candidate(sample_weight)
+        if self._class_weight is not None and self._in_train_step:
+            no, yes = (float(self._class_weight.get(label, 1.0)) for label in (0, 1))
+            of_class = tf.where(y > 0.5, yes, no)
+            sample_weight = of_class if sample_weight is None else sample_weight * of_class
         probability, auxiliary = y_pred if isinstance(y_pred, Outputs) else (y_pred, None)
         if auxiliary is None:
             return super().compute_loss(x, y, probability, sample_weight, *args, **kwargs)
@@ -175,7 +218,7 @@ class RequestModel(tf.keras.Model):
         """Updates the metrics with the head's probabilities and returns their values."""
         if isinstance(y_pred, Outputs):
             y_pred = y_pred.probability
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, _by_candidate(sample_weight))
 
     def auxiliary_loss(self, label, probability, weight) -> tf.Tensor:
         """Computes what the auxiliary head adds to the loss, in models that have one.
@@ -330,6 +373,14 @@ class RequestModel(tf.keras.Model):
         missing = [name for name in names if name not in tensors]
         if missing:
             raise ValueError(f"Missing tensors {missing}. Received: {sorted(tensors)}")
+
+
+def _by_candidate(weight):
+    """Gives weights of whole requests, ``[U]``, an axis of candidates."""
+    if weight is None:
+        return None
+    weight = tf.cast(weight, tf.float32)
+    return weight[:, tf.newaxis] if weight.shape.rank == 1 else weight
 
 
 def mean_of_products(query, key, real: tf.Tensor) -> tf.Tensor:

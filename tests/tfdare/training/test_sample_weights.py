@@ -108,3 +108,45 @@ def test_a_run_on_weighted_sequences(weighted, tmp_path):
     with open(tmp_path / "run" / "history.csv", newline="", encoding="utf-8") as file:
         (epoch,) = csv.DictReader(file)
     assert float(epoch["val_auc"]) == pytest.approx(metrics["validation"]["auc"], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["DARE-learned", "SDIM"])
+def test_weights_of_requests_and_of_classes(weighted, name):
+    """Compares one epoch with each to one with the same weights given to candidates."""
+    requests, label, weight = (
+        {key: value.numpy() for key, value in part.items()}
+        if isinstance(part, dict)
+        else np.array(part)
+        for part in whole(weighted)
+    )
+    users = 3  # as many as candidates, so that weights could be taken for those of candidates
+    requests = {key: value[:users] for key, value in requests.items()}
+    label, weight = label[:users], weight[:users]
+    assert label.shape == (users, users)
+    of_request = np.array([1.0, 3.0, 0.5], np.float32)
+    of_class = np.where(label > 0.5, 5.0, 1.0).astype(np.float32)
+
+    def trained(sample_weight, **more):
+        model = model_of(weighted, name)
+        options = {"batch_size": users, "epochs": 1, "verbose": 0, "shuffle": False}
+        model.fit(requests, label, sample_weight=sample_weight, **options, **more)
+        logs = model.evaluate(
+            requests, label, sample_weight=sample_weight, verbose=0, return_dict=True
+        )
+        return [logs["loss"], logs["auc"], *(raw(v).numpy() for v in model.weights)]
+
+    for first, second in (
+        (trained(of_request), trained(of_request[:, np.newaxis] * np.ones_like(label))),
+        (trained(weight, class_weight={1: 5.0})[2:], trained(weight * of_class)[2:]),
+    ):
+        for one, other in zip(first, second):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_class_weights_that_cannot_be_applied_are_refused(weighted):
+    model = model_of(weighted)
+    batch = whole(weighted)
+    with pytest.raises(ValueError, match=r"must weigh the labels 0 and 1. Received: \[2\]"):
+        model.fit(read_requests(weighted, "train", 8), class_weight={2: 1.0})
+    with pytest.raises(ValueError, match="`class_weight` of train_on_batch is not supported"):
+        model.train_on_batch(*batch[:2], class_weight={1: 2.0})
