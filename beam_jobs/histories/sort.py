@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.utils.shared import Shared
 
 from beam_jobs.histories.earlier_run import Earlier, save_events
 from beam_jobs.histories.histories import Histories, find_duplicates, keep_events, sort_events
@@ -41,6 +42,7 @@ class _SortBucket(beam.DoFn):
         self._min_events, self._max_events = min_events, max_events
         self._drop = drop_duplicates
         self._earlier, self._keep = earlier, keep
+        self._shared = Shared()
 
     def process(self, element, texts: str | None = None) -> Iterator[Any]:
         bucket, gathered = element
@@ -93,7 +95,9 @@ class _SortBucket(beam.DoFn):
         chunk, line = unpack_order(histories.columns["order"][repeated])
         chunk = chunk - (self._earlier.chunks if self._earlier is not None else 0)
         user = np.repeat(np.arange(len(histories.users)), histories.length)[repeated]
-        decode = read_texts(texts).decode if texts else None
+        decode = None
+        if texts:  # once per worker
+            decode = self._shared.acquire(lambda: read_texts(texts), tag=texts).decode
         values = [
             _as_text(histories.columns[name][repeated], decode if name in self._text_ids else None)
             for name in self._names

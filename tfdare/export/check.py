@@ -17,9 +17,9 @@ from tfdare.export.sample_requests import raw_ids_of
 from tfdare.export.signatures import id_inputs
 from tfdare.layers import gather_behaviors, newest_first
 from tfdare.layers.embedding import TIME_GAP
-from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, STRING
-from tfdare.schema.id_hash import fingerprint, hash_rows
-from tfdare.sequences.requests import NO_TEXT, NO_VALUE
+from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID
+from tfdare.schema.id_hash import hash_rows
+from tfdare.sequences.requests import no_value
 
 TOLERANCE = 1e-5
 
@@ -136,18 +136,11 @@ def compare(model, requests, answers, vocabularies) -> float:
 
 def row_lookups(model, vocabularies) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Returns a function of raw ids to row ids by feature; empty where signatures take row ids."""
-
-    def lookup(part, raw_ids):
-        if not part.hash_buckets:
-            order = np.argsort(raw_ids, kind="stable")
-            return partial(lookup_rows, raw_ids, order=order)
-        if part.dtype == STRING:
-            return lambda ids: hash_rows(fingerprint(ids), part.hash_buckets)
-        return partial(hash_rows, buckets=part.hash_buckets)
-
-    parts = {part.name: part for part in model.schema.categorical}
+    hashed = {part.name: part.hash_buckets for part in model.schema.categorical}
     return {
-        name: lookup(parts[name], raw_ids)
+        name: partial(hash_rows, buckets=hashed[name])
+        if hashed[name]
+        else partial(lookup_rows, raw_ids, order=np.argsort(raw_ids, kind="stable"))
         for name, raw_ids in raw_ids_of(model, vocabularies).items()
     }
 
@@ -158,9 +151,8 @@ def to_row_ids(inputs, lookups, schema) -> dict[str, np.ndarray]:
     for key, part in id_inputs(schema).items():
         if key in rows and part.name in lookups:
             ids = lookups[part.name](rows[key])
-            padding = NO_TEXT if part.dtype == STRING else NO_VALUE
             several = part.max_values > 1
-            rows[key] = np.where(rows[key] == padding, PADDING_ID, ids) if several else ids
+            rows[key] = np.where(rows[key] == no_value(part), PADDING_ID, ids) if several else ids
     return rows
 
 

@@ -9,10 +9,11 @@ from tfdare.export.signatures import id_inputs, signature_inputs
 from tfdare.models import RequestModel
 from tfdare.schema import FIRST_ID, MAX_GAP, OOV_ID, PADDING_ID, STRING
 from tfdare.sequences import Sequences
-from tfdare.sequences.requests import NO_TEXT, NO_VALUE
+from tfdare.sequences.raw_ids import UNSEEN_TEXT
+from tfdare.sequences.requests import no_value
 
-UNKNOWN_RAW_ID, UNKNOWN_TEXT = 1 << 62, b"\t"
-"""This and higher ids, and this text, are assumed to be in no vocabulary."""
+UNKNOWN_RAW_ID = 1 << 62
+"""This and higher ids are assumed to be in no vocabulary."""
 
 
 def example_requests(
@@ -46,13 +47,12 @@ def example_requests(
         else:
             raw_ids, text = known_ids[part.name], part.dtype == STRING
             drawn = raw_ids[row] if raw_ids.size else row.astype(bytes if text else np.int64)
-            unknown = np.array(UNKNOWN_TEXT) if text else UNKNOWN_RAW_ID + row
+            unknown = np.array(UNSEEN_TEXT) if text else UNKNOWN_RAW_ID + row
             values = np.where(rng.random(shape) < 0.05, unknown, drawn)
         if part.max_values > 1:
             counts = rng.integers(0, part.max_values + 1, (*shape[:-1], 1))
             counts.flat[:1], counts.flat[-1:] = 0, part.max_values
-            padding = NO_TEXT if part.dtype == STRING else NO_VALUE
-            padding = PADDING_ID if vocabularies is None else padding
+            padding = PADDING_ID if vocabularies is None else no_value(part)
             values = np.where(np.arange(part.max_values) < counts, values, padding)
         return values
 

@@ -12,7 +12,7 @@ from tfdare.models import RequestModel, TwoStageModel
 from tfdare.schema import FIRST_ID, OOV_ID, PADDING_ID, CategoricalContext, Feature, Schema
 from tfdare.schema.id_hash import FINGERPRINTS, GOLDEN, MULTIPLIERS, NO_TEXTS, SHIFTS
 from tfdare.sequences import Sequences
-from tfdare.sequences.requests import NO_TEXT, NO_VALUE
+from tfdare.sequences.requests import NO_VALUE, no_value
 
 SEARCH, SCORE, DEFAULT = "search", "score", "serving_default"
 """Names of the signatures."""
@@ -241,7 +241,7 @@ def _hashed(ids, part):
     if ids.dtype == tf.string:  # tfdare.schema.id_hash.fingerprint
         ids = tf.strings.to_hash_bucket_fast(texts, FINGERPRINTS)
         nothing = (texts == NO_TEXTS[0]) | (texts == NO_TEXTS[1])
-        ids = tf.where(nothing, tf.constant(-1, tf.int64), ids)
+        ids = tf.where(nothing, tf.constant(NO_VALUE, tf.int64), ids)
     x = ids + signed(GOLDEN)
     for shift, multiplier in zip(SHIFTS, MULTIPLIERS):
         x = tf.bitwise.bitwise_xor(x, shifted(x, shift)) * signed(multiplier)
@@ -255,7 +255,7 @@ def _padded(rows, ids, part):
     """Gives padding its row, among the values of a feature that may have several."""
     if part.max_values == 1:
         return rows
-    return tf.where(ids == (NO_TEXT if ids.dtype == tf.string else NO_VALUE), PADDING_ID, rows)
+    return tf.where(ids == no_value(part), PADDING_ID, rows)
 
 
 def _lookup(path, dtype):

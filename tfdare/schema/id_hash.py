@@ -43,14 +43,15 @@ def hash_rows(ids: np.ndarray, buckets: int) -> np.ndarray:
     """Hashes raw ids to rows, int32: 2 and above; negative ids are out of vocabulary.
 
     Args:
-        ids: int64, any shape.
+        ids: int64, any shape; or bytes, text ids, which :func:`fingerprint` converts.
         buckets: int. Rows that ids share.
 
     Example:
         >>> hash_rows(np.array([7, 8, 7, -1]), 1000)
         array([245, 813, 245,   1], dtype=int32)
     """
-    ids = np.asarray(ids, np.int64)
+    ids = np.asarray(ids)
+    ids = fingerprint(ids) if ids.dtype.kind == "S" else ids.astype(np.int64, copy=False)
     rows = (mix(ids) >> np.uint64(1)) % np.uint64(buckets)
     return np.where(ids < 0, OOV_ID, rows.astype(np.int64) + FIRST_ID).astype(np.int32)
 
@@ -99,7 +100,7 @@ def ids_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
 
 
 def texts_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
-    """Returns for each row a text that :func:`fingerprint` and :func:`hash_rows` send there.
+    """Returns for each row a text that :func:`hash_rows` sends there.
 
     Texts cannot be computed from their hash: numbers are tried until every row has one, some
     ``buckets * log(rows)`` of them.
@@ -116,7 +117,7 @@ def texts_of_rows(rows: np.ndarray, buckets: int) -> np.ndarray:
     start, block = 0, max(1 << 12, min(buckets, 1 << 20))
     while (numbers < 0).any():
         tried = np.arange(start, start + block)
-        hashed = hash_rows(fingerprint(tried.astype(bytes)), buckets)
+        hashed = hash_rows(tried.astype(bytes), buckets)
         index = np.minimum(np.searchsorted(wanted, hashed), len(wanted) - 1)
         hit = wanted[index] == hashed
         numbers[index[hit]] = tried[hit]

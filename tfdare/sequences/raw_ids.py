@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tfdare.schema import FIRST_ID, PADDING_ID, STRING, SchemaError
-from tfdare.schema.id_hash import NO_TEXTS, fingerprint, hash_rows, ids_of_rows, texts_of_rows
+from tfdare.schema.id_hash import NO_TEXTS, hash_rows, ids_of_rows, texts_of_rows
 from tfdare.sequences.folder import Sequences
 
 UNKNOWN_ID, UNKNOWN_TEXT = -1, NO_TEXTS[0]
@@ -97,8 +97,7 @@ class RawIds:
     def row(self, name: str, raw: int | bytes) -> int | None:
         """Returns the row of one raw id of feature ``name``, or None if it is not known."""
         if name in self.hashed:
-            code = fingerprint(np.array(raw)) if name in self._text else np.array(raw)
-            row = int(hash_rows(code, self.hashed[name]))
+            row = int(hash_rows(np.array(raw), self.hashed[name]))
             return row if row >= FIRST_ID else None
         (indices,) = np.nonzero(self._raw[name] == raw)
         return int(indices[0]) + FIRST_ID if len(indices) else None

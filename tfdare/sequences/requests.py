@@ -20,7 +20,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tfdare.schema import MAX_GAP, PADDING_ID, NumericContext, Schema
+from tfdare.schema import (
+    MAX_GAP,
+    PADDING_ID,
+    STRING,
+    CategoricalContext,
+    Feature,
+    NumericContext,
+    Schema,
+)
 from tfdare.sequences.raw_ids import RawIds
 from tfdare.sequences.record import UserRecord
 
@@ -317,6 +325,11 @@ def checked(requests: Arrays) -> dict[str, np.ndarray]:
         for name in behaviors:
             inputs[name] = _pad(inputs[name], 1)
     return inputs
+
+
+def no_value(part: Feature | CategoricalContext) -> int | bytes:
+    """Returns the raw id that pads the values of a (context) feature that may have several."""
+    return NO_TEXT if part.dtype == STRING else NO_VALUE
 
 
 def score_inputs(
